@@ -77,14 +77,15 @@ impl Options {
     }
 
     fn command(&self) -> Command {
-        let binary = env!("CARGO_BIN_EXE_uringcast");
+        // Another build of the server can be put to the same test.
+        let binary = std::env::var("URINGCAST_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_uringcast").to_owned());
         let mut command = match self.wrap.as_deref() {
             Some([program, rest @ ..]) => {
                 let mut command = Command::new(program);
-                command.args(rest).arg(binary);
+                command.args(rest).arg(&binary);
                 command
             }
-            _ => Command::new(binary),
+            _ => Command::new(&binary),
         };
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("URINGCAST_")) {
