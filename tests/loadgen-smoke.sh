@@ -22,8 +22,9 @@ run() {
     "$loadgen" "$@" --timeout 20 </dev/null
 }
 run echo --url "ws://$address/echo" --connections 20 --pipeline 4 --seconds 1 --warmup 0.2
-run fanout --url "ws://$address/ws" --subscribers 200 --publishers 4 --seconds 1 --warmup 0.2 --secret "$URINGCAST_AUTH__HS256_SECRET"
-run connect --url "ws://$address/ws" --connections 500 --settle 0 --secret "$URINGCAST_AUTH__HS256_SECRET" --pid "$pid"
+run fanout --url "ws://$address/ws" --subscribers 200 --publishers 4 --seconds 1 --warmup 0.2
+run connect --url "ws://$address/ws" --connections 500 --settle 0 --pid "$pid"
 
 kill "$pid"
+trap 'rm -rf "$scratch"' EXIT
 wait "$pid" || { cat "$scratch/log"; echo "the server did not end well"; exit 1; }

@@ -18,7 +18,8 @@ async fn text_and_binary_come_back_as_they_were() {
         let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
         client.send_message(Message::binary(bytes.clone())).await;
         assert!(matches!(client.event().await, Event::Binary(back) if back == bytes), "{length}");
-        let text: String = std::iter::repeat_n("aé你😀", length / 10).chain(std::iter::repeat_n("z", length % 10)).collect();
+        let text: String =
+            std::iter::repeat_n("aé你😀", length / 10).chain(std::iter::repeat_n("z", length % 10)).collect();
         client.send_text(&text).await;
         assert!(matches!(client.event().await, Event::Text(back) if back == text), "{length}");
     }

@@ -89,7 +89,8 @@ async fn issuer_and_audience_are_checked_when_configured() {
     let (server, _folder) = with_file(&format!(
         "[auth]\nhs256_secret = \"{SECRET}\"\nissuer = \"https://id.example\"\naudience = \"chat\"\n"
     ));
-    let good = json!({"sub": "7", "name": "x", "exp": now_s() + 600, "iss": "https://id.example", "aud": ["web", "chat"]});
+    let good =
+        json!({"sub": "7", "name": "x", "exp": now_s() + 600, "iss": "https://id.example", "aud": ["web", "chat"]});
     accepted(&server, &sign(&good)).await;
     let with = |key: &str, value: Option<Value>| {
         let mut claims = good.clone();
@@ -160,7 +161,8 @@ async fn static_tokens_are_for_trying_things_out() {
 
 #[tokio::test]
 async fn the_token_command_prints_a_good_one() {
-    let printed = Options::bare(&["token", "--user", "1", "--name", "Zoë <z>"]).env("URINGCAST_AUTH__HS256_SECRET", SECRET).run();
+    let printed =
+        Options::bare(&["token", "--user", "1", "--name", "Zoë <z>"]).env("URINGCAST_AUTH__HS256_SECRET", SECRET).run();
     assert!(printed.status.success(), "{}", printed.all());
     assert_eq!(printed.stdout.lines().count(), 1, "{}", printed.all());
     let server = Options::new().start();

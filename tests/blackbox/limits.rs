@@ -68,7 +68,8 @@ async fn a_flood_of_requests_is_held_back() {
 #[tokio::test]
 async fn a_flood_of_tiny_fragments_is_1009() {
     let server = Options::new().shards(2).echo().start();
-    for (first, piece) in [(frame(false, 2, b""), frame(false, 0, b"")), (frame(false, 1, b"a"), frame(false, 0, b"a"))] {
+    for (first, piece) in [(frame(false, 2, b""), frame(false, 0, b"")), (frame(false, 1, b"a"), frame(false, 0, b"a"))]
+    {
         let before = server.resident();
         let mut raw = Raw::upgraded(&server, "/echo").await;
         raw.write(&first).await;

@@ -152,7 +152,8 @@ fn faults_of_the_configuration_name_their_place() {
         std::fs::write(&path, toml).unwrap();
         Options::bare(&["serve", "--config", file]).run()
     };
-    run("listen = \"127.0.0.1:0\"\n\n[auth]\nhs256_secrets = \"x\"\n").refused(&[&format!("{file}:4"), "hs256_secrets"]);
+    run("listen = \"127.0.0.1:0\"\n\n[auth]\nhs256_secrets = \"x\"\n")
+        .refused(&[&format!("{file}:4"), "hs256_secrets"]);
     run("# one\n[nosuch]\nkey = 1\n").refused(&[&format!("{file}:"), "nosuch"]);
     run("[auth]\nhs256_secret = \"short\"\n").refused(&[&format!("{file}:2"), "hs256_secret"]);
     run("shards = \"two\"\n").refused(&[&format!("{file}:1"), "shards"]);
@@ -166,7 +167,10 @@ fn faults_of_the_configuration_name_their_place() {
     assert!(!shown.stderr.contains("hush"), "{}", shown.stderr);
 
     Options::bare(&["serve", "--config", "/no/such/file.toml"]).run().refused(&["/no/such/file.toml"]);
-    Options::bare(&["serve"]).env("URINGCAST_AUTH__HS256_SECRETS", "x").run().refused(&["URINGCAST_AUTH__HS256_SECRETS"]);
+    Options::bare(&["serve"])
+        .env("URINGCAST_AUTH__HS256_SECRETS", "x")
+        .run()
+        .refused(&["URINGCAST_AUTH__HS256_SECRETS"]);
     Options::bare(&["serve", "--listen", "nowhere"]).run().refused(&["--listen"]);
     Options::bare(&["serve", "--shards", "-1"]).run().refused(&["shards"]);
     Options::bare(&["serve", "--nonsense"]).run().refused(&["--nonsense"]);
@@ -175,10 +179,9 @@ fn faults_of_the_configuration_name_their_place() {
 #[test]
 fn a_missing_key_file_is_an_error_that_names_it() {
     let missing = "/no/such/secret";
-    for (key, value) in [
-        ("URINGCAST_AUTH__HS256_SECRET_FILE", missing.to_owned()),
-        ("URINGCAST_AUTH__JWKS_FILE", missing.to_owned()),
-    ] {
+    for (key, value) in
+        [("URINGCAST_AUTH__HS256_SECRET_FILE", missing.to_owned()), ("URINGCAST_AUTH__JWKS_FILE", missing.to_owned())]
+    {
         Options::bare(&["--listen", "127.0.0.1:0"]).env(key, value).run().refused(&[missing]);
     }
     let folder = tempfile::tempdir().unwrap();
@@ -225,8 +228,16 @@ fn config_prints_every_key_and_can_be_read_back() {
     let printed = Options::bare(&["config"]).run();
     assert!(printed.status.success(), "{}", printed.all());
     for key in [
-        "listen", "shards", "echo", "language", "[auth]", "hs256_secret", "hs256_secret_file", "duplicate_login",
-        "[limits]", "message_bytes",
+        "listen",
+        "shards",
+        "echo",
+        "language",
+        "[auth]",
+        "hs256_secret",
+        "hs256_secret_file",
+        "duplicate_login",
+        "[limits]",
+        "message_bytes",
     ] {
         assert!(printed.stdout.contains(key), "no {key}:\n{}", printed.stdout);
     }

@@ -217,10 +217,16 @@ async fn everyone_saw_the_same(shards: usize, residents: usize, visitors: usize,
     }
     // All have left once the count is that of the residents, and one last word ends every log at the same place.
     let (mut last, mut speaker) = clients.pop().expect("a resident");
-    while !speaker.log.iter().rev().find_map(|event| match event {
-        Seen::Online { count, .. } | Seen::Offline { count, .. } => Some(*count == residents as u64),
-        Seen::Message { .. } => None,
-    }).unwrap_or(false) {
+    while !speaker
+        .log
+        .iter()
+        .rev()
+        .find_map(|event| match event {
+            Seen::Online { count, .. } | Seen::Offline { count, .. } => Some(*count == residents as u64),
+            Seen::Message { .. } => None,
+        })
+        .unwrap_or(false)
+    {
         let event = last.event().await;
         assert!(speaker.take(event));
     }
@@ -312,7 +318,10 @@ fn check_stay(stay: &Stay, reference: &[Seen]) {
     }
     let before = |upto: usize| {
         let offsets = reference[..upto].iter().rev();
-        offsets.clone().find_map(|e| if let Seen::Message { offset, .. } = e { Some(*offset) } else { None }).unwrap_or(0)
+        offsets
+            .clone()
+            .find_map(|e| if let Seen::Message { offset, .. } = e { Some(*offset) } else { None })
+            .unwrap_or(0)
     };
     assert_eq!(stay.offset, before(begin), "the offset that {} was told", stay.user);
     let times = reference.iter().filter(|e| matches!(e, Seen::Online { user, .. } if *user == stay.user)).count();

@@ -389,9 +389,8 @@ impl Client {
                 Some(Ok(Message::Text(text))) => return Event::Text(text.to_string()),
                 Some(Ok(Message::Binary(bytes))) => return Event::Binary(bytes.to_vec()),
                 Some(Ok(Message::Close(frame))) => {
-                    let (code, reason) = frame.map_or((1005, String::new()), |frame| {
-                        (u16::from(frame.code), frame.reason.to_string())
-                    });
+                    let (code, reason) =
+                        frame.map_or((1005, String::new()), |frame| (u16::from(frame.code), frame.reason.to_string()));
                     return Event::Close(code, reason);
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}

@@ -166,11 +166,30 @@ async fn malformed_messages_are_400_and_the_connection_stays() {
     let deep = "[".repeat(200_000);
     let nested = format!("{{\"type\":\"heartbeat\",\"data\":{}{}}}", "[".repeat(2000), "]".repeat(2000));
     for bad in [
-        "", " ", "{", "}", "null", "true", "5", "[]", "\"heartbeat\"", "{}", "{\"type\":5}", "{\"type\":null}",
-        "{\"type\":\"\"}", "{\"type\":\"nonsense\"}", "{\"type\":\"Heartbeat\"}", "{\"type\":\"heartbeat\"",
-        "{\"type\":\"heartbeat\"}}", "{\"type\":\"heartbeat\"} {}", "{'type':'heartbeat'}", "{type:\"heartbeat\"}",
-        "{\"type\":\"heartbeat\",}", "{\"type\":\"message\",\"data\":{\"text\":\"\\ud800\"}}",
-        "{\"type\":\"message\",\"data\":{\"text\":\"a\nb\"}}", &deep,
+        "",
+        " ",
+        "{",
+        "}",
+        "null",
+        "true",
+        "5",
+        "[]",
+        "\"heartbeat\"",
+        "{}",
+        "{\"type\":5}",
+        "{\"type\":null}",
+        "{\"type\":\"\"}",
+        "{\"type\":\"nonsense\"}",
+        "{\"type\":\"Heartbeat\"}",
+        "{\"type\":\"heartbeat\"",
+        "{\"type\":\"heartbeat\"}}",
+        "{\"type\":\"heartbeat\"} {}",
+        "{'type':'heartbeat'}",
+        "{type:\"heartbeat\"}",
+        "{\"type\":\"heartbeat\",}",
+        "{\"type\":\"message\",\"data\":{\"text\":\"\\ud800\"}}",
+        "{\"type\":\"message\",\"data\":{\"text\":\"a\nb\"}}",
+        &deep,
     ] {
         client.send_text(bad).await;
         let shown: String = bad.chars().take(60).collect();
@@ -211,7 +230,9 @@ async fn text_must_be_a_string_that_is_not_empty_when_trimmed() {
         let refused = client.next().await;
         assert_shape(&refused, &json!({"type": "error", "id": "m", "code": 400, "message": "<text>"}));
     }
-    for no_text in [json!({"type": "message"}), json!({"type": "message", "data": {}}), json!({"type": "message", "data": []})] {
+    for no_text in
+        [json!({"type": "message"}), json!({"type": "message", "data": {}}), json!({"type": "message", "data": []})]
+    {
         client.send(&no_text).await;
         client.refused(400).await;
     }
@@ -244,7 +265,10 @@ async fn text_and_names_are_escaped_once() {
     assert_eq!(success["data"]["user"]["username"], escaped);
     assert_eq!(watcher.expect("user_online").await["data"]["user"]["username"], escaped);
     for (sent, shown) in [
-        ("<script>alert(\"1\" & '2')</script>", "&lt;script&gt;alert(&quot;1&quot; &amp; &#039;2&#039;)&lt;/script&gt;"),
+        (
+            "<script>alert(\"1\" & '2')</script>",
+            "&lt;script&gt;alert(&quot;1&quot; &amp; &#039;2&#039;)&lt;/script&gt;",
+        ),
         ("&lt;", "&amp;lt;"),
         ("&amp;amp;", "&amp;amp;amp;"),
         ("\\\"\\u0041\t/", "\\&quot;\\u0041\t/"),

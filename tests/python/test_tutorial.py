@@ -52,7 +52,10 @@ class Server:
         line = self.process.stdout.readline().decode()
         timer.cancel()
         found = re.fullmatch(r"listening on ws://([^/]+):(\d+)/ws \(2 shards\)\n", line)
-        assert found, "no ready line: %r" % line
+        if not found:
+            self.process.kill()
+            self.process.communicate()
+            raise AssertionError("no ready line: %r" % line)
         self.host, self.port = found.group(1), int(found.group(2))
 
     def url(self, path="/ws"):
