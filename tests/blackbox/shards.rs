@@ -195,15 +195,15 @@ async fn everyone_saw_the_same(shards: usize, residents: usize, visitors: usize,
             (client, stay)
         }));
     }
-    // The visitors come by and by: not all handshakes at once.
-    let door = Arc::new(Semaphore::new(64));
+    // The visitors come by and by, at most two hundred at a time.
+    let door = Arc::new(Semaphore::new(200));
     let mut random = Random(seed);
     let mut visits = Vec::new();
     for n in 0..visitors {
         let (server, door, seed) = (Arc::clone(&server), Arc::clone(&door), random.next());
         visits.push(tokio::spawn(async move {
             let _turn = door.acquire().await.expect("open");
-            visit(server, format!("visitor {n}"), seed, 2).await
+            visit(server, format!("visitor {n}"), seed, 3).await
         }));
     }
     let mut stays = Vec::new();
