@@ -93,7 +93,7 @@ async fn pipelined_requests_are_all_answered_in_order() {
         client.pipeline(&requests).await;
         for n in 0..2000 {
             let users = client.expect("users").await;
-            assert!(users["id"] == n.to_string() && users["data"]["count"] == 1, "{n}: {users}");
+            assert!(users["id"].as_str() == Some(&n.to_string()) && users["data"]["count"] == 1, "{n}: {users}");
         }
         client.leave().await;
     }
