@@ -8,6 +8,7 @@
 compile_error!("uringcast is built on io_uring and runs on Linux only");
 
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod ids;
 pub mod proto;
