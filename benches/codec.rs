@@ -8,11 +8,7 @@ use uringcast::proto::websocket::{Decoder, Event, Limits};
 use uringcast::proto::{frame, mask, utf8};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-const LIMITS: Limits = Limits {
-    message_bytes: 1 << 20,
-    frame_bytes: 1 << 20,
-    fragment_overhead: 64,
-};
+const LIMITS: Limits = Limits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 };
 
 fn naive_mask(payload: &mut [u8], key: [u8; 4]) {
     for (at, byte) in payload.iter_mut().enumerate() {
@@ -26,12 +22,8 @@ fn mask_payload(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("mask/{len}"));
         group.throughput(Throughput::Bytes(len as u64));
         let mut payload = vec![0x5A; len];
-        group.bench_function("apply", |bencher| {
-            bencher.iter(|| mask::apply(black_box(&mut payload), KEY, 0))
-        });
-        group.bench_function("byte loop", |bencher| {
-            bencher.iter(|| naive_mask(black_box(&mut payload), KEY))
-        });
+        group.bench_function("apply", |bencher| bencher.iter(|| mask::apply(black_box(&mut payload), KEY, 0)));
+        group.bench_function("byte loop", |bencher| bencher.iter(|| naive_mask(black_box(&mut payload), KEY)));
         group.finish();
     }
 }
@@ -79,26 +71,15 @@ fn decode(decoder: &mut Decoder, input: &mut [u8]) -> usize {
 
 fn decode_pipelined(criterion: &mut Criterion) {
     let bytes = pipelined();
-    assert_eq!(
-        naive_decode(&bytes),
-        decode(&mut Decoder::new(), &mut bytes.clone())
-    );
+    assert_eq!(naive_decode(&bytes), decode(&mut Decoder::new(), &mut bytes.clone()));
     let mut group = criterion.benchmark_group("decode 16 frames of 64");
     group.throughput(Throughput::Elements(16));
     let mut decoder = Decoder::new();
     group.bench_function("in place", |bencher| {
-        bencher.iter_batched_ref(
-            || bytes.clone(),
-            |input| decode(&mut decoder, input),
-            BatchSize::SmallInput,
-        )
+        bencher.iter_batched_ref(|| bytes.clone(), |input| decode(&mut decoder, input), BatchSize::SmallInput)
     });
     group.bench_function("copying", |bencher| {
-        bencher.iter_batched_ref(
-            || bytes.clone(),
-            |input| naive_decode(input),
-            BatchSize::SmallInput,
-        )
+        bencher.iter_batched_ref(|| bytes.clone(), |input| naive_decode(input), BatchSize::SmallInput)
     });
     group.finish();
 }
@@ -109,15 +90,11 @@ fn validate(criterion: &mut Criterion) {
             let text = text.repeat(repeat).into_bytes();
             let mut group = criterion.benchmark_group(format!("utf8/{name}/{}", text.len()));
             group.throughput(Throughput::Bytes(text.len() as u64));
-            group.bench_function("validate", |bencher| {
-                bencher.iter(|| utf8::validate(black_box(&text)))
-            });
+            group.bench_function("validate", |bencher| bencher.iter(|| utf8::validate(black_box(&text))));
             group.bench_function("incremental", |bencher| {
                 bencher.iter(|| utf8::Validator::default().push(black_box(&text)))
             });
-            group.bench_function("std", |bencher| {
-                bencher.iter(|| std::str::from_utf8(black_box(&text)).is_ok())
-            });
+            group.bench_function("std", |bencher| bencher.iter(|| std::str::from_utf8(black_box(&text)).is_ok()));
             group.finish();
         }
     }

@@ -13,9 +13,7 @@ use crate::config::{self, Config, ConfigError, Flags, Secret};
 /// A WebSocket push server.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "uringcast", version, args_conflicts_with_subcommands = true)]
-#[command(
-    after_help = "Without a command, a flag or a URINGCAST_ variable it runs in dev mode, as with --dev."
-)]
+#[command(after_help = "Without a command, a flag or a URINGCAST_ variable it runs in dev mode, as with --dev.")]
 pub struct Cli {
     /// What to do; serving if nothing is said.
     #[command(subcommand)]
@@ -107,9 +105,7 @@ impl Cli {
         };
         let nothing_said = self.command.is_none()
             && *args == ServeArgs::default()
-            && !env
-                .into_iter()
-                .any(|(name, _)| config::is_our_variable(name));
+            && !env.into_iter().any(|(name, _)| config::is_our_variable(name));
         args.dev || nothing_said
     }
 
@@ -126,28 +122,14 @@ impl Cli {
     /// The configuration that this command line, the environment and the file make together.
     pub fn load_config(&self, env: &[(String, String)]) -> Result<Config, ConfigError> {
         let args = self.serve_args().cloned().unwrap_or_default();
-        let flags = Flags {
-            listen: args.listen,
-            shards: args.shards,
-            echo: args.echo,
-            dev: self.dev_mode(env),
-        };
-        Config::load(
-            self.config_file().map(PathBuf::as_path),
-            env.iter().cloned(),
-            &flags,
-        )
+        let flags = Flags { listen: args.listen, shards: args.shards, echo: args.echo, dev: self.dev_mode(env) };
+        Config::load(self.config_file().map(PathBuf::as_path), env.iter().cloned(), &flags)
     }
 }
 
 impl TokenArgs {
     /// The token to print. `token_id` makes it one of a kind; the caller has the randomness.
-    pub fn token(
-        &self,
-        config: &Config,
-        now_ms: u64,
-        token_id: Option<&str>,
-    ) -> Result<String, ConfigError> {
+    pub fn token(&self, config: &Config, now_ms: u64, token_id: Option<&str>) -> Result<String, ConfigError> {
         let secret = self.secret(config)?;
         let token = NewToken {
             user: &self.user_id()?,
@@ -158,8 +140,7 @@ impl TokenArgs {
             audience: config.auth.audience.as_deref(),
             token_id,
         };
-        auth::issue(&secret, &token, now_ms)
-            .map_err(|error| ConfigError::general(error.to_string()))
+        auth::issue(&secret, &token, now_ms).map_err(|error| ConfigError::general(error.to_string()))
     }
 
     fn secret(&self, config: &Config) -> Result<Secret, ConfigError> {
@@ -183,21 +164,12 @@ impl TokenArgs {
         let integer = match self.user_string {
             true => None,
             // Only what would be written so again: "007" and "+1" are texts.
-            false => self
-                .user
-                .parse()
-                .ok()
-                .filter(|number: &i64| number.to_string() == self.user),
+            false => self.user.parse().ok().filter(|number: &i64| number.to_string() == self.user),
         };
         match integer {
-            Some(number) => UserId::int(number).ok_or_else(|| {
-                ConfigError::of_flag(
-                    "--user",
-                    "beyond ±(2^53−1): with --user-string it can be a text",
-                )
-            }),
-            None => UserId::text(&self.user)
-                .ok_or_else(|| ConfigError::of_flag("--user", "must have 1 to 128 bytes")),
+            Some(number) => UserId::int(number)
+                .ok_or_else(|| ConfigError::of_flag("--user", "beyond ±(2^53−1): with --user-string it can be a text")),
+            None => UserId::text(&self.user).ok_or_else(|| ConfigError::of_flag("--user", "must have 1 to 128 bytes")),
         }
     }
 }
@@ -218,10 +190,7 @@ fn parse_ttl(text: &str) -> Result<u64, String> {
         Some(b'd') => (&text[..text.len() - 1], 24 * 60 * 60),
         _ => (text, 1),
     };
-    let seconds = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit_s));
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_s));
     match seconds {
         Some(seconds) if (1..=MAX_TTL_S).contains(&seconds) => Ok(seconds),
         Some(_) => Err("must be from 1s to ten years".to_owned()),

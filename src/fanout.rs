@@ -211,13 +211,12 @@ impl Fanout {
     /// Removes the channel if nobody subscribes to it. Not while a flush may refer to it.
     pub fn remove_if_empty(&mut self, channel: u32) {
         let place = &mut self.channels[channel as usize];
-        if place.as_ref().is_some_and(LocalChannel::is_empty) {
-            if let Some(local) = place.take() {
+        if place.as_ref().is_some_and(LocalChannel::is_empty)
+            && let Some(local) = place.take() {
                 self.by_name.remove(&local.name);
                 self.dirty.retain(|&dirty| dirty != channel);
                 self.free.push(channel);
             }
-        }
     }
 
     fn create(&mut self, name: &Arc<str>) -> u32 {

@@ -97,8 +97,10 @@ fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<Page, Re
     let name = name.filter(|name| name.len() <= NAME_BYTES && !name.trim().is_empty()).ok_or(refused)?;
     let name = name.trim();
     let id = UserId::text(name).ok_or(refused)?;
-    let token = NewToken { user: &id, name, ttl_s: DEMO_TOKEN_S, channels: &[] };
-    let token = auth::issue(secret, &token, now_unix_ms).map_err(|_| Refusal::unavailable("no token can be made", 1))?;
+    let token =
+        NewToken { user: &id, name, ttl_s: DEMO_TOKEN_S, channels: &[], issuer: None, audience: None, token_id: None };
+    let token =
+        auth::issue(secret, &token, now_unix_ms).map_err(|_| Refusal::unavailable("no token can be made", 1))?;
     let body = serde_json::json!({ "token": token }).to_string();
     Ok(Page { content_type: "application/json", body: Cow::Owned(body.into_bytes()) })
 }

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod conn;
+pub mod cpus;
 pub mod fanout;
 pub mod http;
 pub mod hub;

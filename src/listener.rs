@@ -94,10 +94,9 @@ fn admit(reactor: &Rc<Reactor>, stream: TcpStream) {
         reactor.counters.leave();
         return;
     }
-    let _ = stream.set_nodelay(true);
-    // SAFETY-free view of the same descriptor, for an option that monoio has no name for.
-    let _ = SockRef::from(&crate::conn::AsStd(&stream)).set_tcp_user_timeout(Some(UNACKED_MAX));
     let transport = Rc::new(Transport::Tcp(stream));
+    let _ = SockRef::from(&*transport).set_tcp_nodelay(true);
+    let _ = SockRef::from(&*transport).set_tcp_user_timeout(Some(UNACKED_MAX));
     let id = reactor.with(|shard, now| shard.open(count < reactor.connections_max, now));
     reactor.sockets.borrow_mut().insert(id, Rc::clone(&transport));
     monoio::spawn(conn::serve(Rc::clone(reactor), id, transport));

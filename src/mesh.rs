@@ -194,7 +194,13 @@ impl<T> Endpoint<T> {
 
     /// Takes what has come in: per lane at most `parcels`, and no further one once `bytes` have been weighed.
     /// Returns whether anything was left behind.
-    pub fn drain(&mut self, parcels: usize, bytes: usize, weigh: fn(&T) -> usize, mut take: impl FnMut(ShardId, T)) -> bool {
+    pub fn drain(
+        &mut self,
+        parcels: usize,
+        bytes: usize,
+        weigh: fn(&T) -> usize,
+        mut take: impl FnMut(ShardId, T),
+    ) -> bool {
         let shards = self.inbound.len();
         let mut left = false;
         for step in 0..shards {
@@ -337,10 +343,15 @@ mod tests {
         });
         let mut expected = 0;
         while expected < COUNT {
-            b.drain(3, usize::MAX, |_| 0, |_, n| {
-                assert_eq!(n, expected);
-                expected += 1;
-            });
+            b.drain(
+                3,
+                usize::MAX,
+                |_| 0,
+                |_, n| {
+                    assert_eq!(n, expected);
+                    expected += 1;
+                },
+            );
             if expected < COUNT && b.fall_asleep() {
                 let mut poll = [rustix::event::PollFd::from_borrowed_fd(b.bell(), rustix::event::PollFlags::IN)];
                 let deadline = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::ids::ConnId;
+use crate::proto::encode::Position;
 use crate::user::User;
 
 /// One message between two shards.
@@ -102,6 +103,13 @@ pub struct Placed {
     pub epoch: Arc<str>,
     /// The newest publication's number.
     pub offset: u64,
+}
+
+impl Placed {
+    /// The position as messages show it.
+    pub fn position(&self) -> Position<'_> {
+        Position { channel: &self.channel, epoch: &self.epoch, offset: self.offset }
+    }
 }
 
 /// A page of who is online, in the order of user keys.

@@ -10,7 +10,7 @@ use crate::hub::LOBBY;
 use crate::parcel::{Answer, Ask, Refusal};
 use crate::proto::codes::close;
 use crate::proto::decode::{Command, Request};
-use crate::proto::encode::{Member, Position, Reply};
+use crate::proto::encode::{Member, Reply};
 use crate::proto::text::{Text, trim};
 use crate::user::User;
 
@@ -246,10 +246,13 @@ impl Session {
 /// The reply that carries an owner's answer; `None` for the answers that say nothing by themselves.
 pub fn with_reply<R>(answer: &Answer, say: impl FnOnce(&Reply<'_>) -> R) -> Option<R> {
     match answer {
-        Answer::Published(placed) => Some(say(&Reply::Ack(Position::of(placed)))),
+        Answer::Published(placed) => Some(say(&Reply::Ack(placed.position()))),
         Answer::Users(page) => {
-            let members: Vec<_> =
-                page.members.iter().map(|(user, connections)| Member { user: user.json(), connections: *connections }).collect();
+            let members: Vec<_> = page
+                .members
+                .iter()
+                .map(|(user, connections)| Member { user: user.json(), connections: *connections })
+                .collect();
             Some(say(&Reply::Users { count: page.count, members: &members, cursor: page.cursor.as_deref() }))
         }
         Answer::Claimed { .. } | Answer::Refused(_) => None,

@@ -15,10 +15,7 @@ fn cli(arguments: &[&str]) -> Cli {
 }
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs
-        .iter()
-        .map(|(name, value)| (name.to_string(), value.to_string()))
-        .collect()
+    pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }
 
 fn secret_env() -> Vec<(String, String)> {
@@ -26,14 +23,10 @@ fn secret_env() -> Vec<(String, String)> {
 }
 
 fn token(arguments: &[&str], env: &[(String, String)]) -> Result<String, String> {
-    let cli = Cli::try_parse_from(["uringcast", "token"].iter().chain(arguments))
-        .map_err(|error| error.to_string())?;
+    let cli = Cli::try_parse_from(["uringcast", "token"].iter().chain(arguments)).map_err(|error| error.to_string())?;
     let config = cli.load_config(env).map_err(|error| error.to_string())?;
-    let Some(Command::Token(args)) = &cli.command else {
-        panic!("not a token command")
-    };
-    args.token(&config, NOW_MS, None)
-        .map_err(|error| error.to_string())
+    let Some(Command::Token(args)) = &cli.command else { panic!("not a token command") };
+    args.token(&config, NOW_MS, None).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -70,13 +63,7 @@ fn the_flags_of_serve_work_without_the_word() {
         assert!(config.shards == 3 && config.echo && !config.dev && config.lobby.escape);
         config.require_key().unwrap();
     }
-    assert!(
-        cli(&["serve"])
-            .load_config(&[])
-            .unwrap()
-            .require_key()
-            .is_err()
-    );
+    assert!(cli(&["serve"]).load_config(&[]).unwrap().require_key().is_err());
     let dev = cli(&[]).load_config(&[]).unwrap();
     assert!(dev.dev && dev.listen.ip().is_loopback());
     dev.require_key().unwrap();
@@ -85,28 +72,11 @@ fn the_flags_of_serve_work_without_the_word() {
 #[test]
 fn a_token_is_taken_by_a_server_of_the_same_configuration() {
     let mut variables = secret_env();
-    variables.extend(env(&[
-        ("URINGCAST_AUTH__ISSUER", "us"),
-        ("URINGCAST_AUTH__AUDIENCE", "chat"),
-    ]));
-    let arguments = [
-        "--user",
-        "1",
-        "--name",
-        "Alice",
-        "--ttl",
-        "2h",
-        "--channel",
-        "a",
-        "--channel",
-        "b",
-    ];
+    variables.extend(env(&[("URINGCAST_AUTH__ISSUER", "us"), ("URINGCAST_AUTH__AUDIENCE", "chat")]));
+    let arguments = ["--user", "1", "--name", "Alice", "--ttl", "2h", "--channel", "a", "--channel", "b"];
     let jwt = token(&arguments, &variables).unwrap();
     let config = Config::load(None, variables, &Flags::default()).unwrap();
-    let identity = Verifier::new(&config.auth)
-        .unwrap()
-        .verify(&jwt, NOW_MS)
-        .unwrap();
+    let identity = Verifier::new(&config.auth).unwrap().verify(&jwt, NOW_MS).unwrap();
     assert!(matches!(identity.id, UserId::Int(1)));
     assert_eq!(identity.name, "Alice");
     assert_eq!(identity.channels, ["a", "b"]);
@@ -128,16 +98,8 @@ fn users_are_numbers_if_they_look_like_it() {
     assert_eq!(user(&["--user", "42", "--user-string"]), "\"42\"");
     assert_eq!(user(&["--user", "007"]), "\"007\"");
     assert_eq!(user(&["--user", "u-1"]), "\"u-1\"");
-    assert!(
-        token(&["--user", "9007199254740992"], &secret_env())
-            .unwrap_err()
-            .contains("--user")
-    );
-    assert!(
-        token(&["--user", ""], &secret_env())
-            .unwrap_err()
-            .contains("1 to 128 bytes")
-    );
+    assert!(token(&["--user", "9007199254740992"], &secret_env()).unwrap_err().contains("--user"));
+    assert!(token(&["--user", ""], &secret_env()).unwrap_err().contains("1 to 128 bytes"));
 }
 
 #[test]
@@ -145,73 +107,36 @@ fn lifetimes() {
     for ttl in ["90s", "30m", "1h", "7d", "3600"] {
         token(&["--user", "1", "--ttl", ttl], &secret_env()).unwrap();
     }
-    for ttl in [
-        "",
-        "0",
-        "h",
-        "1w",
-        "-1",
-        "1.5h",
-        "1é",
-        "99999999999d",
-        "36600d",
-    ] {
-        assert!(
-            token(&["--user", "1", "--ttl", ttl], &secret_env()).is_err(),
-            "{ttl}"
-        );
+    for ttl in ["", "0", "h", "1w", "-1", "1.5h", "1é", "99999999999d", "36600d"] {
+        assert!(token(&["--user", "1", "--ttl", ttl], &secret_env()).is_err(), "{ttl}");
     }
 }
 
 #[test]
 fn where_the_secret_comes_from() {
     let message = token(&["--user", "1"], &[]).unwrap_err();
-    assert!(
-        message.contains("no HS256 secret") && message.contains("--secret-file"),
-        "{message}"
-    );
+    assert!(message.contains("no HS256 secret") && message.contains("--secret-file"), "{message}");
 
     let directory = tempfile::tempdir().unwrap();
-    let (secret, config) = (
-        directory.path().join("secret"),
-        directory.path().join("c.toml"),
-    );
+    let (secret, config) = (directory.path().join("secret"), directory.path().join("c.toml"));
     std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
     std::fs::write(&config, format!("[auth]\nhs256_secret_file = {secret:?}\n")).unwrap();
     let expected = token(&["--user", "1"], &secret_env()).unwrap();
     let (secret, config) = (secret.to_str().unwrap(), config.to_str().unwrap());
-    assert_eq!(
-        token(&["--user", "1", "--secret-file", secret], &[]).unwrap(),
-        expected
-    );
-    assert_eq!(
-        token(&["--user", "1", "--config", config], &[]).unwrap(),
-        expected
-    );
+    assert_eq!(token(&["--user", "1", "--secret-file", secret], &[]).unwrap(), expected);
+    assert_eq!(token(&["--user", "1", "--config", config], &[]).unwrap(), expected);
     // The flag wins over the environment.
-    let other = env(&[(
-        "URINGCAST_AUTH__HS256_SECRET",
-        "another secret of enough bytes",
-    )]);
-    assert_eq!(
-        token(&["--user", "1", "--secret-file", secret], &other).unwrap(),
-        expected
-    );
+    let other = env(&[("URINGCAST_AUTH__HS256_SECRET", "another secret of enough bytes")]);
+    assert_eq!(token(&["--user", "1", "--secret-file", secret], &other).unwrap(), expected);
 }
 
 #[test]
 fn config_prints_what_is_in_force() {
     let cli = cli(&["config"]);
     let text = config_text(&cli.load_config(&env(&[("URINGCAST_SHARDS", "7")])).unwrap());
-    assert!(
-        text.contains("\n# URINGCAST_SHARDS; default: 0\nshards = 7\n"),
-        "{text}"
-    );
+    assert!(text.contains("\n# URINGCAST_SHARDS; default: 0\nshards = 7\n"), "{text}");
     let parsed: toml::Table = text.parse().unwrap();
-    assert_eq!(
-        parsed["limits"]["message_bytes"].as_integer(),
-        Some(1 << 20)
-    );
+    assert_eq!(parsed["limits"]["message_bytes"].as_integer(), Some(1 << 20));
 }
 
 #[test]
@@ -230,8 +155,5 @@ fn the_document_lists_every_key() {
         std::fs::write(path, &document).unwrap();
     }
     let written = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(
-        written == document,
-        "docs/configuration.md is out of date: BLESS=1 cargo test writes it"
-    );
+    assert!(written == document, "docs/configuration.md is out of date: BLESS=1 cargo test writes it");
 }

@@ -19,11 +19,7 @@ enum Seen {
     Close(Option<u16>, String),
 }
 
-const LIMITS: Limits = Limits {
-    message_bytes: 2000,
-    frame_bytes: 1500,
-    fragment_overhead: 64,
-};
+const LIMITS: Limits = Limits { message_bytes: 2000, frame_bytes: 1500, fragment_overhead: 64 };
 /// What a decoder may hold beyond a message: its own bookkeeping and a control frame's payload.
 const OVERHEAD: usize = 192 + 256;
 
@@ -32,10 +28,7 @@ fn cut(bytes: &[u8], cuts: &[prop::sample::Index]) -> Vec<Vec<u8>> {
     let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     places.extend([0, bytes.len()]);
     places.sort_unstable();
-    places
-        .windows(2)
-        .map(|pair| bytes[pair[0]..pair[1]].to_vec())
-        .collect()
+    places.windows(2).map(|pair| bytes[pair[0]..pair[1]].to_vec()).collect()
 }
 
 /// Runs the real decoder over chunks: what it saw, the close code of its error, and how many bytes it took.
@@ -90,9 +83,7 @@ fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
             return (seen, Some(1002));
         }
         let extended = [0, 2, 8][usize::from(short > 125) + usize::from(short > 126)];
-        if extended == 8
-            && (need(3) && rest[2] > 127 || need(8) && rest[2..8].iter().all(|&byte| byte == 0))
-        {
+        if extended == 8 && (need(3) && rest[2] > 127 || need(8) && rest[2..8].iter().all(|&byte| byte == 0)) {
             return (seen, Some(1002));
         }
         if !need(2 + extended) {
@@ -100,9 +91,7 @@ fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
         }
         let len = match extended {
             0 => short as u64,
-            _ => rest[2..2 + extended]
-                .iter()
-                .fold(0, |sum: u64, &byte| sum * 256 + u64::from(byte)),
+            _ => rest[2..2 + extended].iter().fold(0, |sum: u64, &byte| sum * 256 + u64::from(byte)),
         };
         if extended == 2 && len < 126 {
             return (seen, Some(1002));
@@ -116,27 +105,17 @@ fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
             if (opcode == 0) != parts.is_some() {
                 return (seen, Some(1002));
             }
-            let charge = if fin && opcode > 0 {
-                0
-            } else {
-                LIMITS.fragment_overhead as u64
-            };
+            let charge = if fin && opcode > 0 { 0 } else { LIMITS.fragment_overhead as u64 };
             let before = parts.as_ref().map_or(0, |part| part.2) as u64;
-            if len > LIMITS.frame_bytes as u64
-                || before + len + charge > LIMITS.message_bytes as u64
-            {
+            if len > LIMITS.frame_bytes as u64 || before + len + charge > LIMITS.message_bytes as u64 {
                 return (seen, Some(1009));
             }
             let part = parts.get_or_insert((opcode == 1, Vec::new(), 0));
             part.2 += (len + charge) as usize;
         }
         let key = &rest[start - 4..start];
-        let payload: Vec<u8> = rest[start..]
-            .iter()
-            .take(len as usize)
-            .enumerate()
-            .map(|(n, byte)| byte ^ key[n % 4])
-            .collect();
+        let payload: Vec<u8> =
+            rest[start..].iter().take(len as usize).enumerate().map(|(n, byte)| byte ^ key[n % 4]).collect();
         let whole = payload.len() as u64 == len;
 
         if !control {
@@ -161,10 +140,7 @@ fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
                     [_] => return (seen, Some(1002)),
                     [high, low, ..] => u16::from(high) * 256 + u16::from(low),
                 };
-                if !(1000..5000).contains(&code)
-                    || (1004..=1006).contains(&code)
-                    || (1015..3000).contains(&code)
-                {
+                if !(1000..5000).contains(&code) || (1004..=1006).contains(&code) || (1015..3000).contains(&code) {
                     return (seen, Some(1002));
                 }
                 return match String::from_utf8(payload[2..].to_vec()) {
@@ -176,11 +152,7 @@ fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
             10 => seen.push(Seen::Pong(payload)),
             _ if fin => {
                 let (text, message, _) = parts.take().unwrap();
-                seen.push(if text {
-                    Seen::Text(message)
-                } else {
-                    Seen::Binary(message)
-                });
+                seen.push(if text { Seen::Text(message) } else { Seen::Binary(message) });
             }
             _ => {}
         }
@@ -203,12 +175,7 @@ fn client_frame(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
         }
     }
     out.extend(key);
-    out.extend(
-        payload
-            .iter()
-            .enumerate()
-            .map(|(n, byte)| byte ^ key[n % 4]),
-    );
+    out.extend(payload.iter().enumerate().map(|(n, byte)| byte ^ key[n % 4]));
     out
 }
 
@@ -228,32 +195,22 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
         4 => Just(0x89), 2 => Just(0x8A), 1 => Just(0x88), 1 => any::<u8>(),
     ];
     let frames = vec((first, payloads(), any::<[u8; 4]>()), 0..12).prop_map(|frames| {
-        frames
-            .iter()
-            .flat_map(|(first, payload, key)| client_frame(*first, payload, *key))
-            .collect()
+        frames.iter().flat_map(|(first, payload, key)| client_frame(*first, payload, *key)).collect()
     });
-    (
-        frames,
-        prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>())),
-    )
-        .prop_map(|(mut bytes, damage): (Vec<u8>, _)| {
+    (frames, prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()))).prop_map(
+        |(mut bytes, damage): (Vec<u8>, _)| {
             if let Some((at, byte)) = damage.filter(|_| !bytes.is_empty()) {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
             }
             bytes
-        })
+        },
+    )
 }
 
 /// A message cut into fragments at characters or within them, control frames in between: always legal.
 fn legal_messages() -> impl Strategy<Value = (Vec<u8>, Vec<Seen>)> {
-    let message = (
-        any::<bool>(),
-        "[a-zé😀]{0,60}",
-        vec(any::<prop::sample::Index>(), 0..4),
-        any::<[u8; 4]>(),
-    );
+    let message = (any::<bool>(), "[a-zé😀]{0,60}", vec(any::<prop::sample::Index>(), 0..4), any::<[u8; 4]>());
     vec(message, 0..6).prop_map(|messages| {
         let (mut bytes, mut seen) = (Vec::new(), Vec::new());
         for (text, content, cuts, key) in messages {
@@ -268,19 +225,14 @@ fn legal_messages() -> impl Strategy<Value = (Vec<u8>, Vec<Seen>)> {
                 }
             }
             let content = content.into_bytes();
-            seen.push(if text {
-                Seen::Text(content)
-            } else {
-                Seen::Binary(content)
-            });
+            seen.push(if text { Seen::Text(content) } else { Seen::Binary(content) });
         }
         (bytes, seen)
     })
 }
 
 fn no_long_pings(seen: &[Seen]) -> bool {
-    seen.iter()
-        .all(|seen| !matches!(seen, Seen::Ping(payload) if payload.len() > 125))
+    seen.iter().all(|seen| !matches!(seen, Seen::Ping(payload) if payload.len() > 125))
 }
 
 proptest! {

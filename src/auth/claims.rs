@@ -39,9 +39,7 @@ impl UserId {
 
     /// A text as an id, if it is within bounds.
     pub fn text(text: &str) -> Option<UserId> {
-        (1..=MAX_ID_BYTES)
-            .contains(&text.len())
-            .then(|| UserId::Text(text.into()))
+        (1..=MAX_ID_BYTES).contains(&text.len()).then(|| UserId::Text(text.into()))
     }
 
     /// An id as it stands in JSON. A number must be written as an integer: 1.0 and 1e3 are none.
@@ -125,15 +123,9 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Checks the claims of a token whose signature is good.
-    pub(super) fn check(
-        &self,
-        claims: &Map<String, Value>,
-        now_ms: u64,
-    ) -> Result<Identity, TokenError> {
+    pub(super) fn check(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<Identity, TokenError> {
         let id = user_id(claims)?;
-        let expires_at_ms = time(claims, "exp")?
-            .ok_or(TokenError::Claims("exp"))?
-            .saturating_add(self.leeway_ms);
+        let expires_at_ms = time(claims, "exp")?.ok_or(TokenError::Claims("exp"))?.saturating_add(self.leeway_ms);
         // RFC 7519 §4.1.4: not "on or after" that time.
         if now_ms >= expires_at_ms {
             return Err(TokenError::Expired);
@@ -169,11 +161,7 @@ impl Rules {
             Some(value) => is_ours(value),
             None => false,
         };
-        if meant_for_us {
-            Ok(())
-        } else {
-            Err(TokenError::Claims("aud"))
-        }
+        if meant_for_us { Ok(()) } else { Err(TokenError::Claims("aud")) }
     }
 }
 

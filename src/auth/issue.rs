@@ -45,11 +45,7 @@ pub fn issue(secret: &Secret, token: &NewToken<'_>, now_ms: u64) -> Result<Strin
     if token.name.len() > MAX_NAME_BYTES {
         return Err(IssueError::Name);
     }
-    if let Some(wrong) = token
-        .channels
-        .iter()
-        .find(|channel| !is_channel_length(channel))
-    {
+    if let Some(wrong) = token.channels.iter().find(|channel| !is_channel_length(channel)) {
         return Err(IssueError::Channel(wrong.clone()));
     }
     let now_s = now_ms / 1000;
@@ -64,11 +60,7 @@ pub fn issue(secret: &Secret, token: &NewToken<'_>, now_ms: u64) -> Result<Strin
     if !token.channels.is_empty() {
         claims["channels"] = json!(token.channels);
     }
-    for (claim, value) in [
-        ("iss", token.issuer),
-        ("aud", token.audience),
-        ("jti", token.token_id),
-    ] {
+    for (claim, value) in [("iss", token.issuer), ("aud", token.audience), ("jti", token.token_id)] {
         if let Some(value) = value {
             claims[claim] = json!(value);
         }

@@ -21,14 +21,8 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const P384_OID: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
 
-const RSA_ALGORITHMS: &[Algorithm] = &[
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-];
+const RSA_ALGORITHMS: &[Algorithm] =
+    &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 
 /// All keys of the configuration.
 pub(super) fn load(auth: &Auth, warnings: &mut Vec<String>) -> Result<Vec<Key>, ConfigError> {
@@ -94,8 +88,7 @@ fn secret_of_file(file: &Path) -> Result<Secret, ConfigError> {
 }
 
 fn read(key: &str, file: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(file)
-        .map_err(|error| of_file(key, file, format!("cannot read it: {error}")))
+    std::fs::read_to_string(file).map_err(|error| of_file(key, file, format!("cannot read it: {error}")))
 }
 
 fn of_file(key: &str, file: &Path, problem: String) -> ConfigError {
@@ -104,11 +97,9 @@ fn of_file(key: &str, file: &Path, problem: String) -> ConfigError {
 
 fn public_key(pem: &str, file: &PublicKeyFile) -> Result<Key, String> {
     if pem.contains("PRIVATE KEY-----") {
-        return Err(
-            "this is a private key, which the server must not have: make the public one \
+        return Err("this is a private key, which the server must not have: make the public one \
                     with `openssl pkey -pubout`"
-                .to_owned(),
-        );
+            .to_owned());
     }
     if pem.contains("BEGIN CERTIFICATE") {
         return Err("this is a certificate: take the public key out of it with \
@@ -121,61 +112,39 @@ fn public_key(pem: &str, file: &PublicKeyFile) -> Result<Key, String> {
     let (key, fitting) = parse_pem(pem)?;
     let algorithm = match &file.algorithm {
         None => fitting[0],
-        Some(name) => *fitting
-            .iter()
-            .find(|fits| name_of(**fits) == name)
-            .ok_or_else(|| {
-                let names: Vec<_> = fitting.iter().map(|fits| name_of(*fits)).collect();
-                format!(
-                    "algorithm {name:?} does not fit this key: use {}",
-                    names.join(", ")
-                )
-            })?,
+        Some(name) => *fitting.iter().find(|fits| name_of(**fits) == name).ok_or_else(|| {
+            let names: Vec<_> = fitting.iter().map(|fits| name_of(*fits)).collect();
+            format!("algorithm {name:?} does not fit this key: use {}", names.join(", "))
+        })?,
     };
-    Ok(Key {
-        id: None,
-        algorithm,
-        key,
-    })
+    Ok(Key { id: None, algorithm, key })
 }
 
 /// The key of a PEM text and the algorithms that fit it, the usual one first.
 fn parse_pem(pem: &str) -> Result<(DecodingKey, &'static [Algorithm]), String> {
     let bytes = pem.as_bytes();
     if let Ok(key) = DecodingKey::from_rsa_pem(bytes) {
-        let size = Jwk::from_decoding_key(&key, None)
-            .ok()
-            .and_then(|jwk| match jwk.algorithm {
-                AlgorithmParameters::RSA(rsa) => rsa_bits(&rsa.n),
-                _ => None,
-            });
+        let size = Jwk::from_decoding_key(&key, None).ok().and_then(|jwk| match jwk.algorithm {
+            AlgorithmParameters::RSA(rsa) => rsa_bits(&rsa.n),
+            _ => None,
+        });
         check_rsa(size)?;
         return Ok((key, RSA_ALGORITHMS));
     }
     if let Ok(key) = DecodingKey::from_ec_pem(bytes) {
         // Keys of other curves can have the same length, and would only ever refuse.
-        let base64: String = pem
-            .lines()
-            .filter(|line| !line.starts_with('-'))
-            .map(str::trim)
-            .collect();
-        let der = STANDARD
-            .decode(base64)
-            .map_err(|_| "the PEM's base64 is broken".to_owned())?;
+        let base64: String = pem.lines().filter(|line| !line.starts_with('-')).map(str::trim).collect();
+        let der = STANDARD.decode(base64).map_err(|_| "the PEM's base64 is broken".to_owned())?;
         let has = |oid: &[u8]| der.windows(oid.len()).any(|window| window == oid);
         let points = key.try_get_as_bytes().map_or(0, <[u8]>::len);
         return match points {
             65 if has(P256_OID) => Ok((key, &[Algorithm::ES256])),
             97 if has(P384_OID) => Ok((key, &[Algorithm::ES384])),
-            _ => {
-                Err("an EC key must be on P-256 (ES256) or P-384 (ES384), uncompressed".to_owned())
-            }
+            _ => Err("an EC key must be on P-256 (ES256) or P-384 (ES384), uncompressed".to_owned()),
         };
     }
     match DecodingKey::from_ed_pem(bytes) {
-        Ok(key) if key.try_get_as_bytes().is_ok_and(|bytes| bytes.len() == 32) => {
-            Ok((key, &[Algorithm::EdDSA]))
-        }
+        Ok(key) if key.try_get_as_bytes().is_ok_and(|bytes| bytes.len() == 32) => Ok((key, &[Algorithm::EdDSA])),
         _ => Err("not a PEM public key of RSA, EC (P-256, P-384) or Ed25519".to_owned()),
     }
 }
@@ -189,17 +158,13 @@ fn rsa_bits(modulus: &str) -> Option<usize> {
 fn check_rsa(bits: Option<usize>) -> Result<(), String> {
     match bits {
         Some(bits) if RSA_BITS.contains(&bits) => Ok(()),
-        Some(bits) => Err(format!(
-            "an RSA key must have 2048 to 8192 bits, and this has {bits}"
-        )),
+        Some(bits) => Err(format!("an RSA key must have 2048 to 8192 bits, and this has {bits}")),
         None => Err("not an RSA key that can be read".to_owned()),
     }
 }
 
 fn base64url(text: &str) -> Option<Vec<u8>> {
-    base64::engine::general_purpose::URL_SAFE_NO_PAD
-        .decode(text)
-        .ok()
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).ok()
 }
 
 /// The keys of a JWKS (RFC 7517) that can check a token. What the set has beyond them is passed over with a
@@ -217,9 +182,7 @@ fn key_set(jwks: &str, warnings: &mut Vec<String>) -> Result<Vec<Key>, String> {
             Ok(jwk) if is_for_signatures(&jwk) => jwk,
             Ok(_) => continue,
             Err(_) => {
-                warnings.push(format!(
-                    "auth.jwks_file: key number {number} is of an unknown kind"
-                ));
+                warnings.push(format!("auth.jwks_file: key number {number} is of an unknown kind"));
                 continue;
             }
         };
@@ -231,9 +194,7 @@ fn key_set(jwks: &str, warnings: &mut Vec<String>) -> Result<Vec<Key>, String> {
                 keys.push(key);
             }
             Err(Unusable::Unknown(what)) => {
-                warnings.push(format!(
-                    "auth.jwks_file: key number {number} is not used: {what}"
-                ));
+                warnings.push(format!("auth.jwks_file: key number {number} is not used: {what}"));
             }
             Err(Unusable::Broken(what)) => return Err(format!("key number {number}: {what}")),
         }
@@ -246,10 +207,8 @@ fn key_set(jwks: &str, warnings: &mut Vec<String>) -> Result<Vec<Key>, String> {
 
 fn is_for_signatures(jwk: &Jwk) -> bool {
     let verifies = |operations: &Vec<KeyOperations>| operations.contains(&KeyOperations::Verify);
-    matches!(
-        jwk.common.public_key_use,
-        None | Some(PublicKeyUse::Signature)
-    ) && jwk.common.key_operations.as_ref().is_none_or(verifies)
+    matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature))
+        && jwk.common.key_operations.as_ref().is_none_or(verifies)
 }
 
 enum Unusable {
@@ -303,14 +262,8 @@ fn key_of_jwk(jwk: &Jwk) -> Result<Key, Unusable> {
         Some(named) => *fitting
             .iter()
             .find(|fits| name_of(**fits) == named.to_string())
-            .ok_or_else(|| {
-                Unusable::Unknown(format!("algorithm {named} is not supported for such a key"))
-            })?,
+            .ok_or_else(|| Unusable::Unknown(format!("algorithm {named} is not supported for such a key")))?,
     };
     let key = DecodingKey::from_jwk(jwk).map_err(|_| broken("it cannot be read"))?;
-    Ok(Key {
-        id: jwk.common.key_id.clone(),
-        algorithm,
-        key,
-    })
+    Ok(Key { id: jwk.common.key_id.clone(), algorithm, key })
 }

@@ -72,17 +72,11 @@ impl Verifier {
         let keys = keys::load(auth, &mut warnings)?;
         if keys.len() > MAX_KEYS {
             let count = keys.len();
-            return Err(ConfigError::general(format!(
-                "auth: {count} keys are configured; the most is {MAX_KEYS}"
-            )));
+            return Err(ConfigError::general(format!("auth: {count} keys are configured; the most is {MAX_KEYS}")));
         }
         let tokens = auth.tokens.iter().enumerate().map(|(index, entry)| {
-            static_token(entry).map_err(|problem| {
-                ConfigError::of_key(
-                    "auth.tokens",
-                    format!("token number {}: {problem}", index + 1),
-                )
-            })
+            static_token(entry)
+                .map_err(|problem| ConfigError::of_key("auth.tokens", format!("token number {}: {problem}", index + 1)))
         });
         Ok(Verifier {
             keys,
@@ -141,12 +135,7 @@ impl Verifier {
         }
         let mut outcome = TokenError::NoKey;
         for key in self.candidates(&header) {
-            match jsonwebtoken::crypto::verify(
-                signature,
-                message.as_bytes(),
-                &key.key,
-                key.algorithm,
-            ) {
+            match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, key.algorithm) {
                 Ok(true) => return decode(payload),
                 Ok(false) => outcome = TokenError::Signature,
                 // The signature isn't base64.
@@ -160,10 +149,7 @@ impl Verifier {
     /// that we don't know leaves the keys that have none (a secret or a PEM file, beside which issuers like to
     /// write a `kid` all the same).
     fn candidates<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = &'a Key> {
-        let known = self
-            .keys
-            .iter()
-            .any(|key| key.id.is_some() && key.id == header.kid);
+        let known = self.keys.iter().any(|key| key.id.is_some() && key.id == header.kid);
         self.keys.iter().filter(move |key| {
             let id_fits = match &header.kid {
                 Some(_) if known => key.id == header.kid,
@@ -177,11 +163,7 @@ impl Verifier {
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys: Vec<_> = self
-            .keys
-            .iter()
-            .map(|key| (key.algorithm, &key.id))
-            .collect();
+        let keys: Vec<_> = self.keys.iter().map(|key| (key.algorithm, &key.id)).collect();
         f.debug_struct("Verifier")
             .field("keys", &keys)
             .field("tokens", &self.tokens.len())
@@ -191,18 +173,13 @@ impl fmt::Debug for Verifier {
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, TokenError> {
-    let bytes = URL_SAFE_NO_PAD
-        .decode(part)
-        .map_err(|_| TokenError::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
 }
 
 fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
     let id = UserId::from_json(&entry.user).ok_or_else(|| {
-        format!(
-            "user must be an integer within ±(2^53−1) or a text of 1 to 128 bytes, not {}",
-            entry.user
-        )
+        format!("user must be an integer within ±(2^53−1) or a text of 1 to 128 bytes, not {}", entry.user)
     })?;
     let name = match entry.name.as_deref() {
         None | Some("") => id.to_string(),
@@ -212,14 +189,8 @@ fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
     if entry.token.expose().len() > MAX_TOKEN_BYTES {
         return Err(format!("it is longer than {MAX_TOKEN_BYTES} bytes"));
     }
-    if let Some(wrong) = entry
-        .channels
-        .iter()
-        .find(|channel| !is_channel_length(channel))
-    {
-        return Err(format!(
-            "{wrong:?} cannot be a channel: its name has 1 to 200 bytes"
-        ));
+    if let Some(wrong) = entry.channels.iter().find(|channel| !is_channel_length(channel)) {
+        return Err(format!("{wrong:?} cannot be a channel: its name has 1 to 200 bytes"));
     }
     let identity = Identity {
         id,
@@ -234,10 +205,7 @@ fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
 
 /// Compares in a time that does not tell where the first difference is.
 fn same_bytes(a: &[u8], b: &[u8]) -> bool {
-    let difference = a
-        .iter()
-        .zip(b)
-        .fold(0, |all, (x, y)| std::hint::black_box(all | (x ^ y)));
+    let difference = a.iter().zip(b).fold(0, |all, (x, y)| std::hint::black_box(all | (x ^ y)));
     a.len() == b.len() && difference == 0
 }
 

@@ -27,9 +27,7 @@ pub fn describe(config: &Config) -> String {
             }
             Item::Key { path, docs, shown } => {
                 let default = defaults.iter().find_map(|item| match item {
-                    Item::Key {
-                        path: other, shown, ..
-                    } if other == path => Some(shown),
+                    Item::Key { path: other, shown, .. } if other == path => Some(shown),
                     _ => None,
                 });
                 out.push('\n');
@@ -46,10 +44,7 @@ fn key(out: &mut String, path: &str, shown: &Shown, default: Option<&Shown>) {
     let variable = variable_of_key(path);
     match default {
         Some(default) if default != shown => {
-            line(
-                out,
-                format_args!("# {variable}; default: {}", text(default)),
-            );
+            line(out, format_args!("# {variable}; default: {}", text(default)));
         }
         _ => line(out, format_args!("# {variable}")),
     }

@@ -27,10 +27,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Unset => f.write_str("configuration"),
-            Origin::File {
-                path,
-                line: Some(line),
-            } => write!(f, "{}:{line}", path.display()),
+            Origin::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
             Origin::File { path, line: None } => write!(f, "{}", path.display()),
             Origin::Variable(name) => write!(f, "environment variable {name}"),
             Origin::Flag(name) => f.write_str(name),
@@ -53,28 +50,16 @@ pub struct ConfigError {
 impl ConfigError {
     /// A fault of one key whose place is not known any more, as with the content of a file that it names.
     pub fn of_key(key: &str, problem: impl Into<String>) -> ConfigError {
-        ConfigError {
-            origin: Origin::Unset,
-            key: Some(key.to_owned()),
-            problem: problem.into(),
-        }
+        ConfigError { origin: Origin::Unset, key: Some(key.to_owned()), problem: problem.into() }
     }
 
     /// A fault that is not one key's.
     pub fn general(problem: impl Into<String>) -> ConfigError {
-        ConfigError {
-            origin: Origin::Unset,
-            key: None,
-            problem: problem.into(),
-        }
+        ConfigError { origin: Origin::Unset, key: None, problem: problem.into() }
     }
 
     /// A fault of a command-line flag.
     pub fn of_flag(flag: &'static str, problem: impl Into<String>) -> ConfigError {
-        ConfigError {
-            origin: Origin::Flag(flag),
-            key: None,
-            problem: problem.into(),
-        }
+        ConfigError { origin: Origin::Flag(flag), key: None, problem: problem.into() }
     }
 }

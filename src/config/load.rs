@@ -48,10 +48,7 @@ impl Config {
 
     /// The configuration of dev mode with nothing else configured.
     pub fn dev(flags: &Flags) -> Result<Config, ConfigError> {
-        let flags = Flags {
-            dev: true,
-            ..flags.clone()
-        };
+        let flags = Flags { dev: true, ..flags.clone() };
         Config::load(None, [], &flags)
     }
 
@@ -91,9 +88,7 @@ pub fn is_our_variable(name: &str) -> bool {
         || rest == "SERVICE_HOST"
         || rest == "SERVICE_PORT"
         || rest.starts_with("SERVICE_PORT_")
-        || rest
-            .strip_prefix("PORT_")
-            .is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
+        || rest.strip_prefix("PORT_").is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
     !of_a_service
 }
 
@@ -112,21 +107,12 @@ impl Loader {
             config.echo = true;
             config.lobby.escape = false;
         }
-        Loader {
-            config,
-            origins: BTreeMap::new(),
-        }
+        Loader { config, origins: BTreeMap::new() }
     }
 
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let whole = |problem| ConfigError {
-            origin: Origin::File {
-                path: path.to_owned(),
-                line: None,
-            },
-            key: None,
-            problem,
-        };
+        let whole =
+            |problem| ConfigError { origin: Origin::File { path: path.to_owned(), line: None }, key: None, problem };
         let text = std::fs::read_to_string(path)
             .map_err(|error| whole(format!("cannot read the configuration file: {error}")))?;
         let table = DeTable::parse(&text).map_err(|error| ConfigError {
@@ -134,19 +120,10 @@ impl Loader {
             // The message alone: the library's picture of the line might show a secret.
             ..whole(format!("not valid TOML: {}", error.message()))
         })?;
-        self.table(
-            &Source { path, text: &text },
-            &mut Vec::new(),
-            table.into_inner(),
-        )
+        self.table(&Source { path, text: &text }, &mut Vec::new(), table.into_inner())
     }
 
-    fn table(
-        &mut self,
-        source: &Source<'_>,
-        path: &mut Vec<String>,
-        table: DeTable<'_>,
-    ) -> Result<(), ConfigError> {
+    fn table(&mut self, source: &Source<'_>, path: &mut Vec<String>, table: DeTable<'_>) -> Result<(), ConfigError> {
         // The parser sorts by key; faults should be told in the order of the file.
         let mut entries: Vec<_> = table.into_iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
@@ -190,25 +167,14 @@ impl Loader {
                 problem: self.unknown("unknown key", &key, str::to_owned),
                 key: Some(key),
             }),
-            Err(Fault::Invalid {
-                problem,
-                at: narrower,
-            }) => Err(ConfigError {
-                origin: source.origin(Some(narrower.unwrap_or(at))),
-                key: Some(key),
-                problem,
-            }),
+            Err(Fault::Invalid { problem, at: narrower }) => {
+                Err(ConfigError { origin: source.origin(Some(narrower.unwrap_or(at))), key: Some(key), problem })
+            }
         }
     }
 
-    fn variables(
-        &mut self,
-        env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(), ConfigError> {
-        let mut ours: Vec<_> = env
-            .into_iter()
-            .filter(|(name, _)| is_our_variable(name))
-            .collect();
+    fn variables(&mut self, env: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
+        let mut ours: Vec<_> = env.into_iter().filter(|(name, _)| is_our_variable(name)).collect();
         // So that of several faults the same one is told each time.
         ours.sort();
         for (name, value) in ours {
@@ -244,29 +210,17 @@ impl Loader {
                 self.origins.insert(key.to_owned(), origin);
                 Ok(())
             }
-            Err(Fault::Invalid { problem, .. }) => Err(ConfigError {
-                origin,
-                key: Some(key.to_owned()),
-                problem,
-            }),
+            Err(Fault::Invalid { problem, .. }) => Err(ConfigError { origin, key: Some(key.to_owned()), problem }),
             Err(Fault::Unknown) => match origin {
                 Origin::Variable(name) => Err(self.unknown_variable(name, key)),
-                origin => Err(ConfigError {
-                    origin,
-                    key: Some(key.to_owned()),
-                    problem: "unknown key".to_owned(),
-                }),
+                origin => Err(ConfigError { origin, key: Some(key.to_owned()), problem: "unknown key".to_owned() }),
             },
         }
     }
 
     /// The checks that need more than one key, and what dev mode makes up.
     fn finish(mut self) -> Result<Config, ConfigError> {
-        let Auth {
-            hs256_secret,
-            hs256_secret_file,
-            ..
-        } = &self.config.auth;
+        let Auth { hs256_secret, hs256_secret_file, .. } = &self.config.auth;
         if hs256_secret.is_some() && hs256_secret_file.is_some() {
             let other = self.origin_of("auth.hs256_secret");
             return Err(self.blame(
@@ -299,20 +253,12 @@ impl Loader {
     }
 
     fn blame(&self, key: &str, problem: String) -> ConfigError {
-        ConfigError {
-            origin: self.origin_of(key),
-            key: Some(key.to_owned()),
-            problem,
-        }
+        ConfigError { origin: self.origin_of(key), key: Some(key.to_owned()), problem }
     }
 
     fn unknown_variable(&self, name: String, key: &str) -> ConfigError {
         let problem = self.unknown("there is no such setting", key, variable_of_key);
-        ConfigError {
-            origin: Origin::Variable(name),
-            key: None,
-            problem,
-        }
+        ConfigError { origin: Origin::Variable(name), key: None, problem }
     }
 
     /// The message for a key that doesn't exist, with the nearest one that does.
@@ -347,10 +293,7 @@ impl Source<'_> {
             let before = &self.text.as_bytes()[..at.min(self.text.len())];
             1 + before.iter().filter(|byte| **byte == b'\n').count()
         });
-        Origin::File {
-            path: self.path.to_owned(),
-            line,
-        }
+        Origin::File { path: self.path.to_owned(), line }
     }
 }
 
@@ -361,10 +304,7 @@ pub(super) fn variable_of_key(key: &str) -> String {
 
 /// The other way; `None` unless the variable is spelt just so (`URINGCAST_listen` isn't a second `listen`).
 fn key_of_variable(name: &str) -> Option<String> {
-    let key = name
-        .strip_prefix(PREFIX)?
-        .to_ascii_lowercase()
-        .replace("__", ".");
+    let key = name.strip_prefix(PREFIX)?.to_ascii_lowercase().replace("__", ".");
     (variable_of_key(&key) == name).then_some(key)
 }
 

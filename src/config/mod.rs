@@ -15,8 +15,5 @@ mod tests;
 pub use describe::describe;
 pub use error::{ConfigError, Origin};
 pub use load::{Flags, is_our_variable, process_env};
-pub use schema::{
-    Auth, Config, DuplicateLogin, Language, Limits, Liveness, Lobby, Log, LogFormat, PublicKeyFile,
-    StaticToken,
-};
+pub use schema::{Auth, Config, Limits, Liveness, Lobby, Log, LogFormat, PublicKeyFile, StaticToken};
 pub use setting::Secret;

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hub::users::DuplicateLogin;
+use crate::proto::text::Language;
+
 use super::setting::{Element, Secret, Shown, if_set, range, settings, show_plain, textual};
 
 /// The longest time that a setting in milliseconds may name: a day.
@@ -126,8 +129,10 @@ settings! {
         handshake_ms: u64 = 10_000, range(1..=DAY_MS);
         /// The most connections at a time, over all shards.
         connections: usize = 1_000_000, range(1..=100_000_000);
-        /// The most that may wait to be sent to one connection, in bytes.
-        outbox_bytes: usize = 1 << 20, range(4_096..=GIB);
+        /// The largest push, encoded, in bytes: what a text becomes when it is escaped and wrapped.
+        push_bytes: usize = 1 << 20, range(1_024..=GIB);
+        /// The most that may wait to be sent to one connection, in bytes. Above it the client is closed (4508).
+        outbox_bytes: usize = 4 << 20, range(4_096..=GIB);
         /// The most requests of one connection that may wait for their answer at a time.
         requests_per_connection: usize = 32, range(1..=65_536);
         /// How long a request may wait for its answer, in milliseconds.
@@ -153,16 +158,6 @@ impl Limits {
     }
 }
 
-/// Language of the messages that people read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Language {
-    /// English.
-    En,
-    /// Chinese.
-    Zh,
-}
-
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -171,18 +166,6 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
-}
-
-/// What happens when a user who is connected signs in again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DuplicateLogin {
-    /// The older connection is closed.
-    KickOld,
-    /// The newer one is refused.
-    RejectNew,
-    /// Both stay.
-    Allow,
 }
 
 textual! {
@@ -220,26 +203,17 @@ struct PublicKeyFileTable {
 impl From<PublicKeyFileForm> for PublicKeyFile {
     fn from(form: PublicKeyFileForm) -> PublicKeyFile {
         match form {
-            PublicKeyFileForm::Path(file) => PublicKeyFile {
-                file,
-                algorithm: None,
-            },
-            PublicKeyFileForm::Table(PublicKeyFileTable { file, algorithm }) => {
-                PublicKeyFile { file, algorithm }
-            }
+            PublicKeyFileForm::Path(file) => PublicKeyFile { file, algorithm: None },
+            PublicKeyFileForm::Table(PublicKeyFileTable { file, algorithm }) => PublicKeyFile { file, algorithm },
         }
     }
 }
 
 impl Element for PublicKeyFile {
-    const WANTED_LIST: &'static str =
-        "a list whose elements are paths or { file = \"…\", algorithm = \"…\" }";
+    const WANTED_LIST: &'static str = "a list whose elements are paths or { file = \"…\", algorithm = \"…\" }";
 
     fn from_word(word: &str) -> Option<PublicKeyFile> {
-        Some(PublicKeyFile {
-            file: word.into(),
-            algorithm: None,
-        })
+        Some(PublicKeyFile { file: word.into(), algorithm: None })
     }
 
     fn show_list(list: &[PublicKeyFile]) -> Shown {
@@ -275,10 +249,7 @@ impl Element for StaticToken {
         }
         let shown = list.iter().map(|entry| {
             let name = entry.name.as_deref().unwrap_or_default();
-            format!(
-                "{{ token = \"…\", user = {}, name = {name:?} }}",
-                entry.user
-            )
+            format!("{{ token = \"…\", user = {}, name = {name:?} }}", entry.user)
         });
         Shown::Redacted(format!("[{}]", shown.collect::<Vec<_>>().join(", ")))
     }
@@ -310,19 +281,11 @@ fn long_enough(secret: &Secret) -> Result<(), String> {
 }
 
 fn not_empty(text: &String) -> Result<(), String> {
-    if text.trim().is_empty() {
-        Err("must not be empty".to_owned())
-    } else {
-        Ok(())
-    }
+    if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
 }
 
 fn path_not_empty(path: &PathBuf) -> Result<(), String> {
-    if path.as_os_str().is_empty() {
-        Err("must not be empty".to_owned())
-    } else {
-        Ok(())
-    }
+    if path.as_os_str().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
 }
 
 fn endpoint_path(path: &String) -> Result<(), String> {
@@ -338,9 +301,7 @@ fn endpoint_path(path: &String) -> Result<(), String> {
 
 fn origin_list(origins: &Vec<String>) -> Result<(), String> {
     let is_origin = |origin: &String| match origin.split_once("://") {
-        Some((scheme, host)) => {
-            !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' '])
-        }
+        Some((scheme, host)) => !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']),
         None => origin == "*",
     };
     match origins.iter().find(|origin| !is_origin(origin)) {
@@ -358,10 +319,7 @@ fn token_list(tokens: &Vec<StaticToken>) -> Result<(), String> {
         if entry.token.expose().is_empty() {
             return Err(format!("token number {number} is empty"));
         }
-        if tokens[..index]
-            .iter()
-            .any(|other| other.token == entry.token)
-        {
+        if tokens[..index].iter().any(|other| other.token == entry.token) {
             return Err(format!("token number {number} is there twice"));
         }
     }

@@ -33,10 +33,7 @@ pub(super) enum Fault {
 
 impl Fault {
     pub(super) fn invalid(problem: impl Into<String>) -> Fault {
-        Fault::Invalid {
-            problem: problem.into(),
-            at: None,
-        }
+        Fault::Invalid { problem: problem.into(), at: None }
     }
 }
 
@@ -64,10 +61,7 @@ pub(super) trait Setting: DeserializeOwned {
             problem: match error.message() {
                 message if message.starts_with("unknown field") => message.to_owned(),
                 message if message.starts_with("missing field") => message.to_owned(),
-                _ => format!(
-                    "must be {}, and this is not (it is of type {found})",
-                    Self::WANTED
-                ),
+                _ => format!("must be {}, and this is not (it is of type {found})", Self::WANTED),
             },
             at: error.span().map(|span| span.start),
         })
@@ -76,8 +70,7 @@ pub(super) trait Setting: DeserializeOwned {
     /// From a variable or a flag.
     fn from_text(text: &str) -> Result<Self, Fault> {
         let deserializer: StrDeserializer<'_, TextError> = text.into_deserializer();
-        Self::deserialize(deserializer)
-            .map_err(|_| Fault::invalid(format!("must be {}", Self::WANTED)))
+        Self::deserialize(deserializer).map_err(|_| Fault::invalid(format!("must be {}", Self::WANTED)))
     }
 
     /// As TOML.
@@ -201,18 +194,14 @@ impl<T: Element> Setting for Vec<T> {
             // The error's position is told, not its text: it might quote a secret.
             return serde_json::from_str(text).map_err(|error| {
                 let (wanted, column) = (T::WANTED_LIST, error.column());
-                Fault::invalid(format!(
-                    "must be {wanted}; the JSON is wrong at column {column}"
-                ))
+                Fault::invalid(format!("must be {wanted}; the JSON is wrong at column {column}"))
             });
         }
         text.split(',')
             .map(str::trim)
             .filter(|word| !word.is_empty())
             .map(|word| {
-                T::from_word(word).ok_or_else(|| {
-                    Fault::invalid(format!("must be {}, here as JSON", T::WANTED_LIST))
-                })
+                T::from_word(word).ok_or_else(|| Fault::invalid(format!("must be {}, here as JSON", T::WANTED_LIST)))
             })
             .collect()
     }
@@ -275,9 +264,7 @@ where
 }
 
 /// Applies a check to a value that may be absent.
-pub(super) fn if_set<T>(
-    check: impl Fn(&T) -> Result<(), String>,
-) -> impl Fn(&Option<T>) -> Result<(), String> {
+pub(super) fn if_set<T>(check: impl Fn(&T) -> Result<(), String>) -> impl Fn(&Option<T>) -> Result<(), String> {
     move |value| value.as_ref().map_or(Ok(()), &check)
 }
 
@@ -290,16 +277,9 @@ pub(super) fn run<T>(value: &T, check: impl Fn(&T) -> Result<(), String>) -> Res
 #[derive(Debug)]
 pub(super) enum Item {
     /// What follows is in this section.
-    Section {
-        path: String,
-        docs: &'static [&'static str],
-    },
+    Section { path: String, docs: &'static [&'static str] },
     /// One key.
-    Key {
-        path: String,
-        docs: &'static [&'static str],
-        shown: Shown,
-    },
+    Key { path: String, docs: &'static [&'static str], shown: Shown },
 }
 
 /// A section: something that keys can be set in. A struct made by `settings!`, or one day a map of them.

@@ -26,9 +26,9 @@ pub const LOBBY: &str = "lobby";
 
 /// Which shard owns a channel: the same on every shard and run (FNV-1a, so that it can be told from outside).
 pub fn owner_of(channel: &str, shards: usize) -> ShardId {
-    let hash = channel.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = channel
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     ShardId(u16::try_from(hash % shards as u64).expect("at most 256 shards"))
 }
 
@@ -73,8 +73,8 @@ impl Hub {
     /// The hub of shard `own`. `seed` makes the epochs: random in a server, given in a simulation.
     pub fn new(own: ShardId, settings: HubSettings, seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let lobby = (owner_of(LOBBY, settings.shards) == own)
-            .then(|| Channel::new(LOBBY.into(), settings.shards, &mut random));
+        let lobby =
+            (owner_of(LOBBY, settings.shards) == own).then(|| Channel::new(LOBBY.into(), settings.shards, &mut random));
         Self { settings, lobby, users: Users::default(), waiting: VecDeque::new(), scratch: Vec::new() }
     }
 
@@ -95,11 +95,11 @@ impl Hub {
 
     /// Goes on with asks that wait for room; called once a turn.
     pub fn retry(&mut self, now: Now, out: &mut Staging<Parcel>) {
-        while let Some(first) = self.waiting.front() {
-            if first.until_ms > now.mono_ms && !self.has_room(out) {
+        while let Some(until_ms) = self.waiting.front().map(|first| first.until_ms) {
+            let late = until_ms <= now.mono_ms;
+            if !late && !self.has_room(out) {
                 return;
             }
-            let late = first.until_ms <= now.mono_ms;
             let Some(Waiting { conn, request, ask, .. }) = self.waiting.pop_front() else { break };
             if late {
                 answer(out, conn, request, Answer::Refused(Refusal::Busy));
@@ -196,7 +196,8 @@ impl Hub {
         let timestamp = self.lobby().timestamp(now.unix_ms);
         let mut frame = std::mem::take(&mut self.scratch);
         frame.clear();
-        PresenceChange { online, user: user.json(), online_count, timestamp }.encode(&mut frame, self.settings.language);
+        PresenceChange { online, user: user.json(), online_count, timestamp }
+            .encode(&mut frame, self.settings.language);
         self.deliver(&frame, out);
         self.keep_scratch(frame);
     }

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::ids::ConnId;
@@ -13,7 +14,8 @@ use crate::parcel::{Refusal, UsersPage};
 use crate::user::User;
 
 /// What a second sign-in of a user does (`auth.duplicate_login`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DuplicateLogin {
     /// The newcomer takes over, the older connection is kicked.
     #[default]
@@ -205,7 +207,14 @@ mod tests {
     use crate::ids::ShardId;
 
     fn user(id: &str) -> Arc<User> {
-        let identity = Identity::new(UserId::Text(id.into()), id.to_owned());
+        let identity = Identity {
+            id: UserId::text(id).expect("an id"),
+            name: id.to_owned(),
+            expires_at_ms: None,
+            issued_at_ms: None,
+            token_id: None,
+            channels: Vec::new(),
+        };
         Arc::new(User::new(&identity, true))
     }
 

@@ -2,6 +2,8 @@
 //! `EnvelopeDecoder` per shard keeps simd-json's buffers and its tape from message to message. It knows the shape
 //! of each command, not who may send it: `session` judges that.
 
+use std::fmt;
+
 use simd_json::{Buffers, Node, StaticNode, Tape};
 
 use super::text::Text;
@@ -60,12 +62,17 @@ pub struct Rejected<'a> {
 }
 
 /// Turns text messages into requests; reused from message to message.
-#[derive(Debug)]
 pub struct EnvelopeDecoder {
     scratch: Vec<u8>,
     buffers: Buffers,
     /// Empty between two messages: it lends its allocation, never its contents.
     tape: Vec<Node<'static>>,
+}
+
+impl fmt::Debug for EnvelopeDecoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnvelopeDecoder").field("scratch", &self.scratch.capacity()).finish_non_exhaustive()
+    }
 }
 
 impl Default for EnvelopeDecoder {

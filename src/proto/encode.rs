@@ -73,13 +73,6 @@ pub struct Position<'a> {
     pub offset: u64,
 }
 
-impl<'a> Position<'a> {
-    /// Borrows a position that came from an owner.
-    pub fn of(placed: &'a Placed) -> Self {
-        Self { channel: &placed.channel, epoch: &placed.epoch, offset: placed.offset }
-    }
-}
-
 /// One user who is online.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Member<'a> {
@@ -185,7 +178,10 @@ impl Reply<'_> {
                 struct Data {
                     reconnect_in_ms: u64,
                 }
-                frame_json(out, &Envelope { code: None, ..Envelope::bare("draining", 0).with(Data { reconnect_in_ms }) });
+                frame_json(
+                    out,
+                    &Envelope { code: None, ..Envelope::bare("draining", 0).with(Data { reconnect_in_ms }) },
+                );
             }
         }
     }

@@ -165,16 +165,7 @@ impl Header {
         let Some(&key) = bytes[key_at..].first_chunk() else {
             return Ok(None);
         };
-        Ok(Some((
-            Self {
-                fin,
-                rsv1,
-                opcode,
-                key,
-                len,
-            },
-            key_at + 4,
-        )))
+        Ok(Some((Self { fin, rsv1, opcode, key, len }, key_at + 4)))
     }
 }
 
@@ -195,9 +186,7 @@ fn length_64(bytes: &[u8]) -> Result<Option<u64>, ProtocolError> {
     if bytes.starts_with(&[0; 6]) {
         return Err(ProtocolError::NonMinimalLength);
     }
-    Ok(bytes
-        .first_chunk()
-        .map(|&length| u64::from_be_bytes(length)))
+    Ok(bytes.first_chunk().map(|&length| u64::from_be_bytes(length)))
 }
 
 /// Whether a close code may go over the wire: §7.4 and the registry it sets up (1012–1014 came later; 1004,
@@ -222,10 +211,7 @@ pub fn write_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
 }
 
 fn encode_header(opcode: Opcode, len: usize) -> ([u8; 10], usize) {
-    assert!(
-        !opcode.is_control() || len <= CONTROL_MAX,
-        "a control frame carries {CONTROL_MAX} bytes at most"
-    );
+    assert!(!opcode.is_control() || len <= CONTROL_MAX, "a control frame carries {CONTROL_MAX} bytes at most");
     let mut header = [0; 10];
     header[0] = FIN | opcode as u8;
     let header_len = header_len(len);
@@ -298,11 +284,7 @@ pub fn end_text(out: &mut Vec<u8>, mark: Mark) {
 /// The smallest frame boundary at or after `at` in a stretch of whole server frames: what stands behind it has
 /// not begun when `at` bytes were sent, and can be dropped.
 pub fn first_boundary(frames: &[u8], at: usize) -> usize {
-    assert!(
-        at <= frames.len(),
-        "{at} lies outside {} bytes of frames",
-        frames.len()
-    );
+    assert!(at <= frames.len(), "{at} lies outside {} bytes of frames", frames.len());
     let mut boundary = 0;
     while boundary < at {
         boundary += server_frame_len(&frames[boundary..]);
@@ -352,20 +334,7 @@ mod tests {
 
     #[test]
     fn every_prefix_of_a_header_asks_for_more() {
-        for len in [
-            0,
-            1,
-            125,
-            126,
-            127,
-            255,
-            256,
-            0xFFFF,
-            0x1_0000,
-            1 << 32,
-            1 << 62,
-            (1 << 63) - 1,
-        ] {
+        for len in [0, 1, 125, 126, 127, 255, 256, 0xFFFF, 0x1_0000, 1 << 32, 1 << 62, (1 << 63) - 1] {
             for (first, fin, opcode) in [
                 (0x00, false, Opcode::Continuation),
                 (0x80, true, Opcode::Continuation),
@@ -376,18 +345,9 @@ mod tests {
                 for end in 0..bytes.len() {
                     assert_eq!(parse(&bytes[..end]), Ok(None), "{len} cut at {end}");
                 }
-                let header = Header {
-                    fin,
-                    rsv1: false,
-                    opcode,
-                    key: [1, 2, 3, 4],
-                    len,
-                };
+                let header = Header { fin, rsv1: false, opcode, key: [1, 2, 3, 4], len };
                 assert_eq!(parse(&bytes), Ok(Some((header, bytes.len()))));
-                assert_eq!(
-                    parse(&[&bytes[..], b"payload"].concat()),
-                    Ok(Some((header, bytes.len())))
-                );
+                assert_eq!(parse(&[&bytes[..], b"payload"].concat()), Ok(Some((header, bytes.len()))));
                 assert!(bytes.len() <= CLIENT_HEADER_MAX);
             }
         }
@@ -396,13 +356,8 @@ mod tests {
     #[test]
     fn rfc_examples() {
         // RFC 6455 §5.7.
-        let (header, len) = parse(&[0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f])
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            (header.fin, header.opcode, header.len, len),
-            (true, Opcode::Text, 5, 6)
-        );
+        let (header, len) = parse(&[0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f]).unwrap().unwrap();
+        assert_eq!((header.fin, header.opcode, header.len, len), (true, Opcode::Text, 5, 6));
         assert_eq!(header.key, [0x37, 0xfa, 0x21, 0x3d]);
         let mut out = Vec::new();
         write_text(&mut out, b"Hello");
@@ -444,52 +399,34 @@ mod tests {
         for &(bytes, error) in cases {
             assert_eq!(parse(&bytes[..bytes.len() - 1]), Ok(None), "{bytes:x?}");
             assert_eq!(parse(bytes), Err(error), "{bytes:x?}");
-            assert_eq!(
-                parse(&[bytes, &[0xFF; 20]].concat()),
-                Err(error),
-                "{bytes:x?} and more"
-            );
+            assert_eq!(parse(&[bytes, &[0xFF; 20]].concat()), Err(error), "{bytes:x?} and more");
         }
     }
 
     #[test]
     fn rsv1_is_for_the_first_frame_of_data() {
-        let (header, _) = Header::parse(&client_header(0xC1, 3), true)
-            .unwrap()
-            .unwrap();
+        let (header, _) = Header::parse(&client_header(0xC1, 3), true).unwrap().unwrap();
         assert!(header.rsv1);
         assert!(Header::parse(&client_header(0x42, 3), true).is_ok());
         for first in [0xC0, 0xC8, 0xC9, 0xCA, 0xD1, 0xE1] {
-            assert_eq!(
-                Header::parse(&[first], true),
-                Err(ProtocolError::ReservedBits),
-                "{first:x}"
-            );
+            assert_eq!(Header::parse(&[first], true), Err(ProtocolError::ReservedBits), "{first:x}");
         }
     }
 
     #[test]
     fn close_codes() {
-        let valid =
-            |code| matches!(code, 1000..=1003 | 1007..=1014) || (3000..5000).contains(&code);
+        let valid = |code| matches!(code, 1000..=1003 | 1007..=1014) || (3000..5000).contains(&code);
         for code in 0..=u16::MAX {
             assert_eq!(is_close_code(code), valid(code), "{code}");
         }
-        for code in [
-            0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535,
-        ] {
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
             assert!(!is_close_code(code), "{code}");
         }
     }
 
     #[test]
     fn a_close_reason_is_cut_at_a_character() {
-        for (reason, kept) in [
-            ("", 0),
-            ("bye", 3),
-            (&"x".repeat(200), 123),
-            (&"é".repeat(80), 122),
-        ] {
+        for (reason, kept) in [("", 0), ("bye", 3), (&"x".repeat(200), 123), (&"é".repeat(80), 122)] {
             let mut out = Vec::new();
             write_close(&mut out, 4408, reason);
             assert_eq!(out[..4], [0x88, 2 + kept as u8, 0x11, 0x38]);
@@ -505,9 +442,7 @@ mod tests {
 
     #[test]
     fn a_text_written_in_place_equals_one_that_was_copied() {
-        for len in [
-            0, 1, 2, 124, 125, 126, 127, 128, 0xFFFE, 0xFFFF, 0x1_0000, 0x1_0001, 100_000,
-        ] {
+        for len in [0, 1, 2, 124, 125, 126, 127, 128, 0xFFFE, 0xFFFF, 0x1_0000, 0x1_0001, 100_000] {
             let payload: Vec<u8> = (0..len).map(|n| b'a' + (n % 23) as u8).collect();
             let (mut expected, mut out) = (b"before".to_vec(), b"before".to_vec());
             write_text(&mut expected, &payload);
@@ -528,11 +463,7 @@ mod tests {
             boundaries.push(frames.len());
         }
         for at in 0..=frames.len() {
-            let expected = boundaries
-                .iter()
-                .copied()
-                .find(|&boundary| boundary >= at)
-                .unwrap();
+            let expected = boundaries.iter().copied().find(|&boundary| boundary >= at).unwrap();
             assert_eq!(first_boundary(&frames, at), expected, "{at}");
         }
         assert_eq!(first_boundary(&[], 0), 0);
@@ -542,20 +473,11 @@ mod tests {
     fn errors_are_small_and_fit_a_close_frame() {
         use ProtocolError::*;
         assert!(size_of::<ProtocolError>() <= 8);
-        for error in [
-            ReservedBits,
-            NonMinimalLength,
-            UnexpectedContinuation,
-            InterleavedMessage,
-            ClosePayload,
-        ] {
+        for error in [ReservedBits, NonMinimalLength, UnexpectedContinuation, InterleavedMessage, ClosePayload] {
             assert!(error.to_string().len() <= 123);
             assert_eq!(error.close_code(), 1002);
         }
-        assert_eq!(
-            (FrameTooBig.close_code(), MessageTooBig.close_code()),
-            (1009, 1009)
-        );
+        assert_eq!((FrameTooBig.close_code(), MessageTooBig.close_code()), (1009, 1009));
         assert_eq!(InvalidUtf8.close_code(), 1007);
     }
 }

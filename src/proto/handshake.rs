@@ -23,10 +23,7 @@ const HEADERS_MAX: usize = 64;
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            head_bytes: 8 * 1024,
-            headers: HEADERS_MAX,
-        }
+        Self { head_bytes: 8 * 1024, headers: HEADERS_MAX }
     }
 }
 
@@ -61,19 +58,12 @@ impl<'a> Request<'a> {
             _ => return Err(Refusal::head_too_large()),
         };
         // A complete request has both; an empty string is refused below like any other that is no target.
-        let (method, target) = (
-            parsed.method.unwrap_or_default(),
-            parsed.path.unwrap_or_default(),
-        );
+        let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
         let request = Self::check(method, target, parsed.headers.to_vec())?;
         Ok(Some((request, head_bytes)))
     }
 
-    fn check(
-        method: &'a str,
-        target: &'a str,
-        headers: Vec<httparse::Header<'a>>,
-    ) -> Result<Self, Refusal> {
+    fn check(method: &'a str, target: &'a str, headers: Vec<httparse::Header<'a>>) -> Result<Self, Refusal> {
         // Only the origin form (RFC 9112 §3.2.1): the absolute one, for proxies, would name a second host.
         if !target.starts_with('/') || target.contains('#') {
             return Err(Refusal::bad_request("malformed request target"));
@@ -92,22 +82,15 @@ impl<'a> Request<'a> {
         }
         let content_length = match single(&headers, "content-length")? {
             None => 0,
-            Some(length) if length.bytes().all(|byte| byte.is_ascii_digit()) => length
-                .parse()
-                .map_err(|_| Refusal::bad_request("malformed Content-Length header"))?,
+            Some(length) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                length.parse().map_err(|_| Refusal::bad_request("malformed Content-Length header"))?
+            }
             Some(_) => return Err(Refusal::bad_request("malformed Content-Length header")),
         };
         if content_length > 0 && matches!(method, "GET" | "HEAD") {
             return Err(Refusal::bad_request("a body is not accepted here"));
         }
-        Ok(Self {
-            method,
-            target,
-            host,
-            origin,
-            content_length,
-            headers,
-        })
+        Ok(Self { method, target, host, origin, content_length, headers })
     }
 
     /// The method, as it was sent.
@@ -117,9 +100,7 @@ impl<'a> Request<'a> {
 
     /// The path, still percent-encoded; it begins with `/`.
     pub fn path(&self) -> &'a str {
-        self.target
-            .split_once('?')
-            .map_or(self.target, |(path, _)| path)
+        self.target.split_once('?').map_or(self.target, |(path, _)| path)
     }
 
     /// What follows the first `?`, still percent-encoded.
@@ -144,9 +125,7 @@ impl<'a> Request<'a> {
 
     /// The first header of this name, in any case, if it is UTF-8.
     pub fn header(&self, name: &str) -> Option<&'a str> {
-        self.headers(name)
-            .next()
-            .and_then(|value| std::str::from_utf8(value).ok())
+        self.headers(name).next().and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// All headers of this name, in any case, in the order they came.
@@ -161,22 +140,16 @@ impl<'a> Request<'a> {
 
     /// Whether a header that is a comma-separated list, maybe over several lines, has `token` in any case.
     fn lists(&self, name: &str, token: &str) -> bool {
-        self.elements(name)
-            .any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+        self.elements(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
     fn elements(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers(name)
-            .flat_map(|line| line.split(|&byte| byte == b','))
-            .map(<[u8]>::trim_ascii)
+        self.headers(name).flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
     }
 }
 
 fn values<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
-    headers
-        .iter()
-        .filter(move |header| header.name.eq_ignore_ascii_case(name))
-        .map(|header| header.value)
+    headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
 /// The value of a header that must not be repeated.
@@ -197,12 +170,8 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     };
     let (host, port) = authority.split_at(host_end);
     let well_formed = match host.strip_prefix('[') {
-        Some(address) => address
-            .bytes()
-            .all(|byte| byte.is_ascii_hexdigit() || b":.]".contains(&byte)),
-        None => host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)),
+        Some(address) => address.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.]".contains(&byte)),
+        None => host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)),
     };
     if host.is_empty() || !well_formed {
         return None;
@@ -230,9 +199,7 @@ impl Origins {
     fn allow(&self, origin: &str, host: &str) -> bool {
         match self {
             Self::SameHost => same_host(origin, host),
-            Self::List(list) => list
-                .iter()
-                .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)),
+            Self::List(list) => list.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)),
         }
     }
 }
@@ -248,13 +215,10 @@ fn same_host(origin: &str, host: &str) -> bool {
         _ if scheme.eq_ignore_ascii_case("https") => "443",
         _ => return false,
     };
-    let (Some((origin_host, origin_port)), Some((host, port))) =
-        (split_port(authority), split_port(host))
-    else {
+    let (Some((origin_host, origin_port)), Some((host, port))) = (split_port(authority), split_port(host)) else {
         return false;
     };
-    origin_host.eq_ignore_ascii_case(host)
-        && origin_port.unwrap_or(default_port) == port.unwrap_or(default_port)
+    origin_host.eq_ignore_ascii_case(host) && origin_port.unwrap_or(default_port) == port.unwrap_or(default_port)
 }
 
 /// Whether a Host names this machine's loopback: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.
@@ -263,9 +227,7 @@ fn is_loopback(host: &str) -> bool {
         return false;
     };
     let mut octets = host.split('.').map(str::parse::<u8>);
-    let ipv4 = octets.next() == Some(Ok(127))
-        && octets.clone().count() == 3
-        && octets.all(|octet| octet.is_ok());
+    let ipv4 = octets.next() == Some(Ok(127)) && octets.clone().count() == 3 && octets.all(|octet| octet.is_ok());
     ipv4 || host == "[::1]" || host.eq_ignore_ascii_case("localhost")
 }
 
@@ -285,9 +247,7 @@ impl Policy {
     /// Refuses a foreign Host in development mode. `upgrade` does it too; pages and tokens need it as well.
     pub fn check_host(&self, request: &Request<'_>) -> Result<(), Refusal> {
         if self.dev_hosts && !is_loopback(request.host()) {
-            return Err(Refusal::forbidden(
-                "in development mode Host must be localhost",
-            ));
+            return Err(Refusal::forbidden("in development mode Host must be localhost"));
         }
         Ok(())
     }
@@ -319,40 +279,25 @@ pub fn upgrade(request: &Request<'_>, policy: &Policy) -> Result<Upgrade, Refusa
         return Err(Refusal::upgrade_required("this is a WebSocket endpoint"));
     }
     if !request.lists("connection", "upgrade") {
-        return Err(Refusal::bad_request(
-            "the Connection header must list upgrade",
-        ));
+        return Err(Refusal::bad_request("the Connection header must list upgrade"));
     }
     if single(&request.headers, "sec-websocket-version") != Ok(Some("13")) {
-        return Err(Refusal::upgrade_required(
-            "WebSocket version 13 is required",
-        ));
+        return Err(Refusal::upgrade_required("WebSocket version 13 is required"));
     }
     let key = single(&request.headers, "sec-websocket-key")?.filter(|key| is_key(key));
     let Some(key) = key else {
-        return Err(Refusal::bad_request(
-            "the Sec-WebSocket-Key header must be 16 bytes in base64",
-        ));
+        return Err(Refusal::bad_request("the Sec-WebSocket-Key header must be 16 bytes in base64"));
     };
     policy.check_origin(request)?;
-    let offered = |name: &&str| {
-        request
-            .elements("sec-websocket-protocol")
-            .any(|offer| offer == name.as_bytes())
-    };
+    let offered = |name: &&str| request.elements("sec-websocket-protocol").any(|offer| offer == name.as_bytes());
     let subprotocol = policy.subprotocols.iter().copied().find(offered);
-    Ok(Upgrade {
-        accept: accept_key(key),
-        subprotocol,
-    })
+    Ok(Upgrade { accept: accept_key(key), subprotocol })
 }
 
 /// The key is compared by no one, so unused bits of its last character don't matter: some load tools set them.
 fn is_key(key: &str) -> bool {
-    const LENIENT: GeneralPurpose = GeneralPurpose::new(
-        &alphabet::STANDARD,
-        GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
-    );
+    const LENIENT: GeneralPurpose =
+        GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
     // 24 characters decode to at most 18 bytes.
     let mut decoded = [0; 18];
     key.len() == 24 && LENIENT.decode_slice(key, &mut decoded) == Ok(16)
@@ -374,8 +319,7 @@ impl Upgrade {
 
     /// Appends the 101 response.
     pub fn write_response(&self, out: &mut Vec<u8>) {
-        let head =
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
         out.extend_from_slice(head.as_bytes());
         write_header(out, "Sec-WebSocket-Accept", &self.accept);
         if let Some(subprotocol) = self.subprotocol {
@@ -405,11 +349,7 @@ pub struct Refusal {
 
 impl Refusal {
     const fn new(status: u16, text: &'static str) -> Self {
-        Self {
-            status,
-            text,
-            retry_after_s: None,
-        }
+        Self { status, text, retry_after_s: None }
     }
 
     /// 400: not a request that this server understands.
@@ -444,20 +384,12 @@ impl Refusal {
 
     /// 429: too many connections or attempts from this peer.
     pub const fn too_many_requests(retry_after_s: u32) -> Self {
-        Self {
-            status: 429,
-            text: "too many requests",
-            retry_after_s: Some(retry_after_s),
-        }
+        Self { status: 429, text: "too many requests", retry_after_s: Some(retry_after_s) }
     }
 
     /// 503: at capacity or draining.
     pub const fn unavailable(text: &'static str, retry_after_s: u32) -> Self {
-        Self {
-            status: 503,
-            text,
-            retry_after_s: Some(retry_after_s),
-        }
+        Self { status: 503, text, retry_after_s: Some(retry_after_s) }
     }
 
     /// Appends the response.
@@ -469,9 +401,7 @@ impl Refusal {
             405 => "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\n",
             413 => "HTTP/1.1 413 Content Too Large\r\n",
             // RFC 9110 §15.5.22 asks for Upgrade, RFC 6455 §4.4 for the version.
-            426 => {
-                "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            }
+            426 => "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
             429 => "HTTP/1.1 429 Too Many Requests\r\n",
             503 => "HTTP/1.1 503 Service Unavailable\r\n",
             status => unreachable!("no refusal has status {status}"),
@@ -483,15 +413,7 @@ impl Refusal {
         write_header(out, "Content-Type", "text/plain; charset=utf-8");
         write_header(out, "Content-Length", &(self.text.len() + 1).to_string());
         // Upgrade counts only when Connection lists it (RFC 9110 §7.8).
-        write_header(
-            out,
-            "Connection",
-            if self.status == 426 {
-                "close, Upgrade"
-            } else {
-                "close"
-            },
-        );
+        write_header(out, "Connection", if self.status == 426 { "close, Upgrade" } else { "close" });
         for part in ["\r\n", self.text, "\n"] {
             out.extend_from_slice(part.as_bytes());
         }

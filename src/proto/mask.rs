@@ -39,9 +39,7 @@ mod tests {
     use super::apply;
 
     fn naive(payload: &[u8], key: [u8; 4], phase: usize) -> Vec<u8> {
-        (0..payload.len())
-            .map(|at| payload[at] ^ key[(at + phase) % 4])
-            .collect()
+        (0..payload.len()).map(|at| payload[at] ^ key[(at + phase) % 4]).collect()
     }
 
     #[test]
@@ -54,9 +52,7 @@ mod tests {
 
     #[test]
     fn every_length_alignment_and_phase() {
-        let bytes: Vec<u8> = (0..200u8)
-            .map(|n| n.wrapping_mul(37).wrapping_add(11))
-            .collect();
+        let bytes: Vec<u8> = (0..200u8).map(|n| n.wrapping_mul(37).wrapping_add(11)).collect();
         let key = [0x12, 0x34, 0x56, 0x78];
         for start in 0..33 {
             for len in 0..130 {
@@ -64,17 +60,9 @@ mod tests {
                     let mut copy = bytes.clone();
                     apply(&mut copy[start..start + len], key, phase);
                     assert_eq!(copy[..start], bytes[..start], "nothing before is touched");
-                    assert_eq!(
-                        copy[start + len..],
-                        bytes[start + len..],
-                        "nothing after is touched"
-                    );
+                    assert_eq!(copy[start + len..], bytes[start + len..], "nothing after is touched");
                     let expected = naive(&bytes[start..start + len], key, phase % 4);
-                    assert_eq!(
-                        copy[start..start + len],
-                        expected,
-                        "start {start} len {len} phase {phase}"
-                    );
+                    assert_eq!(copy[start..start + len], expected, "start {start} len {len} phase {phase}");
                 }
             }
         }

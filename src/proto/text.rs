@@ -3,8 +3,11 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 /// The language of every `message` field (`language` in the configuration).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Language {
     /// English.
     #[default]
@@ -84,10 +87,9 @@ impl Text {
             Self::NotSubscribed => ("not subscribed to this channel", "未订阅该频道"),
             Self::Busy => ("server busy, not done, try again", "服务器繁忙,请稍后重试"),
             Self::TooLarge => ("message too large", "消息过大"),
-            Self::Timeout => (
-                "outcome unknown, retry with the same idempotency_key",
-                "结果未知,请使用相同的idempotency_key重试",
-            ),
+            Self::Timeout => {
+                ("outcome unknown, retry with the same idempotency_key", "结果未知,请使用相同的idempotency_key重试")
+            }
             Self::AlreadyOnline => ("already signed in on another connection", "该账号已在其他地方登录"),
             Self::TooManySignIns => ("too many sign-ins", "登录过于频繁"),
         }

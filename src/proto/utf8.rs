@@ -44,11 +44,7 @@ impl Validator {
 
     /// Says that the text ends here: a character that is cut off is an error.
     pub fn finish(&self) -> Result<(), InvalidUtf8> {
-        if self.pending_len == 0 {
-            Ok(())
-        } else {
-            Err(InvalidUtf8)
-        }
+        if self.pending_len == 0 { Ok(()) } else { Err(InvalidUtf8) }
     }
 
     /// Makes ready for another text.
@@ -78,10 +74,7 @@ impl Validator {
     }
 
     fn keep(&mut self, prefix: &[u8]) {
-        assert!(
-            prefix.len() <= self.pending.len(),
-            "four bytes are a character or an error"
-        );
+        assert!(prefix.len() <= self.pending.len(), "four bytes are a character or an error");
         self.pending[..prefix.len()].copy_from_slice(prefix);
         self.pending_len = prefix.len() as u8;
     }
@@ -114,12 +107,8 @@ mod tests {
         let mut samples: Vec<Vec<u8>> = vec![
             b"".to_vec(),
             b"plain".to_vec(),
-            "κόσμε \u{10FFFF}\u{D7FF}\u{E000} 😀 中文"
-                .as_bytes()
-                .to_vec(),
-            "ascii that is longer than a vector register, "
-                .repeat(5)
-                .into_bytes(),
+            "κόσμε \u{10FFFF}\u{D7FF}\u{E000} 😀 中文".as_bytes().to_vec(),
+            "ascii that is longer than a vector register, ".repeat(5).into_bytes(),
         ];
         // Every lead byte with the second bytes at the edges of their ranges, alone and amid text.
         for lead in 0x80..=0xFFu8 {
@@ -138,25 +127,14 @@ mod tests {
             for split in 0..=sample.len() {
                 let mut validator = Validator::default();
                 let first = validator.push(&sample[..split]);
-                assert_eq!(
-                    first.is_ok(),
-                    can_become_valid(&sample[..split]),
-                    "{sample:x?} to {split}"
-                );
+                assert_eq!(first.is_ok(), can_become_valid(&sample[..split]), "{sample:x?} to {split}");
                 if first.is_err() {
                     continue;
                 }
                 let second = validator.push(&sample[split..]);
-                assert_eq!(
-                    second.is_ok(),
-                    can_become_valid(&sample),
-                    "{sample:x?} from {split}"
-                );
+                assert_eq!(second.is_ok(), can_become_valid(&sample), "{sample:x?} from {split}");
                 if second.is_ok() {
-                    assert_eq!(
-                        validator.finish().is_ok(),
-                        std::str::from_utf8(&sample).is_ok()
-                    );
+                    assert_eq!(validator.finish().is_ok(), std::str::from_utf8(&sample).is_ok());
                 }
             }
         }
@@ -168,11 +146,7 @@ mod tests {
             let mut validator = Validator::default();
             for (at, byte) in sample.iter().enumerate() {
                 let result = validator.push(&[*byte]);
-                assert_eq!(
-                    result.is_ok(),
-                    can_become_valid(&sample[..=at]),
-                    "{sample:x?} at {at}"
-                );
+                assert_eq!(result.is_ok(), can_become_valid(&sample[..=at]), "{sample:x?} at {at}");
                 if result.is_err() {
                     break;
                 }
@@ -183,11 +157,7 @@ mod tests {
     #[test]
     fn whole_texts_agree_with_std() {
         for sample in samples() {
-            assert_eq!(
-                validate(&sample).is_ok(),
-                std::str::from_utf8(&sample).is_ok(),
-                "{sample:x?}"
-            );
+            assert_eq!(validate(&sample).is_ok(), std::str::from_utf8(&sample).is_ok(), "{sample:x?}");
         }
     }
 

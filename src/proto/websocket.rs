@@ -164,10 +164,7 @@ impl Decoder {
     /// Bytes that the decoder holds on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {
-            let message = partial
-                .message
-                .as_ref()
-                .map_or(0, |message| message.bytes.capacity());
+            let message = partial.message.as_ref().map_or(0, |message| message.bytes.capacity());
             size_of::<Partial>() + message + partial.control.capacity()
         })
     }
@@ -178,15 +175,8 @@ impl Decoder {
     }
 
     /// Works through one frame, or as much of it as there is.
-    fn advance(
-        &mut self,
-        input: &mut [u8],
-        limits: &Limits,
-    ) -> Result<(usize, Ready), ProtocolError> {
-        let open = self
-            .partial
-            .as_ref()
-            .is_some_and(|partial| partial.frame.is_some());
+    fn advance(&mut self, input: &mut [u8], limits: &Limits) -> Result<(usize, Ready), ProtocolError> {
+        let open = self.partial.as_ref().is_some_and(|partial| partial.frame.is_some());
         let mut at = 0;
         if !open {
             let Some((header, header_bytes)) = self.parse_header(input)? else {
@@ -213,10 +203,7 @@ impl Decoder {
 
     /// Parses the header that `input` goes on with; the number is the bytes of *this* input that belong to it.
     fn parse_header(&mut self, input: &[u8]) -> Result<Option<(Header, usize)>, ProtocolError> {
-        let kept = self
-            .partial
-            .as_ref()
-            .map_or(0, |partial| usize::from(partial.header_len));
+        let kept = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
         // No extension is negotiated, so no frame may have RSV1.
         let rsv1_allowed = false;
         if kept == 0 {
@@ -243,10 +230,7 @@ impl Decoder {
     /// Whether a frame may come here (§5.4) and fits the limits, before a byte of its payload is kept. Returns
     /// its length.
     fn admit(&self, header: &Header, limits: &Limits) -> Result<usize, ProtocolError> {
-        let message = self
-            .partial
-            .as_ref()
-            .and_then(|partial| partial.message.as_ref());
+        let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
         match (header.opcode, message) {
             (Opcode::Continuation, None) => return Err(ProtocolError::UnexpectedContinuation),
             (Opcode::Text | Opcode::Binary, Some(_)) => {
@@ -273,28 +257,18 @@ impl Decoder {
 /// What a data frame counts against the message limit.
 fn charge(header: &Header, limits: &Limits) -> usize {
     let fragment = !header.fin || header.opcode == Opcode::Continuation;
-    let overhead = if fragment {
-        limits.fragment_overhead
-    } else {
-        0
-    };
+    let overhead = if fragment { limits.fragment_overhead } else { 0 };
     (header.len as usize).saturating_add(overhead)
 }
 
 impl Partial {
     fn is_empty(&self) -> bool {
-        self.header_len == 0
-            && self.frame.is_none()
-            && self.message.is_none()
-            && self.control.is_empty()
+        self.header_len == 0 && self.frame.is_none() && self.message.is_none() && self.control.is_empty()
     }
 
     /// Begins an admitted frame that is cut or belongs to a fragmented message.
     fn open(&mut self, header: Header, limits: &Limits) {
-        self.frame = Some(OpenFrame {
-            header,
-            received: 0,
-        });
+        self.frame = Some(OpenFrame { header, received: 0 });
         if header.opcode.is_control() {
             return;
         }
@@ -319,20 +293,13 @@ impl Partial {
         match &mut self.message {
             Some(message) if !header.opcode.is_control() => {
                 // The most that can still come: known with the last frame, the limit before that.
-                let most = if header.fin {
-                    message.bytes.len() + missing
-                } else {
-                    limits.message_bytes
-                };
+                let most = if header.fin { message.bytes.len() + missing } else { limits.message_bytes };
                 message.push(chunk, most)?;
             }
             _ => self.control.extend_from_slice(chunk),
         }
         if taken < missing {
-            self.frame = Some(OpenFrame {
-                header,
-                received: received + taken,
-            });
+            self.frame = Some(OpenFrame { header, received: received + taken });
             return Ok((taken, Ready::Nothing));
         }
 
@@ -396,10 +363,7 @@ fn event(opcode: Opcode, payload: &mut [u8]) -> Result<Event<'_>, ProtocolError>
 fn close_event(payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
     let Some((&code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() {
-            Ok(Event::Close {
-                code: None,
-                reason: "",
-            })
+            Ok(Event::Close { code: None, reason: "" })
         } else {
             Err(ProtocolError::ClosePayload)
         };
@@ -409,10 +373,7 @@ fn close_event(payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
         return Err(ProtocolError::CloseCode);
     }
     let reason = std::str::from_utf8(reason).map_err(|_| ProtocolError::InvalidUtf8)?;
-    Ok(Event::Close {
-        code: Some(code),
-        reason,
-    })
+    Ok(Event::Close { code: Some(code), reason })
 }
 
 impl From<InvalidUtf8> for ProtocolError {

@@ -23,7 +23,7 @@ use crate::mesh::{self, Staging};
 use crate::parcel::{Answer, Ask, Parcel, Placed};
 use crate::proto::codes::close;
 use crate::proto::decode::EnvelopeDecoder;
-use crate::proto::encode::{Position, Reply};
+use crate::proto::encode::Reply;
 use crate::proto::text::Text;
 use crate::proto::{frame, handshake, websocket};
 use crate::session::{self, Outcome};
@@ -225,11 +225,12 @@ impl Shard {
 
     /// Whether something waits that a turn would take up.
     pub fn has_work(&self) -> bool {
-        self.staging.own_len() > 0
-            || self.fanout.is_dirty()
-            || !self.dirty.is_empty()
-            || !self.emptied.is_empty()
-            || self.flush.is_some()
+        self.staging.own_len() > 0 || self.wants_flush()
+    }
+
+    /// Whether a flush would find anything to do.
+    pub fn wants_flush(&self) -> bool {
+        self.fanout.is_dirty() || !self.dirty.is_empty() || !self.emptied.is_empty()
     }
 
     /// Says goodbye to everyone (1001) and refuses whoever comes from now on.
@@ -250,6 +251,12 @@ impl Shard {
                 Stage::Closing { .. } => {}
             }
         }
+    }
+
+    /// Resets every connection that is left.
+    pub fn abort_all(&mut self) {
+        let ids = self.conns.ids();
+        self.actions.extend(ids.into_iter().map(Action::Abort));
     }
 
     fn kick(&mut self, id: ConnId, now: Now) {
@@ -286,7 +293,7 @@ impl Shard {
     fn attach(&mut self, id: ConnId, lobby: &Placed, online_count: u64, user: &User, mark: Option<&str>) {
         let subscription = self.fanout.subscribe(&self.lobby, id.slot);
         self.conns.at(id.slot).subscriptions.push(subscription);
-        let lobby = Position::of(lobby);
+        let lobby = lobby.position();
         self.say(id, &Reply::AuthSuccess { user: user.json(), online_count, lobby }, mark);
         self.file_deadline(id);
     }
@@ -355,7 +362,9 @@ impl Shard {
     fn close_slow(&mut self, id: ConnId, now: Now) {
         self.leave(id);
         self.conns.at(id.slot).outbox.drop_unstarted();
-        self.end_with(id, Ending::AwaitClose, now, |out| frame::write_close(out, close::SLOW_CONSUMER, "slow consumer"));
+        self.end_with(id, Ending::AwaitClose, now, |out| {
+            frame::write_close(out, close::SLOW_CONSUMER, "slow consumer")
+        });
     }
 
     /// Sends an ask, or parks it until the owner's answers have given a credit back.

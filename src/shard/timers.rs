@@ -48,8 +48,7 @@ impl Shard {
             Stage::Closing { .. } => return,
             Stage::Handshake => {
                 if conn.opened_ms + settings.handshake_ms <= now_ms {
-                    conn.stage =
-                        Stage::Closing { until_ms: now_ms + super::CLOSE_MS, ending: super::Ending::Finished };
+                    conn.stage = Stage::Closing { until_ms: now_ms + super::CLOSE_MS, ending: super::Ending::Finished };
                     self.actions.push(Action::Abort(id));
                 }
                 return;

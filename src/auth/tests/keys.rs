@@ -16,11 +16,7 @@ fn public_keys_of_each_kind() {
     ] {
         let verifier = verifier(&with_public_key(file, named));
         let token = signed(algorithm, Some("any"), &key, &claims(json!({})));
-        assert_eq!(
-            verifier.verify(&token, NOW_MS).unwrap().name,
-            "Alice",
-            "{file}"
-        );
+        assert_eq!(verifier.verify(&token, NOW_MS).unwrap().name, "Alice", "{file}");
         // Another algorithm that the same key could do is still another algorithm.
         if algorithm == Algorithm::RS256 {
             let token = signed(Algorithm::PS256, None, &key, &claims(json!({})));
@@ -28,11 +24,7 @@ fn public_keys_of_each_kind() {
         }
         let (message, signature) = token.rsplit_once('.').unwrap();
         let changed = format!("{}A.{signature}", &message[..message.len() - 1]);
-        assert_eq!(
-            verifier.verify(&changed, NOW_MS),
-            Err(TokenError::Signature),
-            "{file}"
-        );
+        assert_eq!(verifier.verify(&changed, NOW_MS), Err(TokenError::Signature), "{file}");
     }
 }
 
@@ -42,75 +34,35 @@ fn a_public_key_is_never_a_secret() {
     for file in ["rsa.pub.pem", "ec.pub.pem", "ed.pub.pem"] {
         let public = pem(file);
         let mut auth = with_public_key(file, None);
-        let token = handmade(
-            r#"{"alg":"HS256","typ":"JWT"}"#,
-            &claims(json!({})),
-            &public,
-        );
-        assert_eq!(
-            verifier(&auth).verify(&token, NOW_MS),
-            Err(TokenError::NoKey)
-        );
+        let token = handmade(r#"{"alg":"HS256","typ":"JWT"}"#, &claims(json!({})), &public);
+        assert_eq!(verifier(&auth).verify(&token, NOW_MS), Err(TokenError::NoKey));
         // With a real secret beside it the token is tried on that, and fails.
         auth.hs256_secret = Some(Secret::new(SECRET));
-        assert_eq!(
-            verifier(&auth).verify(&token, NOW_MS),
-            Err(TokenError::Signature)
-        );
+        assert_eq!(verifier(&auth).verify(&token, NOW_MS), Err(TokenError::Signature));
         // And the operator can't open that door by accident.
-        let auth = Auth {
-            hs256_secret_file: Some(key_file(file)),
-            ..Auth::default()
-        };
-        assert!(
-            Verifier::new(&auth)
-                .unwrap_err()
-                .to_string()
-                .contains("no shared secret")
-        );
+        let auth = Auth { hs256_secret_file: Some(key_file(file)), ..Auth::default() };
+        assert!(Verifier::new(&auth).unwrap_err().to_string().contains("no shared secret"));
     }
 }
 
 #[test]
 fn the_header_does_not_choose_the_algorithm() {
     let verifier = verifier(&with_secret());
-    for alg in [
-        "none", "None", "NONE", "", "hs256", "HS384", "RS256", "ES256",
-    ] {
+    for alg in ["none", "None", "NONE", "", "hs256", "HS384", "RS256", "ES256"] {
         let header = json!({ "alg": alg }).to_string();
         let token = handmade(&header, &claims(json!({})), SECRET.as_bytes());
-        assert_eq!(
-            verifier.verify(&token, NOW_MS),
-            Err(TokenError::NoKey),
-            "{alg}"
-        );
+        assert_eq!(verifier.verify(&token, NOW_MS), Err(TokenError::NoKey), "{alg}");
         let unsigned = &token[..=token.rfind('.').unwrap()];
-        assert_eq!(
-            verifier.verify(unsigned, NOW_MS),
-            Err(TokenError::NoKey),
-            "{alg}"
-        );
+        assert_eq!(verifier.verify(unsigned, NOW_MS), Err(TokenError::NoKey), "{alg}");
     }
     let token = hs256(&claims(json!({})));
     let unsigned = &token[..=token.rfind('.').unwrap()];
-    assert_eq!(
-        verifier.verify(unsigned, NOW_MS),
-        Err(TokenError::Signature)
-    );
-    for header in [
-        r#"{"alg":null}"#,
-        r#"{}"#,
-        r#"{"alg":7}"#,
-        "[]",
-        "x",
-        r#"{"alg":"HS256","crit":["b64"],"b64":false}"#,
-    ] {
+    assert_eq!(verifier.verify(unsigned, NOW_MS), Err(TokenError::Signature));
+    for header in
+        [r#"{"alg":null}"#, r#"{}"#, r#"{"alg":7}"#, "[]", "x", r#"{"alg":"HS256","crit":["b64"],"b64":false}"#]
+    {
         let token = handmade(header, &claims(json!({})), SECRET.as_bytes());
-        assert_eq!(
-            verifier.verify(&token, NOW_MS),
-            Err(TokenError::Malformed),
-            "{header}"
-        );
+        assert_eq!(verifier.verify(&token, NOW_MS), Err(TokenError::Malformed), "{header}");
     }
     // A key that the token brings along is not looked at.
     let header = r#"{"alg":"HS256","jwk":{"kty":"oct","k":"AAAA"},"jku":"http://127.0.0.1/"}"#;
@@ -123,28 +75,12 @@ fn what_is_no_token() {
     let verifier = verifier(&with_secret());
     let good = hs256(&claims(json!({})));
     let long = "x".repeat(MAX_TOKEN_BYTES + 1);
-    for wrong in [
-        "",
-        ".",
-        "..",
-        "...",
-        "a.b.c",
-        "a.b",
-        &long,
-        &format!("{good}."),
-        &format!("{good}.x"),
-        &format!(" {good}"),
-    ] {
-        assert_eq!(
-            verifier.verify(wrong, NOW_MS),
-            Err(TokenError::Malformed),
-            "{wrong}"
-        );
+    for wrong in
+        ["", ".", "..", "...", "a.b.c", "a.b", &long, &format!("{good}."), &format!("{good}.x"), &format!(" {good}")]
+    {
+        assert_eq!(verifier.verify(wrong, NOW_MS), Err(TokenError::Malformed), "{wrong}");
     }
-    assert_eq!(
-        verifier.verify(&format!("{good}="), NOW_MS),
-        Err(TokenError::Malformed)
-    );
+    assert_eq!(verifier.verify(&format!("{good}="), NOW_MS), Err(TokenError::Malformed));
     for payload in [json!([]), json!("x"), json!(null)] {
         let token = handmade(r#"{"alg":"HS256"}"#, &payload, SECRET.as_bytes());
         assert_eq!(verifier.verify(&token, NOW_MS), Err(TokenError::Malformed));
@@ -168,10 +104,7 @@ fn with_jwks(keys: &[Value]) -> (tempfile::TempDir, Auth) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("jwks.json");
     std::fs::write(&file, json!({ "keys": keys }).to_string()).unwrap();
-    let auth = Auth {
-        jwks_file: Some(file),
-        ..Auth::default()
-    };
+    let auth = Auth { jwks_file: Some(file), ..Auth::default() };
     (directory, auth)
 }
 
@@ -182,11 +115,7 @@ fn jwks_keys_are_chosen_by_kid() {
     let ed = EncodingKey::from_ed_pem(&pem("ed.key.pem")).unwrap();
     let oct = EncodingKey::from_secret(SECRET.as_bytes());
     let (_directory, auth) = with_jwks(&[
-        jwk(
-            &rsa,
-            Algorithm::RS256,
-            json!({"kid": "r", "alg": null, "use": "sig"}),
-        ),
+        jwk(&rsa, Algorithm::RS256, json!({"kid": "r", "alg": null, "use": "sig"})),
         jwk(&ec, Algorithm::ES256, json!({"kid": "e"})),
         jwk(&ed, Algorithm::EdDSA, json!({"kid": "d", "alg": null})),
         jwk(&oct, Algorithm::HS256, json!({"kid": "o"})),
@@ -196,9 +125,7 @@ fn jwks_keys_are_chosen_by_kid() {
     let verifier = verifier(&auth);
     assert_eq!(verifier.warnings().len(), 1, "{:?}", verifier.warnings());
     let verify = |algorithm, kid, key: &EncodingKey| {
-        verifier
-            .verify(&signed(algorithm, kid, key, &claims(json!({}))), NOW_MS)
-            .map(|_| ())
+        verifier.verify(&signed(algorithm, kid, key, &claims(json!({}))), NOW_MS).map(|_| ())
     };
     for (algorithm, kid, key) in [
         (Algorithm::RS256, "r", &rsa),
@@ -207,26 +134,13 @@ fn jwks_keys_are_chosen_by_kid() {
         (Algorithm::HS256, "o", &oct),
     ] {
         assert_eq!(verify(algorithm, Some(kid), key), Ok(()));
-        assert_eq!(
-            verify(algorithm, None, key),
-            Ok(()),
-            "no kid: any key of that algorithm"
-        );
-        assert_eq!(
-            verify(algorithm, Some("other"), key),
-            Err(TokenError::NoKey)
-        );
+        assert_eq!(verify(algorithm, None, key), Ok(()), "no kid: any key of that algorithm");
+        assert_eq!(verify(algorithm, Some("other"), key), Err(TokenError::NoKey));
         assert_eq!(verify(algorithm, Some("enc"), key), Err(TokenError::NoKey));
     }
     // The kid of the ES256 key under RS256, and the other way.
-    assert_eq!(
-        verify(Algorithm::RS256, Some("e"), &rsa),
-        Err(TokenError::NoKey)
-    );
-    assert_eq!(
-        verify(Algorithm::ES256, Some("r"), &ec),
-        Err(TokenError::NoKey)
-    );
+    assert_eq!(verify(Algorithm::RS256, Some("e"), &rsa), Err(TokenError::NoKey));
+    assert_eq!(verify(Algorithm::ES256, Some("r"), &ec), Err(TokenError::NoKey));
 }
 
 #[test]
@@ -264,19 +178,13 @@ fn faults_of_a_jwks_are_told() {
     assert!(refusal(&[weak]).contains("2048 to 8192 bits, and this has 1024"));
     assert!(refusal(&[odd]).contains("x or y"));
     assert!(refusal(&[key.clone(), key]).contains("key number 2 has the kid"));
-    let many: Vec<_> = (0..33)
-        .map(|i| json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode([i; 32])}))
-        .collect();
+    let many: Vec<_> = (0..33).map(|i| json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode([i; 32])})).collect();
     assert!(refusal(&many).contains("the most is 32"));
 }
 
 #[test]
 fn faults_of_key_files_are_told() {
-    let refusal = |name: &str, algorithm| {
-        Verifier::new(&with_public_key(name, algorithm))
-            .unwrap_err()
-            .to_string()
-    };
+    let refusal = |name: &str, algorithm| Verifier::new(&with_public_key(name, algorithm)).unwrap_err().to_string();
     assert!(refusal("missing.pem", None).contains("missing.pem: cannot read it: No such file"));
     assert!(refusal("rsa.key.pem", None).contains("private key"));
     assert!(refusal("ec.key.pem", None).contains("private key"));
@@ -291,48 +199,25 @@ fn faults_of_key_files_are_told() {
 fn secrets_from_files() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("secret");
-    let auth = Auth {
-        hs256_secret_file: Some(file.clone()),
-        ..Auth::default()
-    };
+    let auth = Auth { hs256_secret_file: Some(file.clone()), ..Auth::default() };
     let message = Verifier::new(&auth).unwrap_err().to_string();
     assert!(message.contains("auth.hs256_secret_file") && message.contains("cannot read it"));
-    for content in [
-        SECRET.to_owned(),
-        format!("{SECRET}\n"),
-        format!("{SECRET}\r\n"),
-    ] {
+    for content in [SECRET.to_owned(), format!("{SECRET}\n"), format!("{SECRET}\r\n")] {
         std::fs::write(&file, content).unwrap();
-        assert!(
-            verifier(&auth)
-                .verify(&hs256(&claims(json!({}))), NOW_MS)
-                .is_ok()
-        );
+        assert!(verifier(&auth).verify(&hs256(&claims(json!({}))), NOW_MS).is_ok());
     }
     // One line end only: the rest may be meant.
     std::fs::write(&file, format!("{SECRET}\n\n")).unwrap();
-    assert!(
-        verifier(&auth)
-            .verify(&hs256(&claims(json!({}))), NOW_MS)
-            .is_err()
-    );
+    assert!(verifier(&auth).verify(&hs256(&claims(json!({}))), NOW_MS).is_err());
     for content in ["", "\n", "fifteen bytes !\n"] {
         std::fs::write(&file, content).unwrap();
-        assert!(
-            Verifier::new(&auth)
-                .unwrap_err()
-                .to_string()
-                .contains("needs at least 16")
-        );
+        assert!(Verifier::new(&auth).unwrap_err().to_string().contains("needs at least 16"));
     }
 }
 
 #[test]
 fn short_secrets_are_warned_of() {
     assert!(verifier(&with_secret()).warnings().is_empty());
-    let auth = Auth {
-        hs256_secret: Some(Secret::new("sixteen bytes !!")),
-        ..Auth::default()
-    };
+    let auth = Auth { hs256_secret: Some(Secret::new("sixteen bytes !!")), ..Auth::default() };
     assert_eq!(verifier(&auth).warnings().len(), 1);
 }

@@ -22,10 +22,7 @@ const NOW_MS: u64 = 1_800_000_000_500;
 const NOW_S: u64 = NOW_MS / 1000;
 
 fn with_secret() -> Auth {
-    Auth {
-        hs256_secret: Some(Secret::new(SECRET)),
-        ..Auth::default()
-    }
+    Auth { hs256_secret: Some(Secret::new(SECRET)), ..Auth::default() }
 }
 
 fn verifier(auth: &Auth) -> Verifier {
@@ -33,9 +30,7 @@ fn verifier(auth: &Auth) -> Verifier {
 }
 
 fn key_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/keys")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys").join(name)
 }
 
 fn pem(name: &str) -> Vec<u8> {
@@ -43,21 +38,12 @@ fn pem(name: &str) -> Vec<u8> {
 }
 
 fn with_public_key(name: &str, algorithm: Option<&str>) -> Auth {
-    let file = PublicKeyFile {
-        file: key_file(name),
-        algorithm: algorithm.map(str::to_owned),
-    };
-    Auth {
-        public_key_files: vec![file],
-        ..Auth::default()
-    }
+    let file = PublicKeyFile { file: key_file(name), algorithm: algorithm.map(str::to_owned) };
+    Auth { public_key_files: vec![file], ..Auth::default() }
 }
 
 fn signed(algorithm: Algorithm, kid: Option<&str>, key: &EncodingKey, claims: &Value) -> String {
-    let header = Header {
-        kid: kid.map(str::to_owned),
-        ..Header::new(algorithm)
-    };
+    let header = Header { kid: kid.map(str::to_owned), ..Header::new(algorithm) };
     jsonwebtoken::encode(&header, claims, key).unwrap()
 }
 
@@ -81,21 +67,14 @@ fn verify(changes: Value) -> Result<Identity, TokenError> {
 
 /// A token put together by hand; the signature is HMAC-SHA256 with `secret` whatever the header says.
 fn handmade(header: &str, claims: &Value, secret: &[u8]) -> String {
-    let message = [header, &claims.to_string()]
-        .map(|part| URL_SAFE_NO_PAD.encode(part))
-        .join(".");
+    let message = [header, &claims.to_string()].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
     let key = EncodingKey::from_secret(secret);
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
     format!("{message}.{signature}")
 }
 
 fn static_token(token: &str, user: Value) -> StaticToken {
-    StaticToken {
-        token: Secret::new(token),
-        user,
-        name: None,
-        channels: Vec::new(),
-    }
+    StaticToken { token: Secret::new(token), user, name: None, channels: Vec::new() }
 }
 
 #[test]
@@ -116,33 +95,18 @@ fn static_tokens_are_identities_without_an_end() {
     assert_eq!(alice.channels, ["news"]);
     assert_eq!(verifier.verify("bob", 0).unwrap().name, "b");
     for wrong in ["alic", "alicf", "alice ", "Alice", "", "bo", "bobb"] {
-        assert_eq!(
-            verifier.verify(wrong, NOW_MS),
-            Err(TokenError::Malformed),
-            "{wrong}"
-        );
+        assert_eq!(verifier.verify(wrong, NOW_MS), Err(TokenError::Malformed), "{wrong}");
     }
     assert!(verifier.verify(&hs256(&claims(json!({}))), NOW_MS).is_ok());
     for user in [json!(1.5), json!(""), json!(true), json!(1u64 << 53)] {
-        let auth = Auth {
-            tokens: vec![static_token("t", user)],
-            ..Auth::default()
-        };
-        assert!(
-            Verifier::new(&auth)
-                .unwrap_err()
-                .to_string()
-                .contains("token number 1: user must")
-        );
+        let auth = Auth { tokens: vec![static_token("t", user)], ..Auth::default() };
+        assert!(Verifier::new(&auth).unwrap_err().to_string().contains("token number 1: user must"));
     }
 }
 
 #[test]
 fn nothing_secret_is_printed() {
-    let auth = Auth {
-        tokens: vec![static_token("hush", json!(1))],
-        ..with_secret()
-    };
+    let auth = Auth { tokens: vec![static_token("hush", json!(1))], ..with_secret() };
     let verifier = verifier(&auth);
     let text = format!("{verifier:?} {verifier:#?} {auth:?}");
     assert!(!text.contains(SECRET) && !text.contains("hush"), "{text}");
@@ -153,10 +117,7 @@ fn nothing_secret_is_printed() {
 fn no_key_lets_nobody_in() {
     let keyless = verifier(&Auth::default());
     assert!(keyless.is_empty());
-    assert_eq!(
-        keyless.verify(&hs256(&claims(json!({}))), NOW_MS),
-        Err(TokenError::NoKey)
-    );
+    assert_eq!(keyless.verify(&hs256(&claims(json!({}))), NOW_MS), Err(TokenError::NoKey));
     assert!(!verifier(&with_secret()).is_empty());
 }
 
@@ -175,11 +136,7 @@ fn issued_tokens_are_taken() {
         token_id: Some("id"),
     };
     let jwt = issue(&secret, &token, NOW_MS).unwrap();
-    let auth = Auth {
-        issuer: Some("us".to_owned()),
-        audience: Some("chat".to_owned()),
-        ..with_secret()
-    };
+    let auth = Auth { issuer: Some("us".to_owned()), audience: Some("chat".to_owned()), ..with_secret() };
     let identity = verifier(&auth).verify(&jwt, NOW_MS).unwrap();
     assert_eq!(
         identity,
@@ -193,29 +150,9 @@ fn issued_tokens_are_taken() {
         }
     );
     let long = "x".repeat(129);
-    assert_eq!(
-        issue(
-            &secret,
-            &NewToken {
-                name: &long,
-                ..token.clone()
-            },
-            0
-        ),
-        Err(IssueError::Name)
-    );
+    assert_eq!(issue(&secret, &NewToken { name: &long, ..token.clone() }, 0), Err(IssueError::Name));
     let wrong = [String::new()];
-    assert_eq!(
-        issue(
-            &secret,
-            &NewToken {
-                channels: &wrong,
-                ..token
-            },
-            0
-        ),
-        Err(IssueError::Channel(String::new()))
-    );
+    assert_eq!(issue(&secret, &NewToken { channels: &wrong, ..token }, 0), Err(IssueError::Channel(String::new())));
 }
 
 proptest! {

@@ -10,15 +10,11 @@ const CHROMIUM: &str = "GET /ws?token=a%20b&x=? HTTP/1.1\r\nHost: chat.example.c
     Sec-WebSocket-Protocol: chat, uringcast.v1\r\n\r\n";
 
 fn policy() -> Policy {
-    Policy {
-        subprotocols: &["uringcast.v1"],
-        ..Policy::default()
-    }
+    Policy { subprotocols: &["uringcast.v1"], ..Policy::default() }
 }
 
 fn parse(head: &str) -> Result<Request<'_>, Refusal> {
-    let (request, consumed) =
-        Request::parse(head.as_bytes(), &Limits::default())?.expect("the head is complete");
+    let (request, consumed) = Request::parse(head.as_bytes(), &Limits::default())?.expect("the head is complete");
     assert_eq!(consumed, head.len());
     Ok(request)
 }
@@ -39,27 +35,18 @@ fn outcome(head: &str, policy: &Policy) -> u16 {
 
 #[test]
 fn accept_key_of_the_rfc() {
-    assert_eq!(
-        accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
-        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-    );
+    assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }
 
 #[test]
 fn a_browser_upgrades() {
     let request = parse(CHROMIUM).unwrap();
-    assert_eq!(
-        (request.method(), request.path(), request.query()),
-        ("GET", "/ws", Some("token=a%20b&x=?"))
-    );
+    assert_eq!((request.method(), request.path(), request.query()), ("GET", "/ws", Some("token=a%20b&x=?")));
     assert_eq!(request.host(), "chat.example.com:2345");
     assert_eq!(request.origin(), Some("http://chat.example.com:2345"));
     assert_eq!(request.header("PRAGMA"), Some("no-cache"));
     assert_eq!(request.header("nothing"), None);
-    assert_eq!(
-        request.extensions().collect::<Vec<_>>(),
-        [b"permessage-deflate; client_max_window_bits"]
-    );
+    assert_eq!(request.extensions().collect::<Vec<_>>(), [b"permessage-deflate; client_max_window_bits"]);
     let mut out = Vec::new();
     let upgrade = upgrade(&request, &policy()).unwrap();
     assert_eq!(upgrade.subprotocol(), Some("uringcast.v1"));
@@ -78,42 +65,28 @@ fn every_prefix_asks_for_more_and_what_follows_stays() {
         assert!(matches!(prefix, Ok(None)), "cut at {end}");
     }
     let with_frames = [CHROMIUM.as_bytes(), &[0x81, 0x80, 1, 2, 3, 4]].concat();
-    let (_, consumed) = Request::parse(&with_frames, &Limits::default())
-        .unwrap()
-        .unwrap();
+    let (_, consumed) = Request::parse(&with_frames, &Limits::default()).unwrap().unwrap();
     assert_eq!(consumed, CHROMIUM.len());
 }
 
 #[test]
 fn clients_in_use_pass() {
-    let firefox =
-        "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+    let firefox = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
     let undici = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n";
     let curl = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n";
     let lines = "Connection: keep-alive\r\nConnection: UPGRADE\r\nUpgrade: h2c\r\nUpgrade:  websocket \r\n\
                  Sec-WebSocket-Version: 13\r\nContent-Length: 0\r\n";
     for lines in [firefox, undici, curl, lines] {
-        assert_eq!(
-            outcome(&request_with(&format!("{lines}{KEY}")), &policy()),
-            101,
-            "{lines}"
-        );
+        assert_eq!(outcome(&request_with(&format!("{lines}{KEY}")), &policy()), 101, "{lines}");
     }
     // The last character of this key has bits that no byte uses.
     let key = "Sec-WebSocket-Key: 1234567890123456789019==\r\n";
-    assert_eq!(
-        outcome(&request_with(&format!("{UPGRADE}{key}")), &policy()),
-        101
-    );
+    assert_eq!(outcome(&request_with(&format!("{UPGRADE}{key}")), &policy()), 101);
 }
 
 #[test]
 fn requests_that_do_not_parse() {
-    let status = |head: &str| {
-        Request::parse(head.as_bytes(), &Limits::default())
-            .err()
-            .map(|refusal| refusal.status)
-    };
+    let status = |head: &str| Request::parse(head.as_bytes(), &Limits::default()).err().map(|refusal| refusal.status);
     for head in [
         "\x16\x03\x01\x02",
         "GET /ws HTTP/1.0\r\n",
@@ -147,21 +120,9 @@ fn requests_that_do_not_parse() {
 
 #[test]
 fn the_head_is_bounded() {
-    let limits = Limits {
-        head_bytes: 200,
-        headers: 4,
-    };
-    let status = |head: &str| {
-        Request::parse(head.as_bytes(), &limits)
-            .map_err(|refusal| refusal.status)
-            .map(|_| ())
-    };
-    let head = |padding: usize| {
-        format!(
-            "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
-            "x".repeat(padding)
-        )
-    };
+    let limits = Limits { head_bytes: 200, headers: 4 };
+    let status = |head: &str| Request::parse(head.as_bytes(), &limits).map_err(|refusal| refusal.status).map(|_| ());
+    let head = |padding: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(padding));
     let exact = 200 - head(0).len();
     assert_eq!(status(&head(exact)), Ok(()));
     assert_eq!(status(&head(exact + 1)), Err(413));
@@ -178,71 +139,23 @@ fn the_head_is_bounded() {
 #[test]
 fn upgrades_that_are_refused() {
     let cases = [
-        (
-            400,
-            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-            KEY,
-        ),
-        (
-            400,
-            "Upgrade: websocket\r\nConnection: keep-alive\r\nSec-WebSocket-Version: 13\r\n",
-            KEY,
-        ),
-        (
-            426,
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
-            KEY,
-        ),
-        (
-            426,
-            "Upgrade: h2c\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
-            KEY,
-        ),
-        (
-            426,
-            "Upgrade: websockets\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
-            KEY,
-        ),
+        (400, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", KEY),
+        (400, "Upgrade: websocket\r\nConnection: keep-alive\r\nSec-WebSocket-Version: 13\r\n", KEY),
+        (426, "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", KEY),
+        (426, "Upgrade: h2c\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", KEY),
+        (426, "Upgrade: websockets\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", KEY),
         (426, "Upgrade: websocket\r\nConnection: Upgrade\r\n", KEY),
-        (
-            426,
-            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 8\r\n",
-            KEY,
-        ),
-        (
-            426,
-            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 013\r\n",
-            KEY,
-        ),
+        (426, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 8\r\n", KEY),
+        (426, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 013\r\n", KEY),
         (400, UPGRADE, ""),
         (400, UPGRADE, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j\r\n"),
-        (
-            400,
-            UPGRADE,
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZSEh\r\n",
-        ),
-        (
-            400,
-            UPGRADE,
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=!\r\n",
-        ),
-        (
-            400,
-            UPGRADE,
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: a\r\n",
-        ),
-        (
-            403,
-            UPGRADE,
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://evil.com\r\n",
-        ),
+        (400, UPGRADE, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZSEh\r\n"),
+        (400, UPGRADE, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=!\r\n"),
+        (400, UPGRADE, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: a\r\n"),
+        (403, UPGRADE, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://evil.com\r\n"),
     ];
     for (status, lines, key) in cases {
-        assert_eq!(
-            outcome(&request_with(&format!("{lines}{key}")), &policy()),
-            status,
-            "{lines}{key}"
-        );
+        assert_eq!(outcome(&request_with(&format!("{lines}{key}")), &policy()), status, "{lines}{key}");
     }
     let post = request_with(&format!("{UPGRADE}{KEY}")).replace("GET", "POST");
     assert_eq!(outcome(&post, &policy()), 405);
@@ -269,11 +182,7 @@ fn origins() {
         ("null", "null", false),
         ("", "a.com", false),
     ] {
-        assert_eq!(
-            Origins::SameHost.allow(origin, host),
-            same,
-            "{origin} at {host}"
-        );
+        assert_eq!(Origins::SameHost.allow(origin, host), same, "{origin} at {host}");
     }
     let list = Origins::List(vec!["https://a.com".into(), "null".into()]);
     assert!(list.allow("https://a.com", "b.com") && list.allow("null", "b.com"));
@@ -302,15 +211,8 @@ fn development_serves_this_machine_only() {
         ("0.0.0.0", false),
     ] {
         let head = format!("GET /ws HTTP/1.1\r\nHost: {host}\r\n{UPGRADE}{KEY}\r\n");
-        let dev = Policy {
-            dev_hosts: true,
-            ..policy()
-        };
-        assert_eq!(
-            outcome(&head, &dev),
-            if loopback { 101 } else { 403 },
-            "{host}"
-        );
+        let dev = Policy { dev_hosts: true, ..policy() };
+        assert_eq!(outcome(&head, &dev), if loopback { 101 } else { 403 }, "{host}");
         assert_eq!(outcome(&head, &policy()), 101, "{host}");
     }
 }
@@ -319,17 +221,12 @@ fn development_serves_this_machine_only() {
 fn subprotocols() {
     let chosen = |lines: &str| {
         let head = request_with(&format!("{UPGRADE}{KEY}{lines}"));
-        upgrade(&parse(&head).unwrap(), &policy())
-            .unwrap()
-            .subprotocol()
+        upgrade(&parse(&head).unwrap(), &policy()).unwrap().subprotocol()
     };
     assert_eq!(chosen(""), None);
     assert_eq!(chosen("Sec-WebSocket-Protocol: chat\r\n"), None);
     assert_eq!(chosen("Sec-WebSocket-Protocol: uringcast.v11\r\n"), None);
-    assert_eq!(
-        chosen("Sec-WebSocket-Protocol: chat,uringcast.v1\r\n"),
-        Some("uringcast.v1")
-    );
+    assert_eq!(chosen("Sec-WebSocket-Protocol: chat,uringcast.v1\r\n"), Some("uringcast.v1"));
     let lines = "Sec-WebSocket-Protocol: chat\r\nsec-websocket-protocol: uringcast.v1, x\r\n";
     assert_eq!(chosen(lines), Some("uringcast.v1"));
 }
@@ -346,37 +243,19 @@ fn every_refusal_is_a_whole_response() {
         (Refusal::not_found(), None),
         (Refusal::method_not_allowed(), Some(("Allow", "GET"))),
         (Refusal::head_too_large(), None),
-        (
-            Refusal::upgrade_required("why"),
-            Some(("Sec-WebSocket-Version", "13")),
-        ),
-        (
-            Refusal::upgrade_required("why"),
-            Some(("Upgrade", "websocket")),
-        ),
+        (Refusal::upgrade_required("why"), Some(("Sec-WebSocket-Version", "13"))),
+        (Refusal::upgrade_required("why"), Some(("Upgrade", "websocket"))),
         (Refusal::too_many_requests(7), Some(("Retry-After", "7"))),
-        (
-            Refusal::unavailable("draining", 30),
-            Some(("Retry-After", "30")),
-        ),
+        (Refusal::unavailable("draining", 30), Some(("Retry-After", "30"))),
     ] {
         let mut out = Vec::new();
         refusal.write(&mut out);
         let response = String::from_utf8(out).unwrap();
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.starts_with(&format!("HTTP/1.1 {} ", refusal.status)),
-            "{head}"
-        );
-        assert_eq!(
-            header_of(&response, "Content-Length"),
-            Some(body.len().to_string())
-        );
+        assert!(head.starts_with(&format!("HTTP/1.1 {} ", refusal.status)), "{head}");
+        assert_eq!(header_of(&response, "Content-Length"), Some(body.len().to_string()));
         assert!(header_of(&response, "Connection").is_some_and(|value| value.starts_with("close")));
-        assert_eq!(
-            header_of(&response, "Retry-After").is_some(),
-            refusal.retry_after_s.is_some()
-        );
+        assert_eq!(header_of(&response, "Retry-After").is_some(), refusal.retry_after_s.is_some());
         if let Some((name, value)) = own {
             assert_eq!(header_of(&response, name).as_deref(), Some(value), "{head}");
         }
