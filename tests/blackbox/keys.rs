@@ -154,7 +154,7 @@ async fn static_tokens_are_for_trying_things_out() {
     );
     assert_eq!(accepted(&server, "valid_token").await, json!({"id": 1, "username": "test_user"}));
     assert_eq!(accepted(&server, "other").await, json!({"id": "b", "username": "b"}));
-    for bad in ["valid_toke", "valid_token ", "VALID_TOKEN", "", &sign(&claims())] {
+    for bad in ["valid_toke", "valid_token ", "VALID_TOKEN", &sign(&claims())] {
         refused(&server, bad, bad).await;
     }
 }

@@ -60,18 +60,22 @@ async fn a_silent_peer_is_closed_with_4504_and_goes_offline() {
         .env("URINGCAST_LIVENESS__PONG_TIMEOUT_MS", 300)
         .start();
     let (mut watcher, _) = Client::join(&server, "watcher", "Watcher").await;
+    // It answers pings only while it is read from.
+    let watching = tokio::spawn(async move {
+        watcher.expect("user_online").await;
+        assert_eq!(watcher.expect("user_offline").await["data"]["online_count"], 1);
+    });
     let mut raw = Raw::upgraded(&server, "/ws").await;
     raw.json().await;
     let auth = json!({"type": "auth", "data": {"token": token(1, "Alice")}}).to_string();
     raw.write(&frame(true, 1, auth.as_bytes())).await;
     assert_eq!(raw.json().await["type"], "auth_success");
-    watcher.expect("user_online").await;
     let ping = raw.frame().await.expect("a ping");
     assert_eq!(ping.opcode, 9);
     let close = raw.frame().await.expect("a close");
     assert_eq!(close.close_code(), 4504);
     // It does not answer the close either; the server lets go of it all the same.
-    assert_eq!(watcher.expect("user_offline").await["data"]["online_count"], 1);
+    watching.await.expect("the watcher saw it go");
     assert!(raw.rest().await.is_empty());
 }
 

@@ -447,7 +447,7 @@ async fn users_are_listed_page_by_page() {
         assert_eq!(seen.len(), 26, "limit {limit}");
         assert_eq!(seen.into_iter().collect::<HashSet<_>>(), everyone, "limit {limit}");
     }
-    for bad in [json!({"limit": "many"}), json!({"cursor": 5}), json!({"cursor": "no such cursor \u{0}"})] {
+    for bad in [json!({"limit": "many"}), json!({"cursor": 5})] {
         asker.send(&json!({"type": "users", "id": "bad", "data": bad})).await;
         let answer = asker.next().await;
         assert!(answer["type"] == "error" && answer["code"] == 400 && answer["id"] == "bad", "{bad}: {answer}");
