@@ -175,7 +175,8 @@ class Tutorial(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_crowd(self):
         async def member(number, ready, everyone):
-            async with connect(self.server.url()) as ws:
+            # With its bounded queue the library stops reading when nobody takes what came, the close included.
+            async with connect(self.server.url(), max_queue=None) as ws:
                 await self.sign_in(ws, "crowd %d" % number, "Member %d" % number)
                 ready.append(ws)
                 if len(ready) == 40:
@@ -213,6 +214,9 @@ class Threads(unittest.TestCase):
                 self.assertEqual((ack["type"], ack["id"], ack["data"]["offset"]), ("ack", "m", 1))
                 # It says good-bye to us, not the other way round.
                 server.process.send_signal(signal.SIGTERM)
+                draining = json.loads(ws.recv(DEADLINE_S))
+                self.assertEqual(draining["type"], "draining")
+                self.assertGreaterEqual(draining["data"]["reconnect_in_ms"], 0)
                 with self.assertRaises(ConnectionClosed) as closed:
                     ws.recv(DEADLINE_S)
                 self.assertEqual(closed.exception.rcvd.code, 1001)
