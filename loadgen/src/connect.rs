@@ -4,7 +4,8 @@
 //! that pushes much to idle connections can be seen. Called by `engine`.
 
 use crate::client::Outgoing;
-use crate::engine::{Window, Wires, Workload};
+use crate::control::Window;
+use crate::engine::{Wires, Workload};
 use crate::random::Random;
 
 /// One thread's idle connections.

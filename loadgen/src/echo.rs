@@ -6,7 +6,8 @@
 
 use crate::check::{Checker, Faults};
 use crate::client::Outgoing;
-use crate::engine::{Window, Wires, Workload, connection_number};
+use crate::control::{Window, connection_number};
+use crate::engine::{Wires, Workload};
 use crate::frame::Opcode;
 use crate::latency::{Latencies, Schedule};
 use crate::marker::{hex8, padding, unhex};

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::check::{Checker, Faults};
 use crate::client::Outgoing;
-use crate::engine::{Window, Wires, Workload, connection_number, share};
+use crate::control::{Window, connection_number, share};
+use crate::engine::{Wires, Workload};
 use crate::frame::Opcode;
 use crate::latency::{Latencies, SECOND, Schedule};
 use crate::marker::{Markers, hex8, unhex};

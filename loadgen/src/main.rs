@@ -4,7 +4,8 @@
 //! 1 something was lost, doubled, reordered, changed or cut, 2 the run could not be made.
 //!
 //! What stands left knows nothing of what stands right:
-//! frame, marker, latency, check < client, protocol < engine < echo, fanout, connect < run < report < main.
+//! frame, marker, latency, check, procfs < client, protocol < control < engine < echo, fanout, connect;
+//! engine < run < report < main.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,6 +13,7 @@ mod args;
 mod check;
 mod client;
 mod connect;
+mod control;
 mod echo;
 mod engine;
 mod fanout;
@@ -36,7 +38,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use args::{Auth, Cli, Command, Common, ConnectArgs, EchoArgs, FanoutArgs, Users};
-use engine::Plan;
+use control::Plan;
 use latency::{Latencies, SECOND};
 use protocol::{Dialect, Tokens};
 use report::Report;

@@ -22,15 +22,42 @@ pub fn readable(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok()
 }
 
-/// CPU time of all threads of `pid`, in nanoseconds. Threads that end meanwhile are lost to the exact
-/// counters, so a process that loses threads should be measured over its steady time only.
-pub fn cpu_time(pid: u32) -> Option<u64> {
+/// A process's CPU time so far, in nanoseconds, counted twice.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuTime {
+    /// Exact, but only of the threads that are still there; none without scheduler statistics.
+    threads: Option<u64>,
+    /// Of all threads there ever were, in whole ticks of 10 ms.
+    process: u64,
+}
+
+impl CpuTime {
+    /// What was used since `earlier`: exact unless threads ended meanwhile.
+    pub fn since(&self, earlier: &Self) -> u64 {
+        let ticks = self.process.saturating_sub(earlier.process);
+        let exact = self.threads.zip(earlier.threads);
+        let exact = exact.and_then(|(now, before)| now.checked_sub(before));
+        match exact {
+            // Two reads may each be a tick off, and a running thread's time is a little late.
+            Some(exact) if exact.abs_diff(ticks) <= 30_000_000 + ticks / 50 => exact,
+            _ => ticks,
+        }
+    }
+}
+
+/// The CPU time of `pid`.
+pub fn cpu_time(pid: u32) -> Option<CpuTime> {
+    let process = cpu_ticks(pid)?;
+    let threads = threads_time(pid);
+    Some(CpuTime { threads, process })
+}
+
+fn threads_time(pid: u32) -> Option<u64> {
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         match fs::read_to_string(task.path().join("schedstat")) {
             Ok(text) => total += first_numbers(&text)?.0,
-            // A kernel without scheduler statistics: whole ticks of 10 ms.
-            Err(_) if task.path().exists() => return cpu_ticks(pid),
+            Err(_) if task.path().exists() => return None,
             Err(_) => {}
         }
     }
@@ -92,15 +119,22 @@ mod tests {
     fn this_process_can_be_read() {
         let pid = std::process::id();
         assert!(readable(pid));
-        let before = cpu_time(pid).unwrap();
-        let mut sum = 0u64;
-        for i in 0..20_000_000u64 {
-            sum = std::hint::black_box(sum ^ i);
-        }
-        assert!(cpu_time(pid).unwrap() > before);
-        assert!(cpu_ticks(pid).is_some());
+        assert!(cpu_time(pid).is_some());
         assert!(memory(pid).unwrap().rss > 0);
         assert!(this_thread().0 > 0);
+    }
+
+    #[test]
+    fn threads_that_end_are_not_forgotten() {
+        let at = |threads, process| CpuTime { threads, process };
+        let second = 1_000_000_000;
+        let exact = at(Some(1_234), 0).since(&at(Some(1_000), 0));
+        assert_eq!(exact, 234);
+        let shrunk = at(Some(5), second).since(&at(Some(second), 0));
+        assert_eq!(shrunk, second);
+        let partly = at(Some(second / 2), second).since(&at(Some(0), 0));
+        assert_eq!(partly, second);
+        assert_eq!(at(None, second).since(&at(None, 0)), second);
     }
 
     #[test]

@@ -12,10 +12,10 @@ use serde::Serialize;
 use crate::check::Faults;
 use crate::latency::Percentiles;
 use crate::procfs::Memory;
-use crate::run::{Busy, Measured, Snapshot};
+use crate::run::{Busy, Difference, Measured};
 
 /// A thread that spends this part of its time on a CPU can't do more.
-const SATURATED: f64 = 0.9;
+const SATURATED: f64 = 0.95;
 /// A thread that waits this part of its time for a CPU is held up by others.
 const CROWDED: f64 = 0.15;
 
@@ -126,10 +126,10 @@ fn ratio(part: u64, whole: u64) -> f64 {
 }
 
 impl Traffic {
-    fn of(window: &Snapshot) -> Self {
+    fn of(difference: &Difference) -> Self {
+        let (window, cpu) = (&difference.counts, difference.server_cpu);
         let seconds = window.at as f64 / 1e9;
         let per_second = |count: u64| count as f64 / seconds.max(1e-9);
-        let cpu = window.server_cpu;
         Self {
             seconds,
             sent_per_second: per_second(window.sent),
@@ -167,7 +167,7 @@ impl Report {
         idle: bool,
     ) -> Self {
         let connecting = &measured.connecting;
-        let seconds = connecting.at as f64 / 1e9;
+        let seconds = connecting.counts.at as f64 / 1e9;
         let busy = measured.busy[usize::from(!idle)].clone();
         let mut report = Self {
             command,
@@ -215,9 +215,16 @@ impl Report {
         let (used, waited) = (most(|busy| busy.used), most(|busy| busy.waited));
         self.generator_bound = most(|busy| busy.used + busy.waited) > SATURATED;
         if self.generator_bound {
+            let cpus = self
+                .traffic
+                .as_ref()
+                .and_then(|traffic| traffic.server_cpus);
+            let server = cpus.map_or(String::new(), |cpus| {
+                format!(" (the server used {cpus:.2} CPUs meanwhile)")
+            });
             self.notes.push(format!(
                 "the generator was the bottleneck: its busiest thread spent {:.0} % of the time on a CPU \
-                 and {:.0} % waiting for one; trust the server's CPU per message, not the rate",
+                 and {:.0} % waiting for one{server}; trust the server's CPU per message, not the rate",
                 used * 100.0,
                 waited * 100.0
             ));
@@ -247,7 +254,8 @@ impl Report {
                 self.pace = format!("closed loop, {closed}");
             }
         }
-        if self.unsent > 0 {
+        // The last moments of a schedule may be cut off; more than that is a rate that didn't go through.
+        if self.unsent as f64 > rate.map_or(0.0, |rate| 1.0 + rate / 100.0) {
             self.notes.push(format!(
                 "{} messages of the schedule were not sent: the rate was more than went through, and \
                  their latency is missing above",

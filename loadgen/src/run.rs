@@ -12,9 +12,10 @@ use anyhow::{Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::check::Faults;
-use crate::engine::{Control, Counters, Engine, Finished, Phase, Plan, Window, Workload, share};
+use crate::control::{Control, Counters, Phase, Plan, Window, share};
+use crate::engine::{Engine, Finished, Workload};
 use crate::latency::{Latencies, SECOND};
-use crate::procfs::{self, Memory};
+use crate::procfs::{self, CpuTime, Memory};
 
 /// How often the controller looks.
 const LOOK: Duration = Duration::from_millis(5);
@@ -53,15 +54,24 @@ pub struct Snapshot {
     pub bytes_in: u64,
     /// Bytes sent.
     pub bytes_out: u64,
+    /// The server's CPU time.
+    pub server_cpu: Option<CpuTime>,
+}
+
+/// What happened between two snapshots.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference {
+    /// The counters; `at` is how long it took.
+    pub counts: Snapshot,
     /// The server's CPU time, in nanoseconds.
     pub server_cpu: Option<u64>,
 }
 
 impl Snapshot {
     /// What happened between `earlier` and this.
-    pub fn since(&self, earlier: &Self) -> Self {
+    pub fn since(&self, earlier: &Self) -> Difference {
         let cpu = self.server_cpu.zip(earlier.server_cpu);
-        Self {
+        let counts = Self {
             at: self.at - earlier.at,
             messages: self.messages - earlier.messages,
             sent: self.sent - earlier.sent,
@@ -69,8 +79,10 @@ impl Snapshot {
             receives: self.receives - earlier.receives,
             bytes_in: self.bytes_in - earlier.bytes_in,
             bytes_out: self.bytes_out - earlier.bytes_out,
-            server_cpu: cpu.map(|(now, before)| now.saturating_sub(before)),
-        }
+            server_cpu: None,
+        };
+        let server_cpu = cpu.map(|(now, before)| now.since(&before));
+        Difference { counts, server_cpu }
     }
 }
 
@@ -94,9 +106,9 @@ pub struct Measured<W> {
     /// Connections that signed in.
     pub ready: u64,
     /// From the first connection's start until all were signed in or had failed.
-    pub connecting: Snapshot,
+    pub connecting: Difference,
     /// The measured window; none if it didn't come to that.
-    pub window: Option<Snapshot>,
+    pub window: Option<Difference>,
     /// Start of connecting to end of upgrade.
     pub upgraded: Latencies,
     /// Start of connecting to end of sign-in.
@@ -182,8 +194,8 @@ fn sum(control: &Control, field: impl Fn(&Counters) -> &AtomicU64) -> u64 {
 }
 
 struct Followed {
-    connecting: Snapshot,
-    window: Option<Snapshot>,
+    connecting: Difference,
+    window: Option<Difference>,
     memory: Option<Memory>,
     total: Snapshot,
 }
@@ -293,7 +305,7 @@ impl Course<'_> {
         }
     }
 
-    fn work(&self) -> Snapshot {
+    fn work(&self) -> Difference {
         let start = self.now() + SECOND / 50;
         let after = |seconds: f64| start + (seconds * SECOND as f64) as u64;
         let window = Window {
@@ -344,7 +356,7 @@ impl Course<'_> {
     }
 }
 
-fn gather<W>(finished: Vec<Finished<W>>, connecting: Snapshot) -> Measured<W> {
+fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> {
     let mut measured = Measured {
         workloads: Vec::new(),
         faults: Faults::default(),
