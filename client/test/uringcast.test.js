@@ -1,4 +1,4 @@
-// The client's rules, one test each, against a fake socket and a fake clock. Run: node --test client/test/
+// The client's rules, one test each, against a fake socket and a fake clock. Run: node --test client/test/*.test.js
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
