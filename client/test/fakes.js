@@ -71,6 +71,7 @@ export class FakeSocket {
   // What the server does.
 
   open() {
+    if (this.readyState === 1) return; // it is open already
     this.readyState = 1;
     this.onopen?.({});
   }

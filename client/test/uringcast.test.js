@@ -220,6 +220,18 @@ test('fault 2 of the old class: what was queued goes out only after auth_success
   assert.deepEqual(last().of('message'), [], 'what was acknowledged is not sent again');
 });
 
+test('send() while the sign-in is under way waits too, though the socket is open', async () => {
+  const { client, last, signIn } = setUp();
+  client.connect();
+  await settle();
+  last().open();
+  assert.equal(client.state, 'authenticating');
+  client.send('early').catch(() => {});
+  assert.deepEqual(last().sent.map((envelope) => envelope.type), ['auth']);
+  await signIn();
+  assert.equal(last().of('message').length, 1);
+});
+
 test('what a listener sends on coming online queues up behind what waited', async () => {
   const { client, last, signIn } = setUp();
   client.on('state', ({ state }) => state === 'online' && client.send('second').catch(() => {}));
@@ -284,7 +296,7 @@ test('the queue is bounded: one more is refused at once, and an answer makes roo
 });
 
 test('what is still queued at the end is refused, and so is what comes after', async () => {
-  const { client, last, online } = setUp();
+  const { client, clock, last, online } = setUp();
   const early = client.send('early');
   await online();
   const [message] = last().of('message');
@@ -293,6 +305,7 @@ test('what is still queued at the end is refused, and so is what comes after', a
   last().drop(1006);
   const queued = client.send('queued');
   client.disconnect();
+  assert.equal(clock.pending, 0, 'its deadline has gone with it');
   assert.deepEqual(await fate(queued), { code: 'closed', outcome: 'not_sent' });
   assert.deepEqual(await fate(client.send('later')), { code: 'closed', outcome: 'not_sent' });
 });
@@ -374,6 +387,21 @@ test('userPages() follows the cursor to the end', async () => {
   }
   await walk;
   assert.deepEqual(pages, [['a', 'b'], ['c']]);
+});
+
+test('userPages() ends when the server repeats a cursor', async () => {
+  const { client, last, online } = setUp();
+  await online();
+  let pages = 0;
+  const walk = (async () => {
+    for await (const page of client.userPages()) pages += page.members.length + 1;
+  })();
+  for (let index = 0; index < 2; index += 1) {
+    await settle();
+    last().push({ type: 'users', id: last().of('users')[index].id, code: 200, data: { count: 0, members: [], cursor: 'x' } });
+  }
+  await walk;
+  assert.equal(pages, 2);
 });
 
 test('the backoff doubles up to its maximum', async () => {
