@@ -1,13 +1,30 @@
 //! uringcast: a WebSocket push server for Linux.
 //!
-//! The crate is a set of pure state machines (`proto`, `auth`, `hub`, `session`, `outbox`, `shard`) inside a
-//! thin monoio shell (`conn`, `listener`, `server`). The pure part names no runtime, no socket and no clock.
-//! `README.md`, "Architecture", has the picture.
+//! The crate is a set of pure state machines (`proto`, `auth`, `hub`, `session`, `outbox`, `fanout`, `shard`)
+//! inside a thin monoio shell (`conn`, `listener`, `reactor`, `server`). The pure part names no runtime, no
+//! socket and no clock. `README.md`, "Architecture", has the picture.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("uringcast is built on io_uring and runs on Linux only");
 
 pub mod auth;
+pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod conn;
+pub mod cpus;
+pub mod fanout;
+pub mod http;
+pub mod hub;
 pub mod ids;
+pub mod listener;
+pub mod mesh;
+pub mod outbox;
+pub mod parcel;
 pub mod proto;
+pub mod reactor;
+pub mod server;
+pub mod session;
+pub mod shard;
+pub mod user;
+pub mod wheel;

@@ -1,1 +1,77 @@
-fn main(){}
+//! The program: reads the command line and the configuration, and does what they say. Prints; the library doesn't.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use uringcast::cli::{self, Cli, Command};
+use uringcast::config::{self, Config, LogFormat};
+use uringcast::server::Server;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("uringcast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let config = cli.load_config(&config::process_env())?;
+    match &cli.command {
+        Some(Command::Config(_)) => print(&cli::config_text(&config)),
+        Some(Command::Token(args)) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+            let token_id = format!("{:032x}", rand::random::<u128>());
+            let token = args.token(&config, u64::try_from(now.as_millis())?, Some(&token_id))?;
+            print(&format!("{token}\n"))
+        }
+        None | Some(Command::Serve(_)) => serve(&config),
+    }
+}
+
+fn serve(config: &Config) -> anyhow::Result<()> {
+    config.require_key()?;
+    let _guard = log_to_stderr(config)?;
+    let server = Server::start(config)?;
+    let addr = server.addr();
+    let shards = server.shards();
+    print(&format!("listening on ws://{addr}{} ({shards} shards)\n", config.path))?;
+    if config.dev {
+        tracing::warn!(
+            "dev mode: this machine only, a secret made at this start, anyone may sign in under any name, the \
+             lobby is not HTML-escaped; open http://{addr}/"
+        );
+    }
+    server.run()?;
+    Ok(())
+}
+
+/// Standard output is for programs that wait for a line: it leaves at once.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("writing to standard output")
+}
+
+/// Logging never holds up a shard: lines that stderr doesn't take in time are dropped, and counted.
+fn log_to_stderr(config: &Config) -> anyhow::Result<WorkerGuard> {
+    let filter = EnvFilter::try_new(&config.log.level)
+        .with_context(|| format!("log.level: {:?} is neither a level nor a filter", config.log.level))?;
+    let (writer, guard) = NonBlockingBuilder::default().lossy(true).finish(std::io::stderr());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    match config.log.format {
+        LogFormat::Json => lines.json().init(),
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+    }
+    Ok(guard)
+}

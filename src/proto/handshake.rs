@@ -1,1 +1,425 @@
-//! (being written)
+//! The HTTP side of a connection's first moments: a request read, an upgrade (RFC 6455 §4.2) or a refusal written.
+//!
+//! Owns which requests are well formed, which origins and hosts may upgrade, and every HTTP answer before the
+//! upgrade (docs/protocol.md, "Closing codes"). Knows no socket and no paths; the head must lie in one stretch
+//! of bytes, and what follows it stays with the caller. Called by `conn`, and by `http` for the demo page.
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use sha1::{Digest as _, Sha1};
+use thiserror::Error;
+
+/// What a request's head may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of the head, its empty line included.
+    pub head_bytes: usize,
+    /// Header lines, 64 at most.
+    pub headers: usize,
+}
+
+const HEADERS_MAX: usize = 64;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head_bytes: 8 * 1024, headers: HEADERS_MAX }
+    }
+}
+
+/// A well-formed HTTP/1.1 request, borrowed from the bytes it was parsed from.
+#[derive(Debug)]
+pub struct Request<'a> {
+    method: &'a str,
+    target: &'a str,
+    host: &'a str,
+    origin: Option<&'a str>,
+    content_length: u64,
+    headers: Vec<httparse::Header<'a>>,
+}
+
+impl<'a> Request<'a> {
+    /// Parses the head of a request at the front of `buf`: `None` asks for more bytes, the number is the head's
+    /// length. Bytes that can't become a request are refused as soon as they show it.
+    pub fn parse(buf: &'a [u8], limits: &Limits) -> Result<Option<(Self, usize)>, Refusal> {
+        let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut parsed = httparse::Request::new(&mut storage[..limits.headers.min(HEADERS_MAX)]);
+        let status = match parsed.parse(buf) {
+            Ok(status) => status,
+            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::head_too_large()),
+            Err(_) => return Err(Refusal::bad_request("malformed request")),
+        };
+        if parsed.version == Some(0) {
+            return Err(Refusal::bad_request("HTTP/1.1 is required"));
+        }
+        let head_bytes = match status {
+            httparse::Status::Complete(head_bytes) if head_bytes <= limits.head_bytes => head_bytes,
+            httparse::Status::Partial if buf.len() < limits.head_bytes => return Ok(None),
+            _ => return Err(Refusal::head_too_large()),
+        };
+        // A complete request has both; an empty string is refused below like any other that is no target.
+        let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+        let request = Self::check(method, target, parsed.headers.to_vec())?;
+        Ok(Some((request, head_bytes)))
+    }
+
+    fn check(method: &'a str, target: &'a str, headers: Vec<httparse::Header<'a>>) -> Result<Self, Refusal> {
+        // Only the origin form (RFC 9112 §3.2.1): the absolute one, for proxies, would name a second host.
+        if !target.starts_with('/') || target.contains('#') {
+            return Err(Refusal::bad_request("malformed request target"));
+        }
+        // RFC 9112 §3.2: exactly one Host.
+        let Ok(Some(host)) = single(&headers, "host") else {
+            return Err(Refusal::bad_request("exactly one Host header is required"));
+        };
+        if split_port(host).is_none() {
+            return Err(Refusal::bad_request("malformed Host header"));
+        }
+        let origin = single(&headers, "origin")?;
+        // Two readings of where a request ends are how requests are smuggled (RFC 9112 §6.3, §11.2).
+        if values(&headers, "transfer-encoding").next().is_some() {
+            return Err(Refusal::bad_request("Transfer-Encoding is not accepted"));
+        }
+        let content_length = match single(&headers, "content-length")? {
+            None => 0,
+            Some(length) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                length.parse().map_err(|_| Refusal::bad_request("malformed Content-Length header"))?
+            }
+            Some(_) => return Err(Refusal::bad_request("malformed Content-Length header")),
+        };
+        if content_length > 0 && matches!(method, "GET" | "HEAD") {
+            return Err(Refusal::bad_request("a body is not accepted here"));
+        }
+        Ok(Self { method, target, host, origin, content_length, headers })
+    }
+
+    /// The method, as it was sent.
+    pub fn method(&self) -> &'a str {
+        self.method
+    }
+
+    /// The path, still percent-encoded; it begins with `/`.
+    pub fn path(&self) -> &'a str {
+        self.target.split_once('?').map_or(self.target, |(path, _)| path)
+    }
+
+    /// What follows the first `?`, still percent-encoded.
+    pub fn query(&self) -> Option<&'a str> {
+        self.target.split_once('?').map(|(_, query)| query)
+    }
+
+    /// The Host header: a name or address, with or without a port.
+    pub fn host(&self) -> &'a str {
+        self.host
+    }
+
+    /// The Origin header, which browsers always send with an upgrade and nothing else has to.
+    pub fn origin(&self) -> Option<&'a str> {
+        self.origin
+    }
+
+    /// The length of the body that follows the head: 0 for GET and HEAD.
+    pub fn content_length(&self) -> u64 {
+        self.content_length
+    }
+
+    /// The first header of this name, in any case, if it is UTF-8.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        self.headers(name).next().and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// All headers of this name, in any case, in the order they came.
+    pub fn headers(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        values(&self.headers, name)
+    }
+
+    /// The extensions offered (RFC 6455 §9.1), a line each: for when there is one to accept.
+    pub fn extensions(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.headers("sec-websocket-extensions")
+    }
+
+    /// Whether a header that is a comma-separated list, maybe over several lines, has `token` in any case.
+    fn lists(&self, name: &str, token: &str) -> bool {
+        self.elements(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    fn elements(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers(name).flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
+    }
+}
+
+fn values<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+}
+
+/// The value of a header that must not be repeated.
+fn single<'a>(headers: &[httparse::Header<'a>], name: &str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = values(headers, name);
+    match (values.next().map(std::str::from_utf8), values.next()) {
+        (None, _) => Ok(None),
+        (Some(Ok(value)), None) => Ok(Some(value.trim_ascii())),
+        _ => Err(Refusal::bad_request("a header is malformed or repeated")),
+    }
+}
+
+/// Splits `host[:port]` (RFC 9110 §7.2) at the port; `None` for what is no host.
+fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
+    let host_end = match authority.strip_prefix('[') {
+        Some(address) => address.find(']')? + 2,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (host, port) = authority.split_at(host_end);
+    let well_formed = match host.strip_prefix('[') {
+        Some(address) => address.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.]".contains(&byte)),
+        None => host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)),
+    };
+    if host.is_empty() || !well_formed {
+        return None;
+    }
+    if port.is_empty() {
+        return Some((host, None));
+    }
+    let digits = port.strip_prefix(':')?;
+    let is_port = digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // The grammar lets the port be empty, which means the same as none.
+    is_port.then_some((host, Some(digits).filter(|digits| !digits.is_empty())))
+}
+
+/// Which Origins may upgrade. A request without one passes: it doesn't come from a browser's page.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// The Origin's host and port must be those of the Host header.
+    #[default]
+    SameHost,
+    /// The Origin must be one of these, scheme included, as browsers write it; `*` is any.
+    List(Vec<String>),
+}
+
+impl Origins {
+    fn allow(&self, origin: &str, host: &str) -> bool {
+        match self {
+            Self::SameHost => same_host(origin, host),
+            Self::List(list) => list.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)),
+        }
+    }
+}
+
+/// Whether `origin` (`scheme://host[:port]`) names `host`; a port left out is the scheme's own. The schemes
+/// themselves can't be compared: behind a proxy that ends TLS, Host doesn't tell.
+fn same_host(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else {
+        return false;
+    };
+    let default_port = match scheme {
+        _ if scheme.eq_ignore_ascii_case("http") => "80",
+        _ if scheme.eq_ignore_ascii_case("https") => "443",
+        _ => return false,
+    };
+    let (Some((origin_host, origin_port)), Some((host, port))) = (split_port(authority), split_port(host)) else {
+        return false;
+    };
+    origin_host.eq_ignore_ascii_case(host) && origin_port.unwrap_or(default_port) == port.unwrap_or(default_port)
+}
+
+/// Whether a Host names this machine's loopback: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.
+fn is_loopback(host: &str) -> bool {
+    let Some((host, _)) = split_port(host) else {
+        return false;
+    };
+    let mut octets = host.split('.').map(str::parse::<u8>);
+    let ipv4 = octets.next() == Some(Ok(127)) && octets.clone().count() == 3 && octets.all(|octet| octet.is_ok());
+    ipv4 || host == "[::1]" || host.eq_ignore_ascii_case("localhost")
+}
+
+/// Who may upgrade, and to what.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// The Origins allowed.
+    pub origins: Origins,
+    /// Development mode: serve only requests whose Host is this machine, so that a page whose name was rebound
+    /// to 127.0.0.1 (DNS rebinding) can't reach a server that hands out tokens.
+    pub dev_hosts: bool,
+    /// The subprotocols spoken here, the preferred first.
+    pub subprotocols: &'static [&'static str],
+}
+
+impl Policy {
+    /// Refuses a foreign Host in development mode. `upgrade` does it too; pages and tokens need it as well.
+    pub fn check_host(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        if self.dev_hosts && !is_loopback(request.host()) {
+            return Err(Refusal::forbidden("in development mode Host must be localhost"));
+        }
+        Ok(())
+    }
+
+    fn check_origin(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        match request.origin() {
+            Some(origin) if !self.origins.allow(origin, request.host()) => {
+                Err(Refusal::forbidden("origin not allowed"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An upgrade that was agreed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    accept: String,
+    subprotocol: Option<&'static str>,
+}
+
+/// Decides on an upgrade (RFC 6455 §4.2.1).
+pub fn upgrade(request: &Request<'_>, policy: &Policy) -> Result<Upgrade, Refusal> {
+    policy.check_host(request)?;
+    if request.method() != "GET" {
+        return Err(Refusal::method_not_allowed());
+    }
+    if !request.lists("upgrade", "websocket") {
+        return Err(Refusal::upgrade_required("this is a WebSocket endpoint"));
+    }
+    if !request.lists("connection", "upgrade") {
+        return Err(Refusal::bad_request("the Connection header must list upgrade"));
+    }
+    if single(&request.headers, "sec-websocket-version") != Ok(Some("13")) {
+        return Err(Refusal::upgrade_required("WebSocket version 13 is required"));
+    }
+    let key = single(&request.headers, "sec-websocket-key")?.filter(|key| is_key(key));
+    let Some(key) = key else {
+        return Err(Refusal::bad_request("the Sec-WebSocket-Key header must be 16 bytes in base64"));
+    };
+    policy.check_origin(request)?;
+    let offered = |name: &&str| request.elements("sec-websocket-protocol").any(|offer| offer == name.as_bytes());
+    let subprotocol = policy.subprotocols.iter().copied().find(offered);
+    Ok(Upgrade { accept: accept_key(key), subprotocol })
+}
+
+/// The key is compared by no one, so unused bits of its last character don't matter: some load tools set them.
+fn is_key(key: &str) -> bool {
+    const LENIENT: GeneralPurpose =
+        GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+    // 24 characters decode to at most 18 bytes.
+    let mut decoded = [0; 18];
+    key.len() == 24 && LENIENT.decode_slice(key, &mut decoded) == Ok(16)
+}
+
+/// The answer to a Sec-WebSocket-Key (RFC 6455 §4.2.2).
+pub fn accept_key(key: &str) -> String {
+    let mut sha1 = Sha1::new();
+    sha1.update(key);
+    sha1.update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(sha1.finalize())
+}
+
+impl Upgrade {
+    /// The subprotocol that client and server share, if the client offered one.
+    pub fn subprotocol(&self) -> Option<&'static str> {
+        self.subprotocol
+    }
+
+    /// Appends the 101 response.
+    pub fn write_response(&self, out: &mut Vec<u8>) {
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
+        out.extend_from_slice(head.as_bytes());
+        write_header(out, "Sec-WebSocket-Accept", &self.accept);
+        if let Some(subprotocol) = self.subprotocol {
+            write_header(out, "Sec-WebSocket-Protocol", subprotocol);
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn write_header(out: &mut Vec<u8>, name: &str, value: &str) {
+    for part in [name, ": ", value, "\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// A request refused: the status and a line for people. The connection is closed after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{status} {text}")]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub text: &'static str,
+    /// When to come back, in seconds.
+    pub retry_after_s: Option<u32>,
+}
+
+impl Refusal {
+    const fn new(status: u16, text: &'static str) -> Self {
+        Self { status, text, retry_after_s: None }
+    }
+
+    /// 400: not a request that this server understands.
+    pub const fn bad_request(text: &'static str) -> Self {
+        Self::new(400, text)
+    }
+
+    /// 403: the origin or host is not allowed.
+    pub const fn forbidden(text: &'static str) -> Self {
+        Self::new(403, text)
+    }
+
+    /// 404: nothing is served at this path.
+    pub const fn not_found() -> Self {
+        Self::new(404, "not found")
+    }
+
+    /// 405: only GET is served.
+    pub const fn method_not_allowed() -> Self {
+        Self::new(405, "only GET is allowed here")
+    }
+
+    /// 413: the head is over a limit.
+    pub const fn head_too_large() -> Self {
+        Self::new(413, "request header too large")
+    }
+
+    /// 426: the path takes WebSocket version 13 and nothing else.
+    pub const fn upgrade_required(text: &'static str) -> Self {
+        Self::new(426, text)
+    }
+
+    /// 429: too many connections or attempts from this peer.
+    pub const fn too_many_requests(retry_after_s: u32) -> Self {
+        Self { status: 429, text: "too many requests", retry_after_s: Some(retry_after_s) }
+    }
+
+    /// 503: at capacity or draining.
+    pub const fn unavailable(text: &'static str, retry_after_s: u32) -> Self {
+        Self { status: 503, text, retry_after_s: Some(retry_after_s) }
+    }
+
+    /// Appends the response.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let status_line = match self.status {
+            400 => "HTTP/1.1 400 Bad Request\r\n",
+            403 => "HTTP/1.1 403 Forbidden\r\n",
+            404 => "HTTP/1.1 404 Not Found\r\n",
+            405 => "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\n",
+            413 => "HTTP/1.1 413 Content Too Large\r\n",
+            // RFC 9110 §15.5.22 asks for Upgrade, RFC 6455 §4.4 for the version.
+            426 => "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+            429 => "HTTP/1.1 429 Too Many Requests\r\n",
+            503 => "HTTP/1.1 503 Service Unavailable\r\n",
+            status => unreachable!("no refusal has status {status}"),
+        };
+        out.extend_from_slice(status_line.as_bytes());
+        if let Some(seconds) = self.retry_after_s {
+            write_header(out, "Retry-After", &seconds.to_string());
+        }
+        write_header(out, "Content-Type", "text/plain; charset=utf-8");
+        write_header(out, "Content-Length", &(self.text.len() + 1).to_string());
+        // Upgrade counts only when Connection lists it (RFC 9110 §7.8).
+        write_header(out, "Connection", if self.status == 426 { "close, Upgrade" } else { "close" });
+        for part in ["\r\n", self.text, "\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

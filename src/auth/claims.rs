@@ -1,0 +1,247 @@
+//! The rules for what a token says, once its signature has been found good: who the user is, until when, and
+//! which channels are granted. Pure; knows neither keys nor signatures. Called by `verify`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::verify::TokenError;
+
+/// The longest user id that is a text.
+pub const MAX_ID_BYTES: usize = 128;
+/// The longest user name.
+pub const MAX_NAME_BYTES: usize = 128;
+/// The longest token id (`jti`).
+const MAX_TOKEN_ID_BYTES: usize = 256;
+/// The longest channel name there can be; a longer one in a token is a fault of whoever issued it.
+const MAX_CHANNEL_BYTES: usize = 200;
+/// Integers beyond this don't survive a JavaScript client.
+const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+
+/// Who a user is. The number 1 and the text "1" are the same user (and equal here), shown to clients in the
+/// type that the user's present token has.
+#[derive(Clone, Debug)]
+pub enum UserId {
+    /// Within ±(2^53−1).
+    Int(i64),
+    /// 1 to 128 bytes.
+    Text(Box<str>),
+}
+
+impl UserId {
+    /// A number as an id, if it is within bounds.
+    pub fn int(number: i64) -> Option<UserId> {
+        (number.unsigned_abs() <= MAX_SAFE_INTEGER).then_some(UserId::Int(number))
+    }
+
+    /// A text as an id, if it is within bounds.
+    pub fn text(text: &str) -> Option<UserId> {
+        (1..=MAX_ID_BYTES).contains(&text.len()).then(|| UserId::Text(text.into()))
+    }
+
+    /// An id as it stands in JSON. A number must be written as an integer: 1.0 and 1e3 are none.
+    pub fn from_json(value: &Value) -> Option<UserId> {
+        match value {
+            Value::Number(number) => UserId::int(number.as_i64()?),
+            Value::String(text) => UserId::text(text),
+            _ => None,
+        }
+    }
+
+    /// What tells users apart, and finds them in a table.
+    pub fn key(&self) -> Cow<'_, str> {
+        match self {
+            UserId::Int(number) => Cow::Owned(number.to_string()),
+            UserId::Text(text) => Cow::Borrowed(text),
+        }
+    }
+}
+
+impl PartialEq for UserId {
+    fn eq(&self, other: &UserId) -> bool {
+        match (self, other) {
+            (UserId::Int(a), UserId::Int(b)) => a == b,
+            _ => self.key() == other.key(),
+        }
+    }
+}
+
+impl Eq for UserId {}
+
+impl Hash for UserId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UserId::Int(number) => write!(f, "{number}"),
+            UserId::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Serialize for UserId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            UserId::Int(number) => serializer.serialize_i64(*number),
+            UserId::Text(text) => serializer.serialize_str(text),
+        }
+    }
+}
+
+/// Who a valid token speaks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub id: UserId,
+    /// The name to show, not escaped; the id's text if the token has none.
+    pub name: String,
+    /// From this moment on the server does not take the token (`exp` plus the configured leeway). `None` for a
+    /// static token only.
+    pub expires_at_ms: Option<u64>,
+    /// `iat`.
+    pub issued_at_ms: Option<u64>,
+    /// `jti`.
+    pub token_id: Option<String>,
+    /// Channels that the user may subscribe to beyond the namespace's rule.
+    pub channels: Vec<String>,
+}
+
+/// What the configuration asks of claims.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rules {
+    pub(super) issuer: Option<String>,
+    pub(super) audience: Option<String>,
+    pub(super) leeway_ms: u64,
+}
+
+impl Rules {
+    /// Checks the claims of a token whose signature is good.
+    pub(super) fn check(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<Identity, TokenError> {
+        let id = user_id(claims)?;
+        let expires_at_ms = time(claims, "exp")?.ok_or(TokenError::Claims("exp"))?.saturating_add(self.leeway_ms);
+        // RFC 7519 §4.1.4: not "on or after" that time.
+        if now_ms >= expires_at_ms {
+            return Err(TokenError::Expired);
+        }
+        if let Some(not_before_ms) = time(claims, "nbf")?
+            && now_ms.saturating_add(self.leeway_ms) < not_before_ms
+        {
+            return Err(TokenError::NotYet);
+        }
+        self.check_parties(claims)?;
+        Ok(Identity {
+            name: name(claims, &id)?,
+            id,
+            expires_at_ms: Some(expires_at_ms),
+            issued_at_ms: time(claims, "iat")?,
+            token_id: token_id(claims)?,
+            channels: channels(claims)?,
+        })
+    }
+
+    fn check_parties(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
+        if let Some(issuer) = &self.issuer
+            && claims.get("iss").and_then(Value::as_str) != Some(issuer)
+        {
+            return Err(TokenError::Claims("iss"));
+        }
+        let Some(audience) = &self.audience else {
+            return Ok(());
+        };
+        let is_ours = |value: &Value| value.as_str() == Some(audience);
+        let meant_for_us = match claims.get("aud") {
+            Some(Value::Array(list)) => list.iter().any(is_ours),
+            Some(value) => is_ours(value),
+            None => false,
+        };
+        if meant_for_us { Ok(()) } else { Err(TokenError::Claims("aud")) }
+    }
+}
+
+/// A claim that is there. Many libraries write null for what they don't have.
+fn present<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    claims.get(name).filter(|value| !value.is_null())
+}
+
+fn user_id(claims: &Map<String, Value>) -> Result<UserId, TokenError> {
+    // A `user_id` that is there but wrong is refused, not passed over: `sub` may be someone else.
+    for name in ["user_id", "sub"] {
+        if let Some(value) = present(claims, name) {
+            return UserId::from_json(value).ok_or(TokenError::Claims(name));
+        }
+    }
+    Err(TokenError::Claims("user_id"))
+}
+
+fn name(claims: &Map<String, Value>, id: &UserId) -> Result<String, TokenError> {
+    for claim in ["username", "name"] {
+        match present(claims, claim) {
+            None => {}
+            // Who has no name is often sent with an empty one; locking them out would help nobody.
+            Some(Value::String(text)) if text.is_empty() => {}
+            Some(Value::String(text)) if text.len() <= MAX_NAME_BYTES => return Ok(text.clone()),
+            Some(_) => return Err(TokenError::Claims(claim)),
+        }
+    }
+    Ok(id.to_string())
+}
+
+/// A NumericDate (RFC 7519 §2: seconds, possibly with a fraction) in milliseconds.
+fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, TokenError> {
+    let Some(value) = present(claims, name) else {
+        return Ok(None);
+    };
+    let wrong = TokenError::Claims(name);
+    let Value::Number(number) = value else {
+        return Err(wrong);
+    };
+    if let Some(seconds) = number.as_u64() {
+        return Ok(Some(seconds.saturating_mul(1000)));
+    }
+    // Before 1970: long past, which for `nbf` and `iat` is as good as at the epoch.
+    if number.as_i64().is_some() {
+        return Ok(Some(0));
+    }
+    match number.as_f64() {
+        Some(seconds) if seconds.is_finite() && seconds <= MAX_SAFE_INTEGER as f64 => {
+            // `as` takes what is below zero to zero, as above.
+            Ok(Some((seconds * 1000.0) as u64))
+        }
+        _ => Err(wrong),
+    }
+}
+
+fn token_id(claims: &Map<String, Value>) -> Result<Option<String>, TokenError> {
+    match present(claims, "jti") {
+        None => Ok(None),
+        Some(Value::String(text)) if text.len() <= MAX_TOKEN_ID_BYTES => Ok(Some(text.clone())),
+        Some(_) => Err(TokenError::Claims("jti")),
+    }
+}
+
+fn channels(claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
+    let wrong = TokenError::Claims("channels");
+    let list = match present(claims, "channels") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(wrong),
+    };
+    list.iter()
+        .map(|value| match value {
+            Value::String(text) if is_channel_length(text) => Ok(text.clone()),
+            _ => Err(wrong),
+        })
+        .collect()
+}
+
+/// Whether a name could be a channel's, by its length; the rest is checked where one subscribes.
+pub(super) fn is_channel_length(name: &str) -> bool {
+    (1..=MAX_CHANNEL_BYTES).contains(&name.len())
+}

@@ -1,0 +1,228 @@
+//! The verifier: one per process, made at boot from the configuration and shared by the shards, since it does
+//! not change. The algorithm is always the key's and never the token's: a token's header only chooses among the
+//! keys. So `alg: none` and a public key taken for a shared secret find no key. Time is an argument.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::claims::{Identity, MAX_NAME_BYTES, Rules, UserId, is_channel_length};
+use super::keys;
+use crate::config::{Auth, ConfigError, Secret, StaticToken};
+
+/// The longest token that is looked at.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// A token without `kid` is tried on each key of its algorithm: what a stranger can make the server compute.
+pub(super) const MAX_KEYS: usize = 32;
+
+/// Why a token is refused. For the log; a client is only told that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// It isn't a JWT, or too long, or it depends on an extension (`crit`).
+    #[error("not a token that can be read")]
+    Malformed,
+    /// No configured key has its algorithm and `kid`.
+    #[error("no key for its algorithm and kid")]
+    NoKey,
+    /// It was not signed with the key, or was changed since.
+    #[error("wrong signature")]
+    Signature,
+    /// Its time has passed.
+    #[error("expired")]
+    Expired,
+    /// Its time has not come.
+    #[error("not valid yet")]
+    NotYet,
+    /// A claim is missing or not as it must be.
+    #[error("claim {0} is missing or wrong")]
+    Claims(&'static str),
+}
+
+/// One key and the one algorithm that it is for.
+pub(super) struct Key {
+    pub(super) id: Option<String>,
+    pub(super) algorithm: Algorithm,
+    pub(super) key: DecodingKey,
+}
+
+/// Everything that tokens are checked with.
+pub struct Verifier {
+    keys: Vec<Key>,
+    tokens: Vec<(Secret, Identity)>,
+    rules: Rules,
+    warnings: Vec<String>,
+}
+
+/// What matters of a JOSE header. The rest (`jku`, `jwk`, `x5u` …) would let the token bring its own key.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<Value>,
+}
+
+impl Verifier {
+    /// Reads the keys that the configuration names.
+    pub fn new(auth: &Auth) -> Result<Verifier, ConfigError> {
+        let mut warnings = Vec::new();
+        let keys = keys::load(auth, &mut warnings)?;
+        if keys.len() > MAX_KEYS {
+            let count = keys.len();
+            return Err(ConfigError::general(format!("auth: {count} keys are configured; the most is {MAX_KEYS}")));
+        }
+        let tokens = auth.tokens.iter().enumerate().map(|(index, entry)| {
+            static_token(entry)
+                .map_err(|problem| ConfigError::of_key("auth.tokens", format!("token number {}: {problem}", index + 1)))
+        });
+        Ok(Verifier {
+            keys,
+            tokens: tokens.collect::<Result<_, _>>()?,
+            rules: Rules {
+                issuer: auth.issuer.clone(),
+                audience: auth.audience.clone(),
+                leeway_ms: auth.leeway_s.saturating_mul(1000),
+            },
+            warnings,
+        })
+    }
+
+    /// Whether there is no key at all, so that nobody could ever sign in.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.tokens.is_empty()
+    }
+
+    /// What the operator should hear about the keys at boot.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Who `token` speaks for at `now_ms` (Unix milliseconds).
+    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::Malformed);
+        }
+        match self.static_identity(token) {
+            Some(identity) => Ok(identity.clone()),
+            None => self.rules.check(&self.signed_claims(token)?, now_ms),
+        }
+    }
+
+    fn static_identity(&self, token: &str) -> Option<&Identity> {
+        let mut found = None;
+        // All are compared, each in a time that depends on lengths alone.
+        for (secret, identity) in &self.tokens {
+            if same_bytes(secret.expose().as_bytes(), token.as_bytes()) {
+                found = Some(identity);
+            }
+        }
+        found
+    }
+
+    fn signed_claims(&self, token: &str) -> Result<Map<String, Value>, TokenError> {
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
+        if payload.contains('.') {
+            return Err(TokenError::Malformed);
+        }
+        let header: Header = decode(header)?;
+        // RFC 7515 §4.1.11: an extension that must be understood and isn't.
+        if header.crit.is_some() {
+            return Err(TokenError::Malformed);
+        }
+        let mut outcome = TokenError::NoKey;
+        for key in self.candidates(&header) {
+            match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, key.algorithm) {
+                Ok(true) => return decode(payload),
+                Ok(false) => outcome = TokenError::Signature,
+                // The signature isn't base64.
+                Err(_) => return Err(TokenError::Malformed),
+            }
+        }
+        Err(outcome)
+    }
+
+    /// The keys that a token may have been signed with. A `kid` that we know means that key and no other; one
+    /// that we don't know leaves the keys that have none (a secret or a PEM file, beside which issuers like to
+    /// write a `kid` all the same).
+    fn candidates<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = &'a Key> {
+        let known = self.keys.iter().any(|key| key.id.is_some() && key.id == header.kid);
+        self.keys.iter().filter(move |key| {
+            let id_fits = match &header.kid {
+                Some(_) if known => key.id == header.kid,
+                Some(_) => key.id.is_none(),
+                None => true,
+            };
+            id_fits && name_of(key.algorithm) == header.alg
+        })
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<_> = self.keys.iter().map(|key| (key.algorithm, &key.id)).collect();
+        f.debug_struct("Verifier")
+            .field("keys", &keys)
+            .field("tokens", &self.tokens.len())
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, TokenError> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
+    serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
+}
+
+fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
+    let id = UserId::from_json(&entry.user).ok_or_else(|| {
+        format!("user must be an integer within ±(2^53−1) or a text of 1 to 128 bytes, not {}", entry.user)
+    })?;
+    let name = match entry.name.as_deref() {
+        None | Some("") => id.to_string(),
+        Some(name) if name.len() <= MAX_NAME_BYTES => name.to_owned(),
+        Some(_) => return Err(format!("name is longer than {MAX_NAME_BYTES} bytes")),
+    };
+    if entry.token.expose().len() > MAX_TOKEN_BYTES {
+        return Err(format!("it is longer than {MAX_TOKEN_BYTES} bytes"));
+    }
+    if let Some(wrong) = entry.channels.iter().find(|channel| !is_channel_length(channel)) {
+        return Err(format!("{wrong:?} cannot be a channel: its name has 1 to 200 bytes"));
+    }
+    let identity = Identity {
+        id,
+        name,
+        expires_at_ms: None,
+        issued_at_ms: None,
+        token_id: None,
+        channels: entry.channels.clone(),
+    };
+    Ok((entry.token.clone(), identity))
+}
+
+/// Compares in a time that does not tell where the first difference is.
+fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    let difference = a.iter().zip(b).fold(0, |all, (x, y)| std::hint::black_box(all | (x ^ y)));
+    a.len() == b.len() && difference == 0
+}
+
+/// The algorithm's name in a JOSE header.
+pub(super) fn name_of(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::HS256 => "HS256",
+        Algorithm::RS256 => "RS256",
+        Algorithm::RS384 => "RS384",
+        Algorithm::RS512 => "RS512",
+        Algorithm::PS256 => "PS256",
+        Algorithm::PS384 => "PS384",
+        Algorithm::PS512 => "PS512",
+        Algorithm::ES256 => "ES256",
+        Algorithm::ES384 => "ES384",
+        Algorithm::EdDSA => "EdDSA",
+        // `keys` makes no key of any other.
+        _ => "",
+    }
+}

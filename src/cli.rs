@@ -1,0 +1,199 @@
+//! The command line: what can be said on it, and the two commands that need no server, `token` and `config`, as
+//! functions that return what is to be printed. It prints nothing, reads no clock and starts nothing; main does.
+//!
+//! Serving is what happens without a command, so its flags stand both beside `serve` and alone.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::auth::{self, NewToken, UserId};
+use crate::config::{self, Config, ConfigError, Flags, Secret};
+
+/// A WebSocket push server.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "uringcast", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "Without a command, a flag or a URINGCAST_ variable it runs in dev mode, as with --dev.")]
+pub struct Cli {
+    /// What to do; serving if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The flags of `serve`, without the word.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve (this is what happens without a command, too)
+    Serve(ServeArgs),
+    /// Print a token, signed with the configured HS256 secret
+    Token(TokenArgs),
+    /// Print every configuration key with its value and meaning, as a configuration file
+    Config(ConfigArgs),
+}
+
+/// The flags of `serve`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct ServeArgs {
+    /// Configuration file (TOML); `uringcast config` prints one to start from
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+    /// Number of shards, 0 for one per usable CPU
+    #[arg(long, value_name = "N")]
+    pub shards: Option<String>,
+    /// Dev mode: this machine only, a secret made at start, a demo page that signs anyone in
+    #[arg(long)]
+    pub dev: bool,
+    /// Serve /echo
+    #[arg(long)]
+    pub echo: bool,
+}
+
+/// The flags of `token`.
+#[derive(Clone, Debug, Args)]
+pub struct TokenArgs {
+    /// The user's id; what looks like an integer becomes one
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    pub user: String,
+    /// Keep the id a text even if it looks like an integer
+    #[arg(long)]
+    pub user_string: bool,
+    /// The name to show [default: the id]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub name: String,
+    /// How long it is valid: 90s, 30m, 1h, 7d, or a number of seconds
+    #[arg(long, default_value = "1h", value_parser = parse_ttl)]
+    pub ttl: u64,
+    /// A channel that the user may subscribe to beyond the namespace's rule (repeatable)
+    #[arg(long = "channel", value_name = "X")]
+    pub channels: Vec<String>,
+    /// Configuration file (TOML) that holds or names the secret
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// File with the secret, instead of the configured one
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+}
+
+/// The flags of `config`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigArgs {
+    /// Configuration file (TOML) whose values are printed in place of the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl Cli {
+    /// The flags of `serve`, with or without the word; `None` for another command.
+    pub fn serve_args(&self) -> Option<&ServeArgs> {
+        match &self.command {
+            None => Some(&self.serve),
+            Some(Command::Serve(args)) => Some(args),
+            Some(Command::Token(_) | Command::Config(_)) => None,
+        }
+    }
+
+    /// Whether to serve in dev mode: it was asked for, or nothing at all was said, here or in the environment.
+    pub fn dev_mode<'a>(&self, env: impl IntoIterator<Item = &'a (String, String)>) -> bool {
+        let Some(args) = self.serve_args() else {
+            return false;
+        };
+        let nothing_said = self.command.is_none()
+            && *args == ServeArgs::default()
+            && !env.into_iter().any(|(name, _)| config::is_our_variable(name));
+        args.dev || nothing_said
+    }
+
+    /// The file to read, whatever the command.
+    pub fn config_file(&self) -> Option<&PathBuf> {
+        match &self.command {
+            None => self.serve.config.as_ref(),
+            Some(Command::Serve(args)) => args.config.as_ref(),
+            Some(Command::Token(args)) => args.config.as_ref(),
+            Some(Command::Config(args)) => args.config.as_ref(),
+        }
+    }
+
+    /// The configuration that this command line, the environment and the file make together.
+    pub fn load_config(&self, env: &[(String, String)]) -> Result<Config, ConfigError> {
+        let args = self.serve_args().cloned().unwrap_or_default();
+        let flags = Flags { listen: args.listen, shards: args.shards, echo: args.echo, dev: self.dev_mode(env) };
+        Config::load(self.config_file().map(PathBuf::as_path), env.iter().cloned(), &flags)
+    }
+}
+
+impl TokenArgs {
+    /// The token to print. `token_id` makes it one of a kind; the caller has the randomness.
+    pub fn token(&self, config: &Config, now_ms: u64, token_id: Option<&str>) -> Result<String, ConfigError> {
+        let secret = self.secret(config)?;
+        let token = NewToken {
+            user: &self.user_id()?,
+            name: &self.name,
+            ttl_s: self.ttl,
+            channels: &self.channels,
+            issuer: config.auth.issuer.as_deref(),
+            audience: config.auth.audience.as_deref(),
+            token_id,
+        };
+        auth::issue(&secret, &token, now_ms).map_err(|error| ConfigError::general(error.to_string()))
+    }
+
+    fn secret(&self, config: &Config) -> Result<Secret, ConfigError> {
+        let mut auth = config.auth.clone();
+        if self.secret_file.is_some() {
+            auth.hs256_secret = None;
+            auth.hs256_secret_file.clone_from(&self.secret_file);
+        }
+        auth::hs256_secret(&auth)?.ok_or_else(|| {
+            ConfigError::general(
+                "there is no HS256 secret to sign with. Give the server's: --secret-file FILE, --config FILE \
+                 with auth.hs256_secret or auth.hs256_secret_file in it, or the environment variable \
+                 URINGCAST_AUTH__HS256_SECRET. (A server in dev mode makes a secret of its own, which only its \
+                 demo page gets tokens from; a server with public keys gets tokens from whoever has the \
+                 private one.)",
+            )
+        })
+    }
+
+    fn user_id(&self) -> Result<UserId, ConfigError> {
+        let integer = match self.user_string {
+            true => None,
+            // Only what would be written so again: "007" and "+1" are texts.
+            false => self.user.parse().ok().filter(|number: &i64| number.to_string() == self.user),
+        };
+        match integer {
+            Some(number) => UserId::int(number)
+                .ok_or_else(|| ConfigError::of_flag("--user", "beyond ±(2^53−1): with --user-string it can be a text")),
+            None => UserId::text(&self.user).ok_or_else(|| ConfigError::of_flag("--user", "must have 1 to 128 bytes")),
+        }
+    }
+}
+
+/// What `uringcast config` prints.
+pub fn config_text(config: &Config) -> String {
+    config::describe(config)
+}
+
+/// Ten years: a token that lives longer is a mistake.
+const MAX_TTL_S: u64 = 10 * 366 * 24 * 60 * 60;
+
+fn parse_ttl(text: &str) -> Result<u64, String> {
+    let (number, unit_s) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1),
+        Some(b'm') => (&text[..text.len() - 1], 60),
+        Some(b'h') => (&text[..text.len() - 1], 60 * 60),
+        Some(b'd') => (&text[..text.len() - 1], 24 * 60 * 60),
+        _ => (text, 1),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_s));
+    match seconds {
+        Some(seconds) if (1..=MAX_TTL_S).contains(&seconds) => Ok(seconds),
+        Some(_) => Err("must be from 1s to ten years".to_owned()),
+        None => Err("write it like 90s, 30m, 1h or 7d".to_owned()),
+    }
+}

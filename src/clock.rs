@@ -1,0 +1,35 @@
+//! Time as data: the pure modules are told what time it is. Only the shell reads a clock.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// One moment on two clocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Now {
+    /// Milliseconds since 1970: for timestamps on the wire and for tokens. May jump.
+    pub unix_ms: u64,
+    /// Milliseconds since the process started: for deadlines. Never goes back.
+    pub mono_ms: u64,
+}
+
+/// The machine's clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    /// Starts counting.
+    pub fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    /// Reads both clocks.
+    pub fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { unix_ms: millis(unix), mono_ms: millis(self.started.elapsed()) }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

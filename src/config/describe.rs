@@ -1,0 +1,74 @@
+//! Prints a configuration as commented TOML that reads back as the same configuration, secrets apart: what
+//! `uringcast config` shows and what docs/configuration.md is made of. Knows no key by name.
+
+use std::fmt::Write;
+
+use super::load::variable_of_key;
+use super::schema::Config;
+use super::setting::{Item, Section, Shown};
+
+/// Every key with its meaning, its value and, where that differs, its default.
+pub fn describe(config: &Config) -> String {
+    let (mut items, mut defaults) = (Vec::new(), Vec::new());
+    config.walk("", &mut items);
+    Config::default().walk("", &mut defaults);
+
+    let mut out = String::from(
+        "# Configuration of uringcast: flags override the environment, the environment overrides the\n\
+         # file (--config FILE), the file overrides the defaults. Each key is also an environment variable,\n\
+         # named beside it; lists are written there with commas or as JSON.\n",
+    );
+    for item in &items {
+        match item {
+            Item::Section { path, docs } => {
+                out.push('\n');
+                comment(&mut out, docs);
+                line(&mut out, format_args!("[{path}]"));
+            }
+            Item::Key { path, docs, shown } => {
+                let default = defaults.iter().find_map(|item| match item {
+                    Item::Key { path: other, shown, .. } if other == path => Some(shown),
+                    _ => None,
+                });
+                out.push('\n');
+                comment(&mut out, docs);
+                key(&mut out, path, shown, default);
+            }
+        }
+    }
+    out
+}
+
+fn key(out: &mut String, path: &str, shown: &Shown, default: Option<&Shown>) {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let variable = variable_of_key(path);
+    match default {
+        Some(default) if default != shown => {
+            line(out, format_args!("# {variable}; default: {}", text(default)));
+        }
+        _ => line(out, format_args!("# {variable}")),
+    }
+    match shown {
+        Shown::Plain(value) => line(out, format_args!("{name} = {value}")),
+        // Commented out, since TOML has no null and a redacted secret must not be taken for the secret.
+        Shown::Unset | Shown::Redacted(_) => line(out, format_args!("# {name} = {}", text(shown))),
+    }
+}
+
+fn text(shown: &Shown) -> &str {
+    match shown {
+        Shown::Plain(value) | Shown::Redacted(value) => value,
+        Shown::Unset => "(not set)",
+    }
+}
+
+fn comment(out: &mut String, docs: &[&str]) {
+    for doc in docs {
+        line(out, format_args!("#{doc}"));
+    }
+}
+
+fn line(out: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{arguments}");
+}

@@ -1,0 +1,332 @@
+//! Merges the sources: flags over environment over file over defaults, and blames the right one for a fault.
+//! Reads the file it is given and no other; the environment is handed to it. Unknown keys and unknown
+//! `URINGCAST_` variables are refused with what was probably meant. Called by main for every command.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Origin};
+use super::schema::{Auth, Config};
+use super::setting::{Fault, Item, Raw, Secret, Section};
+
+const PREFIX: &str = "URINGCAST_";
+
+/// What the command line says of the configuration. The texts are checked here, so that a flag, a variable and
+/// a line of the file have the same rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--shards`.
+    pub shards: Option<String>,
+    /// `--echo`.
+    pub echo: bool,
+    /// Dev mode, whether asked for or because nothing else was.
+    pub dev: bool,
+}
+
+impl Config {
+    /// Reads `file`, then the environment, then the flags. With `flags.dev` the defaults are those of dev mode,
+    /// only loopback is listened on, and a secret is made if no key is configured.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        flags: &Flags,
+    ) -> Result<Config, ConfigError> {
+        let mut loader = Loader::new(flags.dev);
+        if let Some(path) = file {
+            loader.file(path)?;
+        }
+        loader.variables(env)?;
+        loader.flags(flags)?;
+        loader.finish()
+    }
+
+    /// The configuration of dev mode with nothing else configured.
+    pub fn dev(flags: &Flags) -> Result<Config, ConfigError> {
+        let flags = Flags { dev: true, ..flags.clone() };
+        Config::load(None, [], &flags)
+    }
+
+    /// Refuses to serve without any key, and tells the ways to give one. There is no default secret outside dev
+    /// mode: every installation would share it.
+    pub fn require_key(&self) -> Result<(), ConfigError> {
+        if self.auth.has_key() {
+            return Ok(());
+        }
+        Err(ConfigError::general(
+            "there is no key to check tokens with, so nobody could sign in. Give one of:\n  \
+             1. a shared secret (HS256): auth.hs256_secret_file, auth.hs256_secret, or in the environment\n     \
+             URINGCAST_AUTH__HS256_SECRET=\"$(openssl rand -base64 32)\"\n  \
+             2. public keys (RS256, ES256, EdDSA): auth.public_key_files or auth.jwks_file\n  \
+             3. fixed tokens, for trying things out: [[auth.tokens]] with token, user and name\n\
+             Or run `uringcast --dev`, which makes a secret of its own and listens on this machine only.",
+        ))
+    }
+}
+
+/// The `URINGCAST_` variables of this process; what isn't UTF-8 is replaced, and then refused as a value.
+pub fn process_env() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| is_our_variable(name))
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Whether a variable is meant for this program. Kubernetes puts `URINGCAST_SERVICE_HOST`, `URINGCAST_PORT` and
+/// the like into every pod beside a Service that is called uringcast; nobody wrote those, so they don't count.
+pub fn is_our_variable(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(PREFIX) else {
+        return false;
+    };
+    let of_a_service = rest == "PORT"
+        || rest == "SERVICE_HOST"
+        || rest == "SERVICE_PORT"
+        || rest.starts_with("SERVICE_PORT_")
+        || rest.strip_prefix("PORT_").is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
+    !of_a_service
+}
+
+/// A configuration that is being put together, and where each key came from.
+struct Loader {
+    config: Config,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Loader {
+    fn new(dev: bool) -> Loader {
+        let mut config = Config::default();
+        if dev {
+            config.dev = true;
+            config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, config.listen.port()));
+            config.echo = true;
+            config.lobby.escape = false;
+        }
+        Loader { config, origins: BTreeMap::new() }
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let whole =
+            |problem| ConfigError { origin: Origin::File { path: path.to_owned(), line: None }, key: None, problem };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| whole(format!("cannot read the configuration file: {error}")))?;
+        let table = DeTable::parse(&text).map_err(|error| ConfigError {
+            origin: Source { path, text: &text }.origin(error.span().map(|span| span.start)),
+            // The message alone: the library's picture of the line might show a secret.
+            ..whole(format!("not valid TOML: {}", error.message()))
+        })?;
+        self.table(&Source { path, text: &text }, &mut Vec::new(), table.into_inner())
+    }
+
+    fn table(&mut self, source: &Source<'_>, path: &mut Vec<String>, table: DeTable<'_>) -> Result<(), ConfigError> {
+        // The parser sorts by key; faults should be told in the order of the file.
+        let mut entries: Vec<_> = table.into_iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
+            let at = key.span().start;
+            path.push(key.into_inner().into_owned());
+            let names: Vec<&str> = path.iter().map(String::as_str).collect();
+            if self.config.is_section(&names) {
+                let (span, value) = (value.span(), value.into_inner());
+                let DeValue::Table(inner) = value else {
+                    return Err(ConfigError {
+                        origin: source.origin(Some(span.start)),
+                        key: Some(path.join(".")),
+                        problem: format!("is a section: write [{}]", path.join(".")),
+                    });
+                };
+                self.table(source, path, inner)?;
+            } else {
+                self.file_key(source, &names, at, value)?;
+            }
+            path.pop();
+        }
+        Ok(())
+    }
+
+    fn file_key(
+        &mut self,
+        source: &Source<'_>,
+        names: &[&str],
+        at: usize,
+        value: Spanned<DeValue<'_>>,
+    ) -> Result<(), ConfigError> {
+        let key = names.join(".");
+        match self.config.set(names, Raw::Toml(value)) {
+            Ok(()) => {
+                self.origins.insert(key, source.origin(Some(at)));
+                Ok(())
+            }
+            Err(Fault::Unknown) => Err(ConfigError {
+                origin: source.origin(Some(at)),
+                problem: self.unknown("unknown key", &key, str::to_owned),
+                key: Some(key),
+            }),
+            Err(Fault::Invalid { problem, at: narrower }) => {
+                Err(ConfigError { origin: source.origin(Some(narrower.unwrap_or(at))), key: Some(key), problem })
+            }
+        }
+    }
+
+    fn variables(&mut self, env: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
+        let mut ours: Vec<_> = env.into_iter().filter(|(name, _)| is_our_variable(name)).collect();
+        // So that of several faults the same one is told each time.
+        ours.sort();
+        for (name, value) in ours {
+            let key = key_of_variable(&name);
+            match key.as_deref() {
+                Some(key) => self.text(key, &value, Origin::Variable(name))?,
+                None => {
+                    let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+                    return Err(self.unknown_variable(name, &key));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn flags(&mut self, flags: &Flags) -> Result<(), ConfigError> {
+        if let Some(listen) = &flags.listen {
+            self.text("listen", listen, Origin::Flag("--listen"))?;
+        }
+        if let Some(shards) = &flags.shards {
+            self.text("shards", shards, Origin::Flag("--shards"))?;
+        }
+        if flags.echo {
+            self.text("echo", "true", Origin::Flag("--echo"))?;
+        }
+        Ok(())
+    }
+
+    fn text(&mut self, key: &str, value: &str, origin: Origin) -> Result<(), ConfigError> {
+        let names: Vec<&str> = key.split('.').collect();
+        match self.config.set(&names, Raw::Text(value)) {
+            Ok(()) => {
+                self.origins.insert(key.to_owned(), origin);
+                Ok(())
+            }
+            Err(Fault::Invalid { problem, .. }) => Err(ConfigError { origin, key: Some(key.to_owned()), problem }),
+            Err(Fault::Unknown) => match origin {
+                Origin::Variable(name) => Err(self.unknown_variable(name, key)),
+                origin => Err(ConfigError { origin, key: Some(key.to_owned()), problem: "unknown key".to_owned() }),
+            },
+        }
+    }
+
+    /// The checks that need more than one key, and what dev mode makes up.
+    fn finish(mut self) -> Result<Config, ConfigError> {
+        let Auth { hs256_secret, hs256_secret_file, .. } = &self.config.auth;
+        if hs256_secret.is_some() && hs256_secret_file.is_some() {
+            let other = self.origin_of("auth.hs256_secret");
+            return Err(self.blame(
+                "auth.hs256_secret_file",
+                format!("auth.hs256_secret is given too ({other}): only one of the two can be"),
+            ));
+        }
+        if self.config.dev {
+            if !self.config.listen.ip().is_loopback() {
+                let listen = self.config.listen;
+                return Err(self.blame(
+                    "listen",
+                    format!(
+                        "dev mode hands a token to anyone who asks, so it listens on this machine \
+                         only: {listen} is not a loopback address. Use 127.0.0.1:{}, or configure \
+                         a key and run `uringcast serve` without --dev",
+                        listen.port()
+                    ),
+                ));
+            }
+            if !self.config.auth.has_key() {
+                self.config.auth.hs256_secret = Some(Secret::random());
+            }
+        }
+        Ok(self.config)
+    }
+
+    fn origin_of(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Unset)
+    }
+
+    fn blame(&self, key: &str, problem: String) -> ConfigError {
+        ConfigError { origin: self.origin_of(key), key: Some(key.to_owned()), problem }
+    }
+
+    fn unknown_variable(&self, name: String, key: &str) -> ConfigError {
+        let problem = self.unknown("there is no such setting", key, variable_of_key);
+        ConfigError { origin: Origin::Variable(name), key: None, problem }
+    }
+
+    /// The message for a key that doesn't exist, with the nearest one that does.
+    fn unknown(&self, what: &str, wrong: &str, spell: impl Fn(&str) -> String) -> String {
+        let mut items = Vec::new();
+        self.config.walk("", &mut items);
+        let nearest = items
+            .into_iter()
+            .filter_map(|item| match item {
+                Item::Key { path, .. } => Some((likeness(wrong, &path), path)),
+                Item::Section { .. } => None,
+            })
+            .min();
+        match nearest {
+            Some((distance, path)) if distance <= 2 + wrong.len() / 8 => {
+                format!("{what}; did you mean {}?", spell(&path))
+            }
+            _ => format!("{what}; `uringcast config` lists them all"),
+        }
+    }
+}
+
+/// The configuration file, for telling lines.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn origin(&self, at: Option<usize>) -> Origin {
+        let line = at.map(|at| {
+            let before = &self.text.as_bytes()[..at.min(self.text.len())];
+            1 + before.iter().filter(|byte| **byte == b'\n').count()
+        });
+        Origin::File { path: self.path.to_owned(), line }
+    }
+}
+
+/// `auth.hs256_secret` → `URINGCAST_AUTH__HS256_SECRET`.
+pub(super) fn variable_of_key(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// The other way; `None` unless the variable is spelt just so (`URINGCAST_listen` isn't a second `listen`).
+fn key_of_variable(name: &str) -> Option<String> {
+    let key = name.strip_prefix(PREFIX)?.to_ascii_lowercase().replace("__", ".");
+    (variable_of_key(&key) == name).then_some(key)
+}
+
+/// How unlike two keys are. Leaving out the section, or taking a single `_` for the dot, is a small fault.
+fn likeness(wrong: &str, right: &str) -> usize {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    if last(wrong) == last(right) || wrong.replace('.', "_") == right.replace('.', "_") {
+        return usize::from(wrong != right);
+    }
+    edit_distance(wrong, right).min(1 + edit_distance(wrong, &last(right)))
+}
+
+/// Levenshtein's distance, by bytes.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,327 @@
+//! Every key: its name, meaning, default and bounds, each in one place. The comments are what the operator
+//! reads in `uringcast config` and docs/configuration.md. To add a key, add its lines here; to add a section,
+//! add a `settings!` struct and name it in `Config`. The rest of the module needs no change.
+
+// The checks at the end take what a key holds: a `String` or a `Vec`, not a slice.
+#![allow(clippy::ptr_arg)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hub::users::DuplicateLogin;
+use crate::proto::text::Language;
+
+use super::setting::{Element, Secret, Shown, if_set, range, settings, show_plain, textual};
+
+/// The longest time that a setting in milliseconds may name: a day.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// The largest size that a setting in bytes may name.
+const GIB: usize = 1 << 30;
+
+settings! {
+    /// All of the configuration.
+    pub struct Config {
+        /// Address and port to listen on. Port 0 takes a free one. (In dev mode: 127.0.0.1:2345.)
+        listen: SocketAddr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 2345));
+        /// Path of the WebSocket endpoint.
+        path: String = "/ws".to_owned(), endpoint_path;
+        /// Number of shards, that is, of threads that serve connections, at most 256. 0 takes one for each CPU
+        /// that this process may use (its affinity mask, capped by the quota of its cgroup).
+        shards: u16 = 0, range(0..=256);
+        /// Keep each shard on one CPU.
+        pin_cpus: bool = true;
+        /// Serve /echo, which sends back what it gets without asking for a token: for conformance and load
+        /// tests. (In dev mode: true.)
+        echo: bool = false;
+        /// Language of the messages that people read: "en" or "zh".
+        language: Language = Language::En;
+        /// Web pages that may connect, such as `https://example.com` or `http://10.0.0.1:8080`; "*" allows all. Empty:
+        /// only pages from the host that they connect to. A client without an Origin header is not a page and may.
+        origins: Vec<String> = Vec::new(), origin_list;
+        /// How long open connections are given to close when the server stops, in milliseconds.
+        shutdown_ms: u64 = 5_000, range(0..=DAY_MS);
+    }
+    sections {
+        /// What is written to stderr.
+        log: Log;
+        /// Who may connect, and how that is proved. At least one key (or token) is needed outside dev mode.
+        /// Paths are relative to the directory that the server is started in.
+        auth: Auth;
+        /// How dead connections are found.
+        liveness: Liveness;
+        /// Bounds that keep one client, or all of them, from using up the server.
+        limits: Limits;
+        /// The channel that every authenticated connection is on.
+        lobby: Lobby;
+    }
+    state {
+        /// Whether this is dev mode: decided on the command line, and not a key.
+        dev: bool = false;
+    }
+}
+
+settings! {
+    /// What is written to stderr.
+    pub struct Log {
+        /// The least important level that is written: "error", "warn", "info", "debug"; or a filter such as
+        /// "info,uringcast::conn=debug".
+        level: String = "info".to_owned(), not_empty;
+        /// "text" for people or "json" for machines.
+        format: LogFormat = LogFormat::Text;
+    }
+}
+
+settings! {
+    /// Who may connect, and how that is proved.
+    pub struct Auth {
+        /// The secret that signs HS256 tokens: at least 16 bytes, better 32 random ones
+        /// (`openssl rand -base64 32`). Prefer the file or the environment to writing it here.
+        hs256_secret: Option<Secret> = None, if_set(long_enough);
+        /// A file that holds that secret. One line end at its end is not part of the secret.
+        hs256_secret_file: Option<PathBuf> = None, if_set(path_not_empty);
+        /// PEM files with public keys. RSA means RS256, EC on P-256 ES256, on P-384 ES384, Ed25519 EdDSA; another
+        /// algorithm of that family is named: { file = "rsa.pem", algorithm = "PS256" }.
+        public_key_files: Vec<PublicKeyFile> = Vec::new();
+        /// A file with a JSON Web Key Set. A token's `kid` chooses the key. Keys for encryption are ignored.
+        jwks_file: Option<PathBuf> = None, if_set(path_not_empty);
+        /// What the `iss` claim must be. Unset: it is not looked at.
+        issuer: Option<String> = None, if_set(not_empty);
+        /// What the `aud` claim must be or contain. Unset: it is not looked at.
+        audience: Option<String> = None, if_set(not_empty);
+        /// How far the clock of whoever issues tokens may be off, in seconds: tokens are taken that much longer
+        /// after `exp` and earlier before `nbf`.
+        leeway_s: u64 = 0, range(0..=3_600);
+        /// Fixed tokens, for trying things out: they never expire.
+        /// [{ token = "…", user = 1, name = "Alice", channels = ["news"] }]
+        tokens: Vec<StaticToken> = Vec::new(), token_list;
+        /// What happens when a user who is connected signs in again: "kick_old" closes the older connection,
+        /// "reject_new" the newer one, "allow" keeps both.
+        duplicate_login: DuplicateLogin = DuplicateLogin::KickOld;
+        /// How long a new connection has to authenticate, in milliseconds.
+        deadline_ms: u64 = 10_000, range(1..=DAY_MS);
+    }
+}
+
+settings! {
+    /// How dead connections are found.
+    pub struct Liveness {
+        /// After this long without a byte from a client it is pinged, in milliseconds.
+        ping_interval_ms: u64 = 25_000, range(10..=DAY_MS);
+        /// A client that has not answered the ping after this long is closed (4504), in milliseconds.
+        pong_timeout_ms: u64 = 10_000, range(10..=DAY_MS);
+    }
+}
+
+settings! {
+    /// Bounds that keep one client, or all of them, from using up the server.
+    pub struct Limits {
+        /// The largest message taken from a client, in bytes, over all its frames.
+        message_bytes: usize = 1 << 20, range(1..=GIB);
+        /// The largest single frame taken from a client, in bytes. Unset: as large as a message.
+        frame_bytes: Option<usize> = None, if_set(range(1..=GIB));
+        /// The largest request head, in bytes.
+        header_bytes: usize = 8_192, range(256..=1 << 20);
+        /// The most header lines in a request.
+        headers: usize = 64, range(8..=1_024);
+        /// How long a new connection has to complete its handshake, in milliseconds.
+        handshake_ms: u64 = 10_000, range(1..=DAY_MS);
+        /// The most connections at a time, over all shards.
+        connections: usize = 1_000_000, range(1..=100_000_000);
+        /// The largest push, encoded, in bytes: what a text becomes when it is escaped and wrapped.
+        push_bytes: usize = 1 << 20, range(1_024..=GIB);
+        /// The most that may wait to be sent to one connection, in bytes. Above it the client is closed (4508).
+        outbox_bytes: usize = 4 << 20, range(4_096..=GIB);
+        /// The most requests of one connection that may wait for their answer at a time.
+        requests_per_connection: usize = 32, range(1..=65_536);
+        /// How long a request may wait for its answer, in milliseconds.
+        request_ms: u64 = 10_000, range(1..=DAY_MS);
+        /// The most parcels in each lane between two shards.
+        lane_parcels: usize = 1_024, range(16..=1 << 20);
+    }
+}
+
+settings! {
+    /// The channel that every authenticated connection is on.
+    pub struct Lobby {
+        /// Replace & < > " ' in texts and user names by HTML entities, for pages that insert them as HTML.
+        /// (In dev mode: false, since the demo page does not.)
+        escape: bool = true;
+    }
+}
+
+impl Limits {
+    /// The largest frame in force.
+    pub fn frame_limit(&self) -> usize {
+        self.frame_bytes.unwrap_or(self.message_bytes)
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+textual! {
+    Language: "\"en\" or \"zh\"";
+    LogFormat: "\"text\" or \"json\"";
+    DuplicateLogin: "\"kick_old\", \"reject_new\" or \"allow\"";
+}
+
+/// A PEM file with one public key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PublicKeyFileForm")]
+pub struct PublicKeyFile {
+    /// Where it is.
+    pub file: PathBuf,
+    /// The algorithm's JWT name, if it isn't the usual one for such a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<String>,
+}
+
+/// The two ways to write a `PublicKeyFile`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PublicKeyFileForm {
+    Path(PathBuf),
+    Table(PublicKeyFileTable),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublicKeyFileTable {
+    file: PathBuf,
+    algorithm: Option<String>,
+}
+
+impl From<PublicKeyFileForm> for PublicKeyFile {
+    fn from(form: PublicKeyFileForm) -> PublicKeyFile {
+        match form {
+            PublicKeyFileForm::Path(file) => PublicKeyFile { file, algorithm: None },
+            PublicKeyFileForm::Table(PublicKeyFileTable { file, algorithm }) => PublicKeyFile { file, algorithm },
+        }
+    }
+}
+
+impl Element for PublicKeyFile {
+    const WANTED_LIST: &'static str = "a list whose elements are paths or { file = \"…\", algorithm = \"…\" }";
+
+    fn from_word(word: &str) -> Option<PublicKeyFile> {
+        Some(PublicKeyFile { file: word.into(), algorithm: None })
+    }
+
+    fn show_list(list: &[PublicKeyFile]) -> Shown {
+        show_plain(&list)
+    }
+}
+
+/// A token that simply is valid, for trying things out.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticToken {
+    /// What the client sends.
+    pub token: Secret,
+    /// The user's id, a number or a text. Its rules are those of a token's claim, so `auth` checks it.
+    pub user: serde_json::Value,
+    /// The name to show; the id's text if there is none.
+    pub name: Option<String>,
+    /// Channels that the user may subscribe to beyond the namespace's rule.
+    #[serde(default)]
+    pub channels: Vec<String>,
+}
+
+impl Element for StaticToken {
+    const WANTED_LIST: &'static str = "a list of { token = \"…\", user = 1, name = \"…\" }";
+
+    fn from_word(_: &str) -> Option<StaticToken> {
+        None
+    }
+
+    fn show_list(list: &[StaticToken]) -> Shown {
+        if list.is_empty() {
+            return Shown::Plain("[]".to_owned());
+        }
+        let shown = list.iter().map(|entry| {
+            let name = entry.name.as_deref().unwrap_or_default();
+            format!("{{ token = \"…\", user = {}, name = {name:?} }}", entry.user)
+        });
+        Shown::Redacted(format!("[{}]", shown.collect::<Vec<_>>().join(", ")))
+    }
+}
+
+impl Auth {
+    /// The shortest HS256 secret that is accepted. RFC 7518 §3.2 asks for 32; `auth` warns below that.
+    pub const MIN_SECRET_BYTES: usize = 16;
+
+    /// Whether anything is configured that a token could be checked with.
+    pub fn has_key(&self) -> bool {
+        self.hs256_secret.is_some()
+            || self.hs256_secret_file.is_some()
+            || self.jwks_file.is_some()
+            || !self.public_key_files.is_empty()
+            || !self.tokens.is_empty()
+    }
+}
+
+fn long_enough(secret: &Secret) -> Result<(), String> {
+    let (bytes, least) = (secret.expose().len(), Auth::MIN_SECRET_BYTES);
+    if bytes >= least {
+        return Ok(());
+    }
+    Err(format!(
+        "is too short to be a secret: it has {bytes} bytes and needs at least {least}; \
+         `openssl rand -base64 32` makes a good one"
+    ))
+}
+
+fn not_empty(text: &String) -> Result<(), String> {
+    if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
+}
+
+fn path_not_empty(path: &PathBuf) -> Result<(), String> {
+    if path.as_os_str().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
+}
+
+fn endpoint_path(path: &String) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'%');
+    if !path.starts_with('/') || !path.bytes().all(plain) || path.len() > 256 {
+        return Err("must start with / and have no space, ?, # or %, at most 256 bytes".to_owned());
+    }
+    if path == "/echo" {
+        return Err("must not be /echo, which is the echo endpoint's".to_owned());
+    }
+    Ok(())
+}
+
+fn origin_list(origins: &Vec<String>) -> Result<(), String> {
+    let is_origin = |origin: &String| match origin.split_once("://") {
+        Some((scheme, host)) => !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']),
+        None => origin == "*",
+    };
+    match origins.iter().find(|origin| !is_origin(origin)) {
+        Some(wrong) => Err(format!(
+            "{wrong:?} is not an origin: write https://example.com, without a path or a slash \
+             at the end, or \"*\""
+        )),
+        None => Ok(()),
+    }
+}
+
+fn token_list(tokens: &Vec<StaticToken>) -> Result<(), String> {
+    for (index, entry) in tokens.iter().enumerate() {
+        let number = index + 1;
+        if entry.token.expose().is_empty() {
+            return Err(format!("token number {number} is empty"));
+        }
+        if tokens[..index].iter().any(|other| other.token == entry.token) {
+            return Err(format!("token number {number} is there twice"));
+        }
+    }
+    Ok(())
+}

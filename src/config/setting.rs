@@ -1,0 +1,370 @@
+//! What a key's type must be able to do (`Setting`: be read from TOML and from plain text, be shown as TOML),
+//! and the macro that turns a commented list of keys into a struct with its defaults, its checks and its
+//! description. Knows no key by name; used by `schema` alone.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use rand::RngExt;
+use serde::de::value::{Error as TextError, StrDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use toml::de::DeValue;
+
+/// A value on its way into a key.
+pub(super) enum Raw<'a> {
+    /// From the file, already known to be TOML.
+    Toml(Spanned<DeValue<'a>>),
+    /// From a variable or a flag: a number is just its digits, a list is comma-separated or JSON.
+    Text(&'a str),
+}
+
+/// Why a value did not get into its key.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// No such key.
+    Unknown,
+    /// The key exists and the value is wrong; `at` is a byte offset into the file, if narrower than the key.
+    Invalid { problem: String, at: Option<usize> },
+}
+
+impl Fault {
+    pub(super) fn invalid(problem: impl Into<String>) -> Fault {
+        Fault::Invalid { problem: problem.into(), at: None }
+    }
+}
+
+/// How a value is shown to the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// As TOML.
+    Plain(String),
+    /// There is no value.
+    Unset,
+    /// As TOML, with the secret parts left out: must not be read back.
+    Redacted(String),
+}
+
+/// A type that a key may have.
+pub(super) trait Setting: DeserializeOwned {
+    /// What the operator should have written, as in "must be …".
+    const WANTED: &'static str;
+
+    /// From TOML.
+    fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Self, Fault> {
+        let found = value.get_ref().type_str();
+        Self::deserialize(value.into_deserializer()).map_err(|error| Fault::Invalid {
+            // The library's own words tell of unknown fields inside a list; for the rest ours are plainer.
+            problem: match error.message() {
+                message if message.starts_with("unknown field") => message.to_owned(),
+                message if message.starts_with("missing field") => message.to_owned(),
+                _ => format!("must be {}, and this is not (it is of type {found})", Self::WANTED),
+            },
+            at: error.span().map(|span| span.start),
+        })
+    }
+
+    /// From a variable or a flag.
+    fn from_text(text: &str) -> Result<Self, Fault> {
+        let deserializer: StrDeserializer<'_, TextError> = text.into_deserializer();
+        Self::deserialize(deserializer).map_err(|_| Fault::invalid(format!("must be {}", Self::WANTED)))
+    }
+
+    /// As TOML.
+    fn show(&self) -> Shown;
+
+    /// From either.
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        match raw {
+            Raw::Toml(value) => Self::from_toml(value),
+            Raw::Text(text) => Self::from_text(text),
+        }
+    }
+}
+
+/// Any value that serde can write, as an inline TOML value.
+pub(super) fn show_plain(value: &impl Serialize) -> Shown {
+    match toml::Value::try_from(value) {
+        Ok(value) => Shown::Plain(value.to_string()),
+        Err(_) => Shown::Unset,
+    }
+}
+
+/// Implements `Setting` for types whose plain text is what serde reads from a string.
+macro_rules! textual {
+    ($($Type:ty: $wanted:literal;)*) => {$(
+        impl $crate::config::setting::Setting for $Type {
+            const WANTED: &'static str = $wanted;
+            fn show(&self) -> $crate::config::setting::Shown {
+                $crate::config::setting::show_plain(self)
+            }
+        }
+    )*};
+}
+pub(super) use textual;
+
+textual! {
+    String: "a text";
+    PathBuf: "a path";
+    SocketAddr: "an address and a port such as 127.0.0.1:2345 or [::]:2345";
+}
+
+/// Implements `Setting` for types whose plain text is what `FromStr` reads.
+macro_rules! parsed {
+    ($($Type:ty: $wanted:literal;)*) => {$(
+        impl Setting for $Type {
+            const WANTED: &'static str = $wanted;
+            fn from_text(text: &str) -> Result<Self, Fault> {
+                text.trim().parse().map_err(|_| Fault::invalid(concat!("must be ", $wanted)))
+            }
+            fn show(&self) -> Shown {
+                show_plain(self)
+            }
+        }
+    )*};
+}
+
+parsed! {
+    u16: "a whole number from 0 to 65535";
+    u64: "a whole number, 0 or more";
+    usize: "a whole number, 0 or more";
+}
+
+impl Setting for bool {
+    const WANTED: &'static str = "true or false";
+
+    fn from_text(text: &str) -> Result<bool, Fault> {
+        match text.trim() {
+            // 1 and 0 are what people write into environment variables.
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(Fault::invalid("must be true or false")),
+        }
+    }
+
+    fn show(&self) -> Shown {
+        show_plain(self)
+    }
+}
+
+impl<T: Setting> Setting for Option<T> {
+    const WANTED: &'static str = T::WANTED;
+
+    fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Self, Fault> {
+        T::from_toml(value).map(Some)
+    }
+
+    fn from_text(text: &str) -> Result<Self, Fault> {
+        T::from_text(text).map(Some)
+    }
+
+    fn show(&self) -> Shown {
+        self.as_ref().map_or(Shown::Unset, Setting::show)
+    }
+}
+
+/// An element of a list that can be written without JSON in a variable.
+pub(super) trait Element: DeserializeOwned {
+    const WANTED_LIST: &'static str;
+    fn from_word(word: &str) -> Option<Self>;
+    fn show_list(list: &[Self]) -> Shown;
+}
+
+impl Element for String {
+    const WANTED_LIST: &'static str = "a list of texts";
+
+    fn from_word(word: &str) -> Option<String> {
+        Some(word.to_owned())
+    }
+
+    fn show_list(list: &[String]) -> Shown {
+        show_plain(&list)
+    }
+}
+
+impl<T: Element> Setting for Vec<T> {
+    const WANTED: &'static str = T::WANTED_LIST;
+
+    fn from_text(text: &str) -> Result<Self, Fault> {
+        let text = text.trim();
+        if text.starts_with('[') {
+            // The error's position is told, not its text: it might quote a secret.
+            return serde_json::from_str(text).map_err(|error| {
+                let (wanted, column) = (T::WANTED_LIST, error.column());
+                Fault::invalid(format!("must be {wanted}; the JSON is wrong at column {column}"))
+            });
+        }
+        text.split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+            .map(|word| {
+                T::from_word(word).ok_or_else(|| Fault::invalid(format!("must be {}, here as JSON", T::WANTED_LIST)))
+            })
+            .collect()
+    }
+
+    fn show(&self) -> Shown {
+        T::show_list(self)
+    }
+}
+
+/// Text that must not be seen: neither `Debug` nor `uringcast config` shows it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes charge of a secret.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// A fresh secret of 256 random bits, for a server that makes its own (dev mode).
+    pub fn random() -> Secret {
+        use base64::Engine;
+        let bytes: [u8; 32] = rand::rng().random();
+        Secret(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"…\"")
+    }
+}
+
+impl Setting for Secret {
+    const WANTED: &'static str = "a text";
+
+    fn show(&self) -> Shown {
+        Shown::Redacted("\"…\"".to_owned())
+    }
+}
+
+/// Checks that a number lies within bounds.
+pub(super) fn range<T>(bounds: RangeInclusive<T>) -> impl Fn(&T) -> Result<(), String>
+where
+    T: PartialOrd + fmt::Display,
+{
+    move |value| match bounds.contains(value) {
+        true => Ok(()),
+        false => {
+            let (low, high) = (bounds.start(), bounds.end());
+            Err(format!("must be from {low} to {high}, not {value}"))
+        }
+    }
+}
+
+/// Applies a check to a value that may be absent.
+pub(super) fn if_set<T>(check: impl Fn(&T) -> Result<(), String>) -> impl Fn(&Option<T>) -> Result<(), String> {
+    move |value| value.as_ref().map_or(Ok(()), &check)
+}
+
+/// Runs a check; a function of its own so that closures in the key list need no type annotations.
+pub(super) fn run<T>(value: &T, check: impl Fn(&T) -> Result<(), String>) -> Result<(), Fault> {
+    check(value).map_err(Fault::invalid)
+}
+
+/// One entry of the description, in the order of the file.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// What follows is in this section.
+    Section { path: String, docs: &'static [&'static str] },
+    /// One key.
+    Key { path: String, docs: &'static [&'static str], shown: Shown },
+}
+
+/// A section: something that keys can be set in. A struct made by `settings!`, or one day a map of them.
+pub(super) trait Section {
+    /// Sets the key at `path`, counted from this section.
+    fn set(&mut self, path: &[&str], raw: Raw<'_>) -> Result<(), Fault>;
+    /// Whether `path` is a section itself.
+    fn is_section(&self, path: &[&str]) -> bool;
+    /// Appends everything in this section, keys first.
+    fn walk(&self, prefix: &str, out: &mut Vec<Item>);
+}
+
+/// A section as a struct. Each key is its comment (which `uringcast config` prints), its name, type and
+/// default, and what to check; then come the sections inside, and what is kept that isn't a key.
+macro_rules! settings {
+    (
+        $(#[doc = $doc:literal])*
+        pub struct $Name:ident {
+            $( $(#[doc = $kdoc:literal])+ $key:ident: $Type:ty = $default:expr $(, $check:expr)?; )*
+        }
+        $( sections { $( $(#[doc = $sdoc:literal])+ $section:ident: $Section:ty; )* } )?
+        $( state { $( $(#[doc = $vdoc:literal])+ $state:ident: $State:ty = $initial:expr; )* } )?
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $Name {
+            $( $(#[doc = $kdoc])+ pub $key: $Type, )*
+            $( $( $(#[doc = $sdoc])+ pub $section: $Section, )* )?
+            $( $( $(#[doc = $vdoc])+ pub $state: $State, )* )?
+        }
+
+        impl Default for $Name {
+            fn default() -> $Name {
+                $Name {
+                    $( $key: $default, )*
+                    $( $( $section: <$Section>::default(), )* )?
+                    $( $( $state: $initial, )* )?
+                }
+            }
+        }
+
+        impl $crate::config::setting::Section for $Name {
+            fn set(
+                &mut self,
+                path: &[&str],
+                raw: $crate::config::setting::Raw<'_>,
+            ) -> Result<(), $crate::config::setting::Fault> {
+                match path {
+                    $( [name] if *name == stringify!($key) => {
+                        let value = <$Type as $crate::config::setting::Setting>::read(raw)?;
+                        $( $crate::config::setting::run(&value, $check)?; )?
+                        self.$key = value;
+                        Ok(())
+                    } )*
+                    $( $( [name, rest @ ..] if *name == stringify!($section) => {
+                        self.$section.set(rest, raw)
+                    } )* )?
+                    _ => Err($crate::config::setting::Fault::Unknown),
+                }
+            }
+
+            fn is_section(&self, path: &[&str]) -> bool {
+                match path {
+                    [] => true,
+                    $( $( [name, rest @ ..] if *name == stringify!($section) => {
+                        self.$section.is_section(rest)
+                    } )* )?
+                    _ => false,
+                }
+            }
+
+            fn walk(&self, prefix: &str, out: &mut Vec<$crate::config::setting::Item>) {
+                $( out.push($crate::config::setting::Item::Key {
+                    path: format!("{prefix}{}", stringify!($key)),
+                    docs: &[$($kdoc),+],
+                    shown: $crate::config::setting::Setting::show(&self.$key),
+                }); )*
+                $( $(
+                    let path = format!("{prefix}{}", stringify!($section));
+                    let inside = format!("{path}.");
+                    out.push($crate::config::setting::Item::Section { path, docs: &[$($sdoc),+] });
+                    self.$section.walk(&inside, out);
+                )* )?
+            }
+        }
+    };
+}
+pub(super) use settings;

@@ -1,0 +1,78 @@
+//! Which CPUs this process may use: the affinity mask, and the quota of its cgroup. Read at boot by `server`.
+
+use std::fs;
+use std::io;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// More shards than this are never started by default.
+const SHARDS_MAX: usize = 256;
+
+/// The CPUs in the affinity mask, ascending; never empty.
+///
+/// # Errors
+/// When the kernel doesn't tell.
+pub fn usable() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
+    if cpus.is_empty() { Err(io::Error::other("the affinity mask is empty")) } else { Ok(cpus) }
+}
+
+/// How many shards use these CPUs well, within the cgroup's quota.
+pub fn shards_for(cpus: &[usize]) -> usize {
+    let quota = quota_of_this_process().unwrap_or(usize::MAX);
+    cpus.len().min(quota).clamp(1, SHARDS_MAX)
+}
+
+/// Keeps the calling thread on one CPU.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Whole CPUs that the quotas of the process's cgroup v2, and of the groups above it, allow.
+fn quota_of_this_process() -> Option<usize> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mut least = None;
+    let mut group = path.trim_end_matches('/');
+    loop {
+        let file = format!("/sys/fs/cgroup{group}/cpu.max");
+        let quota = fs::read_to_string(file).ok().and_then(|text| parse_quota(&text));
+        least = [least, quota].into_iter().flatten().min();
+        let Some((parent, _)) = group.rsplit_once('/') else { return least };
+        group = parent;
+    }
+}
+
+/// `cpu.max` is "QUOTA PERIOD" in microseconds, or "max PERIOD". A part of a CPU counts as a whole one.
+fn parse_quota(text: &str) -> Option<usize> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+    if period == 0 { None } else { usize::try_from(quota.div_ceil(period).max(1)).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_rounded_up_to_whole_cpus() {
+        assert_eq!(parse_quota("max 100000\n"), None);
+        assert_eq!(parse_quota("200000 100000\n"), Some(2));
+        assert_eq!(parse_quota("150000 100000\n"), Some(2));
+        assert_eq!(parse_quota("1000 100000\n"), Some(1));
+        assert_eq!(parse_quota("nonsense"), None);
+    }
+
+    #[test]
+    fn there_is_a_usable_cpu_and_a_shard_for_it() {
+        let cpus = usable().expect("an affinity mask");
+        assert!(!cpus.is_empty());
+        assert!((1..=cpus.len()).contains(&shards_for(&cpus)));
+    }
+}

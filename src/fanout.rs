@@ -1,0 +1,308 @@
+//! A channel on a shard that has subscribers of it: the run of frames that this turn brought, and who is to have
+//! it. Frames are laid end to end once per shard; each subscriber has a cursor into them, so that sending is a walk
+//! over subscribers, not over messages. Pure; `shard::flush` does the walking.
+//!
+//! A run is *open* while frames are appended and *sealed* (immutable, shared) when sending starts. The cursor of a
+//! subscriber is a run's number and a place in it: everything before it has been handed over.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::outbox::{Outbox, Run};
+
+/// An open run is sealed when it gets this long.
+const SEAL_BYTES: usize = 256 * 1024;
+/// A private frame that overtakes an open run copies what the connection is due of it, up to this much; above it
+/// the run is sealed instead, and shared.
+const COPY_BYTES: usize = 4 * 1024;
+
+/// One connection's subscription, as the channel sees it.
+#[derive(Debug)]
+pub struct Subscriber {
+    /// The connection's slot in its shard.
+    pub slot: u32,
+    run: u32,
+    start: u32,
+}
+
+/// A connection's subscription, as the connection sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subscription {
+    /// Index of the channel in [`Fanout`].
+    pub channel: u32,
+    /// Index of the connection among the channel's subscribers.
+    pub index: u32,
+}
+
+/// One channel's frames and subscribers on this shard.
+#[derive(Debug)]
+pub struct LocalChannel {
+    name: Arc<str>,
+    /// Number of the oldest sealed run, or of the open one if none is sealed.
+    first: u32,
+    sealed: VecDeque<Run>,
+    open: Vec<u8>,
+    /// In no order. Walked from the back, so that removing one by swapping in the last hides nobody from a walk.
+    subscribers: Vec<Subscriber>,
+    /// It is in [`Fanout::dirty`].
+    dirty: bool,
+}
+
+impl LocalChannel {
+    /// The channel's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// How many subscribe here.
+    pub fn len(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    /// Nobody subscribes here.
+    pub fn is_empty(&self) -> bool {
+        self.subscribers.is_empty()
+    }
+
+    /// The subscriber at `index`.
+    pub fn subscriber(&self, index: usize) -> &Subscriber {
+        &self.subscribers[index]
+    }
+
+    /// Makes what has come so far immutable, for sending.
+    pub fn seal(&mut self) {
+        if !self.open.is_empty() {
+            self.sealed.push_back(Rc::new(std::mem::take(&mut self.open)));
+        }
+    }
+
+    /// How many sealed runs there are.
+    pub fn sealed(&self) -> usize {
+        self.sealed.len()
+    }
+
+    /// Forgets the oldest `count` sealed runs, which every subscriber has had.
+    pub fn forget(&mut self, count: usize) {
+        self.sealed.drain(..count);
+        self.first = self.first.wrapping_add(u32::try_from(count).expect("few runs in a turn"));
+    }
+
+    /// What the subscriber is due of the sealed runs, as (run, start, end); its cursor moves behind them.
+    pub fn take_sealed(&mut self, index: usize, mut each: impl FnMut(&Run, usize, usize)) {
+        let open = self.open_number();
+        let subscriber = &mut self.subscribers[index];
+        // Wrapping: the number only has to be right among the few runs of a turn.
+        let behind = open.wrapping_sub(subscriber.run) as usize;
+        if behind == 0 {
+            return;
+        }
+        let mut start = subscriber.start as usize;
+        for run in self.sealed.iter().skip(self.sealed.len().saturating_sub(behind)) {
+            if start < run.len() {
+                each(run, start, run.len());
+            }
+            start = 0;
+        }
+        (subscriber.run, subscriber.start) = (open, 0);
+    }
+
+    /// Moves all that the subscriber is due, the open run included, into its outbox: a private frame follows.
+    pub fn hand_over(&mut self, index: usize, outbox: &mut Outbox) {
+        let due = {
+            let subscriber = &self.subscribers[index];
+            let start = if subscriber.run == self.open_number() { subscriber.start as usize } else { 0 };
+            self.open.len() - start
+        };
+        if due > COPY_BYTES {
+            self.seal();
+        }
+        self.take_sealed(index, |run, start, end| outbox.push_slice(run, start, end));
+        let subscriber = &mut self.subscribers[index];
+        let open = &self.open[subscriber.start as usize..];
+        if !open.is_empty() {
+            outbox.push_private(|buffer| buffer.extend_from_slice(open));
+            subscriber.start = place(self.open.len());
+        }
+    }
+
+    fn open_number(&self) -> u32 {
+        self.first.wrapping_add(u32::try_from(self.sealed.len()).expect("few runs in a turn"))
+    }
+}
+
+fn place(at: usize) -> u32 {
+    u32::try_from(at).expect("runs are sealed far below 4 GiB")
+}
+
+/// The channels that have subscribers on this shard.
+#[derive(Debug, Default)]
+pub struct Fanout {
+    channels: Vec<Option<LocalChannel>>,
+    by_name: HashMap<Arc<str>, u32, foldhash::fast::RandomState>,
+    free: Vec<u32>,
+    /// Channels with frames that no flush has taken up, each once.
+    dirty: Vec<u32>,
+}
+
+impl Fanout {
+    /// The channel at `index`.
+    pub fn channel(&mut self, index: u32) -> &mut LocalChannel {
+        self.channels[index as usize].as_mut().expect("a subscription or a flush refers to it")
+    }
+
+    /// Subscribes a connection from here on: it gets what is appended after this.
+    pub fn subscribe(&mut self, name: &Arc<str>, slot: u32) -> Subscription {
+        let channel = match self.by_name.get(name) {
+            Some(&channel) => channel,
+            None => self.create(name),
+        };
+        let local = self.channel(channel);
+        let (run, start) = (local.open_number(), place(local.open.len()));
+        local.subscribers.push(Subscriber { slot, run, start });
+        Subscription { channel, index: place(local.subscribers.len() - 1) }
+    }
+
+    /// Ends a subscription. Returns the slot whose subscriber now has the freed index, if one moved there.
+    pub fn unsubscribe(&mut self, subscription: Subscription) -> Option<u32> {
+        let local = self.channel(subscription.channel);
+        let index = subscription.index as usize;
+        local.subscribers.swap_remove(index);
+        let moved = local.subscribers.get(index).map(|subscriber| subscriber.slot);
+        if local.subscribers.capacity() > 64 && local.subscribers.len() * 4 < local.subscribers.capacity() {
+            let keep = local.subscribers.len() * 2;
+            local.subscribers.shrink_to(keep);
+        }
+        moved
+    }
+
+    /// Appends one encoded frame to the channel's run; without subscribers here it is nobody's.
+    pub fn append(&mut self, name: &str, frame: &[u8]) {
+        let Some(&channel) = self.by_name.get(name) else { return };
+        let local = self.channel(channel);
+        if local.subscribers.is_empty() {
+            return;
+        }
+        if local.open.len() + frame.len() > SEAL_BYTES {
+            local.seal();
+        }
+        local.open.extend_from_slice(frame);
+        if !std::mem::replace(&mut local.dirty, true) {
+            self.dirty.push(channel);
+        }
+    }
+
+    /// The channels that have something to send; they count as clean from here on.
+    pub fn take_dirty(&mut self) -> Vec<u32> {
+        let dirty = std::mem::take(&mut self.dirty);
+        for &channel in &dirty {
+            self.channel(channel).dirty = false;
+        }
+        dirty
+    }
+
+    /// Whether anything waits for a flush.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Removes the channel if nobody subscribes to it. Not while a flush may refer to it.
+    pub fn remove_if_empty(&mut self, channel: u32) {
+        let place = &mut self.channels[channel as usize];
+        if place.as_ref().is_some_and(LocalChannel::is_empty)
+            && let Some(local) = place.take() {
+                self.by_name.remove(&local.name);
+                self.dirty.retain(|&dirty| dirty != channel);
+                self.free.push(channel);
+            }
+    }
+
+    fn create(&mut self, name: &Arc<str>) -> u32 {
+        let local = LocalChannel {
+            name: Arc::clone(name),
+            first: 0,
+            sealed: VecDeque::new(),
+            open: Vec::new(),
+            subscribers: Vec::new(),
+            dirty: false,
+        };
+        let channel = self.free.pop().unwrap_or_else(|| {
+            self.channels.push(None);
+            place(self.channels.len() - 1)
+        });
+        self.channels[channel as usize] = Some(local);
+        self.by_name.insert(Arc::clone(name), channel);
+        channel
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(fanout: &mut Fanout, subscription: Subscription) -> Vec<u8> {
+        let mut got = Vec::new();
+        let local = fanout.channel(subscription.channel);
+        local.take_sealed(subscription.index as usize, |run, start, end| got.extend_from_slice(&run[start..end]));
+        got
+    }
+
+    fn handed(fanout: &mut Fanout, subscription: Subscription) -> Vec<u8> {
+        let mut outbox = Outbox::default();
+        fanout.channel(subscription.channel).hand_over(subscription.index as usize, &mut outbox);
+        let mut pieces = Vec::new();
+        outbox.pieces(&mut pieces);
+        pieces.iter().flat_map(|piece| piece.to_vec()).collect()
+    }
+
+    #[test]
+    fn each_subscriber_gets_what_came_after_it_once() {
+        let mut fanout = Fanout::default();
+        let name: Arc<str> = "c".into();
+        let a = fanout.subscribe(&name, 1);
+        fanout.append("c", b"one");
+        let b = fanout.subscribe(&name, 2);
+        fanout.append("c", b"two");
+        assert_eq!(fanout.take_dirty(), vec![a.channel]);
+        fanout.channel(a.channel).seal();
+        fanout.append("c", b"six");
+        assert_eq!(sealed(&mut fanout, a), b"onetwo");
+        assert_eq!(sealed(&mut fanout, a), b"");
+        assert_eq!(handed(&mut fanout, b), b"twosix");
+        assert_eq!(handed(&mut fanout, b), b"");
+        assert!(fanout.is_dirty());
+        fanout.channel(a.channel).forget(1);
+        fanout.channel(a.channel).seal();
+        assert_eq!(sealed(&mut fanout, a), b"six");
+        assert_eq!(sealed(&mut fanout, b), b"");
+    }
+
+    #[test]
+    fn a_long_run_is_shared_and_a_short_one_copied() {
+        let mut fanout = Fanout::default();
+        let name: Arc<str> = "c".into();
+        let a = fanout.subscribe(&name, 1);
+        fanout.append("c", &vec![7; COPY_BYTES]);
+        let mut outbox = Outbox::default();
+        fanout.channel(a.channel).hand_over(0, &mut outbox);
+        assert_eq!(outbox.private_bytes(), COPY_BYTES);
+        fanout.append("c", &vec![8; COPY_BYTES + 1]);
+        fanout.channel(a.channel).hand_over(0, &mut outbox);
+        assert_eq!((outbox.private_bytes(), outbox.bytes()), (COPY_BYTES, 2 * COPY_BYTES + 1));
+        assert_eq!(fanout.channel(a.channel).sealed(), 1);
+    }
+
+    #[test]
+    fn channels_without_subscribers_go_and_their_place_is_used_again() {
+        let mut fanout = Fanout::default();
+        let a = fanout.subscribe(&"a".into(), 1);
+        fanout.append("a", b"x");
+        assert_eq!(fanout.unsubscribe(a), None);
+        fanout.remove_if_empty(a.channel);
+        fanout.append("a", b"lost on purpose");
+        assert!(!fanout.is_dirty());
+        assert_eq!(fanout.subscribe(&"b".into(), 1), a);
+    }
+}

@@ -1,0 +1,154 @@
+//! What is served over plain HTTP on the WebSocket port, and where upgrades lead: the native endpoint, the echo
+//! endpoint and, in dev mode only, the demo page, its assets and its tokens. Pure: a request in, a route out.
+
+use std::borrow::Cow;
+
+use rust_embed::RustEmbed;
+
+use crate::auth::{self, NewToken, UserId};
+use crate::config::Secret;
+use crate::proto::handshake::{Policy, Refusal, Request, Upgrade, upgrade};
+
+/// The one path of the echo endpoint.
+const ECHO_PATH: &str = "/echo";
+/// How long a token of the demo page is good for.
+const DEMO_TOKEN_S: u64 = 12 * 3600;
+/// Longest name that the demo page may sign in under, in bytes.
+const NAME_BYTES: usize = 64;
+
+#[derive(RustEmbed)]
+#[folder = "client/"]
+#[include = "uringcast.js"]
+#[include = "demo/*"]
+struct Assets;
+
+/// What this server serves.
+#[derive(Debug)]
+pub struct Site {
+    /// Path of the native endpoint.
+    pub path: String,
+    /// Whether the echo endpoint is served.
+    pub echo: bool,
+    /// Who may upgrade.
+    pub policy: Policy,
+    /// In dev mode, the secret that signs the demo page's tokens.
+    pub dev: Option<Secret>,
+}
+
+/// Where a request leads.
+#[derive(Debug)]
+pub enum Route {
+    /// To the native protocol.
+    Native(Upgrade),
+    /// To the echo endpoint.
+    Echo(Upgrade),
+    /// To a page; the connection ends with it.
+    Page(Page),
+}
+
+/// A page: status 200 and a body.
+#[derive(Debug)]
+pub struct Page {
+    content_type: &'static str,
+    body: Cow<'static, [u8]>,
+}
+
+impl Site {
+    /// Decides where a request leads.
+    ///
+    /// # Errors
+    /// The HTTP refusal to send.
+    pub fn route(&self, request: &Request<'_>, now_unix_ms: u64) -> Result<Route, Refusal> {
+        match request.path() {
+            path if path == self.path => upgrade(request, &self.policy).map(Route::Native),
+            ECHO_PATH if self.echo => upgrade(request, &self.policy).map(Route::Echo),
+            path => {
+                let Some(secret) = &self.dev else { return Err(Refusal::not_found()) };
+                self.policy.check_host(request)?;
+                let page = match path {
+                    "/token" => demo_token(secret, request.query().unwrap_or_default(), now_unix_ms),
+                    path => asset(path),
+                };
+                if request.method() != "GET" {
+                    return Err(page.map_or_else(|refusal| refusal, |_| Refusal::method_not_allowed()));
+                }
+                page.map(Route::Page)
+            }
+        }
+    }
+}
+
+fn asset(path: &str) -> Result<Page, Refusal> {
+    let (file, content_type) = match path {
+        "/" => ("demo/index.html", "text/html; charset=utf-8"),
+        "/app.js" => ("demo/app.js", "text/javascript; charset=utf-8"),
+        "/style.css" => ("demo/style.css", "text/css; charset=utf-8"),
+        "/uringcast.js" => ("uringcast.js", "text/javascript; charset=utf-8"),
+        _ => return Err(Refusal::not_found()),
+    };
+    let file = Assets::get(file).ok_or(Refusal::not_found())?;
+    Ok(Page { content_type, body: file.data })
+}
+
+/// Signs the visitor in under any name: only where the server is for trying things out.
+fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<Page, Refusal> {
+    let name = query.split('&').find_map(|pair| pair.strip_prefix("name=")).and_then(percent_decode);
+    let refused = Refusal::bad_request("a name of 1 to 64 bytes is needed: /token?name=Alice");
+    let name = name.filter(|name| name.len() <= NAME_BYTES && !name.trim().is_empty()).ok_or(refused)?;
+    let name = name.trim();
+    let id = UserId::text(name).ok_or(refused)?;
+    let token =
+        NewToken { user: &id, name, ttl_s: DEMO_TOKEN_S, channels: &[], issuer: None, audience: None, token_id: None };
+    let token =
+        auth::issue(secret, &token, now_unix_ms).map_err(|_| Refusal::unavailable("no token can be made", 1))?;
+    let body = serde_json::json!({ "token": token }).to_string();
+    Ok(Page { content_type: "application/json", body: Cow::Owned(body.into_bytes()) })
+}
+
+/// A query value (WHATWG URL, application/x-www-form-urlencoded); `None` if it isn't UTF-8 or cut short.
+fn percent_decode(value: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(value.len());
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+                let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+impl Page {
+    /// Appends the response.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+             Content-Security-Policy: default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; \
+             form-action 'self'; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff\r\n\
+             Referrer-Policy: no-referrer\r\nConnection: close\r\n\r\n",
+            self.content_type,
+            self.body.len()
+        );
+        out.extend_from_slice(head.as_bytes());
+        out.extend_from_slice(&self.body);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_values_decode_as_browsers_encode_them() {
+        assert_eq!(percent_decode("a%20b+c%2B"), Some("a b c+".into()));
+        assert_eq!(percent_decode("%E5%BC%A0"), Some("张".into()));
+        assert_eq!(percent_decode("%E5"), None);
+        assert_eq!(percent_decode("%4"), None);
+        assert_eq!(percent_decode("%zz"), None);
+    }
+}

@@ -1,0 +1,366 @@
+//! The lanes between shards: N×N single-producer single-consumer rings, each FIFO. A shard stages parcels while it
+//! works and ships them as one batch at the end of its turn, with at most one wake per peer and batch.
+//! Generic over what it carries; knows nothing of channels or connections. `server` builds it, `reactor` drives it.
+//!
+//! Bounds: a ring holds `capacity` parcels. Its last two thirds are kept for asks and answers, whose number
+//! credits bound (`credits`), so [`Staging::room`] is what refusable deliveries may take. Only what must never be
+//! refused (kicks, releases, a user's going) may wait in the staging queue beyond the ring, at most one per connection.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::ids::ShardId;
+
+/// How many asks one shard may have under way at one owner, when a lane holds `capacity` parcels.
+pub fn credits(capacity: usize) -> usize {
+    (capacity / 3).max(1)
+}
+
+/// Parcels on their way out of one shard, by destination.
+#[derive(Debug)]
+pub struct Staging<T> {
+    own: ShardId,
+    lanes: Vec<VecDeque<T>>,
+    /// Free places in each ring as last seen by its producer; the consumer can only have made more.
+    free: Vec<usize>,
+    reserved: usize,
+}
+
+impl<T> Staging<T> {
+    /// For shard `own` of `shards`, with lanes of `capacity` parcels.
+    pub fn new(own: ShardId, shards: usize, capacity: usize) -> Self {
+        let lanes = (0..shards).map(|_| VecDeque::new()).collect();
+        Self { own, lanes, free: vec![capacity; shards], reserved: 2 * credits(capacity) }
+    }
+
+    /// Puts a parcel at the end of the lane to `to`.
+    pub fn push(&mut self, to: ShardId, parcel: T) {
+        self.lanes[to.index()].push_back(parcel);
+    }
+
+    /// How many refusable parcels the lane to `to` still takes.
+    pub fn room(&self, to: ShardId) -> usize {
+        let lane = to.index();
+        self.free[lane].saturating_sub(self.lanes[lane].len() + self.reserved)
+    }
+
+    /// Takes the next parcel that this shard sent to itself.
+    pub fn pop_own(&mut self) -> Option<T> {
+        self.lanes[self.own.index()].pop_front()
+    }
+
+    /// Parcels that this shard sent to itself and has not taken yet.
+    pub fn own_len(&self) -> usize {
+        self.lanes[self.own.index()].len()
+    }
+
+    /// Whether anything waits to leave for another shard.
+    pub fn has_outbound(&self) -> bool {
+        self.lanes.iter().enumerate().any(|(to, lane)| to != self.own.index() && !lane.is_empty())
+    }
+
+    /// Moves what a ring with `free` places takes, through `put`, and notes what is free afterwards.
+    /// Returns whether anything moved. The seam by which a simulation stands in for the rings.
+    pub fn ship_lane(&mut self, to: ShardId, free: usize, mut put: impl FnMut(T)) -> bool {
+        let lane = &mut self.lanes[to.index()];
+        let count = lane.len().min(free);
+        lane.drain(..count).for_each(&mut put);
+        if lane.is_empty() && lane.capacity() > 1024 {
+            *lane = VecDeque::new();
+        }
+        self.free[to.index()] = free - count;
+        count > 0
+    }
+}
+
+/// One shard's wake-up call. Aligned so that two shards' flags share no cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Door {
+    /// The shard has looked at its lanes for the last time before it sleeps.
+    asleep: AtomicBool,
+    bell: OwnedFd,
+}
+
+/// Rings another shard's bell: for the control thread, whose commands come outside the lanes.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    doors: Arc<[Door]>,
+    shard: ShardId,
+}
+
+impl Waker {
+    /// Wakes the shard, asleep or not.
+    pub fn wake(&self) {
+        ring(&self.doors[self.shard.index()]);
+    }
+}
+
+fn ring(door: &Door) {
+    // The counter can only refuse when it is near 2^64, and then the bell is ringing already.
+    let _ = rustix::io::write(&door.bell, &1u64.to_ne_bytes());
+}
+
+/// One shard's ends of all its lanes.
+#[derive(Debug)]
+pub struct Endpoint<T> {
+    own: ShardId,
+    outbound: Vec<Option<rtrb::Producer<T>>>,
+    inbound: Vec<Option<rtrb::Consumer<T>>>,
+    doors: Arc<[Door]>,
+    /// Which lane is drained first; moves on each turn, so that no peer is always last.
+    first: usize,
+}
+
+/// Builds the whole mesh: one endpoint per shard.
+///
+/// # Errors
+/// When the kernel gives no eventfd (too few file descriptors).
+pub fn build<T>(shards: usize, capacity: usize) -> io::Result<Vec<Endpoint<T>>> {
+    let doors = (0..shards)
+        .map(|_| {
+            let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+            Ok(Door { asleep: AtomicBool::new(false), bell })
+        })
+        .collect::<io::Result<Arc<[Door]>>>()?;
+    let mut endpoints: Vec<Endpoint<T>> = (0..shards)
+        .map(|own| Endpoint {
+            own: shard_id(own),
+            outbound: (0..shards).map(|_| None).collect(),
+            inbound: (0..shards).map(|_| None).collect(),
+            doors: Arc::clone(&doors),
+            first: 0,
+        })
+        .collect();
+    for from in 0..shards {
+        for to in (0..shards).filter(|&to| to != from) {
+            let (producer, consumer) = rtrb::RingBuffer::new(capacity);
+            endpoints[from].outbound[to] = Some(producer);
+            endpoints[to].inbound[from] = Some(consumer);
+        }
+    }
+    Ok(endpoints)
+}
+
+fn shard_id(index: usize) -> ShardId {
+    ShardId(u16::try_from(index).expect("at most 256 shards"))
+}
+
+impl<T> Endpoint<T> {
+    /// Which shard this is.
+    pub fn own(&self) -> ShardId {
+        self.own
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.doors.len()
+    }
+
+    /// The eventfd that is readable when somebody rang.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.doors[self.own.index()].bell.as_fd()
+    }
+
+    /// A handle by which another thread wakes this shard.
+    pub fn waker(&self) -> Waker {
+        Waker { doors: Arc::clone(&self.doors), shard: self.own }
+    }
+
+    /// Moves staged parcels into the rings, as far as there is room, and wakes each sleeping peer once.
+    pub fn ship(&mut self, staging: &mut Staging<T>) {
+        for (to, producer) in self.outbound.iter_mut().enumerate() {
+            let Some(producer) = producer else { continue };
+            let free = producer.slots();
+            let moved = staging.ship_lane(shard_id(to), free, |parcel| {
+                let pushed = producer.push(parcel);
+                assert!(pushed.is_ok(), "the ring had {free} free places");
+            });
+            if moved {
+                // Pairs with the fence in `fall_asleep`: either the peer sees the parcels, or we see it asleep.
+                fence(Ordering::SeqCst);
+                let door = &self.doors[to];
+                if door.asleep.load(Ordering::Relaxed) && door.asleep.swap(false, Ordering::AcqRel) {
+                    ring(door);
+                }
+            }
+        }
+    }
+
+    /// Takes what has come in: per lane at most `parcels`, and no further one once `bytes` have been weighed.
+    /// Returns whether anything was left behind.
+    pub fn drain(
+        &mut self,
+        parcels: usize,
+        bytes: usize,
+        weigh: fn(&T) -> usize,
+        mut take: impl FnMut(ShardId, T),
+    ) -> bool {
+        let shards = self.inbound.len();
+        let mut left = false;
+        for step in 0..shards {
+            let from = (self.first + step) % shards;
+            let Some(lane) = &mut self.inbound[from] else { continue };
+            let mut weight = 0;
+            let mut taken = 0;
+            while taken < parcels && weight < bytes {
+                let Ok(parcel) = lane.pop() else { break };
+                weight += weigh(&parcel);
+                taken += 1;
+                take(shard_id(from), parcel);
+            }
+            left |= lane.slots() > 0;
+        }
+        self.first = (self.first + 1) % shards.max(1);
+        left
+    }
+
+    /// Says that this shard is about to sleep. Returns false if something came in at the last moment: then it
+    /// must not. After true, a peer that ships rings the bell.
+    pub fn fall_asleep(&self) -> bool {
+        let door = &self.doors[self.own.index()];
+        door.asleep.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `ship`.
+        fence(Ordering::SeqCst);
+        let idle = self.inbound.iter().flatten().all(|lane| lane.slots() == 0);
+        if !idle {
+            door.asleep.store(false, Ordering::Relaxed);
+        }
+        idle
+    }
+
+    /// Says that this shard is at work: peers need not ring.
+    pub fn wake_up(&self) {
+        self.doors[self.own.index()].asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ShardId = ShardId(0);
+    const B: ShardId = ShardId(1);
+
+    fn pair(capacity: usize) -> (Endpoint<u32>, Endpoint<u32>) {
+        let mut ends = build(2, capacity).expect("eventfds");
+        let b = ends.pop().expect("two");
+        (ends.pop().expect("one"), b)
+    }
+
+    fn all(end: &mut Endpoint<u32>) -> Vec<u32> {
+        let mut got = Vec::new();
+        end.drain(usize::MAX, usize::MAX, |_| 0, |_, n| got.push(n));
+        got
+    }
+
+    fn rang(end: &Endpoint<u32>) -> bool {
+        let mut count = [0; 8];
+        rustix::io::read(end.bell(), &mut count).is_ok()
+    }
+
+    #[test]
+    fn a_lane_is_fifo_over_more_than_its_capacity() {
+        let (mut a, mut b) = pair(4);
+        let mut staging = Staging::new(A, 2, 4);
+        (0..10).for_each(|n| staging.push(B, n));
+        let mut got = Vec::new();
+        while got.len() < 10 {
+            a.ship(&mut staging);
+            got.extend(all(&mut b));
+        }
+        assert_eq!(got, (0..10).collect::<Vec<_>>());
+        assert!(!staging.has_outbound());
+    }
+
+    #[test]
+    fn room_leaves_what_credits_may_need() {
+        let (mut a, mut b) = pair(9);
+        let mut staging = Staging::new(A, 2, 9);
+        assert_eq!(staging.room(B), 3);
+        staging.push(B, 1);
+        assert_eq!(staging.room(B), 2);
+        a.ship(&mut staging);
+        assert_eq!(staging.room(B), 2, "in the ring it takes the same place");
+        all(&mut b);
+        a.ship(&mut staging);
+        assert_eq!(staging.room(B), 3, "taken, it frees the place");
+        (0..20).for_each(|n| staging.push(B, n));
+        assert_eq!(staging.room(B), 0);
+    }
+
+    #[test]
+    fn drain_keeps_to_its_budget_and_says_what_it_left() {
+        let (mut a, mut b) = pair(16);
+        let mut staging = Staging::new(A, 2, 16);
+        (0..10).for_each(|n| staging.push(B, n));
+        a.ship(&mut staging);
+        let mut got = 0;
+        assert!(b.drain(4, usize::MAX, |_| 0, |_, _| got += 1));
+        assert_eq!(got, 4);
+        assert!(b.drain(100, 30, |_| 10, |_, _| got += 1));
+        assert_eq!(got, 7);
+        assert!(!b.drain(100, usize::MAX, |_| 0, |_, _| got += 1));
+        assert_eq!(got, 10);
+    }
+
+    #[test]
+    fn only_a_sleeper_is_woken_and_once_per_batch() {
+        let (mut a, mut b) = pair(16);
+        let mut staging = Staging::new(A, 2, 16);
+        staging.push(B, 1);
+        a.ship(&mut staging);
+        assert!(!rang(&b), "b was at work");
+        assert!(!b.fall_asleep(), "a parcel was there");
+        all(&mut b);
+        assert!(b.fall_asleep());
+        (0..5).for_each(|n| staging.push(B, n));
+        a.ship(&mut staging);
+        assert!(rang(&b));
+        staging.push(B, 9);
+        a.ship(&mut staging);
+        assert!(!rang(&b), "already woken");
+    }
+
+    #[test]
+    fn no_wake_is_lost_between_two_threads() {
+        const COUNT: u32 = 20_000;
+        let (mut a, mut b) = pair(8);
+        let producer = std::thread::spawn(move || {
+            let mut staging = Staging::new(A, 2, 8);
+            for n in 0..COUNT {
+                staging.push(B, n);
+                while staging.has_outbound() {
+                    a.ship(&mut staging);
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let mut expected = 0;
+        while expected < COUNT {
+            b.drain(
+                3,
+                usize::MAX,
+                |_| 0,
+                |_, n| {
+                    assert_eq!(n, expected);
+                    expected += 1;
+                },
+            );
+            if expected < COUNT && b.fall_asleep() {
+                let mut poll = [rustix::event::PollFd::from_borrowed_fd(b.bell(), rustix::event::PollFlags::IN)];
+                let deadline = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
+                let ready = rustix::event::poll(&mut poll, Some(&deadline)).expect("poll");
+                assert_eq!(ready, 1, "asleep with {expected} of {COUNT} and nobody rang");
+                rang(&b);
+                b.wake_up();
+            }
+        }
+        producer.join().expect("producer");
+    }
+}

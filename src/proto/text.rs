@@ -1,0 +1,142 @@
+//! What the server says to people, in each language, and what it does to text that people send: trimming and
+//! HTML escaping. Pure functions over strings; called by `encode` and by the hub when it encodes a message.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// The language of every `message` field (`language` in the configuration).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Language {
+    /// English.
+    #[default]
+    En,
+    /// Chinese, in the words of the tutorial this server grew from.
+    Zh,
+}
+
+/// Every sentence that goes into a `message` field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Text {
+    /// The greeting on open.
+    Connected,
+    /// With `auth_success`.
+    Authenticated,
+    /// With `auth_failed`.
+    TokenInvalid,
+    /// `auth` without a token.
+    TokenMissing,
+    /// With `user_online`.
+    UserOnline,
+    /// With `user_offline`.
+    UserOffline,
+    /// With `kicked`.
+    SignedInElsewhere,
+    /// A request that needs a signed-in user.
+    AuthFirst,
+    /// `auth` on a connection that has done so.
+    AuthTwice,
+    /// Nothing is left of a text after trimming.
+    EmptyText,
+    /// Not JSON, not an object, or a field of the wrong type.
+    Malformed,
+    /// A `type` that the protocol does not have.
+    UnknownType,
+    /// A fault of the server.
+    Internal,
+    /// The channel named is not subscribed.
+    NotSubscribed,
+    /// Certainly not done; the client may try again.
+    Busy,
+    /// The encoded push would be over its limit.
+    TooLarge,
+    /// No answer within the deadline.
+    Timeout,
+    /// The same user is connected and `duplicate_login = reject_new`.
+    AlreadyOnline,
+    /// More sign-ins of a user than `kick_old` allows.
+    TooManySignIns,
+}
+
+impl Text {
+    /// The sentence in `language`.
+    pub fn in_language(self, language: Language) -> &'static str {
+        let (en, zh) = self.both();
+        match language {
+            Language::En => en,
+            Language::Zh => zh,
+        }
+    }
+
+    fn both(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Connected => ("connected, please authenticate", "连接成功,请发送认证信息"),
+            Self::Authenticated => ("authenticated", "认证成功"),
+            Self::TokenInvalid => ("token invalid or expired", "token失效或无效"),
+            Self::TokenMissing => ("missing token", "缺少token参数"),
+            Self::UserOnline => ("user online", "用户上线"),
+            Self::UserOffline => ("user offline", "用户下线"),
+            Self::SignedInElsewhere => ("signed in elsewhere", "您的账号在其他地方登录"),
+            Self::AuthFirst => ("please authenticate first", "请先进行身份认证"),
+            Self::AuthTwice => ("already authenticated", "已经认证,请勿重复认证"),
+            Self::EmptyText => ("message text must not be empty", "消息内容不能为空"),
+            Self::Malformed => ("malformed message", "消息格式错误"),
+            Self::UnknownType => ("unknown message type", "未知消息类型"),
+            Self::Internal => ("internal server error", "服务器内部错误"),
+            Self::NotSubscribed => ("not subscribed to this channel", "未订阅该频道"),
+            Self::Busy => ("server busy, not done, try again", "服务器繁忙,请稍后重试"),
+            Self::TooLarge => ("message too large", "消息过大"),
+            Self::Timeout => {
+                ("outcome unknown, retry with the same idempotency_key", "结果未知,请使用相同的idempotency_key重试")
+            }
+            Self::AlreadyOnline => ("already signed in on another connection", "该账号已在其他地方登录"),
+            Self::TooManySignIns => ("too many sign-ins", "登录过于频繁"),
+        }
+    }
+}
+
+/// Cuts Unicode White_Space and NUL from both ends.
+pub fn trim(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\0')
+}
+
+/// Replaces `& < > " '` by their HTML entities, once; borrows when there is nothing to replace.
+pub fn escape_html(text: &str) -> Cow<'_, str> {
+    let special = |b: u8| matches!(b, b'&' | b'<' | b'>' | b'"' | b'\'');
+    if !text.bytes().any(special) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 32);
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#039;"),
+            c => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trims_white_space_of_any_script_and_nul() {
+        assert_eq!(trim(" \u{3000}\0\t hi \u{a0}\n\0"), "hi");
+        assert_eq!(trim(" \u{2003}\0 "), "");
+        assert_eq!(trim("0"), "0");
+        assert_eq!(trim("\u{200b}x"), "\u{200b}x", "zero width space is not White_Space");
+    }
+
+    #[test]
+    fn escapes_once_and_only_the_five() {
+        assert_eq!(escape_html(r#"<a href="x">&'</a>"#), "&lt;a href=&quot;x&quot;&gt;&amp;&#039;&lt;/a&gt;");
+        assert_eq!(escape_html("&amp;"), "&amp;amp;");
+        assert!(matches!(escape_html("日本語 ok"), Cow::Borrowed(_)));
+    }
+}

@@ -1,0 +1,237 @@
+//! The decoder at every split of its input: RFC 6455 by example, the limits, and what stays on the heap.
+
+use super::*;
+
+const LIMITS: Limits = Limits { message_bytes: 100_000, frame_bytes: 80_000, fragment_overhead: 64 };
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // The server's encoder gives the length; the mask bit and key are the client's.
+    frame::write_header(&mut bytes, Opcode::Text, payload.len());
+    bytes[0] = first;
+    bytes[1] |= 0x80;
+    bytes.extend(KEY);
+    bytes.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ KEY[at % 4]));
+    bytes
+}
+
+fn feed(decoder: &mut Decoder, bytes: &[u8], limits: &Limits, log: &mut Vec<String>) -> Result<(), ProtocolError> {
+    let mut input = bytes.to_vec();
+    let mut rest = &mut input[..];
+    while !rest.is_empty() {
+        let (consumed, event) = decoder.decode(rest, limits)?;
+        assert!(consumed > 0, "a call with input consumes some");
+        match event {
+            Some(Event::Text(text)) => log.push(format!("text {}", std::str::from_utf8(text).unwrap())),
+            Some(other) => log.push(format!("{other:?}")),
+            None => {}
+        }
+        rest = &mut rest[consumed..];
+    }
+    Ok(())
+}
+
+/// Decodes in every split into two and byte by byte, which must not differ.
+fn decode_all(bytes: &[u8], limits: &Limits) -> (Vec<String>, Option<ProtocolError>) {
+    let run = |chunks: &[&[u8]]| {
+        let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+        let error = chunks.iter().find_map(|chunk| feed(&mut decoder, chunk, limits, &mut log).err());
+        (log, error)
+    };
+    let whole = run(&[bytes]);
+    assert_eq!(run(&bytes.chunks(1).collect::<Vec<_>>()), whole, "byte by byte");
+    for split in 0..bytes.len().min(600) {
+        assert_eq!(run(&[&bytes[..split], &bytes[split..]]), whole, "split at {split}");
+    }
+    whole
+}
+
+fn ok(frames: &[Vec<u8>]) -> Vec<String> {
+    let (log, error) = decode_all(&frames.concat(), &LIMITS);
+    assert_eq!(error, None);
+    log
+}
+
+fn err(frames: &[Vec<u8>]) -> ProtocolError {
+    decode_all(&frames.concat(), &LIMITS).1.expect("the frames are an error")
+}
+
+#[test]
+fn whole_messages_come_from_the_input_itself() {
+    let mut input = [frame(0x81, b"Hello"), frame(0x82, &[1, 2, 3])].concat();
+    let range = input.as_ptr_range();
+    let mut decoder = Decoder::new();
+    let (consumed, event) = decoder.decode(&mut input, &LIMITS).unwrap();
+    let Some(Event::Text(text)) = event else { panic!("not a text") };
+    assert_eq!((consumed, &*text), (11, &b"Hello"[..]));
+    assert!(range.contains(&text.as_ptr()));
+    assert!(decoder.is_idle());
+    let (consumed, event) = decoder.decode(&mut input[11..], &LIMITS).unwrap();
+    assert_eq!((consumed, event), (9, Some(Event::Binary(&mut [1, 2, 3]))));
+    assert!(decoder.is_idle());
+}
+
+#[test]
+fn a_cut_header_does_not_cost_the_payload_a_copy() {
+    let mut input = frame(0x81, b"Hello");
+    let (head, rest) = input.split_at_mut(3);
+    let range = rest.as_ptr_range();
+    let mut decoder = Decoder::new();
+    assert_eq!(decoder.decode(head, &LIMITS), Ok((3, None)));
+    assert!(!decoder.is_idle());
+    let Ok((8, Some(Event::Text(text)))) = decoder.decode(rest, &LIMITS) else { panic!("not a text") };
+    assert!(range.contains(&text.as_ptr()));
+    assert!(decoder.is_idle());
+}
+
+#[test]
+fn fragments_with_control_frames_between() {
+    let log = ok(&[
+        frame(0x01, "Hé".as_bytes()),
+        frame(0x89, b"ping"),
+        frame(0x00, b""),
+        // A character cut by a fragment.
+        frame(0x00, &[0xC3]),
+        frame(0x8A, b""),
+        frame(0x80, &[0xA9, b'!']),
+        frame(0x02, &[0xFF]),
+        frame(0x80, &[0xFE]),
+        frame(0x81, b""),
+    ]);
+    assert_eq!(log, ["Ping([112, 105, 110, 103])", "Pong([])", "text Héé!", "Binary([255, 254])", "text "]);
+}
+
+#[test]
+fn all_length_encodings() {
+    for len in [0, 1, 125, 126, 127, 65_535, 65_536, 80_000] {
+        let payload = vec![b'x'; len];
+        let bytes = frame(0x82, &payload);
+        for split in [0, 1, 2, 3, 9, 10, 14, bytes.len() - 1] {
+            let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+            let split = split.min(bytes.len());
+            feed(&mut decoder, &bytes[..split], &LIMITS, &mut log).unwrap();
+            feed(&mut decoder, &bytes[split..], &LIMITS, &mut log).unwrap();
+            assert_eq!(log, [format!("Binary({payload:?})")], "{len} split at {split}");
+        }
+    }
+}
+
+#[test]
+fn sequences_that_are_errors() {
+    use ProtocolError::*;
+    assert_eq!(err(&[frame(0x80, b"x")]), UnexpectedContinuation);
+    assert_eq!(err(&[frame(0x00, b"x")]), UnexpectedContinuation);
+    assert_eq!(err(&[frame(0x01, b"a"), frame(0x80, b"b"), frame(0x80, b"c")]), UnexpectedContinuation);
+    assert_eq!(err(&[frame(0x01, b"a"), frame(0x81, b"b")]), InterleavedMessage);
+    assert_eq!(err(&[frame(0x02, b"a"), frame(0x01, b"b")]), InterleavedMessage);
+    assert_eq!(err(&[frame(0x81, b"a"), frame(0xC1, b"b")]), ReservedBits);
+    assert_eq!(err(&[frame(0x89, &[0; 126])]), ControlTooLong);
+    assert_eq!(err(&[frame(0x81, b"\xFF")]), InvalidUtf8);
+    assert_eq!(err(&[frame(0x81, b"\xE2\x82")]), InvalidUtf8);
+    assert_eq!(err(&[frame(0x01, b"\xE2\x82"), frame(0x80, b"")]), InvalidUtf8);
+    assert_eq!(err(&[frame(0x01, b"\xE2"), frame(0x00, b"x")]), InvalidUtf8);
+}
+
+#[test]
+fn bad_utf8_fails_within_the_frame() {
+    // Autobahn 6.4: κόσμε, then a surrogate, then more that never arrives.
+    let bytes = frame(0x81, b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80edited");
+    let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+    let hopeless = 6 + 12;
+    for at in 0..hopeless {
+        assert_eq!(feed(&mut decoder, &bytes[at..=at], &LIMITS, &mut log), Ok(()), "{at}");
+    }
+    let error = feed(&mut decoder, &bytes[hopeless..=hopeless], &LIMITS, &mut log);
+    assert_eq!(error, Err(ProtocolError::InvalidUtf8));
+    assert!(decoder.is_idle(), "an error frees what was kept");
+    assert_eq!(feed(&mut decoder, &bytes, &LIMITS, &mut log), Ok(()), "and is final");
+    assert!(log.is_empty());
+}
+
+#[test]
+fn close_payloads() {
+    use ProtocolError::*;
+    assert_eq!(ok(&[frame(0x88, b"")]), ["Close { code: None, reason: \"\" }"]);
+    assert_eq!(ok(&[frame(0x88, b"\x03\xe8")]), ["Close { code: Some(1000), reason: \"\" }"]);
+    assert_eq!(ok(&[frame(0x88, b"\x0f\xa1by\xc3\xa9")]), ["Close { code: Some(4001), reason: \"byé\" }"]);
+    assert_eq!(err(&[frame(0x88, b"\x03")]), ClosePayload);
+    assert_eq!(err(&[frame(0x88, b"\x03\xee")]), CloseCode);
+    assert_eq!(err(&[frame(0x88, b"\x03\xe8\xff")]), InvalidUtf8);
+}
+
+#[test]
+fn nothing_follows_a_close() {
+    let log = ok(&[frame(0x01, b"a"), frame(0x88, b""), frame(0x80, b"b"), vec![0xFF; 40]]);
+    assert_eq!(log, ["Close { code: None, reason: \"\" }"]);
+    let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+    for byte in [frame(0x01, b"a"), frame(0x88, b"\x03\xe8")].concat() {
+        feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
+    }
+    decoder.release();
+    assert!(decoder.is_idle(), "the message that will never end is freed with the Close");
+}
+
+#[test]
+fn limits_hold_at_the_header() {
+    let limits = Limits { message_bytes: 1000, frame_bytes: 500, fragment_overhead: 64 };
+    let header_of = |first, len| frame(first, &vec![b'x'; len])[..8].to_vec();
+    let run = |frames: &[Vec<u8>]| decode_all(&frames.concat(), &limits).1;
+    assert_eq!(run(&[frame(0x81, &[b'x'; 500])]), None);
+    assert_eq!(run(&[header_of(0x81, 501)]), Some(ProtocolError::FrameTooBig));
+    // 64 + 400, 64 + 400: 72 are left, 8 of them for payload.
+    let start = [frame(0x01, &[b'x'; 400]), frame(0x00, &[b'x'; 400])].concat();
+    assert_eq!(run(&[start.clone(), frame(0x80, &[b'x'; 8])]), None);
+    assert_eq!(run(&[start.clone(), frame(0x80, &[b'x'; 9])[..6].to_vec()]), Some(ProtocolError::MessageTooBig));
+    assert_eq!(run(&[vec![0x82, 0xFF, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]]), Some(ProtocolError::FrameTooBig));
+    // A limit on frames does not touch control frames.
+    let tiny = Limits { message_bytes: 4, frame_bytes: 4, fragment_overhead: 0 };
+    assert_eq!(decode_all(&frame(0x89, b"longer"), &tiny), (vec!["Ping([108, 111, 110, 103, 101, 114])".into()], None));
+}
+
+#[test]
+fn a_flood_of_empty_fragments_ends() {
+    let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+    feed(&mut decoder, &frame(0x01, b""), &LIMITS, &mut log).unwrap();
+    let error = (0..2000).find_map(|_| feed(&mut decoder, &frame(0x00, b""), &LIMITS, &mut log).err());
+    assert_eq!(error, Some(ProtocolError::MessageTooBig));
+}
+
+#[test]
+fn an_announcement_costs_nothing() {
+    let limits = Limits { message_bytes: usize::MAX, frame_bytes: usize::MAX, fragment_overhead: 64 };
+    let mut bytes = vec![0x82, 0xFF, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4];
+    bytes.extend([0; 100]);
+    let mut decoder = Decoder::new();
+    feed(&mut decoder, &bytes, &limits, &mut Vec::new()).unwrap();
+    assert!(decoder.heap_bytes() <= size_of::<Partial>() + 200);
+}
+
+#[test]
+fn idle_is_small_and_holds_nothing() {
+    assert!(size_of::<Decoder>() <= 16);
+    assert!(size_of::<Partial>() <= 192, "{}", size_of::<Partial>());
+    let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+    for byte in [frame(0x01, b"Hel"), frame(0x89, b"p"), frame(0x80, b"lo")].concat() {
+        feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
+    }
+    assert_eq!(log, ["Ping([112])", "text Hello"]);
+    assert!(!decoder.is_idle(), "the last event is still there");
+    decoder.release();
+    assert!(decoder.is_idle());
+    assert_eq!(decoder.heap_bytes(), 0);
+}
+
+#[test]
+fn release_keeps_what_is_incomplete() {
+    let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+    for byte in [frame(0x01, b"Hel"), frame(0x89, b"p")].concat() {
+        feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
+        decoder.release();
+    }
+    for byte in frame(0x80, b"lo") {
+        decoder.release();
+        feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
+    }
+    assert_eq!(log, ["Ping([112])", "text Hello"]);
+}

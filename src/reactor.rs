@@ -1,0 +1,306 @@
+//! The loop of one core: it gives a `Shard` its sockets, its lanes and the time. A turn drains the lanes, handles
+//! what they brought, ships what is for other shards and flushes what is for clients; it runs behind the readers
+//! that are ready, so that it takes in what is already there before it sends. Built by `server`, one per thread.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use monoio::net::UnixStream;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::auth::Verifier;
+use crate::clock::{Clock, Now};
+use crate::conn::{self, RECEIVE_BYTES, Sockets};
+use crate::ids::ConnId;
+use crate::mesh::Endpoint;
+use crate::parcel::Parcel;
+use crate::shard::{LANE_BYTES, LANE_PARCELS, Shard};
+
+/// Sends in a row before others may run: 8,000 would hold the loop for 30 ms.
+const SENDS_PER_STEP: usize = 192;
+/// How often a shard looks for another's lane to have room again, when nothing else is to be done.
+const STUCK: Duration = Duration::from_millis(1);
+/// How long a connection that was cut at the end of a drain may take to go.
+const CUT: Duration = Duration::from_millis(200);
+
+/// What the control thread tells a shard.
+#[derive(Debug)]
+pub enum Command {
+    /// Judge tokens by these keys from now on.
+    Keys(Arc<Verifier>),
+    /// Say goodbye to everyone, wait so long at most, and end.
+    Drain(Duration),
+}
+
+/// How many connections the process has, over all shards.
+#[derive(Debug, Default)]
+pub struct Counters {
+    connections: AtomicUsize,
+}
+
+impl Counters {
+    /// One more; returns how many there were before.
+    pub fn enter(&self) -> usize {
+        self.connections.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// One less.
+    pub fn leave(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// One shard with its sockets, as the tasks of its thread share it. No borrow is held across an `.await`.
+#[derive(Debug)]
+pub struct Reactor {
+    shard: RefCell<Shard>,
+    endpoint: RefCell<Endpoint<Parcel>>,
+    commands: flume::Receiver<Command>,
+    /// Where all connections receive into: nothing stays in it.
+    pub buffer: RefCell<Box<[u8]>>,
+    /// The transports.
+    pub sockets: RefCell<Sockets>,
+    /// Shared by all shards.
+    pub counters: Arc<Counters>,
+    /// Most connections of the process.
+    pub connections_max: usize,
+    clock: Clock,
+    turn: Signal,
+    draining: Cell<bool>,
+}
+
+/// Wakes the one task that waits for it; rung early, it doesn't wait.
+#[derive(Debug, Default)]
+struct Signal {
+    rung: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    fn ring(&self) {
+        if !self.rung.replace(true)
+            && let Some(waker) = self.waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
+    async fn wait(&self) {
+        std::future::poll_fn(|context| {
+            if self.rung.replace(false) {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// What a reactor is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The pure state.
+    pub shard: Shard,
+    /// Its ends of the lanes.
+    pub endpoint: Endpoint<Parcel>,
+    /// What the control thread says; its sender rings the endpoint's bell.
+    pub commands: flume::Receiver<Command>,
+    /// Shared by all shards.
+    pub counters: Arc<Counters>,
+    /// Most connections of the process.
+    pub connections_max: usize,
+    /// The same for all shards.
+    pub clock: Clock,
+}
+
+impl Reactor {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Rc<Self> {
+        Rc::new(Self {
+            shard: RefCell::new(parts.shard),
+            endpoint: RefCell::new(parts.endpoint),
+            commands: parts.commands,
+            buffer: RefCell::new(vec![0; RECEIVE_BYTES].into()),
+            sockets: RefCell::new(Sockets::default()),
+            counters: parts.counters,
+            connections_max: parts.connections_max,
+            clock: parts.clock,
+            turn: Signal::default(),
+            draining: Cell::new(false),
+        })
+    }
+
+    /// Whether no new connection is taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Lets the shard do something and carries out what follows from it.
+    pub fn with<R>(self: &Rc<Self>, work: impl FnOnce(&mut Shard, Now) -> R) -> R {
+        self.with_wire(|shard, _, now| work(shard, now))
+    }
+
+    /// The same, for work that sends.
+    pub fn with_wire<R>(self: &Rc<Self>, work: impl FnOnce(&mut Shard, &mut Sockets, Now) -> R) -> R {
+        let now = self.clock.now();
+        let mut shard = self.shard.borrow_mut();
+        let result = work(&mut shard, &mut self.sockets.borrow_mut(), now);
+        let actions = shard.take_actions();
+        let work = shard.has_work() || shard.is_stuck();
+        drop(shard);
+        conn::act(self, actions);
+        if work {
+            self.turn.ring();
+        }
+        result
+    }
+
+    /// A connection's task has ended.
+    pub fn closed(self: &Rc<Self>, id: ConnId) {
+        self.with(|shard, _| shard.closed(id));
+        self.sockets.borrow_mut().remove(id);
+        self.counters.leave();
+    }
+
+    /// Serves until it is told to drain and everyone has gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses the descriptors that the loop itself needs.
+    pub async fn run(self: Rc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
+        let bell = pollable(self.endpoint.borrow().bell())?;
+        let ready = pollable_owned(eventfd(1, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)?;
+        let bell_fd = self.endpoint.borrow().bell().try_clone_to_owned()?;
+        monoio::spawn(listen_to_bell(Rc::clone(&self), bell, bell_fd));
+        monoio::spawn(keep_time(Rc::clone(&self)));
+        monoio::spawn(crate::listener::accept(Rc::clone(&self), listener));
+        self.turns(&ready).await;
+        Ok(())
+    }
+
+    async fn turns(self: &Rc<Self>, ready: &UnixStream) {
+        let mut deadline = None;
+        loop {
+            self.turn.rung.set(false);
+            let left = self.take_in();
+            self.obey(&mut deadline);
+            self.flush(ready).await;
+            self.ship();
+            if deadline.is_some() && self.shard.borrow().connections() == 0 {
+                return;
+            }
+            if let Some(at) = deadline
+                && self.clock.now().mono_ms >= at
+            {
+                return self.cut().await;
+            }
+            let (work, stuck) = {
+                let shard = self.shard.borrow();
+                (shard.has_work(), shard.is_stuck())
+            };
+            if left || work || self.turn.rung.get() {
+                yield_fairly(ready).await;
+            } else if stuck {
+                monoio::time::sleep(STUCK).await;
+            } else if self.endpoint.borrow().fall_asleep() {
+                self.turn.wait().await;
+            }
+        }
+    }
+
+    /// Takes what the lanes brought, and the shard's own parcels. Returns whether anything was left.
+    fn take_in(self: &Rc<Self>) -> bool {
+        let mut endpoint = self.endpoint.borrow_mut();
+        endpoint.wake_up();
+        
+        self.with(|shard, now| {
+            let left =
+                endpoint.drain(LANE_PARCELS, LANE_BYTES, Parcel::weight, |from, parcel| shard.take(from, parcel, now));
+            shard.turn(now);
+            // Before the flush: peers work while this shard sends.
+            endpoint.ship(shard.staging());
+            left
+        })
+    }
+
+    fn ship(&self) {
+        self.endpoint.borrow_mut().ship(self.shard.borrow_mut().staging());
+    }
+
+    async fn flush(self: &Rc<Self>, ready: &UnixStream) {
+        if !self.shard.borrow().wants_flush() {
+            return;
+        }
+        self.with(|shard, _| shard.begin_flush());
+        while !self.with_wire(|shard, wire, now| shard.flush_step(SENDS_PER_STEP, wire, now)) {
+            yield_fairly(ready).await;
+        }
+    }
+
+    fn obey(self: &Rc<Self>, deadline: &mut Option<u64>) {
+        for command in self.commands.try_iter() {
+            match command {
+                Command::Keys(verifier) => self.with(|shard, _| shard.set_verifier(verifier)),
+                Command::Drain(patience) => {
+                    self.draining.set(true);
+                    let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+                    let now = self.clock.now().mono_ms;
+                    deadline.get_or_insert(now.saturating_add(patience));
+                    self.with(|shard, now| shard.drain(now));
+                }
+            }
+        }
+    }
+
+    /// The time to say goodbye is over.
+    async fn cut(self: &Rc<Self>) {
+        self.with(|shard, _| shard.abort_all());
+        monoio::time::sleep(CUT).await;
+    }
+}
+
+async fn listen_to_bell(reactor: Rc<Reactor>, bell: UnixStream, fd: OwnedFd) {
+    while bell.readable(false).await.is_ok() {
+        let mut count = [0; 8];
+        // Empty when it had been rung for commands and for parcels, and was read once for both.
+        let _ = rustix::io::read(&fd, &mut count);
+        reactor.turn.ring();
+    }
+}
+
+async fn keep_time(reactor: Rc<Reactor>) {
+    loop {
+        monoio::time::sleep(Duration::from_millis(crate::wheel::TICK_MS)).await;
+        reactor.with(|shard, now| shard.tick(now));
+        if reactor.is_draining() {
+            reactor.turn.ring();
+        }
+    }
+}
+
+/// Lets every task that is ready run, and the ring take its completions. A task that wakes itself would not: it
+/// starves I/O (monoio #322). Polling a descriptor that is always readable goes through the ring.
+async fn yield_fairly(ready: &UnixStream) {
+    let _ = ready.readable(false).await;
+}
+
+fn pollable(fd: BorrowedFd<'_>) -> io::Result<UnixStream> {
+    pollable_owned(fd.try_clone_to_owned()?)
+}
+
+/// monoio polls sockets only; the kernel polls any descriptor, and nothing but polling is done with this one.
+fn pollable_owned(fd: OwnedFd) -> io::Result<UnixStream> {
+    UnixStream::from_std(StdUnixStream::from(fd))
+}

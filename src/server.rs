@@ -1,0 +1,375 @@
+//! Boot and end: from a configuration to running shards, and from a signal to their end. Probes what it needs of
+//! the kernel first and says what is missing. The thread that calls `run` is the control thread: it waits for
+//! signals and tells the shards (flume, then the shard's bell).
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::auth::{self, Verifier};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError};
+use crate::cpus;
+use crate::http::Site;
+use crate::hub::HubSettings;
+use crate::ids::ShardId;
+use crate::listener;
+use crate::mesh::{self, Waker};
+use crate::proto::handshake::{self, Origins, Policy};
+use crate::proto::websocket;
+use crate::reactor::{Command, Counters, Parts, Reactor};
+use crate::shard::{Settings, Shard};
+
+/// Entries of each shard's submission queue; a full one with many inline completions would overflow its
+/// completion queue.
+const RING_ENTRIES: u32 = 4096;
+/// What a fragment of a message costs beyond its payload, against the message limit.
+const FRAGMENT_OVERHEAD: usize = 64;
+/// Commands that may wait for a shard; the control thread waits when there are more.
+const COMMANDS: usize = 16;
+/// Descriptors that the process needs beside its connections, per shard and in all.
+const DESCRIPTORS_PER_SHARD: u64 = 8;
+const DESCRIPTORS: u64 = 32;
+
+/// Why the server can't start, or had to stop: always with what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The listening address.
+    #[error("cannot listen on {addr}: {source}{}", listen_hint(.source))]
+    Listen {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// io_uring.
+    #[error(
+        "io_uring is not available: {0}. It needs Linux 5.11 or later with kernel.io_uring_disabled = 0; in a \
+         container the seccomp profile must allow io_uring_setup, io_uring_enter and io_uring_register (Docker's \
+         default profile may not)"
+    )]
+    Uring(io::Error),
+    /// Operations of io_uring.
+    #[error("this kernel's io_uring lacks {0}: Linux 5.11 or later is needed")]
+    UringOperation(&'static str),
+    /// File descriptors.
+    #[error(
+        "only {limit} file descriptors are allowed and {needed} are needed for {shards} shards alone: raise the \
+         limit (ulimit -n, or LimitNOFILE in a systemd unit; see tuning/)"
+    )]
+    Descriptors {
+        /// The hard limit.
+        limit: u64,
+        /// The least that is needed.
+        needed: u64,
+        /// Of how many shards.
+        shards: usize,
+    },
+    /// Anything else that the kernel refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A shard ended by a fault of the server.
+    #[error("shard {0} failed; the log says why")]
+    Shard(usize),
+}
+
+fn listen_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another program listens there; --listen ADDR:PORT chooses another place)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need the right CAP_NET_BIND_SERVICE)",
+        io::ErrorKind::AddrNotAvailable => " (this machine has no such address)",
+        _ => "",
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
+    move |source| BootError::System { what, source }
+}
+
+/// The running server.
+#[derive(Debug)]
+pub struct Server {
+    addr: SocketAddr,
+    config: Config,
+    shards: Vec<Handle>,
+    signals: Signals,
+}
+
+/// A shard's thread, as the control thread sees it.
+#[derive(Debug)]
+struct Handle {
+    commands: flume::Sender<Command>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+impl Handle {
+    fn tell(&self, command: Command) {
+        // A shard that has ended needs no commands.
+        let _ = self.commands.send(command);
+        self.waker.wake();
+    }
+}
+
+impl Server {
+    /// Starts all shards. On return every one of them accepts connections.
+    ///
+    /// # Errors
+    /// [`BootError`], with nothing left running.
+    pub fn start(config: &Config) -> Result<Self, BootError> {
+        probe_uring()?;
+        let cpus = cpus::usable().map_err(system("reading the CPU affinity"))?;
+        let count = match config.shards {
+            0 => cpus::shards_for(&cpus),
+            n => usize::from(n),
+        };
+        raise_descriptor_limit(count, config)?;
+        let verifier = Arc::new(verifier(config)?);
+        let settings = Arc::new(settings(config, count)?);
+        // Before any thread: so that they all inherit the handlers, and a signal during boot isn't lost.
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
+        let (addr, listeners) =
+            listener::bind(config.listen, count).map_err(|source| BootError::Listen { addr: config.listen, source })?;
+        let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
+        let counters = Arc::new(Counters::default());
+        let clock = Clock::start();
+        let (ready, started) = mpsc::channel();
+        let mut shards = Vec::with_capacity(count);
+        for (endpoint, listener) in endpoints.into_iter().zip(listeners) {
+            let (commands, inbox) = flume::bounded(COMMANDS);
+            let waker = endpoint.waker();
+            let own = endpoint.own();
+            let cpu = config.pin_cpus.then(|| cpus[own.index() % cpus.len()]);
+            let boot = Boot {
+                own,
+                settings: Arc::clone(&settings),
+                verifier: Arc::clone(&verifier),
+                cpu,
+                listener,
+                endpoint,
+                commands: inbox,
+                counters: Arc::clone(&counters),
+                connections_max: config.limits.connections,
+                clock,
+            };
+            let ready = ready.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{}", own.0))
+                .spawn(move || boot.run(&ready))
+                .map_err(system("starting a shard's thread"))?;
+            shards.push(Handle { commands, waker, thread });
+        }
+        drop(ready);
+        for _ in 0..count {
+            started
+                .recv()
+                .unwrap_or_else(|_| Err(io::Error::other("a shard's thread died")))
+                .map_err(BootError::Uring)?;
+        }
+        Ok(Self { addr, config: config.clone(), shards, signals })
+    }
+
+    /// Where the server listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Waits for signals: SIGHUP reads the keys anew, SIGTERM and SIGINT end the server.
+    ///
+    /// # Errors
+    /// When a shard failed.
+    pub fn run(self) -> Result<(), BootError> {
+        let Self { config, shards, mut signals, .. } = self;
+        for signal in signals.forever() {
+            if signal != SIGHUP {
+                tracing::info!(signal, "going away");
+                break;
+            }
+            reload(&config, &shards);
+        }
+        let patience = Duration::from_millis(config.shutdown_ms);
+        shards.iter().for_each(|shard| shard.tell(Command::Drain(patience)));
+        for (number, shard) in shards.into_iter().enumerate() {
+            shard.thread.join().map_err(|_| BootError::Shard(number))?;
+        }
+        Ok(())
+    }
+}
+
+fn reload(config: &Config, shards: &[Handle]) {
+    match verifier(config) {
+        Ok(verifier) => {
+            let verifier = Arc::new(verifier);
+            shards.iter().for_each(|shard| shard.tell(Command::Keys(Arc::clone(&verifier))));
+            tracing::info!("keys read anew");
+        }
+        Err(error) => tracing::error!(%error, "the keys can't be read: the old ones stay in force"),
+    }
+}
+
+/// What a shard's thread starts from.
+struct Boot {
+    own: ShardId,
+    settings: Arc<Settings>,
+    verifier: Arc<Verifier>,
+    cpu: Option<usize>,
+    listener: TcpListener,
+    endpoint: mesh::Endpoint<crate::parcel::Parcel>,
+    commands: flume::Receiver<Command>,
+    counters: Arc<Counters>,
+    connections_max: usize,
+    clock: Clock,
+}
+
+impl Boot {
+    fn run(self, ready: &mpsc::Sender<io::Result<()>>) {
+        let own = self.own.index();
+        let body = std::panic::AssertUnwindSafe(|| self.serve(ready));
+        if !matches!(std::panic::catch_unwind(body), Ok(Ok(()))) {
+            tracing::error!(shard = own, "this shard's loop failed: the process ends");
+            // The other shards can't go on without the channels that this one owned.
+            std::process::abort();
+        }
+    }
+
+    fn serve(self, ready: &mpsc::Sender<io::Result<()>>) -> io::Result<()> {
+        if let Some(cpu) = self.cpu
+            && let Err(error) = cpus::pin(cpu)
+        {
+            tracing::warn!(%error, cpu, "this shard can't be pinned");
+        }
+        let mut ring = io_uring::IoUring::builder();
+        ring.setup_coop_taskrun().setup_single_issuer();
+        let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+            .with_entries(RING_ENTRIES)
+            .uring_builder(ring)
+            .enable_timer()
+            .build();
+        let mut runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return Ok(());
+            }
+        };
+        runtime.block_on(async move {
+            let shard = Shard::new(self.own, self.settings, self.verifier, rand::random());
+            let reactor = Reactor::new(Parts {
+                shard,
+                endpoint: self.endpoint,
+                commands: self.commands,
+                counters: self.counters,
+                connections_max: self.connections_max,
+                clock: self.clock,
+            });
+            let _ = ready.send(Ok(()));
+            reactor.run(self.listener).await
+        })
+    }
+}
+
+fn verifier(config: &Config) -> Result<Verifier, ConfigError> {
+    let verifier = Verifier::new(&config.auth)?;
+    verifier.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(verifier)
+}
+
+fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
+    let limits = &config.limits;
+    let origins = if config.origins.is_empty() { Origins::SameHost } else { Origins::List(config.origins.clone()) };
+    let dev = if config.dev { auth::hs256_secret(&config.auth)? } else { None };
+    Ok(Settings {
+        hub: HubSettings {
+            shards,
+            language: config.language,
+            escape: config.lobby.escape,
+            duplicate_login: config.auth.duplicate_login,
+            push_bytes: limits.push_bytes,
+            patience_ms: limits.request_ms / 2,
+        },
+        lane_parcels: limits.lane_parcels,
+        site: Arc::new(Site {
+            path: config.path.clone(),
+            echo: config.echo,
+            policy: Policy { origins, dev_hosts: config.dev, subprotocols: &["uringcast.v1"] },
+            dev,
+        }),
+        head: handshake::Limits { head_bytes: limits.header_bytes, headers: limits.headers },
+        messages: websocket::Limits {
+            message_bytes: limits.message_bytes,
+            frame_bytes: limits.frame_limit(),
+            fragment_overhead: FRAGMENT_OVERHEAD,
+        },
+        outbox_bytes: limits.outbox_bytes,
+        requests_per_connection: limits.requests_per_connection,
+        request_ms: limits.request_ms,
+        handshake_ms: limits.handshake_ms,
+        auth_ms: config.auth.deadline_ms,
+        ping_interval_ms: config.liveness.ping_interval_ms,
+        pong_timeout_ms: config.liveness.pong_timeout_ms,
+        boot_id: rand::random(),
+    })
+}
+
+/// Whether the kernel gives us io_uring and the operations that the shards use.
+fn probe_uring() -> Result<(), BootError> {
+    use io_uring::opcode;
+    let ring = io_uring::IoUring::new(8).map_err(BootError::Uring)?;
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(BootError::Uring)?;
+    let needed = [
+        ("accept", opcode::Accept::CODE),
+        ("poll_add", opcode::PollAdd::CODE),
+        ("poll_remove", opcode::PollRemove::CODE),
+        ("async_cancel", opcode::AsyncCancel::CODE),
+        ("read", opcode::Read::CODE),
+        ("timeout", opcode::Timeout::CODE),
+        ("close", opcode::Close::CODE),
+    ];
+    match needed.into_iter().find(|(_, code)| !probe.is_supported(*code)) {
+        Some((name, _)) => Err(BootError::UringOperation(name)),
+        None => Ok(()),
+    }
+}
+
+/// Takes all the descriptors that the process may have.
+fn raise_descriptor_limit(shards: usize, config: &Config) -> Result<(), BootError> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    let needed = DESCRIPTORS + DESCRIPTORS_PER_SHARD * shards as u64;
+    if most < needed {
+        return Err(BootError::Descriptors { limit: most, needed, shards });
+    }
+    if limit.current.is_some_and(|current| current < most) {
+        let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+        setrlimit(Resource::Nofile, raised).map_err(|error| system("raising the descriptor limit")(error.into()))?;
+    }
+    if most < needed + config.limits.connections as u64 {
+        tracing::info!(
+            "{most} file descriptors are allowed: about {} connections, fewer than limits.connections = {}",
+            most - needed,
+            config.limits.connections
+        );
+    }
+    Ok(())
+}

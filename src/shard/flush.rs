@@ -1,0 +1,208 @@
+//! Sending: once a turn, what all connections are due. Channels first, the subscriber in the outer loop and one
+//! run of bytes for all of them; then the connections that have something private only. It works in steps, so
+//! that the shell can let others run in between. Part of `shard`; the kernel is behind [`Wire`].
+
+use std::io::IoSlice;
+
+use super::conns::{Ending, Stage};
+use super::{Action, Shard};
+use crate::clock::Now;
+use crate::ids::ConnId;
+use crate::outbox::{MAX_PIECES, Run};
+
+/// What became of a send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// The kernel took so many bytes; fewer than offered means that it takes no more now.
+    Bytes(usize),
+    /// The peer is gone.
+    Gone,
+}
+
+/// The sockets, as the pure part sees them.
+pub trait Wire {
+    /// Sends the pieces, in order, without waiting.
+    fn send(&mut self, conn: ConnId, pieces: &[IoSlice<'_>]) -> Sent;
+}
+
+/// A flush under way: what was there when it began.
+#[derive(Debug)]
+pub(super) struct Flush {
+    /// Channels still to be walked, the current one last.
+    channels: Vec<Walk>,
+    /// Connections with something private, still to be sent to.
+    private: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Walk {
+    channel: u32,
+    /// Subscribers from here up have been visited. Walked downwards: see `LocalChannel::subscribers`.
+    next: usize,
+    /// Sealed runs when the flush began: everyone has had them when the walk ends.
+    runs: usize,
+}
+
+impl Shard {
+    /// Seals what the turn brought. Not while a flush is under way.
+    pub fn begin_flush(&mut self) {
+        assert!(self.flush.is_none(), "one flush at a time");
+        let channels = self.fanout.take_dirty().into_iter().map(|channel| {
+            let local = self.fanout.channel(channel);
+            local.seal();
+            Walk { channel, next: local.len(), runs: local.sealed() }
+        });
+        let channels = channels.collect();
+        self.flush = Some(Flush { channels, private: std::mem::take(&mut self.dirty) });
+    }
+
+    /// Sends to about `budget` connections. Returns true when the flush is over.
+    pub fn flush_step(&mut self, mut budget: usize, wire: &mut impl Wire, now: Now) -> bool {
+        while budget > 0 {
+            let Some(flush) = &mut self.flush else { return true };
+            if let Some(walk) = flush.channels.last_mut() {
+                let local = self.fanout.channel(walk.channel);
+                let Some(index) = walk.next.min(local.len()).checked_sub(1) else {
+                    local.forget(walk.runs);
+                    flush.channels.pop();
+                    continue;
+                };
+                walk.next = index;
+                let channel = walk.channel;
+                budget -= usize::from(self.visit(channel, index, wire, now));
+            } else if let Some(slot) = flush.private.pop() {
+                let Some(conn) = self.conns.get_slot(slot) else { continue };
+                conn.dirty = false;
+                self.send_outbox(slot, wire, now);
+                budget -= 1;
+            } else {
+                self.flush = None;
+                std::mem::take(&mut self.emptied).into_iter().for_each(|channel| self.fanout.remove_if_empty(channel));
+            }
+        }
+        self.flush.is_none()
+    }
+
+    /// The kernel takes bytes again.
+    pub fn writable(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
+        let Some(conn) = self.conns.get(id) else { return };
+        conn.blocked = false;
+        let waiting = conn.outbox.bytes();
+        self.send_outbox(id.slot, wire, now);
+        let conn = self.conns.at(id.slot);
+        if conn.outbox.bytes() < waiting {
+            // The kernel took bytes after having been full: the peer made room, so it lives.
+            conn.seen_ms = now.mono_ms;
+            conn.pinged_ms = None;
+        }
+    }
+
+    /// One subscriber's turn in a channel's walk. Returns whether a send was made.
+    fn visit(&mut self, channel: u32, index: usize, wire: &mut impl Wire, now: Now) -> bool {
+        let local = self.fanout.channel(channel);
+        let slot = local.subscriber(index).slot;
+        let conn = self.conns.at(slot);
+        if conn.outbox.is_empty() && !conn.blocked && conn.subscriptions.len() == 1 && local.sealed() == 1 {
+            return self.send_run(channel, index, slot, wire, now);
+        }
+        for subscription in &conn.subscriptions {
+            let local = self.fanout.channel(subscription.channel);
+            let outbox = &mut conn.outbox;
+            local.take_sealed(subscription.index as usize, |run, start, end| outbox.push_slice(run, start, end));
+        }
+        if conn.blocked {
+            self.check_bound(slot, now);
+            return false;
+        }
+        if conn.outbox.is_empty() {
+            return false;
+        }
+        self.send_outbox(slot, wire, now);
+        true
+    }
+
+    /// The common case, and the fast one: nothing else waits, so the shared bytes go to the kernel as they are.
+    fn send_run(&mut self, channel: u32, index: usize, slot: u32, wire: &mut impl Wire, now: Now) -> bool {
+        let id = self.conns.id(slot);
+        let mut rest: Option<(Run, usize, usize, usize)> = None;
+        let mut sent = Sent::Bytes(0);
+        self.fanout.channel(channel).take_sealed(index, |run, start, end| {
+            sent = wire.send(id, &[IoSlice::new(&run[start..end])]);
+            let count = if let Sent::Bytes(count) = sent { count } else { 0 };
+            if count < end - start {
+                rest = Some((Run::clone(run), start, end, count));
+            }
+        });
+        if sent == Sent::Gone {
+            self.gone(slot);
+        } else if let Some((run, start, end, count)) = rest {
+            let outbox = &mut self.conns.at(slot).outbox;
+            outbox.push_slice(&run, start, end);
+            outbox.advance(count);
+            self.block(slot, now);
+        }
+        true
+    }
+
+    /// Sends what waits for one connection, as far as the kernel takes it.
+    fn send_outbox(&mut self, slot: u32, wire: &mut impl Wire, now: Now) {
+        let id = self.conns.id(slot);
+        let conn = self.conns.at(slot);
+        if conn.blocked {
+            return self.check_bound(slot, now);
+        }
+        while !conn.outbox.is_empty() {
+            let mut pieces = Vec::with_capacity(4);
+            conn.outbox.pieces(&mut pieces);
+            debug_assert!(pieces.len() <= MAX_PIECES, "as many as one call takes");
+            let offered: usize = pieces.iter().map(|piece| piece.len()).sum();
+            match wire.send(id, &pieces) {
+                Sent::Gone => return self.gone(slot),
+                Sent::Bytes(count) => {
+                    drop(pieces);
+                    conn.outbox.advance(count);
+                    if count < offered {
+                        return self.block(slot, now);
+                    }
+                }
+            }
+        }
+        self.after_sending(id);
+    }
+
+    fn after_sending(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.outbox.is_empty()
+            && let Stage::Closing { until_ms, ending: Ending::Finish } = conn.stage
+        {
+            conn.stage = Stage::Closing { until_ms, ending: Ending::Finished };
+            self.actions.push(Action::Finish(id));
+        }
+        self.maybe_resume(id);
+    }
+
+    fn block(&mut self, slot: u32, now: Now) {
+        let id = self.conns.id(slot);
+        self.conns.at(slot).blocked = true;
+        self.actions.push(Action::AwaitWritable(id));
+        self.check_bound(slot, now);
+    }
+
+    fn check_bound(&mut self, slot: u32, now: Now) {
+        let bound = self.settings.outbox_bytes;
+        let conn = self.conns.at(slot);
+        if conn.outbox.bytes() > bound && !conn.is_closing() && conn.stage != Stage::Echo {
+            let id = self.conns.id(slot);
+            self.close_slow(id, now);
+        }
+    }
+
+    /// A send failed: the peer is gone. The reader will find out too and end the connection.
+    fn gone(&mut self, slot: u32) {
+        let id = self.conns.id(slot);
+        let conn = self.conns.at(slot);
+        conn.outbox = crate::outbox::Outbox::default();
+        conn.paused = false;
+        self.actions.push(Action::Abort(id));
+    }
+}

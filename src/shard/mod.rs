@@ -1,0 +1,401 @@
+//! One core's whole state, without its sockets: connections and sessions, the fan-out to subscribers, and the hub
+//! of the channels it owns. Bytes, parcels and the time go in; parcels, sends and [`Action`]s come out. A *turn*
+//! takes what the lanes brought, handles it and flushes. Pure, so that N of them run as a simulation;
+//! `reactor` gives it sockets, lanes and a clock.
+
+mod conns;
+mod flush;
+mod receive;
+mod timers;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub use flush::{Sent, Wire};
+
+use crate::auth::Verifier;
+use crate::clock::Now;
+use crate::fanout::{Fanout, Subscription};
+use crate::http::Site;
+use crate::hub::{Hub, HubSettings, LOBBY, owner_of};
+use crate::ids::{ConnId, ShardId};
+use crate::mesh::{self, Staging};
+use crate::parcel::{Answer, Ask, Parcel, Placed};
+use crate::proto::codes::close;
+use crate::proto::decode::EnvelopeDecoder;
+use crate::proto::encode::Reply;
+use crate::proto::text::Text;
+use crate::proto::{frame, handshake, websocket};
+use crate::session::{self, Outcome};
+use crate::user::User;
+use crate::wheel::Wheel;
+use conns::{Conn, Conns, Ending, Stage, ask_parcel};
+use flush::Flush;
+
+/// How long a peer has to end a connection that we are closing, before it is reset.
+pub const CLOSE_MS: u64 = 2_000;
+/// Reading stops while this much waits for the client that nobody shares: who doesn't read answers gets no more.
+pub const REPLY_BYTES: usize = 64 * 1024;
+/// What a turn takes from one lane: so many parcels …
+pub const LANE_PARCELS: usize = 256;
+/// … and no more after so many bytes.
+pub const LANE_BYTES: usize = 256 * 1024;
+
+/// What a shard needs to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Of the owner's side, and what both sides share.
+    pub hub: HubSettings,
+    /// Parcels in a lane.
+    pub lane_parcels: usize,
+    /// What is served over HTTP, and who may upgrade.
+    pub site: Arc<Site>,
+    /// Limits on the request's head.
+    pub head: handshake::Limits,
+    /// Limits on frames and messages.
+    pub messages: websocket::Limits,
+    /// Bytes that may wait for one connection.
+    pub outbox_bytes: usize,
+    /// Requests that may be under way for one connection.
+    pub requests_per_connection: usize,
+    /// How long a request may stay unanswered.
+    pub request_ms: u64,
+    /// How long the handshake may take.
+    pub handshake_ms: u64,
+    /// How long a client has to sign in.
+    pub auth_ms: u64,
+    /// Silence after which a client is pinged.
+    pub ping_interval_ms: u64,
+    /// How long it then has to show a sign of life.
+    pub pong_timeout_ms: u64,
+    /// Makes connection ids unique over nodes and restarts.
+    pub boot_id: u64,
+}
+
+/// What the shell is to do to a socket; the pure part can't.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Go on reading: call [`Shard::resume`] first.
+    Resume(ConnId),
+    /// Call [`Shard::writable`] when the kernel takes bytes again.
+    AwaitWritable(ConnId),
+    /// End our direction of the stream.
+    Finish(ConnId),
+    /// Reset the connection.
+    Abort(ConnId),
+}
+
+/// What the shell may do with a connection's input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// Read on.
+    Open,
+    /// Don't read before [`Action::Resume`].
+    Paused,
+    /// The connection has come to its end: close the socket.
+    Ended,
+}
+
+/// Asks that may still be sent to one owner, and the connections that wait for one to be answered.
+#[derive(Debug)]
+struct Credits {
+    left: usize,
+    /// Each connection at most once; it has one ask parked.
+    waiting: VecDeque<ConnId>,
+}
+
+/// One core's state.
+#[derive(Debug)]
+pub struct Shard {
+    own: ShardId,
+    settings: Arc<Settings>,
+    verifier: Arc<Verifier>,
+    lobby: Arc<str>,
+    hub: Hub,
+    staging: Staging<Parcel>,
+    conns: Conns,
+    fanout: Fanout,
+    /// Connections with something private to send, each once.
+    dirty: Vec<u32>,
+    /// Channels whose last subscriber left; removed when no flush refers to them.
+    emptied: Vec<u32>,
+    flush: Option<Flush>,
+    /// In its place but while a message is decoded.
+    envelopes: Option<EnvelopeDecoder>,
+    credits: Vec<Credits>,
+    wheel: Wheel<ConnId>,
+    actions: Vec<Action>,
+    draining: bool,
+}
+
+impl Shard {
+    /// Shard `own`. `seed` makes the epochs of the channels that it owns.
+    pub fn new(own: ShardId, settings: Arc<Settings>, verifier: Arc<Verifier>, seed: u64) -> Self {
+        let shards = settings.hub.shards;
+        let credit = mesh::credits(settings.lane_parcels);
+        Self {
+            own,
+            hub: Hub::new(own, settings.hub.clone(), seed),
+            staging: Staging::new(own, shards, settings.lane_parcels),
+            conns: Conns::new(own),
+            fanout: Fanout::default(),
+            dirty: Vec::new(),
+            emptied: Vec::new(),
+            flush: None,
+            envelopes: Some(EnvelopeDecoder::default()),
+            credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
+            wheel: Wheel::default(),
+            actions: Vec::new(),
+            draining: false,
+            lobby: LOBBY.into(),
+            settings,
+            verifier,
+        }
+    }
+
+    /// Parcels on their way out: the shell ships them.
+    pub fn staging(&mut self) -> &mut Staging<Parcel> {
+        &mut self.staging
+    }
+
+    /// What the shell is to do; the list is handed over.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.conns.count()
+    }
+
+    /// From now on tokens are judged by these keys.
+    pub fn set_verifier(&mut self, verifier: Arc<Verifier>) {
+        self.verifier = verifier;
+    }
+
+    /// A socket was accepted.
+    /// Not `admitted`, its request will be refused: the server is at capacity.
+    pub fn open(&mut self, admitted: bool, now: Now) -> ConnId {
+        let id = self.conns.insert(Conn::new(admitted, now.mono_ms));
+        self.file_deadline(id);
+        id
+    }
+
+    /// The socket is gone, whoever ended it.
+    pub fn closed(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(id) else { return };
+        conn.dirty = false;
+        self.leave(id);
+        self.conns.remove(id);
+    }
+
+    /// Takes one parcel from a lane.
+    pub fn take(&mut self, from: ShardId, parcel: Parcel, now: Now) {
+        match parcel {
+            Parcel::Ask { conn, request, ask } => self.hub.ask(conn, request, ask, now, &mut self.staging),
+            Parcel::Release { conn, user } => self.hub.release(conn, &user, now, &mut self.staging),
+            Parcel::Deliver { channel, frame } => self.fanout.append(&channel, &frame),
+            Parcel::Kick { conn } => self.kick(conn, now),
+            Parcel::Answer { conn, request, answer } => {
+                self.give_credit(from);
+                self.answered(conn, request, &answer, now);
+            }
+        }
+    }
+
+    /// The shard's own part of a turn: parcels to itself, within the same budget as a lane's, and asks that wait
+    /// for room.
+    pub fn turn(&mut self, now: Now) {
+        let mut weight = 0;
+        for _ in 0..self.staging.own_len().min(LANE_PARCELS) {
+            let Some(parcel) = self.staging.pop_own() else { break };
+            weight += parcel.weight();
+            self.take(self.own, parcel, now);
+            if weight >= LANE_BYTES {
+                break;
+            }
+        }
+        self.hub.retry(now, &mut self.staging);
+    }
+
+    /// Whether something waits for another shard to make room: no turn helps before it has.
+    pub fn is_stuck(&self) -> bool {
+        self.staging.has_outbound() || self.hub.is_waiting()
+    }
+
+    /// Whether something waits that a turn would take up.
+    pub fn has_work(&self) -> bool {
+        self.staging.own_len() > 0 || self.wants_flush()
+    }
+
+    /// Whether a flush would find anything to do.
+    pub fn wants_flush(&self) -> bool {
+        self.fanout.is_dirty() || !self.dirty.is_empty() || !self.emptied.is_empty()
+    }
+
+    /// Says goodbye to everyone (1001) and refuses whoever comes from now on.
+    pub fn drain(&mut self, now: Now) {
+        self.draining = true;
+        for (place, id) in (0u64..).zip(self.conns.ids()) {
+            let conn = self.conns.at(id.slot);
+            match conn.stage {
+                Stage::Handshake => self.actions.push(Action::Abort(id)),
+                Stage::Native | Stage::Echo => {
+                    if conn.session.user().is_some() {
+                        // Clients that come back at once would all come at once.
+                        let reconnect_in_ms = 500 + place.wrapping_mul(7919) % 4_500;
+                        self.say(id, &Reply::Draining { reconnect_in_ms }, None);
+                    }
+                    self.close(id, close::GOING_AWAY, "server is going away", now);
+                }
+                Stage::Closing { .. } => {}
+            }
+        }
+    }
+
+    /// Resets every connection that is left.
+    pub fn abort_all(&mut self) {
+        let ids = self.conns.ids();
+        self.actions.extend(ids.into_iter().map(Action::Abort));
+    }
+
+    fn kick(&mut self, id: ConnId, now: Now) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.session.claimed().is_none() {
+            return;
+        }
+        self.say(id, &Reply::Kicked, None);
+        self.close(id, close::SIGNED_IN_ELSEWHERE, "signed in elsewhere", now);
+    }
+
+    fn answered(&mut self, id: ConnId, request: u32, answer: &Answer, now: Now) {
+        let Some(conn) = self.conns.get(id) else { return };
+        match conn.session.answered(request, answer) {
+            Outcome::Attach(mark, user) => {
+                if let Answer::Claimed { lobby, online_count } = answer {
+                    self.attach(id, lobby, *online_count, &user, mark.as_deref());
+                }
+            }
+            Outcome::Reply(mark) => {
+                session::with_reply(answer, |reply| self.say(id, reply, mark.as_deref()));
+            }
+            Outcome::Error(mark, code, text) => self.say(id, &Reply::Error { code, text }, mark.as_deref()),
+            Outcome::Close(mark, code, text, close_code) => {
+                self.say(id, &Reply::Error { code, text }, mark.as_deref());
+                self.close(id, close_code, text.in_language(crate::proto::text::Language::En), now);
+            }
+            Outcome::Silent | Outcome::Stale => {}
+        }
+        self.maybe_resume(id);
+    }
+
+    /// From here on the connection gets what the lobby's lane brings.
+    fn attach(&mut self, id: ConnId, lobby: &Placed, online_count: u64, user: &User, mark: Option<&str>) {
+        let subscription = self.fanout.subscribe(&self.lobby, id.slot);
+        self.conns.at(id.slot).subscriptions.push(subscription);
+        let lobby = lobby.position();
+        self.say(id, &Reply::AuthSuccess { user: user.json(), online_count, lobby }, mark);
+        self.file_deadline(id);
+    }
+
+    /// Ends what the connection takes part in: subscriptions here, and the user at the lobby's owner.
+    fn leave(&mut self, id: ConnId) {
+        let conn = self.conns.at(id.slot);
+        let subscriptions = std::mem::take(&mut conn.subscriptions);
+        conn.parked = None;
+        let held = conn.session.end();
+        subscriptions.into_iter().for_each(|subscription| self.unsubscribe(subscription));
+        if let Some(user) = held {
+            let owner = owner_of(LOBBY, self.settings.hub.shards);
+            self.staging.push(owner, Parcel::Release { conn: id, user });
+        }
+    }
+
+    fn unsubscribe(&mut self, subscription: Subscription) {
+        if let Some(moved) = self.fanout.unsubscribe(subscription) {
+            let Subscription { channel, index } = subscription;
+            let was = u32::try_from(self.fanout.channel(channel).len()).expect("fits a slot");
+            let old = Subscription { channel, index: was };
+            let entry = self.conns.at(moved).subscriptions.iter_mut().find(|entry| **entry == old);
+            entry.expect("a subscriber has a subscription").index = index;
+        }
+        if self.fanout.channel(subscription.channel).is_empty() {
+            self.emptied.push(subscription.channel);
+        }
+    }
+
+    /// Queues one reply. What the connection is due of its channels goes before it.
+    fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
+        let language = self.settings.hub.language;
+        self.push_private(id.slot, |out| reply.encode(out, mark, language));
+    }
+
+    fn push_private(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        let conn = self.conns.at(slot);
+        for subscription in &conn.subscriptions {
+            let channel = self.fanout.channel(subscription.channel);
+            channel.hand_over(subscription.index as usize, &mut conn.outbox);
+        }
+        conn.outbox.push_private(write);
+        if !std::mem::replace(&mut conn.dirty, true) {
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Starts the closing handshake from our side.
+    fn close(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
+        self.end_with(id, Ending::AwaitClose, now, |out| frame::write_close(out, code, reason));
+    }
+
+    /// Says the last thing and ends the connection in the given way.
+    fn end_with(&mut self, id: ConnId, ending: Ending, now: Now, last: impl FnOnce(&mut Vec<u8>)) {
+        self.push_private(id.slot, last);
+        self.leave(id);
+        let conn = self.conns.at(id.slot);
+        conn.input = Vec::new();
+        conn.stage = Stage::Closing { until_ms: now.mono_ms + CLOSE_MS, ending };
+        self.file_deadline(id);
+        self.maybe_resume(id);
+    }
+
+    /// The client reads more slowly than it is sent to: what has not begun is dropped.
+    fn close_slow(&mut self, id: ConnId, now: Now) {
+        self.leave(id);
+        self.conns.at(id.slot).outbox.drop_unstarted();
+        self.end_with(id, Ending::AwaitClose, now, |out| {
+            frame::write_close(out, close::SLOW_CONSUMER, "slow consumer")
+        });
+    }
+
+    /// Sends an ask, or parks it until the owner's answers have given a credit back.
+    fn send_ask(&mut self, id: ConnId, channel: &str, request: u32, ask: Ask) {
+        let owner = owner_of(channel, self.settings.hub.shards);
+        let credits = &mut self.credits[owner.index()];
+        if credits.left > 0 {
+            credits.left -= 1;
+            self.staging.push(owner, ask_parcel(id, request, ask));
+        } else {
+            credits.waiting.push_back(id);
+            self.conns.at(id.slot).parked = Some(Box::new((owner, request, ask)));
+        }
+        self.file_deadline(id);
+    }
+
+    fn give_credit(&mut self, owner: ShardId) {
+        let credits = &mut self.credits[owner.index()];
+        while let Some(next) = credits.waiting.pop_front() {
+            let Some(conn) = self.conns.get(next) else { continue };
+            let Some(parked) = conn.parked.take() else { continue };
+            let (to, request, ask) = *parked;
+            assert_eq!(to, owner, "a connection waits where its ask goes");
+            self.staging.push(owner, ask_parcel(next, request, ask));
+            self.maybe_resume(next);
+            return;
+        }
+        credits.left += 1;
+    }
+
+    fn error(&mut self, id: ConnId, mark: Option<&str>, code: u16, text: Text) {
+        self.say(id, &Reply::Error { code, text }, mark);
+    }
+}

@@ -1,0 +1,239 @@
+//! What a connection sends: the HTTP request, then frames, then commands. Stops taking input whenever an answer
+//! has to come first, and goes on where it stopped. Part of `shard`; knows the wire formats through `proto`.
+
+use super::conns::{Ending, Stage};
+use super::{Action, Input, REPLY_BYTES, Shard};
+use crate::clock::Now;
+use crate::http::Route;
+use crate::ids::ConnId;
+use crate::proto::codes::close;
+use crate::proto::decode::Rejected;
+use crate::proto::encode::Reply;
+use crate::proto::frame::{self, Opcode};
+use crate::proto::handshake::{Refusal, Request};
+use crate::proto::websocket::{Decoder, Event, ProtocolError};
+use crate::session::{Effect, Rules};
+
+impl Shard {
+    /// Takes what was received; it is unmasked in place. Only while the input is [`Input::Open`].
+    pub fn receive(&mut self, id: ConnId, bytes: &mut [u8], now: Now) -> Input {
+        if let Some(conn) = self.conns.get(id) {
+            conn.seen_ms = now.mono_ms;
+            conn.pinged_ms = None;
+            self.consume(id, bytes, now);
+        }
+        self.input(id)
+    }
+
+    /// Goes on with what had been received before the input was paused.
+    pub fn resume(&mut self, id: ConnId, now: Now) -> Input {
+        if let Some(conn) = self.conns.get(id) {
+            let mut kept = std::mem::take(&mut conn.input);
+            self.consume(id, &mut kept, now);
+        }
+        self.input(id)
+    }
+
+    /// What may be done with the connection's input.
+    pub fn input(&mut self, id: ConnId) -> Input {
+        match self.conns.get(id) {
+            None => Input::Ended,
+            Some(conn) if conn.paused => Input::Paused,
+            Some(_) => Input::Open,
+        }
+    }
+
+    fn consume(&mut self, id: ConnId, bytes: &mut [u8], now: Now) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if !self.is_open(id) {
+                let conn = self.conns.at(id.slot);
+                conn.paused = true;
+                conn.input.extend_from_slice(rest);
+                return;
+            }
+            let conn = self.conns.at(id.slot);
+            let used = match conn.stage {
+                Stage::Handshake => self.handshake(id, rest, now),
+                Stage::Native | Stage::Echo | Stage::Closing { ending: Ending::AwaitClose, .. } => {
+                    let mut decoder = std::mem::take(&mut conn.decoder);
+                    let used = self.frame(id, &mut decoder, rest, now);
+                    self.conns.at(id.slot).decoder = decoder;
+                    used
+                }
+                Stage::Closing { .. } => rest.len(),
+            };
+            rest = &mut rest[used..];
+        }
+        if !self.is_open(id) {
+            self.conns.at(id.slot).paused = true;
+        }
+    }
+
+    /// Whether the next bytes of the connection may be taken.
+    fn is_open(&mut self, id: ConnId) -> bool {
+        let limit = self.settings.requests_per_connection;
+        let conn = self.conns.at(id.slot);
+        conn.is_closing()
+            || (conn.parked.is_none() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
+    }
+
+    /// Lets the shell read on if what stopped it is over.
+    pub(super) fn maybe_resume(&mut self, id: ConnId) {
+        if self.conns.get(id).is_some_and(|conn| conn.paused) && self.is_open(id) {
+            self.conns.at(id.slot).paused = false;
+            self.actions.push(Action::Resume(id));
+        }
+    }
+
+    /// Reads the request's head; returns how many bytes of `rest` it took.
+    fn handshake(&mut self, id: ConnId, rest: &[u8], now: Now) -> usize {
+        let conn = self.conns.at(id.slot);
+        let before = conn.input.len();
+        let kept = if before == 0 {
+            None
+        } else {
+            conn.input.extend_from_slice(rest);
+            Some(std::mem::take(&mut conn.input))
+        };
+        let head = kept.as_deref().unwrap_or(rest);
+        let limits = self.settings.head;
+        match Request::parse(head, &limits) {
+            Ok(None) => {
+                self.conns.at(id.slot).input = kept.unwrap_or_else(|| rest.to_vec());
+                rest.len()
+            }
+            Ok(Some((request, taken))) => {
+                self.route(id, &request, now);
+                taken - before
+            }
+            Err(refusal) => {
+                self.respond(id, now, |out| refusal.write(out));
+                rest.len()
+            }
+        }
+    }
+
+    fn route(&mut self, id: ConnId, request: &Request<'_>, now: Now) {
+        let site = std::sync::Arc::clone(&self.settings.site);
+        let admitted = self.conns.at(id.slot).admitted;
+        let upgrade = match site.route(request, now.unix_ms) {
+            _ if !admitted => return self.respond(id, now, |out| Refusal::unavailable("at capacity", 5).write(out)),
+            _ if self.draining => {
+                return self.respond(id, now, |out| Refusal::unavailable("server is going away", 5).write(out));
+            }
+            Err(refusal) => return self.respond(id, now, |out| refusal.write(out)),
+            Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(out)),
+            Ok(Route::Native(upgrade)) => {
+                self.conns.at(id.slot).stage = Stage::Native;
+                upgrade
+            }
+            Ok(Route::Echo(upgrade)) => {
+                self.conns.at(id.slot).stage = Stage::Echo;
+                upgrade
+            }
+        };
+        self.push_private(id.slot, |out| upgrade.write_response(out));
+        let conn = self.conns.at(id.slot);
+        conn.opened_ms = now.mono_ms;
+        if conn.stage == Stage::Native {
+            let connection_id = format!("{:016x}-{id}", self.settings.boot_id);
+            self.say(id, &Reply::System { connection_id: &connection_id, timestamp: now.unix_ms }, None);
+        }
+        self.file_deadline(id);
+    }
+
+    fn respond(&mut self, id: ConnId, now: Now, write: impl FnOnce(&mut Vec<u8>)) {
+        self.end_with(id, Ending::Finish, now, write);
+    }
+
+    /// Takes one frame, or as much of it as there is; returns how many bytes it took.
+    fn frame(&mut self, id: ConnId, decoder: &mut Decoder, rest: &mut [u8], now: Now) -> usize {
+        let length = rest.len();
+        let limits = self.settings.messages;
+        match decoder.decode(rest, &limits) {
+            Ok((used, None)) => used,
+            Ok((used, Some(event))) => {
+                self.event(id, event, now);
+                decoder.release();
+                used
+            }
+            Err(error) => {
+                self.fail(id, error, now);
+                length
+            }
+        }
+    }
+
+    /// The stream makes no sense any more: nothing that follows is read (RFC 6455 §7.1.7).
+    fn fail(&mut self, id: ConnId, error: ProtocolError, now: Now) {
+        let reason = error.to_string();
+        if self.conns.at(id.slot).is_closing() {
+            self.finish(id, now);
+        } else {
+            self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, error.close_code(), &reason));
+        }
+    }
+
+    fn event(&mut self, id: ConnId, event: Event<'_>, now: Now) {
+        let conn = self.conns.at(id.slot);
+        let stage = conn.stage;
+        match (event, stage) {
+            (Event::Close { .. }, Stage::Closing { .. }) => self.finish(id, now),
+            (_, Stage::Closing { .. }) => {}
+            (Event::Close { code, .. }, _) => {
+                // Answered in kind (§5.5.1); an empty Close has no code to give back.
+                self.end_with(id, Ending::Finish, now, |out| match code {
+                    Some(code) => frame::write_close(out, code, ""),
+                    None => frame::write_frame(out, Opcode::Close, &[]),
+                });
+            }
+            (Event::Ping(payload), _) => {
+                self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Pong, payload));
+            }
+            (Event::Pong(_), _) => {}
+            (Event::Text(text), Stage::Echo) => {
+                self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Text, text));
+            }
+            (Event::Binary(bytes), Stage::Echo) => {
+                self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Binary, bytes));
+            }
+            (Event::Binary(_), _) => self.close(id, close::UNACCEPTABLE, "only text messages are taken here", now),
+            (Event::Text(text), _) => self.message(id, text, now),
+        }
+    }
+
+    fn message(&mut self, id: ConnId, text: &[u8], now: Now) {
+        let mut envelopes = self.envelopes.take().unwrap_or_default();
+        match envelopes.decode(text) {
+            Err(Rejected { id: mark, text }) => self.error(id, mark, 400, text),
+            Ok(request) => {
+                let rules = Rules {
+                    verifier: &self.verifier,
+                    escape: self.settings.hub.escape,
+                    request_ms: self.settings.request_ms,
+                };
+                let effect = self.conns.at(id.slot).session.command(request, &rules, now);
+                match effect {
+                    Effect::Reply(reply, mark) => self.say(id, &reply, mark),
+                    Effect::Ask { channel, request, ask } => self.send_ask(id, channel, request, ask),
+                    Effect::Close(reply, mark, code) => {
+                        self.say(id, &reply, mark);
+                        self.close(id, code, "unauthorized", now);
+                    }
+                }
+            }
+        }
+        self.envelopes = Some(envelopes);
+    }
+
+    /// Both sides have said Close, or nothing more can be said: end our direction once all has left.
+    pub(super) fn finish(&mut self, id: ConnId, now: Now) {
+        let conn = self.conns.at(id.slot);
+        conn.stage = Stage::Closing { until_ms: now.mono_ms + super::CLOSE_MS, ending: Ending::Finish };
+        if !std::mem::replace(&mut conn.dirty, true) {
+            self.dirty.push(id.slot);
+        }
+        self.file_deadline(id);
+    }
+}

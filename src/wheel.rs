@@ -1,0 +1,54 @@
+//! Deadlines without a timer per connection: a connection is filed under the tick at which it should be looked
+//! at again, and the shard looks at whole ticks. Filing again is the way to move a deadline: an old entry that
+//! comes up is ignored by whoever looks. Pure; `shard` owns one.
+
+use std::collections::BTreeMap;
+
+/// How coarse deadlines are, in milliseconds.
+pub const TICK_MS: u64 = 64;
+
+/// Keys by the tick at which they fall due.
+#[derive(Debug)]
+pub struct Wheel<K> {
+    ticks: BTreeMap<u64, Vec<K>>,
+}
+
+impl<K> Default for Wheel<K> {
+    fn default() -> Self {
+        Self { ticks: BTreeMap::new() }
+    }
+}
+
+impl<K> Wheel<K> {
+    /// Files `key` under the first tick at or after `at_ms`, and says which.
+    pub fn file(&mut self, key: K, at_ms: u64) -> u64 {
+        let tick = at_ms.div_ceil(TICK_MS);
+        self.ticks.entry(tick).or_default().push(key);
+        tick
+    }
+
+    /// Takes the keys of one tick that is due, with its number; `None` when none is.
+    pub fn pop_due(&mut self, now_ms: u64) -> Option<(u64, Vec<K>)> {
+        let first = self.ticks.first_entry()?;
+        (*first.key() * TICK_MS <= now_ms).then(|| first.remove_entry())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_due_at_its_tick_and_not_before() {
+        let mut wheel = Wheel::default();
+        wheel.file('a', TICK_MS);
+        wheel.file('b', TICK_MS + 1);
+        wheel.file('c', 10 * TICK_MS);
+        assert!(wheel.pop_due(TICK_MS - 1).is_none());
+        assert_eq!(wheel.pop_due(TICK_MS), Some((1, vec!['a'])));
+        assert!(wheel.pop_due(TICK_MS).is_none());
+        assert_eq!(wheel.pop_due(u64::MAX), Some((2, vec!['b'])));
+        assert_eq!(wheel.pop_due(u64::MAX), Some((10, vec!['c'])));
+        assert!(wheel.pop_due(u64::MAX).is_none());
+    }
+}

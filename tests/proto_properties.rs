@@ -1,0 +1,373 @@
+//! The wire against naive oracles: a reference decoder written without looking at the real one, a byte loop for
+//! the mask, `std` for UTF-8; each over inputs and cuts that no one would think of.
+#![allow(clippy::unwrap_used)]
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use uringcast::proto::frame::{self, Opcode};
+use uringcast::proto::handshake::{self, Request};
+use uringcast::proto::utf8::{self, Validator};
+use uringcast::proto::websocket::{Decoder, Event, Limits};
+use uringcast::proto::{codes, mask};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    Text(Vec<u8>),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<u16>, String),
+}
+
+const LIMITS: Limits = Limits { message_bytes: 2000, frame_bytes: 1500, fragment_overhead: 64 };
+/// What a decoder may hold beyond a message: its own bookkeeping and a control frame's payload.
+const OVERHEAD: usize = 192 + 256;
+
+/// Cuts `bytes` into chunks at these places.
+fn cut(bytes: &[u8], cuts: &[prop::sample::Index]) -> Vec<Vec<u8>> {
+    let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+    places.extend([0, bytes.len()]);
+    places.sort_unstable();
+    places.windows(2).map(|pair| bytes[pair[0]..pair[1]].to_vec()).collect()
+}
+
+/// Runs the real decoder over chunks: what it saw, the close code of its error, and how many bytes it took.
+fn decode(chunks: &[Vec<u8>]) -> (Vec<Seen>, Option<u16>, usize) {
+    let (mut decoder, mut seen, mut arrived) = (Decoder::new(), Vec::new(), 0);
+    for chunk in chunks {
+        let mut chunk = chunk.clone();
+        let mut rest = &mut chunk[..];
+        arrived += rest.len();
+        while !rest.is_empty() {
+            let available = rest.len();
+            let (consumed, event) = match decoder.decode(rest, &LIMITS) {
+                Ok(decoded) => decoded,
+                Err(error) => return (seen, Some(error.close_code()), arrived),
+            };
+            assert!((1..=available).contains(&consumed));
+            seen.extend(event.map(|event| match event {
+                Event::Text(text) => Seen::Text(text.to_vec()),
+                Event::Binary(bytes) => Seen::Binary(bytes.to_vec()),
+                Event::Ping(bytes) => Seen::Ping(bytes.to_vec()),
+                Event::Pong(bytes) => Seen::Pong(bytes.to_vec()),
+                Event::Close { code, reason } => Seen::Close(code, reason.to_string()),
+            }));
+            assert!(decoder.heap_bytes() <= OVERHEAD + LIMITS.message_bytes.min(2 * arrived));
+            rest = &mut rest[consumed..];
+        }
+    }
+    (seen, None, arrived)
+}
+
+/// The reference: sees all bytes at once, copies everything, one step after the other as RFC 6455 tells it.
+fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
+    let mut seen = Vec::new();
+    let mut at = 0;
+    let mut parts: Option<(bool, Vec<u8>, usize)> = None;
+    loop {
+        let rest = &bytes[at..];
+        let need = |n: usize| rest.len() >= n;
+        if !need(1) {
+            return (seen, None);
+        }
+        let (fin, opcode) = (rest[0] >> 7 == 1, rest[0] & 15);
+        let control = opcode >= 8;
+        if rest[0] >> 4 & 7 != 0 || ![0, 1, 2, 8, 9, 10].contains(&opcode) || control && !fin {
+            return (seen, Some(1002));
+        }
+        if !need(2) {
+            return (seen, None);
+        }
+        let short = usize::from(rest[1] & 127);
+        if rest[1] < 128 || control && short > 125 {
+            return (seen, Some(1002));
+        }
+        let extended = [0, 2, 8][usize::from(short > 125) + usize::from(short > 126)];
+        if extended == 8 && (need(3) && rest[2] > 127 || need(8) && rest[2..8].iter().all(|&byte| byte == 0)) {
+            return (seen, Some(1002));
+        }
+        if !need(2 + extended) {
+            return (seen, None);
+        }
+        let len = match extended {
+            0 => short as u64,
+            _ => rest[2..2 + extended].iter().fold(0, |sum: u64, &byte| sum * 256 + u64::from(byte)),
+        };
+        if extended == 2 && len < 126 {
+            return (seen, Some(1002));
+        }
+        let start = 2 + extended + 4;
+        if !need(start) {
+            return (seen, None);
+        }
+
+        if !control {
+            if (opcode == 0) != parts.is_some() {
+                return (seen, Some(1002));
+            }
+            let charge = if fin && opcode > 0 { 0 } else { LIMITS.fragment_overhead as u64 };
+            let before = parts.as_ref().map_or(0, |part| part.2) as u64;
+            if len > LIMITS.frame_bytes as u64 || before + len + charge > LIMITS.message_bytes as u64 {
+                return (seen, Some(1009));
+            }
+            let part = parts.get_or_insert((opcode == 1, Vec::new(), 0));
+            part.2 += (len + charge) as usize;
+        }
+        let key = &rest[start - 4..start];
+        let payload: Vec<u8> =
+            rest[start..].iter().take(len as usize).enumerate().map(|(n, byte)| byte ^ key[n % 4]).collect();
+        let whole = payload.len() as u64 == len;
+
+        if !control {
+            let (text, message, _) = parts.as_mut().unwrap();
+            message.extend(&payload);
+            let hopeless = match std::str::from_utf8(message) {
+                Ok(_) => false,
+                Err(error) => error.error_len().is_some() || whole && fin,
+            };
+            if *text && hopeless {
+                return (seen, Some(1007));
+            }
+        }
+        if !whole {
+            return (seen, None);
+        }
+        at += start + len as usize;
+        match opcode {
+            8 => {
+                let code = match payload[..] {
+                    [] => return (append(seen, Seen::Close(None, String::new())), None),
+                    [_] => return (seen, Some(1002)),
+                    [high, low, ..] => u16::from(high) * 256 + u16::from(low),
+                };
+                if !(1000..5000).contains(&code) || (1004..=1006).contains(&code) || (1015..3000).contains(&code) {
+                    return (seen, Some(1002));
+                }
+                return match String::from_utf8(payload[2..].to_vec()) {
+                    Ok(reason) => (append(seen, Seen::Close(Some(code), reason)), None),
+                    Err(_) => (seen, Some(1007)),
+                };
+            }
+            9 => seen.push(Seen::Ping(payload)),
+            10 => seen.push(Seen::Pong(payload)),
+            _ if fin => {
+                let (text, message, _) = parts.take().unwrap();
+                seen.push(if text { Seen::Text(message) } else { Seen::Binary(message) });
+            }
+            _ => {}
+        }
+    }
+}
+
+fn append(mut seen: Vec<Seen>, last: Seen) -> Vec<Seen> {
+    seen.push(last);
+    seen
+}
+
+fn client_frame(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
+    let mut out = vec![first];
+    match payload.len() {
+        len @ 0..=125 => out.push(128 + len as u8),
+        len @ 126..=65535 => out.extend([128 + 126, (len / 256) as u8, (len % 256) as u8]),
+        len => {
+            out.push(128 + 127);
+            out.extend((len as u64).to_be_bytes());
+        }
+    }
+    out.extend(key);
+    out.extend(payload.iter().enumerate().map(|(n, byte)| byte ^ key[n % 4]));
+    out
+}
+
+fn payloads() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => "[a-zé😀\u{800}]{0,40}".prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 0..130),
+        1 => (100..1600usize).prop_map(|len| vec![b'x'; len]),
+        1 => (995..1020u16, "[a-zé]{0,8}").prop_map(|(code, reason)| [&code.to_be_bytes(), reason.as_bytes()].concat()),
+    ]
+}
+
+/// Streams that mostly make sense: frames in an order that is often legal, some damaged.
+fn streams() -> impl Strategy<Value = Vec<u8>> {
+    let first = prop_oneof![
+        6 => Just(0x81u8), 4 => Just(0x82), 4 => Just(0x01), 2 => Just(0x02), 6 => Just(0x00), 5 => Just(0x80),
+        4 => Just(0x89), 2 => Just(0x8A), 1 => Just(0x88), 1 => any::<u8>(),
+    ];
+    let frames = vec((first, payloads(), any::<[u8; 4]>()), 0..12).prop_map(|frames| {
+        frames.iter().flat_map(|(first, payload, key)| client_frame(*first, payload, *key)).collect()
+    });
+    (frames, prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()))).prop_map(
+        |(mut bytes, damage): (Vec<u8>, _)| {
+            if let Some((at, byte)) = damage.filter(|_| !bytes.is_empty()) {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes
+        },
+    )
+}
+
+/// A message cut into fragments at characters or within them, control frames in between: always legal.
+fn legal_messages() -> impl Strategy<Value = (Vec<u8>, Vec<Seen>)> {
+    let message = (any::<bool>(), "[a-zé😀]{0,60}", vec(any::<prop::sample::Index>(), 0..4), any::<[u8; 4]>());
+    vec(message, 0..6).prop_map(|messages| {
+        let (mut bytes, mut seen) = (Vec::new(), Vec::new());
+        for (text, content, cuts, key) in messages {
+            let parts = cut(content.as_bytes(), &cuts);
+            for (n, part) in parts.iter().enumerate() {
+                let fin = if n + 1 == parts.len() { 128 } else { 0 };
+                let opcode = if n > 0 { 0 } else { 2 - u8::from(text) };
+                bytes.extend(client_frame(fin + opcode, part, key));
+                if fin == 0 {
+                    bytes.extend(client_frame(0x89, part, key).iter().take(6 + part.len()));
+                    seen.push(Seen::Ping(part.clone()));
+                }
+            }
+            let content = content.into_bytes();
+            seen.push(if text { Seen::Text(content) } else { Seen::Binary(content) });
+        }
+        (bytes, seen)
+    })
+}
+
+fn no_long_pings(seen: &[Seen]) -> bool {
+    seen.iter().all(|seen| !matches!(seen, Seen::Ping(payload) if payload.len() > 125))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 5000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_cut_decodes_as_the_reference(
+        bytes in streams(),
+        cuts in vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let (seen, error) = reference(&bytes);
+        let cut_up = decode(&cut(&bytes, &cuts));
+        prop_assert_eq!((&cut_up.0, cut_up.1), (&seen, error));
+        let singles: Vec<Vec<u8>> = bytes.iter().map(|&byte| vec![byte]).collect();
+        let (seen_by_byte, error_by_byte, arrived) = decode(&singles);
+        prop_assert_eq!((&seen_by_byte, error_by_byte), (&seen, error));
+        // Fail fast: one byte less and the reference saw nothing wrong.
+        if error.is_some() {
+            prop_assert_eq!(reference(&bytes[..arrived]).1, error);
+            prop_assert_eq!(reference(&bytes[..arrived - 1]).1, None);
+        }
+    }
+
+    #[test]
+    fn legal_messages_arrive((bytes, seen) in legal_messages(), cuts in vec(any::<prop::sample::Index>(), 0..12)) {
+        prop_assume!(no_long_pings(&seen));
+        let decoded = decode(&cut(&bytes, &cuts));
+        prop_assert_eq!((decoded.0, decoded.1), (seen, None));
+    }
+
+    #[test]
+    fn arbitrary_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..400), cuts in vec(any::<prop::sample::Index>(), 0..8)) {
+        let decoded = decode(&cut(&bytes, &cuts));
+        prop_assert_eq!((decoded.0, decoded.1), reference(&bytes));
+        let _ = Request::parse(&bytes, &handshake::Limits::default());
+    }
+
+    #[test]
+    fn mask_equals_a_byte_loop(
+        payload in vec(any::<u8>(), 0..300),
+        key in any::<[u8; 4]>(),
+        phase in 0..100usize,
+        cuts in vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let expected: Vec<u8> = payload.iter().enumerate().map(|(n, byte)| byte ^ key[(n + phase) % 4]).collect();
+        let mut masked = Vec::new();
+        for mut chunk in cut(&payload, &cuts) {
+            mask::apply(&mut chunk, key, phase + masked.len());
+            masked.extend(chunk);
+        }
+        prop_assert_eq!(masked, expected);
+    }
+
+    #[test]
+    fn utf8_fails_at_the_chunk_that_cannot_be_mended(
+        text in prop_oneof![
+            any::<String>().prop_map(String::into_bytes),
+            vec(prop_oneof![Just(b'a'), 0x80..=0xFFu8], 0..12),
+            "[a-é😀]{60,100}".prop_map(String::into_bytes),
+        ],
+        damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+        cuts in vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let mut text = text;
+        if let Some((at, byte)) = damage.filter(|_| !text.is_empty()) {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        let mut validator = Validator::default();
+        let mut arrived = Vec::new();
+        for chunk in cut(&text, &cuts) {
+            arrived.extend(&chunk);
+            let hopeless = std::str::from_utf8(&arrived).is_err_and(|error| error.error_len().is_some());
+            prop_assert_eq!(validator.push(&chunk).is_err(), hopeless);
+            if hopeless {
+                return Ok(());
+            }
+        }
+        prop_assert_eq!(validator.finish().is_ok(), std::str::from_utf8(&text).is_ok());
+        prop_assert_eq!(utf8::validate(&text).is_ok(), std::str::from_utf8(&text).is_ok());
+    }
+
+    #[test]
+    fn server_frames_have_boundaries(
+        lens in vec(prop_oneof![0..300usize, 65_530..65_540usize], 0..6),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let (mut copied, mut in_place, mut boundaries) = (Vec::new(), Vec::new(), vec![0]);
+        for len in lens {
+            frame::write_frame(&mut copied, Opcode::Text, &vec![b'x'; len]);
+            let mark = frame::begin_text(&mut in_place);
+            in_place.resize(in_place.len() + len, b'x');
+            frame::end_text(&mut in_place, mark);
+            boundaries.push(copied.len());
+        }
+        prop_assert_eq!(&copied, &in_place);
+        let at = at.index(copied.len() + 1);
+        let expected = boundaries.into_iter().find(|&boundary| boundary >= at).unwrap();
+        prop_assert_eq!(frame::first_boundary(&copied, at), expected);
+    }
+
+    #[test]
+    fn close_reasons_stay_whole_characters(reason in "[a-zé😀\u{800}]{0,140}") {
+        let mut out = Vec::new();
+        frame::write_close(&mut out, codes::close::SLOW_CONSUMER, &reason);
+        prop_assert!(out.len() <= 127 && usize::from(out[1]) == out.len() - 2);
+        let kept = std::str::from_utf8(&out[4..]).unwrap();
+        prop_assert!(reason.starts_with(kept));
+        prop_assert!(kept == reason || kept.len() > 123 - 4);
+    }
+
+    #[test]
+    fn a_request_may_arrive_in_any_pieces(
+        path in "/[a-z0-9/]{0,20}",
+        query in prop::option::of("[a-z=&%0-9]{0,20}"),
+        headers in vec(("X-[A-Za-z]{1,10}", "[!-~]([ -~]{0,30}[!-~])?"), 0..10),
+        body in vec(any::<u8>(), 0..20),
+    ) {
+        let target = query.as_ref().map_or(path.clone(), |query| format!("{path}?{query}"));
+        let mut head = format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n");
+        for (name, value) in &headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        let limits = handshake::Limits::default();
+        for end in 0..head.len() {
+            prop_assert!(matches!(Request::parse(&head.as_bytes()[..end], &limits), Ok(None)));
+        }
+        let bytes = [head.as_bytes(), &body].concat();
+        let (request, consumed) = Request::parse(&bytes, &limits).unwrap().unwrap();
+        prop_assert_eq!(consumed, head.len());
+        prop_assert_eq!((request.path(), request.query()), (&path[..], query.as_deref()));
+        for (name, value) in &headers {
+            let lower = name.to_ascii_lowercase();
+            prop_assert!(request.headers(&lower).any(|found| found == value.as_bytes()));
+        }
+    }
+}
