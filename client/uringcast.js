@@ -214,8 +214,8 @@ export class Uringcast {
         token = await source({ refused: this.#tokenRefused });
       } catch (error) {
         if (turn !== this.#turn) return;
-        const info = { code: UNAUTHORIZED, reason: `no token: ${error?.message ?? error}` };
-        return error?.final ? this.#finish({ ...info, by: 'client' }) : this.#lost(info);
+        const reason = `no token: ${error?.message ?? error}`;
+        return error?.final ? this.#finish({ code: UNAUTHORIZED, reason, by: 'client' }) : this.#lost({ code: 1006, reason });
       }
       if (turn !== this.#turn) return;
       this.#after('deadline', connectTimeoutMs, () => this.#lost({ code: 1006, reason: 'no connection in time' }));
