@@ -187,11 +187,12 @@ async fn resumed(sockets: &RefCell<Sockets>, id: ConnId) {
     let mut waiting = false;
     std::future::poll_fn(|context| {
         if let Some(socket) = sockets.borrow_mut().get(id)
-            && (!waiting || socket.waker.is_some()) {
-                waiting = true;
-                socket.waker = Some(context.waker().clone());
-                return Poll::Pending;
-            }
+            && (!waiting || socket.waker.is_some())
+        {
+            waiting = true;
+            socket.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
         Poll::Ready(())
     })
     .await;

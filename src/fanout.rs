@@ -212,11 +212,12 @@ impl Fanout {
     pub fn remove_if_empty(&mut self, channel: u32) {
         let place = &mut self.channels[channel as usize];
         if place.as_ref().is_some_and(LocalChannel::is_empty)
-            && let Some(local) = place.take() {
-                self.by_name.remove(&local.name);
-                self.dirty.retain(|&dirty| dirty != channel);
-                self.free.push(channel);
-            }
+            && let Some(local) = place.take()
+        {
+            self.by_name.remove(&local.name);
+            self.dirty.retain(|&dirty| dirty != channel);
+            self.free.push(channel);
+        }
     }
 
     fn create(&mut self, name: &Arc<str>) -> u32 {

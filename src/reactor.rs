@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
@@ -68,6 +69,7 @@ pub struct Reactor {
     shard: RefCell<Shard>,
     endpoint: RefCell<Endpoint<Parcel>>,
     commands: flume::Receiver<Command>,
+    listener: TcpListener,
     /// Where all connections receive into: nothing stays in it.
     pub buffer: RefCell<Box<[u8]>>,
     /// The transports.
@@ -118,6 +120,8 @@ pub struct Parts {
     pub endpoint: Endpoint<Parcel>,
     /// What the control thread says; its sender rings the endpoint's bell.
     pub commands: flume::Receiver<Command>,
+    /// Its own; the kernel spreads connections over all shards'.
+    pub listener: TcpListener,
     /// Shared by all shards.
     pub counters: Arc<Counters>,
     /// Most connections of the process.
@@ -133,6 +137,7 @@ impl Reactor {
             shard: RefCell::new(parts.shard),
             endpoint: RefCell::new(parts.endpoint),
             commands: parts.commands,
+            listener: parts.listener,
             buffer: RefCell::new(vec![0; RECEIVE_BYTES].into()),
             sockets: RefCell::new(Sockets::default()),
             counters: parts.counters,
@@ -179,12 +184,13 @@ impl Reactor {
     ///
     /// # Errors
     /// When the kernel refuses the descriptors that the loop itself needs.
-    pub async fn run(self: Rc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
+    pub async fn run(self: Rc<Self>) -> io::Result<()> {
         let bell = pollable(self.endpoint.borrow().bell())?;
         let ready = pollable_owned(eventfd(1, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)?;
         let bell_fd = self.endpoint.borrow().bell().try_clone_to_owned()?;
         monoio::spawn(listen_to_bell(Rc::clone(&self), bell, bell_fd));
         monoio::spawn(keep_time(Rc::clone(&self)));
+        let listener = self.listener.try_clone()?;
         monoio::spawn(crate::listener::accept(Rc::clone(&self), listener));
         self.turns(&ready).await;
         Ok(())
@@ -193,7 +199,6 @@ impl Reactor {
     async fn turns(self: &Rc<Self>, ready: &UnixStream) {
         let mut deadline = None;
         loop {
-            self.turn.rung.set(false);
             let left = self.take_in();
             self.obey(&mut deadline);
             self.flush(ready).await;
@@ -206,11 +211,13 @@ impl Reactor {
             {
                 return self.cut().await;
             }
+            // What has rung so far is seen below.
+            self.turn.rung.set(false);
             let (work, stuck) = {
                 let shard = self.shard.borrow();
-                (shard.has_work(), shard.is_stuck())
+                (shard.has_work() || !self.commands.is_empty(), shard.is_stuck())
             };
-            if left || work || self.turn.rung.get() {
+            if left || work {
                 yield_fairly(ready).await;
             } else if stuck {
                 monoio::time::sleep(STUCK).await;
@@ -224,7 +231,7 @@ impl Reactor {
     fn take_in(self: &Rc<Self>) -> bool {
         let mut endpoint = self.endpoint.borrow_mut();
         endpoint.wake_up();
-        
+
         self.with(|shard, now| {
             let left =
                 endpoint.drain(LANE_PARCELS, LANE_BYTES, Parcel::weight, |from, parcel| shard.take(from, parcel, now));
@@ -255,6 +262,8 @@ impl Reactor {
                 Command::Keys(verifier) => self.with(|shard, _| shard.set_verifier(verifier)),
                 Command::Drain(patience) => {
                     self.draining.set(true);
+                    // Wakes the accepting task, and peers that come now are told at once that nobody listens.
+                    let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
                     let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
                     let now = self.clock.now().mono_ms;
                     deadline.get_or_insert(now.saturating_add(patience));

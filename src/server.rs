@@ -278,12 +278,13 @@ impl Boot {
                 shard,
                 endpoint: self.endpoint,
                 commands: self.commands,
+                listener: self.listener,
                 counters: self.counters,
                 connections_max: self.connections_max,
                 clock: self.clock,
             });
             let _ = ready.send(Ok(()));
-            reactor.run(self.listener).await
+            reactor.run().await
         })
     }
 }

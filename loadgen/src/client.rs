@@ -1,0 +1,504 @@
+//! One WebSocket connection as a client sees it: its socket, the upgrade, the bytes that wait to be sent
+//! and the part of a frame that has not arrived whole.
+//!
+//! Knows no epoll and nothing of what the messages mean. A connection that waits holds no receive buffer:
+//! the engine lends one per thread and only a partial frame stays here.
+//! Called by `engine`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt,
+};
+use sha1::{Digest, Sha1};
+use thiserror::Error;
+
+use crate::frame::{self, FrameError, MAX_MESSAGE, Opcode};
+use crate::random::Random;
+use crate::target::Target;
+
+/// The least room that a `recv` is given.
+const RECEIVE_ROOM: usize = 64 << 10;
+/// The longest answer to the upgrade request that is taken.
+const MAX_RESPONSE: usize = 16 << 10;
+
+/// Why a connection came to its end.
+#[derive(Debug, Error)]
+pub enum Ended {
+    /// The server's framing is wrong.
+    #[error("the server broke the protocol: {0}")]
+    Frame(#[from] FrameError),
+    /// The socket failed.
+    #[error("{0}: {1}")]
+    Socket(&'static str, io::Error),
+    /// The stream ended without a close frame.
+    #[error("the server cut the connection")]
+    Cut,
+    /// The server sent a close frame.
+    #[error("the server closed with {0} {1}")]
+    Closed(u16, String),
+    /// The upgrade was refused.
+    #[error("upgrade refused: {0}")]
+    Refused(String),
+    /// Signing in failed.
+    #[error("sign-in failed: {0}")]
+    SignIn(String),
+    /// Something that was waited for did not come.
+    #[error("no {0} within the time limit")]
+    Late(&'static str),
+}
+
+impl Ended {
+    /// The socket call `what` failed with `errno`.
+    pub fn socket(what: &'static str, errno: Errno) -> Self {
+        Self::Socket(what, errno.into())
+    }
+}
+
+/// Bytes that wait to be sent.
+#[derive(Default)]
+pub struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outgoing {
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Bytes that wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Appends one masked frame.
+    pub fn frame(&mut self, opcode: Opcode, payload: &[u8], key: u32) {
+        frame::append(&mut self.bytes, opcode, payload, key);
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn flush(&mut self, socket: &OwnedFd) -> Result<usize, Ended> {
+        let mut total = 0;
+        while self.sent < self.bytes.len() {
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match net::send(socket, &self.bytes[self.sent..], flags) {
+                Ok(sent) => {
+                    self.sent += sent;
+                    total += sent;
+                }
+                Err(Errno::AGAIN) => return Ok(total),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Ended::socket("send", errno)),
+            }
+        }
+        self.bytes.clear();
+        self.sent = 0;
+        Ok(total)
+    }
+}
+
+/// What takes a connection's whole messages.
+pub trait Sink {
+    /// The server agreed to speak WebSocket.
+    fn upgraded(&mut self, out: &mut Outgoing) -> Result<(), Ended>;
+    /// A masking key.
+    fn key(&mut self) -> u32;
+    /// A whole text or binary message.
+    fn message(&mut self, out: &mut Outgoing, payload: &[u8]) -> Result<(), Ended>;
+}
+
+struct Fragments {
+    bytes: Vec<u8>,
+}
+
+/// A connection from its first SYN to its end.
+pub struct Connection {
+    socket: OwnedFd,
+    /// What waits to be sent.
+    pub out: Outgoing,
+    partial: Vec<u8>,
+    wanted: usize,
+    fragments: Option<Box<Fragments>>,
+    /// The accept key that the upgrade must bring; none once it did.
+    expected: Option<Box<str>>,
+}
+
+/// What one `recv` brought.
+pub enum Received {
+    /// Nothing was there.
+    Nothing,
+    /// This many bytes; `more` if the buffer was filled, so that more may wait.
+    Bytes {
+        /// How many.
+        count: usize,
+        /// The buffer was filled.
+        more: bool,
+    },
+}
+
+impl Connection {
+    /// Starts to connect, from `source` if one is given.
+    pub fn start(target: &Target, source: Option<IpAddr>, delay_acks: bool) -> Result<Self, Errno> {
+        let family = match target.address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        if delay_acks {
+            sockopt::set_tcp_quickack(&socket, false)?;
+        }
+        if let Some(source) = source {
+            net::bind(&socket, &SocketAddr::new(source, 0))?;
+        }
+        match net::connect(&socket, &target.address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(errno) => return Err(errno),
+        }
+        Ok(Self {
+            socket,
+            out: Outgoing::default(),
+            partial: Vec::new(),
+            wanted: 0,
+            fragments: None,
+            expected: None,
+        })
+    }
+
+    /// The socket, to wait on.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// The socket became writable for the first time: asks for the upgrade.
+    pub fn connected(&mut self, target: &Target, random: &mut Random) -> Result<usize, Ended> {
+        match sockopt::socket_error(&self.socket) {
+            Ok(Ok(())) => {}
+            Ok(Err(errno)) | Err(errno) => return Err(Ended::socket("connect", errno)),
+        }
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&random.next().to_ne_bytes());
+        nonce[8..].copy_from_slice(&random.next().to_ne_bytes());
+        let key = STANDARD.encode(nonce);
+        self.expected = Some(accept_key(&key).into_boxed_str());
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n",
+            target.path, target.host
+        );
+        self.out.raw(request.as_bytes());
+        self.flush()
+    }
+
+    /// Sends what waits, as far as the socket takes it; returns how many bytes it took.
+    #[inline]
+    pub fn flush(&mut self) -> Result<usize, Ended> {
+        if self.out.is_empty() {
+            return Ok(0);
+        }
+        self.out.flush(&self.socket)
+    }
+
+    /// Puts what was kept of a partial frame and what one `recv` brings into `buffer`, and hands the whole
+    /// messages to the sink, which is made between the two: the place to take the time.
+    #[inline]
+    pub fn receive<S: Sink>(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        sink: impl FnOnce() -> S,
+    ) -> Result<Received, Ended> {
+        let kept = self.partial.len();
+        let room = (kept + RECEIVE_ROOM).max(self.wanted);
+        if buffer.len() < room {
+            buffer.resize(room, 0);
+        }
+        let count = loop {
+            match net::recv(&self.socket, &mut buffer[kept..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(Ended::Cut),
+                Ok((count, _)) => break count,
+                Err(Errno::AGAIN) => return Ok(Received::Nothing),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Ended::socket("recv", errno)),
+            }
+        };
+        let more = kept + count == buffer.len();
+        if kept > 0 {
+            buffer[..kept].copy_from_slice(&self.partial);
+            self.partial.clear();
+        }
+        let data = &buffer[..kept + count];
+        let used = self.consume(data, &mut sink())?;
+        if used < data.len() {
+            self.partial.extend_from_slice(&data[used..]);
+        } else if self.partial.capacity() > RECEIVE_ROOM {
+            self.partial = Vec::new();
+        }
+        Ok(Received::Bytes { count, more })
+    }
+
+    /// Hands every whole message in `data` to `sink`; returns how many bytes are done with.
+    #[inline]
+    fn consume<S: Sink>(&mut self, data: &[u8], sink: &mut S) -> Result<usize, Ended> {
+        let mut at = 0;
+        if self.expected.is_some() {
+            match self.upgrade(data)? {
+                Some(end) => at = end,
+                None => return Ok(0),
+            }
+            sink.upgraded(&mut self.out)?;
+        }
+        while let Some(header) = frame::parse(&data[at..])? {
+            let body = at + header.header_len;
+            let end = body + header.payload_len;
+            let Some(payload) = data.get(body..end) else {
+                self.wanted = end - at;
+                return Ok(at);
+            };
+            at = end;
+            if header.fin && matches!(header.opcode, Opcode::Text | Opcode::Binary) {
+                if self.fragments.is_some() {
+                    return Err(FrameError::Interleaved.into());
+                }
+                sink.message(&mut self.out, payload)?;
+            } else {
+                self.rare(header, payload, sink)?;
+            }
+        }
+        self.wanted = 0;
+        Ok(at)
+    }
+
+    /// Control frames and fragments.
+    #[cold]
+    fn rare<S: Sink>(
+        &mut self,
+        header: frame::Header,
+        payload: &[u8],
+        sink: &mut S,
+    ) -> Result<(), Ended> {
+        match header.opcode {
+            Opcode::Ping => {
+                // A peer that pings without reading must not grow this buffer.
+                if self.out.len() < RECEIVE_ROOM {
+                    self.out.frame(Opcode::Pong, payload, sink.key());
+                }
+            }
+            Opcode::Pong => {}
+            Opcode::Close => {
+                let (code, reason) = match payload.split_first_chunk::<2>() {
+                    Some((code, reason)) => (u16::from_be_bytes(*code), reason),
+                    None => (1005, &[][..]),
+                };
+                let reason = String::from_utf8_lossy(reason).into_owned();
+                return Err(Ended::Closed(code, reason));
+            }
+            Opcode::Text | Opcode::Binary => {
+                if self.fragments.is_some() {
+                    return Err(FrameError::Interleaved.into());
+                }
+                let bytes = payload.to_vec();
+                self.fragments = Some(Box::new(Fragments { bytes }));
+            }
+            Opcode::Continuation => {
+                let Some(fragments) = &mut self.fragments else {
+                    return Err(FrameError::StrayContinuation.into());
+                };
+                let length = fragments.bytes.len() + payload.len();
+                if length > MAX_MESSAGE {
+                    return Err(FrameError::TooLong(length as u64).into());
+                }
+                fragments.bytes.extend_from_slice(payload);
+                if header.fin
+                    && let Some(whole) = self.fragments.take()
+                {
+                    sink.message(&mut self.out, &whole.bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the answer to the upgrade; its length once all of it is there.
+    fn upgrade(&mut self, data: &[u8]) -> Result<Option<usize>, Ended> {
+        let expected = self.expected.as_deref().unwrap_or_default();
+        let end = read_response(data, expected).map_err(Ended::Refused)?;
+        if end.is_some() {
+            self.expected = None;
+        }
+        Ok(end)
+    }
+
+    /// Says goodbye; the server closes the stream.
+    pub fn close(&mut self, random: &mut Random) -> Result<usize, Ended> {
+        let code = 1000u16.to_be_bytes();
+        self.out.frame(Opcode::Close, &code, random.key());
+        self.flush()
+    }
+}
+
+/// Checks an answer to an upgrade request (RFC 6455, section 4.1).
+fn read_response(data: &[u8], expected: &str) -> Result<Option<usize>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let end = match response.parse(data) {
+        Ok(httparse::Status::Complete(end)) => end,
+        Ok(httparse::Status::Partial) if data.len() > MAX_RESPONSE => {
+            return Err("an answer without an end".to_owned());
+        }
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => return Err(format!("not HTTP: {error}")),
+    };
+    let status = response.code.unwrap_or_default();
+    if status != 101 {
+        let body = String::from_utf8_lossy(&data[end..]);
+        let line = body.lines().next().unwrap_or_default();
+        let reason = response.reason.unwrap_or_default();
+        return Err(format!("HTTP {status} {reason} {line}").trim().to_owned());
+    }
+    let find = |name: &str| {
+        let found = response
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name));
+        found.and_then(|header| std::str::from_utf8(header.value).ok())
+    };
+    let has = |name: &str, token: &str| {
+        let value = find(name).unwrap_or_default();
+        value
+            .split(',')
+            .any(|part| part.trim().eq_ignore_ascii_case(token))
+    };
+    if !has("upgrade", "websocket") || !has("connection", "upgrade") {
+        return Err("101 without Upgrade: websocket and Connection: Upgrade".to_owned());
+    }
+    if find("sec-websocket-accept").map(str::trim) != Some(expected) {
+        return Err("101 with a wrong Sec-WebSocket-Accept".to_owned());
+    }
+    if find("sec-websocket-extensions").is_some() || find("sec-websocket-protocol").is_some() {
+        return Err("101 with an extension or subprotocol that was not offered".to_owned());
+    }
+    Ok(Some(end))
+}
+
+fn accept_key(key: &str) -> String {
+    let mut hash = Sha1::new();
+    hash.update(key.as_bytes());
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    #[derive(Default)]
+    struct Collected(Vec<Vec<u8>>);
+
+    impl Sink for &mut Collected {
+        fn upgraded(&mut self, _: &mut Outgoing) -> Result<(), Ended> {
+            self.0.push(b"upgraded".to_vec());
+            Ok(())
+        }
+        fn key(&mut self) -> u32 {
+            7
+        }
+        fn message(&mut self, _: &mut Outgoing, payload: &[u8]) -> Result<(), Ended> {
+            self.0.push(payload.to_vec());
+            Ok(())
+        }
+    }
+
+    fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}/x", listener.local_addr().unwrap());
+        let connection = Connection::start(&Target::parse(&url).unwrap(), None, false).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nodelay(true).unwrap();
+        (connection, server)
+    }
+
+    /// Two messages, one of them in fragments round a ping, split at every byte.
+    #[test]
+    fn messages_survive_every_split_point() {
+        let mut stream = vec![0x81, 5];
+        stream.extend(b"hello");
+        stream.extend([0x01, 2, b'a', b'b', 0x89, 1, b'p', 0x00, 0, 0x80, 1, b'c']);
+        stream.extend([0x82, 126, 0, 200]);
+        stream.extend([9; 200]);
+        for cut in 0..=stream.len() {
+            let (mut connection, mut server) = pair();
+            let mut seen = Collected::default();
+            let mut buffer = Vec::new();
+            for part in [&stream[..cut], &stream[cut..]] {
+                if part.is_empty() {
+                    continue;
+                }
+                server.write_all(part).unwrap();
+                let mut left = part.len();
+                while left > 0 {
+                    match connection.receive(&mut buffer, || &mut seen) {
+                        Ok(Received::Bytes { count, .. }) => left -= count,
+                        Ok(Received::Nothing) => std::thread::yield_now(),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+            let expected = [b"hello".to_vec(), b"abc".to_vec(), vec![9; 200]];
+            assert_eq!(seen.0, expected, "cut at {cut}");
+            assert!(connection.partial.is_empty());
+            assert_eq!(connection.out.len(), 7, "the pong");
+        }
+    }
+
+    #[test]
+    fn an_accept_key_is_the_one_of_the_rfc() {
+        assert_eq!(
+            accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
+    }
+
+    #[test]
+    fn answers_to_the_upgrade_are_judged() {
+        let good = "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\n\
+                    Connection: keep-alive, Upgrade\r\nSec-WebSocket-Accept: key\r\n\r\n\x01";
+        let all = good.len() - 1;
+        for cut in 0..all {
+            assert_eq!(read_response(&good.as_bytes()[..cut], "key"), Ok(None));
+        }
+        assert_eq!(read_response(good.as_bytes(), "key"), Ok(Some(all)));
+        assert!(read_response(good.as_bytes(), "other").is_err());
+        let refused = b"HTTP/1.1 503 Service Unavailable\r\n\r\nfull\n";
+        let told = read_response(refused, "key").unwrap_err();
+        assert_eq!(told, "HTTP 503 Service Unavailable full");
+    }
+
+    #[test]
+    fn a_close_frame_ends_with_its_code_and_reason() {
+        let (mut connection, mut server) = pair();
+        server
+            .write_all(&[0x88, 5, 0x11, 0x39, b'b', b'y', b'e'])
+            .unwrap();
+        let mut seen = Collected::default();
+        let ended = loop {
+            match connection.receive(&mut Vec::new(), || &mut seen) {
+                Ok(_) => std::thread::yield_now(),
+                Err(ended) => break ended,
+            }
+        };
+        assert_eq!(ended.to_string(), "the server closed with 4409 bye");
+    }
+}

@@ -1,0 +1,565 @@
+//! One load thread: its share of the connections, its epoll loop, and the steps that every command shares:
+//! connecting at a pace, upgrading, signing in, receiving, sending what waits, saying goodbye.
+//!
+//! Doesn't know what is measured: that is the `Workload`. Doesn't decide when a phase ends: that is `run`,
+//! which moves the phase on and reads the counters. Threads share nothing else.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use anyhow::{Context, Result};
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+
+use crate::check::Faults;
+use crate::client::{Connection, Ended, Outgoing, Received, Sink};
+use crate::control::{Control, PHASES, Phase, Plan, Window, connection_number, share};
+use crate::latency::{Latencies, SECOND, Schedule};
+use crate::procfs;
+use crate::protocol::SignIn;
+use crate::random::Random;
+use crate::system;
+
+/// The longest a thread sleeps, so that it sees a new phase.
+const NAP: u64 = 5_000_000;
+/// How many full buffers one connection may bring before the others have their turn.
+const READS_IN_A_ROW: usize = 16;
+/// How many examples of what went wrong are kept.
+const EXAMPLES: usize = 3;
+
+/// What a command does with its connections; one per thread, `slot` counts that thread's connections.
+pub trait Workload: Send {
+    /// A message came at `at`.
+    fn message(&mut self, slot: usize, payload: &[u8], at: u64);
+    /// All messages of one `recv` were handed over and new ones may be sent on `out`.
+    fn received(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, at: u64);
+    /// The phase became `Work`.
+    fn start(&mut self, window: Window);
+    /// Sends what is due; returns when to be called again at the latest.
+    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64;
+    /// A connection was cut.
+    fn ended(&mut self, slot: usize);
+    /// Nothing more is awaited.
+    fn complete(&self) -> bool;
+    /// The last message came: count what is missing.
+    fn finish(&mut self);
+    /// Messages received that count, and messages sent.
+    fn counts(&self) -> (u64, u64);
+}
+
+/// The sending side of a thread's connections.
+pub struct Wires<'a> {
+    slots: &'a mut [Slot],
+    touched: &'a mut Vec<usize>,
+    /// Masking keys.
+    pub random: &'a mut Random,
+    /// New messages may be sent.
+    pub sending: bool,
+}
+
+impl Wires<'_> {
+    /// Where to put bytes for connection `slot`; they leave after the tick.
+    pub fn out(&mut self, slot: usize) -> Option<(&mut Outgoing, &mut Random)> {
+        let entry = &mut self.slots[slot];
+        if entry.stage != Stage::Ready {
+            return None;
+        }
+        let connection = entry.connection.as_mut()?;
+        if self.touched.last() != Some(&slot) {
+            self.touched.push(slot);
+        }
+        Some((&mut connection.out, self.random))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Unborn,
+    Connecting,
+    Upgrading,
+    SigningIn(SignIn),
+    Ready,
+    Closing,
+    Gone,
+}
+
+struct Slot {
+    connection: Option<Connection>,
+    stage: Stage,
+    started: u64,
+    /// The server ended its side: read to the end, since no further event will say so.
+    ending: bool,
+}
+
+/// CPU time of a thread at the start of a phase.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// When.
+    pub at: u64,
+    /// Nanoseconds on a CPU.
+    pub used: u64,
+    /// Nanoseconds ready to run without a CPU.
+    pub waited: u64,
+}
+
+/// What a thread leaves behind.
+pub struct Finished<W> {
+    /// The workload with its findings.
+    pub workload: W,
+    /// Cut and failed connections.
+    pub faults: Faults,
+    /// What went wrong first.
+    pub examples: Vec<String>,
+    /// From the intended time of connecting to the end of the upgrade.
+    pub upgraded: Latencies,
+    /// From the intended time of connecting to the end of the sign-in.
+    pub signed_in: Latencies,
+    /// At the start of each phase.
+    pub usage: [Usage; PHASES],
+    /// When the last connection was ready or had failed.
+    pub connected: Option<Usage>,
+}
+
+#[derive(Default)]
+struct Stats {
+    ready: u64,
+    open: u64,
+    frames: u64,
+    receives: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    faults: Faults,
+    examples: Vec<String>,
+    upgraded: Latencies,
+    signed_in: Latencies,
+}
+
+/// One load thread.
+pub struct Engine<'a, W> {
+    control: &'a Control,
+    index: usize,
+    workload: W,
+    slots: Vec<Slot>,
+    epoll: std::os::fd::OwnedFd,
+    buffer: Vec<u8>,
+    random: Random,
+    phase: Phase,
+    /// Nothing is sent from then on; 0 outside the phase `Work`.
+    stop: u64,
+    next_slot: usize,
+    connects: Option<Schedule>,
+    in_flight: usize,
+    next_sweep: u64,
+    unread: Vec<usize>,
+    touched: Vec<usize>,
+    stats: Stats,
+    usage: [Usage; PHASES],
+    connected: Option<Usage>,
+}
+
+impl<'a, W: Workload> Engine<'a, W> {
+    /// Prepares thread `index`; to be called on it.
+    pub fn new(control: &'a Control, index: usize, workload: W) -> Result<Self> {
+        let plan = &control.plan;
+        if let Some(cpu) = plan.cpus.get(index % plan.cpus.len().max(1)) {
+            system::pin(*cpu)?;
+        }
+        system::exact_timers();
+        let count = share(plan.connections, index, plan.threads);
+        let slots = (0..count).map(|_| Slot {
+            connection: None,
+            stage: Stage::Unborn,
+            started: 0,
+            ending: false,
+        });
+        let rate = plan.connect_rate;
+        Ok(Self {
+            control,
+            index,
+            workload,
+            slots: slots.collect(),
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?,
+            buffer: Vec::new(),
+            random: Random::seeded(),
+            phase: Phase::Connect,
+            stop: 0,
+            next_slot: 0,
+            connects: rate
+                .map(|rate| Schedule::new(control.clock.now(), rate, index, plan.threads)),
+            in_flight: 0,
+            next_sweep: 0,
+            unread: Vec::new(),
+            touched: Vec::new(),
+            stats: Stats::default(),
+            usage: Default::default(),
+            connected: None,
+        })
+    }
+
+    /// Works until the phase is `End`.
+    pub fn run(mut self) -> Result<Finished<W>> {
+        let mut events = Vec::with_capacity(512);
+        self.usage[Phase::Connect as usize] = self.usage();
+        loop {
+            let phase = self.control.phase();
+            if phase != self.phase {
+                self.enter(phase);
+            }
+            if phase == Phase::End {
+                break;
+            }
+            let now = self.control.clock.now();
+            let next = self.due(now).min(now + NAP);
+            let sleep = if self.unread.is_empty() {
+                next.saturating_sub(self.control.clock.now())
+            } else {
+                0
+            };
+            let timeout = Timespec {
+                tv_sec: 0,
+                tv_nsec: sleep.min(NAP) as _,
+            };
+            events.clear();
+            let spare = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, spare, Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).context("epoll_wait"),
+            }
+            for slot in std::mem::take(&mut self.unread) {
+                self.attend(slot, |engine| engine.read(slot));
+            }
+            for event in &events {
+                let (slot, flags) = (event.data.u64() as usize, event.flags);
+                self.attend(slot, |engine| engine.ready(slot, flags));
+            }
+            if self.in_flight == 0 && self.next_slot == self.slots.len() && self.connected.is_none()
+            {
+                self.connected = Some(self.usage());
+            }
+            self.publish();
+        }
+        Ok(Finished {
+            workload: self.workload,
+            faults: self.stats.faults,
+            examples: self.stats.examples,
+            upgraded: self.stats.upgraded,
+            signed_in: self.stats.signed_in,
+            usage: self.usage,
+            connected: self.connected,
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        let (used, waited) = procfs::this_thread();
+        let at = self.control.clock.now();
+        Usage { at, used, waited }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        let before = self.phase;
+        self.phase = phase;
+        self.usage[phase as usize] = self.usage();
+        self.stop = 0;
+        if phase == Phase::Work
+            && let Some(window) = self.control.window.get()
+        {
+            self.stop = window.stop;
+            self.workload.start(*window);
+        }
+        if phase >= Phase::Close && before < Phase::Close {
+            self.workload.finish();
+            self.goodbye();
+        }
+    }
+
+    /// Does what is due by the clock; returns when there is more.
+    fn due(&mut self, now: u64) -> u64 {
+        let mut next = u64::MAX;
+        if self.phase == Phase::Connect {
+            next = self.connect_due(now);
+            if now >= self.next_sweep {
+                self.next_sweep = now + SECOND / 10;
+                self.sweep(now);
+            }
+        }
+        if matches!(self.phase, Phase::Work | Phase::Drain) {
+            let mut wires = Wires {
+                slots: &mut self.slots,
+                touched: &mut self.touched,
+                random: &mut self.random,
+                sending: now < self.stop,
+            };
+            next = next.min(self.workload.tick(&mut wires, now));
+            let mut touched = std::mem::take(&mut self.touched);
+            for slot in touched.drain(..) {
+                self.attend(slot, |engine| engine.flush(slot));
+            }
+            self.touched = touched;
+        }
+        next
+    }
+
+    /// Opens the connections whose time has come.
+    fn connect_due(&mut self, now: u64) -> u64 {
+        let plan = &self.control.plan;
+        let most = (plan.in_flight / plan.threads).max(1);
+        while self.next_slot < self.slots.len() {
+            let slot = self.next_slot;
+            let intended = match &self.connects {
+                Some(schedule) => schedule.intended(slot as u32),
+                None if self.in_flight >= most => return u64::MAX,
+                None => self.control.clock.now(),
+            };
+            if self.connects.is_some() && intended > now {
+                return intended;
+            }
+            self.next_slot += 1;
+            self.in_flight += 1;
+            self.stats.open += 1;
+            self.slots[slot].stage = Stage::Connecting;
+            self.slots[slot].started = intended;
+            self.attend(slot, |engine| engine.open(slot));
+        }
+        u64::MAX
+    }
+
+    fn open(&mut self, slot: usize) -> Result<(), Ended> {
+        let plan = &self.control.plan;
+        let number = connection_number(self.index, slot, plan.threads);
+        let sources = plan.sources.len().max(1);
+        let mut result = Err(Errno::ADDRNOTAVAIL);
+        for attempt in 0..sources {
+            let source = plan.sources.get((number + attempt) % sources).copied();
+            result = Connection::start(&plan.target, source, plan.delay_acks);
+            if !matches!(result, Err(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE)) {
+                break;
+            }
+        }
+        let connection = result.map_err(|errno| Ended::socket("connect", errno))?;
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(slot as u64);
+        epoll::add(&self.epoll, connection.socket(), data, flags)
+            .map_err(|errno| Ended::socket("epoll_ctl", errno))?;
+        self.slots[slot].connection = Some(connection);
+        Ok(())
+    }
+
+    /// Ends the connections that take too long to get ready.
+    fn sweep(&mut self, now: u64) {
+        if self.in_flight == 0 {
+            return;
+        }
+        for slot in 0..self.next_slot {
+            let late = now.saturating_sub(self.slots[slot].started) > self.control.plan.timeout;
+            let missing = match self.slots[slot].stage {
+                Stage::Connecting => "TCP connection",
+                Stage::Upgrading => "answer to the upgrade",
+                Stage::SigningIn(state) => state.waits_for(),
+                _ => continue,
+            };
+            if late {
+                self.end(slot, &Ended::Late(missing));
+            }
+        }
+    }
+
+    /// Runs `action` on a connection and ends it if that fails.
+    #[inline]
+    fn attend(&mut self, slot: usize, action: impl FnOnce(&mut Self) -> Result<(), Ended>) {
+        if let Err(why) = action(self) {
+            self.end(slot, &why);
+        }
+    }
+
+    #[cold]
+    fn end(&mut self, slot: usize, why: &Ended) {
+        let entry = &mut self.slots[slot];
+        entry.connection = None;
+        let stage = std::mem::replace(&mut entry.stage, Stage::Gone);
+        if stage == Stage::Gone {
+            return;
+        }
+        self.stats.open -= 1;
+        match stage {
+            Stage::Ready => {
+                self.stats.faults.cut += 1;
+                self.workload.ended(slot);
+            }
+            Stage::Closing => return,
+            _ => {
+                self.in_flight -= 1;
+                self.stats.faults.failed += 1;
+                self.workload.ended(slot);
+            }
+        }
+        if self.stats.examples.len() < EXAMPLES {
+            let number = connection_number(self.index, slot, self.control.plan.threads);
+            self.stats
+                .examples
+                .push(format!("connection {number}: {why}"));
+        }
+    }
+
+    fn ready(&mut self, slot: usize, flags: epoll::EventFlags) -> Result<(), Ended> {
+        use epoll::EventFlags as F;
+        let failed = flags.intersects(F::ERR | F::HUP);
+        let entry = &mut self.slots[slot];
+        entry.ending |= failed || flags.contains(F::RDHUP);
+        if entry.stage == Stage::Connecting && (failed || flags.contains(F::OUT)) {
+            let Some(connection) = &mut entry.connection else {
+                return Ok(());
+            };
+            entry.stage = Stage::Upgrading;
+            let sent = connection.connected(&self.control.plan.target, &mut self.random)?;
+            self.stats.bytes_out += sent as u64;
+        } else if flags.contains(F::OUT) {
+            self.flush(slot)?;
+        }
+        if failed || flags.intersects(F::IN | F::RDHUP) {
+            self.read(slot)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn flush(&mut self, slot: usize) -> Result<(), Ended> {
+        if let Some(connection) = &mut self.slots[slot].connection {
+            self.stats.bytes_out += connection.flush()? as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads until the socket has no more, or others should have their turn.
+    fn read(&mut self, slot: usize) -> Result<(), Ended> {
+        let clock = self.control.clock;
+        for _ in 0..READS_IN_A_ROW {
+            let entry = &mut self.slots[slot];
+            let Some(connection) = &mut entry.connection else {
+                return Ok(());
+            };
+            let mut at = 0;
+            let received = connection.receive(&mut self.buffer, || {
+                at = clock.now();
+                Dispatch {
+                    plan: &self.control.plan,
+                    number: connection_number(self.index, slot, self.control.plan.threads),
+                    slot,
+                    at,
+                    started: entry.started,
+                    stage: &mut entry.stage,
+                    in_flight: &mut self.in_flight,
+                    workload: &mut self.workload,
+                    random: &mut self.random,
+                    stats: &mut self.stats,
+                }
+            })?;
+            let Received::Bytes { count, more } = received else {
+                return Ok(());
+            };
+            self.stats.receives += 1;
+            self.stats.bytes_in += count as u64;
+            if at < self.stop && entry.stage == Stage::Ready {
+                self.workload
+                    .received(slot, &mut connection.out, &mut self.random, at);
+            }
+            self.stats.bytes_out += connection.flush()? as u64;
+            if !more && !entry.ending {
+                return Ok(());
+            }
+        }
+        self.unread.push(slot);
+        Ok(())
+    }
+
+    /// Closes what is open; the server is to end the streams, so that the ports rest on its side.
+    fn goodbye(&mut self) {
+        for slot in 0..self.slots.len() {
+            let entry = &mut self.slots[slot];
+            let upgraded = matches!(entry.stage, Stage::SigningIn(_) | Stage::Ready);
+            let Some(connection) = entry.connection.as_mut() else {
+                continue;
+            };
+            entry.stage = Stage::Closing;
+            if !upgraded || connection.close(&mut self.random).is_err() {
+                self.end(slot, &Ended::Cut);
+            }
+        }
+        self.in_flight = 0;
+    }
+
+    fn publish(&self) {
+        let counters = &self.control.counters[self.index];
+        let (messages, sent) = self.workload.counts();
+        let stats = &self.stats;
+        counters.ready.store(stats.ready, Relaxed);
+        counters.failed.store(stats.faults.failed, Relaxed);
+        counters.open.store(stats.open, Relaxed);
+        counters.messages.store(messages, Relaxed);
+        counters.sent.store(sent, Relaxed);
+        counters.frames.store(stats.frames, Relaxed);
+        counters.receives.store(stats.receives, Relaxed);
+        counters.bytes_in.store(stats.bytes_in, Relaxed);
+        counters.bytes_out.store(stats.bytes_out, Relaxed);
+        if self.phase == Phase::Drain {
+            let complete = u64::from(self.workload.complete());
+            counters.complete.store(complete, Relaxed);
+        }
+    }
+}
+
+/// Where the messages of one `recv` go: to the sign-in, then to the workload.
+struct Dispatch<'a, W> {
+    plan: &'a Plan,
+    number: usize,
+    slot: usize,
+    at: u64,
+    started: u64,
+    stage: &'a mut Stage,
+    in_flight: &'a mut usize,
+    workload: &'a mut W,
+    random: &'a mut Random,
+    stats: &'a mut Stats,
+}
+
+impl<W> Dispatch<'_, W> {
+    fn signing_in(&mut self, state: SignIn) {
+        *self.stage = Stage::SigningIn(state);
+        if state == SignIn::Done {
+            *self.stage = Stage::Ready;
+            *self.in_flight -= 1;
+            self.stats.ready += 1;
+            let took = self.at.saturating_sub(self.started);
+            self.stats.signed_in.record(took);
+        }
+    }
+}
+
+impl<W: Workload> Sink for Dispatch<'_, W> {
+    fn upgraded(&mut self, _: &mut Outgoing) -> Result<(), Ended> {
+        let took = self.at.saturating_sub(self.started);
+        self.stats.upgraded.record(took);
+        self.signing_in(self.plan.dialect.first());
+        Ok(())
+    }
+
+    fn key(&mut self) -> u32 {
+        self.random.key()
+    }
+
+    #[inline]
+    fn message(&mut self, out: &mut Outgoing, payload: &[u8]) -> Result<(), Ended> {
+        self.stats.frames += 1;
+        match *self.stage {
+            Stage::Ready => self.workload.message(self.slot, payload, self.at),
+            Stage::SigningIn(state) => {
+                let dialect = &self.plan.dialect;
+                let next = dialect.step(state, self.number, payload, out, self.random);
+                self.signing_in(next.map_err(Ended::SignIn)?);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,498 @@
+//! The fan-out workload: the first of the subscribers publish, everyone must get every publication once and
+//! in each publisher's order, with the server's offsets lacking none.
+//!
+//! What is done per delivery decides how large a server can be measured: a marker looked for where it was
+//! last, one comparison of its number, one of the padding, and the offset; nothing is parsed or copied.
+//! Closed loop: `window` publications are outstanding per publisher, closed by its own delivery.
+//! Called by `engine`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::check::{Checker, Faults};
+use crate::client::Outgoing;
+use crate::control::{Window, connection_number, share};
+use crate::engine::{Wires, Workload};
+use crate::frame::Opcode;
+use crate::latency::{Latencies, SECOND, Schedule};
+use crate::marker::{Markers, hex8, unhex};
+use crate::protocol::{self, Offsets};
+use crate::random::Random;
+
+/// A closed window that sees nothing for so long gives up on what is outstanding.
+const STALL: u64 = SECOND;
+/// Bytes that may wait on a publisher before an open loop holds back more.
+const MOST_WAITING: usize = 256 << 10;
+/// How many refusals are kept to be shown.
+const EXAMPLES: usize = 3;
+
+/// What a fan-out run sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Load threads.
+    pub threads: usize,
+    /// Those of the subscribers that publish: the first ones.
+    pub publishers: usize,
+    /// Publications outstanding per publisher (closed loop).
+    pub window: u32,
+    /// Publications a second over all publishers (open loop).
+    pub rate: Option<f64>,
+    /// Bytes in a publication's text.
+    pub payload: usize,
+    /// Tells this run's publications from another's.
+    pub run: u32,
+    /// Every how many subscribers one has its latencies taken.
+    pub sample_every: usize,
+}
+
+/// What all threads know of the publications.
+pub struct Publications {
+    sent: Vec<AtomicU32>,
+    /// When the last ones of each publisher were sent (closed loop).
+    stamps: Vec<Box<[AtomicU64]>>,
+}
+
+impl Publications {
+    /// None yet.
+    pub fn new(settings: &Settings) -> Arc<Self> {
+        let remembered = (1 << 18) / settings.publishers.max(1);
+        let ring = remembered.max(settings.window as usize * 4);
+        let ring = ring.next_power_of_two();
+        let ring = if settings.rate.is_some() { 0 } else { ring };
+        let stamps = || (0..ring).map(|_| AtomicU64::new(0)).collect();
+        let publishers = settings.publishers;
+        Arc::new(Self {
+            sent: (0..publishers).map(|_| AtomicU32::new(0)).collect(),
+            stamps: (0..publishers).map(|_| stamps()).collect(),
+        })
+    }
+
+    fn sent(&self, publisher: usize) -> u32 {
+        self.sent[publisher].load(Relaxed)
+    }
+
+    fn total(&self) -> u64 {
+        let sent = (0..self.sent.len()).map(|publisher| u64::from(self.sent(publisher)));
+        sent.sum()
+    }
+}
+
+struct Publisher {
+    number: usize,
+    /// Those before this one no longer count as outstanding, seen or not.
+    given_up: u32,
+    /// The last sign of life of a closed window: when, and what was seen then.
+    alive: (u64, u32),
+}
+
+/// One thread's subscribers and publishers.
+pub struct Fanout {
+    settings: Settings,
+    publications: Arc<Publications>,
+    window: Option<Window>,
+    checker: Checker,
+    markers: Markers,
+    offsets: Offsets,
+    /// The last offset of each subscriber; none before the first.
+    last_offset: Vec<u64>,
+    /// The server numbers its publications; unknown before the first.
+    has_offsets: Option<bool>,
+    timed: Vec<bool>,
+    /// The thread's publishers: its first connections.
+    publishers: Vec<Publisher>,
+    scratch: Vec<u8>,
+    primed: bool,
+    deliveries: u64,
+    /// user_online, user_offline and whatever else the server pushed.
+    pub pushes: u64,
+    /// Messages to the lobby that this run didn't send.
+    pub foreign: u64,
+    /// Refusals, as the server put them.
+    pub examples: Vec<String>,
+    /// From publishing, or the intended time of it, to a sampled delivery.
+    pub latencies: Latencies,
+    /// From the intended time to the sending (open loop).
+    pub lag: Latencies,
+    /// Publications that should have been sent and were not (open loop).
+    pub unsent: u64,
+    /// Times that a closed window had to be opened by force.
+    pub stalls: u64,
+}
+
+impl Fanout {
+    /// The workload of `thread` with its `slots` connections.
+    pub fn new(
+        settings: Settings,
+        publications: Arc<Publications>,
+        thread: usize,
+        slots: usize,
+    ) -> Self {
+        let mine = share(settings.publishers, thread, settings.threads);
+        let publishers = (0..mine).map(|slot| Publisher {
+            number: connection_number(thread, slot, settings.threads),
+            given_up: 0,
+            alive: (0, 0),
+        });
+        let every = settings.sample_every.max(1);
+        let timed = (0..slots)
+            .map(|slot| connection_number(thread, slot, settings.threads).is_multiple_of(every));
+        Self {
+            settings,
+            publications,
+            window: None,
+            checker: Checker::new(slots, settings.publishers),
+            markers: Markers::new(settings.run, settings.payload),
+            offsets: Offsets::default(),
+            last_offset: vec![0; slots],
+            has_offsets: None,
+            timed: timed.collect(),
+            publishers: publishers.collect(),
+            scratch: Vec::new(),
+            primed: false,
+            deliveries: 0,
+            pushes: 0,
+            foreign: 0,
+            examples: Vec::new(),
+            latencies: Latencies::default(),
+            lag: Latencies::default(),
+            unsent: 0,
+            stalls: 0,
+        }
+    }
+
+    /// What went wrong.
+    pub fn faults(&self) -> Faults {
+        self.checker.faults
+    }
+
+    /// The server's offsets were there to be checked.
+    pub fn has_offsets(&self) -> bool {
+        self.has_offsets == Some(true)
+    }
+
+    fn schedule(&self, number: usize, rate: f64, start: u64) -> Schedule {
+        Schedule::new(start, rate, number, self.settings.publishers)
+    }
+
+    #[inline]
+    fn check_offset(&mut self, slot: usize, head: &[u8]) {
+        if self.has_offsets == Some(false) {
+            return;
+        }
+        let Some(offset) = self.offsets.find(head) else {
+            if self.has_offsets.is_some() {
+                self.checker.faults.offset_breaks += 1;
+            }
+            self.has_offsets.get_or_insert(false);
+            return;
+        };
+        self.has_offsets = Some(true);
+        let last = std::mem::replace(&mut self.last_offset[slot], offset);
+        if last != 0 && offset != last + 1 {
+            self.checker.faults.offset_breaks += 1;
+        }
+    }
+
+    #[inline]
+    fn record(&mut self, slot: usize, publisher: usize, number: u32, at: u64) {
+        let Some(window) = self.window else {
+            return;
+        };
+        if !self.timed[slot] || at < window.measured_from {
+            return;
+        }
+        let since = if let Some(rate) = self.settings.rate {
+            self.schedule(publisher, rate, window.start)
+                .intended(number)
+        } else {
+            let stamps = &self.publications.stamps[publisher];
+            let behind = self.publications.sent(publisher).wrapping_sub(number);
+            if behind as usize >= stamps.len() {
+                return;
+            }
+            stamps[number as usize & (stamps.len() - 1)].load(Relaxed)
+        };
+        self.latencies.record(at.saturating_sub(since).max(1));
+    }
+
+    /// Not the publication that should have come next.
+    #[cold]
+    fn irregular(&mut self, slot: usize, publisher: usize, digits: [u8; 8]) {
+        match unhex(&digits) {
+            Some(number)
+                if publisher < self.publications.sent.len()
+                    && number < self.publications.sent(publisher) =>
+            {
+                self.checker.saw(slot, publisher, number);
+            }
+            _ => self.checker.faults.corrupted += 1,
+        }
+    }
+
+    /// Not a publication of this run.
+    #[cold]
+    fn other(&mut self, slot: usize, payload: &[u8]) {
+        match protocol::kind(payload) {
+            b"message" => {
+                self.foreign += 1;
+                self.check_offset(slot, payload);
+            }
+            b"error" | b"kicked" | b"gap" => {
+                self.checker.faults.refused += 1;
+                if self.examples.len() < EXAMPLES {
+                    let text = &payload[..payload.len().min(200)];
+                    self.examples
+                        .push(String::from_utf8_lossy(text).into_owned());
+                }
+            }
+            _ => self.pushes += 1,
+        }
+    }
+
+    fn publish(&mut self, number: usize, out: &mut Outgoing, random: &mut Random, now: u64) {
+        let sent = self.publications.sent(number);
+        let stamps = &self.publications.stamps[number];
+        if !stamps.is_empty() {
+            stamps[sent as usize & (stamps.len() - 1)].store(now, Relaxed);
+        }
+        self.publications.sent[number].store(sent + 1, Relaxed);
+        let markers = &self.markers;
+        protocol::publication(&mut self.scratch, |text| {
+            markers.write(number as u32, sent, text);
+        });
+        out.frame(Opcode::Text, &self.scratch, random.key());
+    }
+
+    fn outstanding(&self, slot: usize) -> u32 {
+        let publisher = &self.publishers[slot];
+        let seen = self.checker.next(slot, publisher.number);
+        self.publications.sent(publisher.number) - seen.max(publisher.given_up)
+    }
+
+    fn fill_window(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, now: u64) {
+        let number = self.publishers[slot].number;
+        for _ in self.outstanding(slot)..self.settings.window {
+            self.publish(number, out, random, now);
+        }
+    }
+
+    fn send_due(&mut self, rate: f64, window: Window, wires: &mut Wires<'_>, now: u64) -> u64 {
+        let mut next = u64::MAX;
+        for slot in 0..self.publishers.len() {
+            let number = self.publishers[slot].number;
+            let schedule = self.schedule(number, rate, window.start);
+            let mut intended = schedule.intended(self.publications.sent(number));
+            if wires.sending
+                && intended <= now
+                && let Some((out, random)) = wires.out(slot)
+            {
+                while intended <= now && intended < window.stop && out.len() < MOST_WAITING {
+                    self.lag.record((now - intended).max(1));
+                    self.publish(number, out, random, now);
+                    intended = schedule.intended(self.publications.sent(number));
+                }
+            }
+            // One that is held back is tried again when its socket takes more.
+            if intended > now {
+                next = next.min(intended);
+            }
+        }
+        next
+    }
+
+    fn tend_windows(&mut self, wires: &mut Wires<'_>, now: u64) {
+        for slot in 0..self.publishers.len() {
+            let seen = self.checker.next(slot, self.publishers[slot].number);
+            let publisher = &mut self.publishers[slot];
+            if self.primed && publisher.alive.1 != seen {
+                publisher.alive = (now, seen);
+            }
+            let stalled = self.primed && now - publisher.alive.0 > STALL;
+            if stalled {
+                self.stalls += 1;
+                publisher.given_up = self.publications.sent(publisher.number);
+            }
+            if stalled || !self.primed {
+                publisher.alive = (now, seen);
+                if let Some((out, random)) = wires.out(slot) {
+                    self.fill_window(slot, out, random, now);
+                }
+            }
+        }
+        self.primed = true;
+    }
+}
+
+impl Workload for Fanout {
+    #[inline]
+    fn message(&mut self, slot: usize, payload: &[u8], at: u64) {
+        let Some(marker) = self.markers.find(payload) else {
+            return self.other(slot, payload);
+        };
+        self.deliveries += 1;
+        self.check_offset(slot, &payload[..marker.place]);
+        if !self.markers.intact(payload, marker.place) {
+            self.checker.faults.corrupted += 1;
+        }
+        let publisher = marker.publisher as usize;
+        if publisher >= self.settings.publishers {
+            return self.irregular(slot, publisher, marker.digits);
+        }
+        let expected = self.checker.next(slot, publisher);
+        if marker.digits == hex8(expected) {
+            self.checker.advance(slot, publisher);
+            self.record(slot, publisher, expected, at);
+        } else {
+            self.irregular(slot, publisher, marker.digits);
+        }
+    }
+
+    #[inline]
+    fn received(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, at: u64) {
+        if self.primed && slot < self.publishers.len() {
+            self.fill_window(slot, out, random, at);
+        }
+    }
+
+    fn start(&mut self, window: Window) {
+        self.window = Some(window);
+    }
+
+    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
+        let Some(window) = self.window else {
+            return u64::MAX;
+        };
+        if now < window.start {
+            return window.start;
+        }
+        if let Some(rate) = self.settings.rate {
+            return self.send_due(rate, window, wires, now);
+        }
+        if wires.sending {
+            self.tend_windows(wires, now);
+        }
+        u64::MAX
+    }
+
+    fn ended(&mut self, slot: usize) {
+        self.checker.ended(slot);
+    }
+
+    fn complete(&self) -> bool {
+        let total = self.publications.total();
+        self.checker.complete(|_| total)
+    }
+
+    fn finish(&mut self) {
+        let publications = Arc::clone(&self.publications);
+        if let (Some(rate), Some(window)) = (self.settings.rate, self.window) {
+            for publisher in &self.publishers {
+                let schedule = self.schedule(publisher.number, rate, window.start);
+                let due = schedule.due_before(window.stop);
+                let sent = publications.sent(publisher.number);
+                self.unsent += u64::from(due.saturating_sub(sent));
+            }
+        }
+        self.checker
+            .finish(|_, publisher| publications.sent(publisher));
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        let mine = self.publishers.iter();
+        let sent = mine.map(|publisher| u64::from(self.publications.sent(publisher.number)));
+        (self.deliveries, sent.sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            threads: 1,
+            publishers: 2,
+            window: 4,
+            rate: None,
+            payload: 40,
+            run: 1,
+            sample_every: 1,
+        }
+    }
+
+    fn delivery(publisher: u32, number: u32, offset: u64) -> Vec<u8> {
+        let mut payload =
+            format!(r#"{{"type":"message","data":{{"offset":{offset},"text":""#).into_bytes();
+        Markers::new(1, 40).write(publisher, number, &mut payload);
+        payload.extend(br#""}}"#);
+        payload
+    }
+
+    fn faults_of(seen: &[Vec<u8>]) -> (Faults, Fanout) {
+        let settings = settings();
+        let publications = Publications::new(&settings);
+        for sent in &publications.sent {
+            sent.store(3, Relaxed);
+        }
+        let mut fanout = Fanout::new(settings, publications, 0, 2);
+        fanout.ended(1);
+        for payload in seen {
+            fanout.message(0, payload, 0);
+        }
+        fanout.finish();
+        (fanout.faults(), fanout)
+    }
+
+    fn orderly() -> Vec<Vec<u8>> {
+        let order = [(0, 0), (1, 0), (0, 1), (0, 2), (1, 1), (1, 2)];
+        let numbered = order.into_iter().zip(8..);
+        numbered
+            .map(|((publisher, number), offset)| delivery(publisher, number, offset))
+            .collect()
+    }
+
+    #[test]
+    fn an_orderly_run_passes_whatever_else_is_pushed() {
+        let mut seen = orderly();
+        seen.insert(3, br#"{"type":"user_online","code":200}"#.to_vec());
+        let (faults, fanout) = faults_of(&seen);
+        assert_eq!(faults, Faults::default());
+        assert_eq!((fanout.pushes, fanout.deliveries), (1, 6));
+        assert!(fanout.has_offsets());
+    }
+
+    #[test]
+    fn each_planted_fault_is_told_apart() {
+        let mut seen = orderly();
+        seen.remove(2);
+        let (faults, _) = faults_of(&seen);
+        assert_eq!((faults.lost, faults.offset_breaks), (1, 1));
+
+        let mut seen = orderly();
+        seen.insert(3, seen[2].clone());
+        let (faults, _) = faults_of(&seen);
+        assert_eq!((faults.doubled, faults.lost), (1, 0));
+        assert!(faults.offset_breaks > 0);
+
+        let mut seen = orderly();
+        seen.swap(2, 3);
+        let (faults, _) = faults_of(&seen);
+        assert_eq!((faults.reordered, faults.lost), (1, 0));
+
+        let mut seen = orderly();
+        let end = seen[1].len() - 5;
+        seen[1][end] ^= 1;
+        let (faults, _) = faults_of(&seen);
+        assert_eq!((faults.corrupted, faults.lost), (1, 0));
+    }
+
+    #[test]
+    fn numbers_never_sent_are_corrupt_and_refusals_are_kept() {
+        let mut seen = orderly();
+        seen.push(delivery(0, 99, 14));
+        seen.push(br#"{"type":"error","code":503}"#.to_vec());
+        let (faults, fanout) = faults_of(&seen);
+        assert_eq!((faults.corrupted, faults.refused, faults.lost), (1, 1, 0));
+        assert_eq!(fanout.examples.len(), 1);
+    }
+}

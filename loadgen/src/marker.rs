@@ -1,0 +1,152 @@
+//! Numbered payloads: what is written into each message so that its receiver can tell which one it is.
+//!
+//! Fixed width and plain ASCII, so that no server escapes it and checking one costs a few comparisons:
+//! the place where it was found last is tried first. Pure; called by `echo` and `fanout`.
+
+use memchr::memmem::Finder;
+
+/// Bytes of a fan-out marker: a prefix of the run, the publisher in 4 hex digits, the number in 8.
+pub const MARKER: usize = 20;
+
+/// `number` in 8 hex digits.
+#[inline]
+pub fn hex8(number: u32) -> [u8; 8] {
+    // One nibble to a byte, the highest first, then all eight to their digits at once.
+    let mut x = u64::from(number);
+    x = (x | x << 16) & 0x0000_ffff_0000_ffff;
+    x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let above_nine = ((x + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    (x + 0x3030_3030_3030_3030 + above_nine * 0x27).to_be_bytes()
+}
+
+/// Reads lower-case hex digits.
+#[inline]
+pub fn unhex(digits: &[u8]) -> Option<u32> {
+    let mut number = 0;
+    for digit in digits {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        number = number << 4 | u32::from(value);
+    }
+    Some(number)
+}
+
+/// `length` bytes to fill messages with.
+pub fn padding(length: usize) -> Vec<u8> {
+    (b'a'..=b'z').cycle().take(length).collect()
+}
+
+/// Writes fan-out markers and finds them in whatever the server wraps round them.
+pub struct Markers {
+    prefix: [u8; 8],
+    finder: Finder<'static>,
+    /// Where the last one was.
+    place: usize,
+    padding: Vec<u8>,
+}
+
+/// A marker that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// Where in the payload.
+    pub place: usize,
+    /// Who published it.
+    pub publisher: u32,
+    /// The 8 digits of its number.
+    pub digits: [u8; 8],
+}
+
+impl Markers {
+    /// Markers for texts of `length` bytes; `run` tells them from another run's.
+    pub fn new(run: u32, length: usize) -> Self {
+        let mut prefix = *b"lg000000";
+        prefix[2..].copy_from_slice(&hex8(run)[2..]);
+        Self {
+            prefix,
+            finder: Finder::new(&prefix).into_owned(),
+            place: 0,
+            padding: padding(length.saturating_sub(MARKER)),
+        }
+    }
+
+    /// Appends the whole text of a publication.
+    pub fn write(&self, publisher: u32, number: u32, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix);
+        out.extend_from_slice(&hex8(publisher)[4..]);
+        out.extend_from_slice(&hex8(number));
+        out.extend_from_slice(&self.padding);
+    }
+
+    /// The marker in `payload`, if it has one.
+    #[inline]
+    pub fn find(&mut self, payload: &[u8]) -> Option<Marker> {
+        if let Some(found) = self.at(payload, self.place) {
+            return Some(found);
+        }
+        self.place = self.finder.find(payload)?;
+        self.at(payload, self.place)
+    }
+
+    #[inline]
+    fn at(&self, payload: &[u8], place: usize) -> Option<Marker> {
+        let bytes = payload.get(place..)?.first_chunk::<MARKER>()?;
+        if bytes[..8] != self.prefix {
+            return None;
+        }
+        let mut digits = [0; 8];
+        digits.copy_from_slice(&bytes[12..]);
+        Some(Marker {
+            place,
+            publisher: unhex(&bytes[8..12])?,
+            digits,
+        })
+    }
+
+    /// The padding behind the marker is as it was sent.
+    #[inline]
+    pub fn intact(&self, payload: &[u8], place: usize) -> bool {
+        payload[place + MARKER..].starts_with(&self.padding)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_agrees_with_the_formatter() {
+        for number in [0, 1, 9, 10, 15, 16, 0x1234_5678, 0x9abc_def0, u32::MAX] {
+            assert_eq!(hex8(number), *format!("{number:08x}").as_bytes());
+            assert_eq!(unhex(&hex8(number)), Some(number));
+        }
+        assert_eq!(unhex(b"0000000G"), None);
+    }
+
+    #[test]
+    fn markers_are_found_where_they_move() {
+        let mut markers = Markers::new(0xabcdef, 64);
+        let mut text = Vec::new();
+        markers.write(7, 0xdead, &mut text);
+        assert_eq!(text.len(), 64);
+        for shift in [0, 5, 6, 6, 3, 100] {
+            let mut payload = vec![b'{'; shift];
+            payload.extend(&text);
+            payload.extend(b"\"}");
+            let found = markers.find(&payload).unwrap();
+            assert_eq!(
+                (found.place, found.publisher, found.digits),
+                (shift, 7, hex8(0xdead))
+            );
+            assert!(markers.intact(&payload, found.place));
+            payload[shift + 40] ^= 1;
+            assert!(!markers.intact(&payload, found.place));
+        }
+        assert_eq!(markers.find(b"{\"type\":\"user_online\"}"), None);
+        let mut other = Markers::new(1, 64);
+        assert_eq!(other.find(&text), None, "another run's");
+    }
+}

@@ -1,0 +1,150 @@
+//! What the kernel says of processes: the server's CPU time and memory, this program's own threads.
+//!
+//! Reads /proc and nothing else. Called by `run` at the edges of a measurement.
+
+use std::fs;
+
+use serde::Serialize;
+
+/// A process's memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Memory {
+    /// Resident.
+    pub rss: u64,
+    /// Resident and of this process alone.
+    pub private: u64,
+    /// Anonymous: heap and stacks, no files.
+    pub anonymous: u64,
+}
+
+/// The process exists and its files may be read.
+pub fn readable(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok()
+}
+
+/// A process's CPU time so far, in nanoseconds, counted twice.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuTime {
+    /// Exact, but only of the threads that are still there; none without scheduler statistics.
+    threads: Option<u64>,
+    /// Of all threads there ever were, in whole ticks of 10 ms.
+    process: u64,
+}
+
+impl CpuTime {
+    /// What was used since `earlier`: exact unless threads ended meanwhile.
+    pub fn since(&self, earlier: &Self) -> u64 {
+        let ticks = self.process.saturating_sub(earlier.process);
+        let exact = self.threads.zip(earlier.threads);
+        let exact = exact.and_then(|(now, before)| now.checked_sub(before));
+        match exact {
+            // Two reads may each be a tick off, and a running thread's time is a little late.
+            Some(exact) if exact.abs_diff(ticks) <= 30_000_000 + ticks / 50 => exact,
+            _ => ticks,
+        }
+    }
+}
+
+/// The CPU time of `pid`.
+pub fn cpu_time(pid: u32) -> Option<CpuTime> {
+    let process = cpu_ticks(pid)?;
+    let threads = threads_time(pid);
+    Some(CpuTime { threads, process })
+}
+
+fn threads_time(pid: u32) -> Option<u64> {
+    let mut total = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        match fs::read_to_string(task.path().join("schedstat")) {
+            Ok(text) => total += first_numbers(&text)?.0,
+            Err(_) if task.path().exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(total)
+}
+
+fn cpu_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some((user + system) * 1_000_000_000 / rustix::param::clock_ticks_per_second())
+}
+
+fn first_numbers(text: &str) -> Option<(u64, u64)> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// What the calling thread used: nanoseconds on a CPU, and ready to run but waiting for one.
+pub fn this_thread() -> (u64, u64) {
+    let text = fs::read_to_string("/proc/thread-self/schedstat");
+    let waited = text.ok().and_then(|text| first_numbers(&text));
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let used = used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64;
+    (used, waited.unwrap_or_default().1)
+}
+
+/// The memory of `pid`.
+pub fn memory(pid: u32) -> Option<Memory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    Some(parse_rollup(&text))
+}
+
+fn parse_rollup(text: &str) -> Memory {
+    let mut memory = Memory::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(kilobytes)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let bytes = kilobytes.parse::<u64>().unwrap_or_default() * 1024;
+        match name {
+            "Rss:" => memory.rss = bytes,
+            "Private_Clean:" | "Private_Dirty:" => memory.private += bytes,
+            "Anonymous:" => memory.anonymous = bytes,
+            _ => {}
+        }
+    }
+    memory
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_can_be_read() {
+        let pid = std::process::id();
+        assert!(readable(pid));
+        assert!(cpu_time(pid).is_some());
+        assert!(memory(pid).unwrap().rss > 0);
+        assert!(this_thread().0 > 0);
+    }
+
+    #[test]
+    fn threads_that_end_are_not_forgotten() {
+        let at = |threads, process| CpuTime { threads, process };
+        let second = 1_000_000_000;
+        let exact = at(Some(1_234), 0).since(&at(Some(1_000), 0));
+        assert_eq!(exact, 234);
+        let shrunk = at(Some(5), second).since(&at(Some(second), 0));
+        assert_eq!(shrunk, second);
+        let partly = at(Some(second / 2), second).since(&at(Some(0), 0));
+        assert_eq!(partly, second);
+        assert_eq!(at(None, second).since(&at(None, 0)), second);
+    }
+
+    #[test]
+    fn a_rollup_is_read() {
+        let text = "55-7f ---p 00000000 00:00 0 [rollup]\nRss:  100 kB\nPrivate_Clean: 1 kB\n\
+                    Private_Dirty: 2 kB\nAnonymous: 40 kB\n";
+        let memory = parse_rollup(text);
+        assert_eq!(
+            (memory.rss, memory.private, memory.anonymous),
+            (102_400, 3_072, 40_960)
+        );
+    }
+}

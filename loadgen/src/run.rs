@@ -1,0 +1,398 @@
+//! The course of a run: threads started, phases moved on when their time has come, counters read at the
+//! edges of the measured window, progress shown.
+//!
+//! Doesn't touch connections and doesn't know the workload. Called by the commands in `main`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::check::Faults;
+use crate::control::{Control, Counters, Phase, Plan, Window, share};
+use crate::engine::{Engine, Finished, Workload};
+use crate::latency::{Latencies, SECOND};
+use crate::procfs::{self, CpuTime, Memory};
+
+/// How often the controller looks.
+const LOOK: Duration = Duration::from_millis(5);
+/// Nothing received for so long after the connections are there: they have settled.
+const QUIET_BEFORE: u64 = SECOND / 5;
+/// Nothing received for so long after the last message was sent: nothing more will come.
+const QUIET_AFTER: u64 = 2 * SECOND;
+/// How long servers have to answer the goodbye.
+const GOODBYE: u64 = 2 * SECOND;
+
+/// How long each part of a run takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Sending.
+    pub seconds: f64,
+    /// The part of it at the start that isn't measured.
+    pub warmup: f64,
+    /// Rest between the last sign-in and the look at the server's memory.
+    pub settle: f64,
+}
+
+/// The sums of all threads' counters and the server's CPU time at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Snapshot {
+    /// When.
+    pub at: u64,
+    /// Messages that count for the workload.
+    pub messages: u64,
+    /// Messages sent.
+    pub sent: u64,
+    /// Data frames.
+    pub frames: u64,
+    /// `recv` calls that brought data.
+    pub receives: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// The server's CPU time.
+    pub server_cpu: Option<CpuTime>,
+}
+
+/// What happened between two snapshots.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference {
+    /// The counters; `at` is how long it took.
+    pub counts: Snapshot,
+    /// The server's CPU time, in nanoseconds.
+    pub server_cpu: Option<u64>,
+}
+
+impl Snapshot {
+    /// What happened between `earlier` and this.
+    pub fn since(&self, earlier: &Self) -> Difference {
+        let cpu = self.server_cpu.zip(earlier.server_cpu);
+        let counts = Self {
+            at: self.at - earlier.at,
+            messages: self.messages - earlier.messages,
+            sent: self.sent - earlier.sent,
+            frames: self.frames - earlier.frames,
+            receives: self.receives - earlier.receives,
+            bytes_in: self.bytes_in - earlier.bytes_in,
+            bytes_out: self.bytes_out - earlier.bytes_out,
+            server_cpu: None,
+        };
+        let server_cpu = cpu.map(|(now, before)| now.since(&before));
+        Difference { counts, server_cpu }
+    }
+}
+
+/// How a load thread spent a phase, in parts of the wall time.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Busy {
+    /// On a CPU.
+    pub used: f64,
+    /// Ready to run without one.
+    pub waited: f64,
+}
+
+/// All that a run found.
+pub struct Measured<W> {
+    /// The threads' workloads with their findings.
+    pub workloads: Vec<W>,
+    /// Cut and failed connections.
+    pub faults: Faults,
+    /// What went wrong first.
+    pub examples: Vec<String>,
+    /// Connections that signed in.
+    pub ready: u64,
+    /// From the first connection's start until all were signed in or had failed.
+    pub connecting: Difference,
+    /// The measured window; none if it didn't come to that.
+    pub window: Option<Difference>,
+    /// Start of connecting to end of upgrade.
+    pub upgraded: Latencies,
+    /// Start of connecting to end of sign-in.
+    pub signed_in: Latencies,
+    /// How busy each thread was: while connecting, and while working.
+    pub busy: [Vec<Busy>; 2],
+    /// The server's memory before, and with all connections idle.
+    pub memory: Option<(Memory, Memory)>,
+    /// Messages sent and received over the whole run.
+    pub total: Snapshot,
+    /// Ended by a signal.
+    pub interrupted: bool,
+}
+
+struct Course<'a> {
+    control: &'a Control,
+    times: Times,
+    pid: Option<u32>,
+    interrupted: &'a AtomicBool,
+    bar: ProgressBar,
+    failed: &'a AtomicBool,
+}
+
+/// Runs `make(thread, slots)`'s workloads according to `plan`.
+pub fn run<W: Workload>(
+    plan: Plan,
+    times: Times,
+    pid: Option<u32>,
+    interrupted: &Arc<AtomicBool>,
+    make: impl Fn(usize, usize) -> W,
+) -> Result<Measured<W>> {
+    let control = Control::new(plan);
+    let failed = AtomicBool::new(false);
+    let (connections, threads) = (control.plan.connections, control.plan.threads);
+    let memory = pid.and_then(procfs::memory);
+    let (course, finished) = thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads)
+            .map(|index| {
+                let workload = make(index, share(connections, index, threads));
+                let (control, failed) = (&control, &failed);
+                scope.spawn(move || {
+                    let engine = Engine::new(control, index, workload);
+                    let finished = engine.and_then(Engine::run);
+                    failed.fetch_or(finished.is_err(), Relaxed);
+                    finished
+                })
+            })
+            .collect();
+        let course = Course {
+            control: &control,
+            times,
+            pid,
+            interrupted,
+            bar: progress_bar(),
+            failed: &failed,
+        };
+        let outcome = course.follow();
+        let joined = handles.into_iter().map(|handle| {
+            let finished = handle.join();
+            finished.unwrap_or_else(|_| Err(anyhow!("a load thread panicked")))
+        });
+        (outcome, joined.collect::<Result<Vec<_>>>())
+    });
+    let mut measured = gather(finished?, course.connecting);
+    measured.ready = sum(&control, |counters| &counters.ready);
+    measured.window = course.window;
+    measured.memory = memory.zip(course.memory);
+    measured.total = course.total;
+    measured.interrupted = interrupted.load(Relaxed);
+    Ok(measured)
+}
+
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(1_000);
+    let style = ProgressStyle::with_template("{prefix:>10} [{bar:40}] {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn sum(control: &Control, field: impl Fn(&Counters) -> &AtomicU64) -> u64 {
+    let counters = control.counters.iter();
+    counters.map(|each| field(each).load(Relaxed)).sum()
+}
+
+struct Followed {
+    connecting: Difference,
+    window: Option<Difference>,
+    memory: Option<Memory>,
+    total: Snapshot,
+}
+
+impl Course<'_> {
+    fn follow(&self) -> Followed {
+        let before = self.snapshot();
+        self.connect();
+        let connecting = self.snapshot().since(&before);
+        let all_ready = sum(self.control, |c| &c.ready) == self.control.plan.connections as u64;
+        let (mut window, mut memory) = (None, None);
+        if all_ready && !self.over() {
+            self.settle();
+            memory = self.pid.and_then(procfs::memory);
+            window = Some(self.work());
+            self.drain();
+        }
+        let total = self.snapshot();
+        self.control.enter(Phase::Close);
+        // The threads publish how many are open only after they have seen the new phase.
+        let deadline = self.now() + GOODBYE;
+        thread::sleep(LOOK * 4);
+        while sum(self.control, |c| &c.open) > 0 && self.now() < deadline && !self.broken() {
+            thread::sleep(LOOK);
+        }
+        self.control.enter(Phase::End);
+        self.bar.finish_and_clear();
+        Followed {
+            connecting,
+            window,
+            memory,
+            total,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.control.clock.now()
+    }
+
+    fn broken(&self) -> bool {
+        self.failed.load(Relaxed)
+    }
+
+    fn over(&self) -> bool {
+        self.interrupted.load(Relaxed) || self.broken()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let control = self.control;
+        Snapshot {
+            at: self.now(),
+            messages: sum(control, |c| &c.messages),
+            sent: sum(control, |c| &c.sent),
+            frames: sum(control, |c| &c.frames),
+            receives: sum(control, |c| &c.receives),
+            bytes_in: sum(control, |c| &c.bytes_in),
+            bytes_out: sum(control, |c| &c.bytes_out),
+            server_cpu: self.pid.and_then(procfs::cpu_time),
+        }
+    }
+
+    fn show(&self, what: &'static str, part: f64, message: impl FnOnce() -> String) {
+        if !self.bar.is_hidden() {
+            self.bar.set_prefix(what);
+            self.bar.set_position((part.clamp(0.0, 1.0) * 1e3) as u64);
+            self.bar.set_message(message());
+        }
+    }
+
+    /// Until every connection is signed in or has failed. Each has its own deadline.
+    fn connect(&self) {
+        let all = self.control.plan.connections as u64;
+        loop {
+            let ready = sum(self.control, |c| &c.ready);
+            let failed = sum(self.control, |c| &c.failed);
+            self.show("connect", ready as f64 / all as f64, || {
+                format!("{ready} of {all}, {failed} failed")
+            });
+            if ready + failed >= all || self.over() {
+                return;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Until the announcements of the newcomers are over.
+    fn settle(&self) {
+        let earliest = self.now() + (self.times.settle * SECOND as f64) as u64;
+        self.quiet(QUIET_BEFORE, earliest, || false);
+    }
+
+    /// Until nothing came for `quiet`, not before `earliest`, or `done`, or the deadline.
+    fn quiet(&self, quiet: u64, earliest: u64, done: impl Fn() -> bool) {
+        let deadline = self.now().max(earliest) + self.control.plan.timeout;
+        let (mut seen, mut since) = (0, self.now());
+        loop {
+            let bytes = sum(self.control, |c| &c.bytes_in);
+            let now = self.now();
+            if bytes != seen {
+                (seen, since) = (bytes, now);
+            }
+            let rested = now >= earliest && now - since >= quiet;
+            if rested || done() || now >= deadline || self.over() {
+                return;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn work(&self) -> Difference {
+        let start = self.now() + SECOND / 50;
+        let after = |seconds: f64| start + (seconds * SECOND as f64) as u64;
+        let window = Window {
+            start,
+            measured_from: after(self.times.warmup.min(self.times.seconds / 2.0)),
+            stop: after(self.times.seconds),
+        };
+        // The phase is entered once, so the cell is empty.
+        let _ = self.control.window.set(window);
+        self.control.enter(Phase::Work);
+        self.sleep_until(window.measured_from, window);
+        let first = self.snapshot();
+        self.sleep_until(window.stop, window);
+        self.snapshot().since(&first)
+    }
+
+    fn sleep_until(&self, time: u64, window: Window) {
+        let span = (window.stop - window.start) as f64;
+        let mut last = (self.now(), 0);
+        let mut told = String::new();
+        while !self.over() && sum(self.control, |c| &c.open) > 0 {
+            let now = self.now();
+            let Some(left) = time.checked_sub(now).filter(|left| *left > 0) else {
+                return;
+            };
+            if now - last.0 > SECOND / 4 || told.is_empty() {
+                let messages = sum(self.control, |c| &c.messages);
+                let seconds = (now - last.0).max(1) as f64 / SECOND as f64;
+                let rate = (messages - last.1) as f64 / seconds;
+                told = format!("{rate:.0} messages/s");
+                last = (now, messages);
+            }
+            let part = now.saturating_sub(window.start) as f64 / span;
+            self.show("measure", part, || told.clone());
+            thread::sleep(Duration::from_nanos(left).min(LOOK * 10));
+        }
+    }
+
+    fn drain(&self) {
+        self.control.enter(Phase::Drain);
+        self.show("drain", 1.0, String::new);
+        let threads = self.control.counters.len() as u64;
+        self.quiet(QUIET_AFTER, 0, || {
+            sum(self.control, |c| &c.complete) == threads
+        });
+        // What came twice may come after everything came once.
+        thread::sleep(LOOK * 10);
+    }
+}
+
+fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> {
+    let mut measured = Measured {
+        workloads: Vec::new(),
+        faults: Faults::default(),
+        examples: Vec::new(),
+        ready: 0,
+        connecting,
+        window: None,
+        upgraded: Latencies::default(),
+        signed_in: Latencies::default(),
+        busy: [Vec::new(), Vec::new()],
+        memory: None,
+        total: Snapshot::default(),
+        interrupted: false,
+    };
+    for thread in finished {
+        let at = |phase: Phase| thread.usage[phase as usize];
+        let connected = thread.connected.unwrap_or(at(Phase::Close));
+        let spans = [
+            (at(Phase::Connect), connected),
+            (at(Phase::Work), at(Phase::Drain)),
+        ];
+        for (busy, (from, to)) in measured.busy.iter_mut().zip(spans) {
+            let wall = to.at.saturating_sub(from.at);
+            if from.at > 0 && wall > 0 {
+                busy.push(Busy {
+                    used: (to.used - from.used) as f64 / wall as f64,
+                    waited: (to.waited - from.waited) as f64 / wall as f64,
+                });
+            }
+        }
+        measured.workloads.push(thread.workload);
+        measured.faults += thread.faults;
+        measured.examples.extend(thread.examples);
+        measured.upgraded.merge(&thread.upgraded);
+        measured.signed_in.merge(&thread.signed_in);
+    }
+    measured.examples.truncate(5);
+    measured
+}
