@@ -2,7 +2,7 @@
 
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Client, Event, Options, Raw, Server, frame};
+use crate::support::{Client, Event, Options, Random, Raw, Server, frame, request, seed};
 
 const MIB: usize = 1 << 20;
 
@@ -148,4 +148,112 @@ async fn what_came_before_a_violation_is_answered_first() {
     assert_eq!(raw.frame().await.unwrap().payload, b"first");
     assert_eq!(raw.frame().await.unwrap().payload, b"ping");
     raw.closed(1002).await;
+}
+
+/// Any message, in any fragments, with control frames in between, cut anywhere on its way: the same comes back.
+#[tokio::test]
+async fn random_messages_in_random_pieces_come_back() {
+    let server = server();
+    let mut random = Random(seed());
+    for _ in 0..60 {
+        let raw = Raw::upgraded(&server, "/echo").await;
+        let (mut bytes, mut messages, mut pings) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..1 + random.below(12) {
+            let opcode = 1 + random.below(2) as u8;
+            let length = [0, 1, 7, 125, 126, 127, 300, 4096, 65_535, 65_536, 70_000][random.below(11) as usize];
+            let message: Vec<u8> = match opcode {
+                1 => "aé你😀\u{0}".chars().cycle().take(length / 3).collect::<String>().into_bytes(),
+                _ => (0..length).map(|_| random.next() as u8).collect(),
+            };
+            let mut rest = message.as_slice();
+            let mut first = true;
+            loop {
+                let last = random.below(3) == 0;
+                let take = if last { rest.len() } else { random.below(rest.len() as u64 + 1) as usize };
+                let (piece, left) = rest.split_at(take);
+                bytes.extend(frame(last, if first { opcode } else { 0 }, piece));
+                (rest, first) = (left, false);
+                if random.below(4) == 0 {
+                    let ping: Vec<u8> = (0..random.below(126)).map(|n| n as u8).collect();
+                    bytes.extend(frame(true, 9, &ping));
+                    pings.push(ping);
+                }
+                if last {
+                    break;
+                }
+            }
+            messages.push((opcode, message));
+        }
+        bytes.extend(frame(true, 8, &[0x03, 0xe8]));
+        let (mut reader, mut writer) = raw.tcp.into_split();
+        let mut cuts = Random(random.next());
+        let sending = tokio::spawn(async move {
+            use tokio::io::AsyncWriteExt;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let most = [1, 3, 14, 200, 5000, 100_000][cuts.below(6) as usize];
+                let (piece, left) = rest.split_at(most.min(rest.len()));
+                writer.write_all(piece).await.expect("writes");
+                tokio::task::yield_now().await;
+                rest = left;
+            }
+            writer
+        });
+        let mut received = Vec::new();
+        let reading = tokio::io::AsyncReadExt::read_to_end(&mut reader, &mut received);
+        tokio::time::timeout(crate::support::DEADLINE, reading).await.expect("in time").expect("reads");
+        drop(sending.await.expect("sent"));
+        let (mut back, mut pongs, mut closed) = (Vec::new(), Vec::new(), false);
+        for frame in crate::support::frames(&received) {
+            match frame.opcode {
+                10 => pongs.push(frame.payload),
+                8 => closed = true,
+                0 => {
+                    let (_, message): &mut (u8, Vec<u8>) = back.last_mut().expect("a message to go on with");
+                    message.extend(frame.payload);
+                }
+                opcode => back.push((opcode, frame.payload)),
+            }
+        }
+        assert!(closed, "no close at the end");
+        assert!(back == messages, "{} messages of {}", back.len(), messages.len());
+        // An answer to an older ping may be left out in favour of a newer one (RFC 6455 section 5.5.3).
+        assert!(pongs.len() <= pings.len() && pongs.last() == pings.last(), "{} pongs of {}", pongs.len(), pings.len());
+        let mut sent = pings.iter();
+        assert!(pongs.iter().all(|pong| sent.any(|ping| ping == pong)), "pongs in the order of the pings");
+    }
+}
+
+/// Whatever bytes come, the server lives, and the others with it.
+#[tokio::test]
+async fn random_bytes_end_one_connection_only() {
+    let mut server = server();
+    let (mut watcher, _) = Client::join(&server, "watcher", "Watcher").await;
+    let mut random = Random(seed());
+    for round in 0..400 {
+        let mut raw = Raw::connect(&server).await;
+        let path = ["/echo", "/ws"][round % 2];
+        let mut bytes = request(&server, path, &[]).into_bytes();
+        for _ in 0..random.below(6) {
+            let text =
+                [&br#"{"type":"heartbeat"}"#[..], br#"{"type":"auth","data":{"token":"x.y.z"}}"#, b"\xe4\xbd\xa0"];
+            let opcode = [1, 2, 9, 10, 0][random.below(5) as usize];
+            bytes.extend(frame(random.below(4) > 0, opcode, text[random.below(3) as usize]));
+        }
+        for _ in 0..random.below(8) {
+            let at = random.below(bytes.len() as u64) as usize;
+            match random.below(3) {
+                0 => bytes[at] = random.next() as u8,
+                1 => bytes.insert(at, random.next() as u8),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        use tokio::io::AsyncWriteExt;
+        // The server may well have ended it in the middle.
+        let _ = raw.tcp.write_all(&bytes).await;
+        let _ = raw.tcp.shutdown().await;
+        raw.rest().await;
+    }
+    watcher.nothing_pending().await;
+    assert!(server.running());
 }

@@ -6,24 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::support::{Client, Event, Options, Server, token};
-
-/// A small seeded generator (SplitMix64): the run is told by its seed alone.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
+use crate::support::{Client, Event, Options, Random, Server, seed, token};
 
 /// What a connection saw of the lobby.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +161,7 @@ async fn visit(server: Arc<Server>, name: String, seed: u64, stays: u64) -> Vec<
 
 async fn everyone_saw_the_same(shards: usize, residents: usize, visitors: usize, seed: u64) {
     let server = Arc::new(Options::new().shards(shards).start());
-    eprintln!("seed {seed}, {shards} shards, {residents} residents, {visitors} visitors");
+    eprintln!("{shards} shards, {residents} residents, {visitors} visitors");
     // The residents are there throughout, and listen all the time.
     let (finish, _) = tokio::sync::watch::channel(false);
     let mut staying = Vec::new();
@@ -328,10 +311,6 @@ fn check_stay(stay: &Stay, reference: &[Seen]) {
     assert_eq!(times, 1, "{} came once", stay.user);
 }
 
-fn seed() -> u64 {
-    std::env::var("URINGCAST_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_122)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_shard_has_one_order() {
     everyone_saw_the_same(1, 5, 60, seed()).await;
@@ -345,6 +324,93 @@ async fn two_hundred_users_on_two_shards_see_one_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_shards_on_few_cores_have_one_order() {
     everyone_saw_the_same(16, 20, 120, seed()).await;
+}
+
+/// Everyone sends as fast as it can, and reads at the same time.
+async fn a_burst_from_everyone(shards: usize, users: usize, each: usize) {
+    let server = Arc::new(Options::new().shards(shards).env("URINGCAST_LIMITS__OUTBOX_BYTES", 64 << 20).start());
+    let mut clients = Vec::new();
+    for user in 0..users {
+        clients.push(Client::join(&server, user, "User").await.0);
+    }
+    let mut running = Vec::new();
+    for (user, mut client) in clients.into_iter().enumerate() {
+        running.push(tokio::spawn(async move {
+            let (mut log, mut acks, mut refused, mut sent) = (Vec::new(), Vec::new(), 0, 0);
+            let mut heard = std::collections::HashSet::new();
+            // Ahead by at most 100 answers: so that neither side's socket is full for good.
+            loop {
+                while sent < each && sent < acks.len() + refused + 100 {
+                    let message =
+                        json!({"type": "message", "id": sent.to_string(), "data": {"text": format!("{user}/{sent}")}});
+                    client.send(&message).await;
+                    sent += 1;
+                }
+                if acks.len() + refused == each {
+                    return (client, log, acks, refused);
+                }
+                let value = client.next().await;
+                match value["type"].as_str() {
+                    Some("message") => {
+                        let offset = value["data"]["offset"].as_u64().expect("an offset");
+                        let text = value["data"]["text"].as_str().expect("a text").to_owned();
+                        heard.insert(offset);
+                        log.push((offset, text));
+                    }
+                    Some("ack") => {
+                        let offset = value["data"]["offset"].as_u64().expect("an offset");
+                        assert!(heard.contains(&offset), "acknowledged before it was heard: {value}");
+                        assert_eq!(value["id"], (acks.len() + refused).to_string(), "answers in order");
+                        acks.push(offset);
+                    }
+                    Some("error") => {
+                        assert_eq!(value["code"], 503, "{value}");
+                        refused += 1;
+                    }
+                    _ => assert_eq!(value["type"], "user_online", "{value}"),
+                }
+            }
+        }));
+    }
+    let (mut clients, mut logs, mut acked, mut refused) = (Vec::new(), Vec::new(), 0, 0);
+    for one in running {
+        let (client, log, acks, no) = one.await.expect("a client");
+        clients.push(client);
+        logs.push(log);
+        acked += acks.len();
+        refused += no;
+    }
+    eprintln!("{shards} shards: {acked} messages, {refused} refused as too busy");
+    // Each reads on until it has seen what was acknowledged to anybody.
+    for (client, log) in clients.iter_mut().zip(&mut logs) {
+        while log.len() < acked {
+            let value = client.expect("message").await;
+            let offset = value["data"]["offset"].as_u64().expect("an offset");
+            log.push((offset, value["data"]["text"].as_str().expect("a text").to_owned()));
+        }
+    }
+    for log in &logs {
+        assert!(log.iter().map(|(offset, _)| *offset).eq(1..=acked as u64), "offsets without a hole");
+        assert!(log == &logs[0], "two connections saw different orders");
+    }
+    // Each sender's own order is kept.
+    let mut last = vec![-1_i64; users];
+    for (_, text) in &logs[0] {
+        let (user, n) = text.split_once('/').expect("ours");
+        let (user, n): (usize, i64) = (user.parse().expect("a user"), n.parse().expect("a number"));
+        assert!(n > last[user], "{text} after {}", last[user]);
+        last[user] = n;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_from_everyone_on_two_shards_has_one_order() {
+    a_burst_from_everyone(2, 40, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_from_everyone_on_sixteen_shards_has_one_order() {
+    a_burst_from_everyone(16, 40, 100).await;
 }
 
 /// All connections of one user, and one word to all of them. `URINGCAST_TEST_CONNECTIONS` says how many.
