@@ -53,13 +53,7 @@ pub enum Phase {
     End,
 }
 
-const ORDER: [Phase; PHASES] = [
-    Phase::Connect,
-    Phase::Work,
-    Phase::Drain,
-    Phase::Close,
-    Phase::End,
-];
+const ORDER: [Phase; PHASES] = [Phase::Connect, Phase::Work, Phase::Drain, Phase::Close, Phase::End];
 
 /// How many phases there are.
 pub const PHASES: usize = 5;
