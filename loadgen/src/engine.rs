@@ -251,8 +251,14 @@ impl<'a, W: Workload> Engine<'a, W> {
             self.stop = window.stop;
             self.workload.start(*window);
         }
-        if phase >= Phase::Close && before < Phase::Close {
+        if phase >= Phase::Freeze && before < Phase::Freeze {
             self.workload.finish();
+            let counted = |slot: &&mut Slot| slot.stage == Stage::Ready;
+            for slot in self.slots.iter_mut().filter(counted) {
+                slot.stage = Stage::Closing;
+            }
+        }
+        if phase >= Phase::Close && before < Phase::Close {
             self.goodbye();
         }
     }
@@ -456,7 +462,7 @@ impl<'a, W: Workload> Engine<'a, W> {
     fn goodbye(&mut self) {
         for slot in 0..self.slots.len() {
             let entry = &mut self.slots[slot];
-            let upgraded = matches!(entry.stage, Stage::SigningIn(_) | Stage::Ready);
+            let upgraded = matches!(entry.stage, Stage::SigningIn(_) | Stage::Ready | Stage::Closing);
             let Some(connection) = entry.connection.as_mut() else {
                 continue;
             };

@@ -207,8 +207,10 @@ impl Course<'_> {
             self.drain();
         }
         let total = self.snapshot();
+        // A thread sees a new phase after its nap at the latest, and publishes its counters then.
+        self.control.enter(Phase::Freeze);
+        thread::sleep(LOOK * 4);
         self.control.enter(Phase::Close);
-        // The threads publish how many are open only after they have seen the new phase.
         let deadline = self.now() + GOODBYE;
         thread::sleep(LOOK * 4);
         while sum(self.control, |c| &c.open) > 0 && self.now() < deadline && !self.broken() {
@@ -357,7 +359,7 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
     };
     for thread in finished {
         let at = |phase: Phase| thread.usage[phase as usize];
-        let connected = thread.connected.unwrap_or(at(Phase::Close));
+        let connected = thread.connected.unwrap_or(at(Phase::Freeze));
         let spans = [(at(Phase::Connect), connected), (at(Phase::Work), at(Phase::Drain))];
         for (busy, (from, to)) in measured.busy.iter_mut().zip(spans) {
             let wall = to.at.saturating_sub(from.at);
