@@ -52,6 +52,8 @@ enum Kind {
     SignIn,
     Publish,
     Users,
+    /// Refused here, but not to be said before what was asked earlier has been answered.
+    Held(u16, Text),
 }
 
 /// What a session needs to judge a command.
@@ -72,6 +74,8 @@ pub enum Effect<'a> {
     Reply(Reply<'static>, Option<&'a str>),
     /// Say this and close with the code.
     Close(Reply<'static>, Option<&'a str>, u16),
+    /// Nothing yet: a refusal waits its turn behind earlier answers, see [`Session::next_held`].
+    Wait,
     /// Ask the channel's owner.
     Ask {
         /// Whose owner.
@@ -152,7 +156,11 @@ impl Session {
             _ if self.stage != Stage::SignedIn => refuse(401, Text::AuthFirst),
             Command::Message { text, channel } => match self.publication(text, channel) {
                 Ok(ask) => self.ask(Kind::Publish, id, ask, rules, now),
-                Err((code, text)) => refuse(code, text),
+                Err((code, text)) if self.pending.is_empty() => refuse(code, text),
+                Err((code, text)) => {
+                    self.pend(Kind::Held(code, text), id, u64::MAX);
+                    Effect::Wait
+                }
             },
             Command::Users { cursor, limit } => {
                 let limit = limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX) as usize;
@@ -175,11 +183,24 @@ impl Session {
     }
 
     fn ask<'a>(&mut self, kind: Kind, id: Option<&str>, ask: Ask, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+        let request = self.pend(kind, id, now.mono_ms + rules.request_ms);
+        Effect::Ask { channel: LOBBY, request, ask }
+    }
+
+    fn pend(&mut self, kind: Kind, id: Option<&str>, deadline_ms: u64) -> u32 {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
-        let deadline_ms = now.mono_ms + rules.request_ms;
         self.pending.push(Pending { request, id: id.map(Into::into), deadline_ms, kind });
-        Effect::Ask { channel: LOBBY, request, ask }
+        request
+    }
+
+    /// The next refusal whose turn has come: all that was asked before it is answered. To be called until it
+    /// gives none, after each answer and each request that timed out.
+    pub fn next_held(&mut self) -> Option<(Option<Box<str>>, u16, Text)> {
+        let Kind::Held(code, text) = self.pending.first()?.kind else { return None };
+        let held = self.pending.remove(0);
+        self.give_back();
+        Some((held.id, code, text))
     }
 
     /// Takes an owner's answer.

@@ -124,11 +124,7 @@ impl Checker {
                 self.remembered += skipped;
                 self.missing.entry(lane).or_default().extend(expected..seen);
             }
-        } else if self
-            .missing
-            .get_mut(&lane)
-            .is_some_and(|missing| missing.remove(&seen))
-        {
+        } else if self.missing.get_mut(&lane).is_some_and(|missing| missing.remove(&seen)) {
             self.remembered -= 1;
             self.faults.reordered += 1;
         } else {

@@ -12,9 +12,7 @@ use std::os::fd::OwnedFd;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::io::Errno;
-use rustix::net::{
-    self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt,
-};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 use sha1::{Digest, Sha1};
 use thiserror::Error;
 
@@ -166,14 +164,7 @@ impl Connection {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno),
         }
-        Ok(Self {
-            socket,
-            out: Outgoing::default(),
-            partial: Vec::new(),
-            wanted: 0,
-            fragments: None,
-            expected: None,
-        })
+        Ok(Self { socket, out: Outgoing::default(), partial: Vec::new(), wanted: 0, fragments: None, expected: None })
     }
 
     /// The socket, to wait on.
@@ -213,11 +204,7 @@ impl Connection {
     /// Puts what was kept of a partial frame and what one `recv` brings into `buffer`, and hands the whole
     /// messages to the sink, which is made between the two: the place to take the time.
     #[inline]
-    pub fn receive<S: Sink>(
-        &mut self,
-        buffer: &mut Vec<u8>,
-        sink: impl FnOnce() -> S,
-    ) -> Result<Received, Ended> {
+    pub fn receive<S: Sink>(&mut self, buffer: &mut Vec<u8>, sink: impl FnOnce() -> S) -> Result<Received, Ended> {
         let kept = self.partial.len();
         let room = (kept + RECEIVE_ROOM).max(self.wanted);
         if buffer.len() < room {
@@ -281,12 +268,7 @@ impl Connection {
 
     /// Control frames and fragments.
     #[cold]
-    fn rare<S: Sink>(
-        &mut self,
-        header: frame::Header,
-        payload: &[u8],
-        sink: &mut S,
-    ) -> Result<(), Ended> {
+    fn rare<S: Sink>(&mut self, header: frame::Header, payload: &[u8], sink: &mut S) -> Result<(), Ended> {
         match header.opcode {
             Opcode::Ping => {
                 // A peer that pings without reading must not grow this buffer.
@@ -367,17 +349,12 @@ fn read_response(data: &[u8], expected: &str) -> Result<Option<usize>, String> {
         return Err(format!("HTTP {status} {reason} {line}").trim().to_owned());
     }
     let find = |name: &str| {
-        let found = response
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name));
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
         found.and_then(|header| std::str::from_utf8(header.value).ok())
     };
     let has = |name: &str, token: &str| {
         let value = find(name).unwrap_or_default();
-        value
-            .split(',')
-            .any(|part| part.trim().eq_ignore_ascii_case(token))
+        value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
     };
     if !has("upgrade", "websocket") || !has("connection", "upgrade") {
         return Err("101 without Upgrade: websocket and Connection: Upgrade".to_owned());
@@ -465,10 +442,7 @@ mod tests {
 
     #[test]
     fn an_accept_key_is_the_one_of_the_rfc() {
-        assert_eq!(
-            accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
@@ -489,9 +463,7 @@ mod tests {
     #[test]
     fn a_close_frame_ends_with_its_code_and_reason() {
         let (mut connection, mut server) = pair();
-        server
-            .write_all(&[0x88, 5, 0x11, 0x39, b'b', b'y', b'e'])
-            .unwrap();
+        server.write_all(&[0x88, 5, 0x11, 0x39, b'b', b'y', b'e']).unwrap();
         let mut seen = Collected::default();
         let ended = loop {
             match connection.receive(&mut Vec::new(), || &mut seen) {

@@ -47,22 +47,19 @@ pub enum Phase {
     Work,
     /// What is still on its way arrives.
     Drain,
+    /// Nothing counts any more. All threads must be here before the first connection is closed,
+    /// or the goodbyes of one thread's users would be counted as pushes by another.
+    Freeze,
     /// Connections are closed.
     Close,
     /// Threads end.
     End,
 }
 
-const ORDER: [Phase; PHASES] = [
-    Phase::Connect,
-    Phase::Work,
-    Phase::Drain,
-    Phase::Close,
-    Phase::End,
-];
+const ORDER: [Phase; PHASES] = [Phase::Connect, Phase::Work, Phase::Drain, Phase::Freeze, Phase::Close, Phase::End];
 
 /// How many phases there are.
-pub const PHASES: usize = 5;
+pub const PHASES: usize = 6;
 
 /// When the workload sends and what part of it counts.
 #[derive(Clone, Copy, Debug)]

@@ -113,11 +113,7 @@ impl Echo {
         self.scratch.clear();
         self.scratch.extend_from_slice(&marker[..length]);
         self.scratch.extend_from_slice(&self.text[length..]);
-        let opcode = if self.settings.binary {
-            Opcode::Binary
-        } else {
-            Opcode::Text
-        };
+        let opcode = if self.settings.binary { Opcode::Binary } else { Opcode::Text };
         out.frame(opcode, &self.scratch, random.key());
         self.sent[slot] += 1;
         self.total_sent += 1;
@@ -243,9 +239,7 @@ impl Workload for Echo {
     fn finish(&mut self) {
         if let (Some(rate), Some(window)) = (self.settings.rate, self.window) {
             for slot in 0..self.slots {
-                let due = self
-                    .schedule(slot, rate, window.start)
-                    .due_before(window.stop);
+                let due = self.schedule(slot, rate, window.start).due_before(window.stop);
                 self.unsent += u64::from(due.saturating_sub(self.sent[slot]));
             }
         }

@@ -165,12 +165,7 @@ impl<'a, W: Workload> Engine<'a, W> {
         }
         system::exact_timers();
         let count = share(plan.connections, index, plan.threads);
-        let slots = (0..count).map(|_| Slot {
-            connection: None,
-            stage: Stage::Unborn,
-            started: 0,
-            ending: false,
-        });
+        let slots = (0..count).map(|_| Slot { connection: None, stage: Stage::Unborn, started: 0, ending: false });
         let rate = plan.connect_rate;
         Ok(Self {
             control,
@@ -183,8 +178,7 @@ impl<'a, W: Workload> Engine<'a, W> {
             phase: Phase::Connect,
             stop: 0,
             next_slot: 0,
-            connects: rate
-                .map(|rate| Schedule::new(control.clock.now(), rate, index, plan.threads)),
+            connects: rate.map(|rate| Schedule::new(control.clock.now(), rate, index, plan.threads)),
             in_flight: 0,
             next_sweep: 0,
             unread: Vec::new(),
@@ -209,15 +203,8 @@ impl<'a, W: Workload> Engine<'a, W> {
             }
             let now = self.control.clock.now();
             let next = self.due(now).min(now + NAP);
-            let sleep = if self.unread.is_empty() {
-                next.saturating_sub(self.control.clock.now())
-            } else {
-                0
-            };
-            let timeout = Timespec {
-                tv_sec: 0,
-                tv_nsec: sleep.min(NAP) as _,
-            };
+            let sleep = if self.unread.is_empty() { next.saturating_sub(self.control.clock.now()) } else { 0 };
+            let timeout = Timespec { tv_sec: 0, tv_nsec: sleep.min(NAP) as _ };
             events.clear();
             let spare = rustix::buffer::spare_capacity(&mut events);
             match epoll::wait(&self.epoll, spare, Some(&timeout)) {
@@ -231,8 +218,7 @@ impl<'a, W: Workload> Engine<'a, W> {
                 let (slot, flags) = (event.data.u64() as usize, event.flags);
                 self.attend(slot, |engine| engine.ready(slot, flags));
             }
-            if self.in_flight == 0 && self.next_slot == self.slots.len() && self.connected.is_none()
-            {
+            if self.in_flight == 0 && self.next_slot == self.slots.len() && self.connected.is_none() {
                 self.connected = Some(self.usage());
             }
             self.publish();
@@ -265,8 +251,14 @@ impl<'a, W: Workload> Engine<'a, W> {
             self.stop = window.stop;
             self.workload.start(*window);
         }
-        if phase >= Phase::Close && before < Phase::Close {
+        if phase >= Phase::Freeze && before < Phase::Freeze {
             self.workload.finish();
+            let counted = |slot: &&mut Slot| slot.stage == Stage::Ready;
+            for slot in self.slots.iter_mut().filter(counted) {
+                slot.stage = Stage::Closing;
+            }
+        }
+        if phase >= Phase::Close && before < Phase::Close {
             self.goodbye();
         }
     }
@@ -335,13 +327,9 @@ impl<'a, W: Workload> Engine<'a, W> {
             }
         }
         let connection = result.map_err(|errno| Ended::socket("connect", errno))?;
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         let data = epoll::EventData::new_u64(slot as u64);
-        epoll::add(&self.epoll, connection.socket(), data, flags)
-            .map_err(|errno| Ended::socket("epoll_ctl", errno))?;
+        epoll::add(&self.epoll, connection.socket(), data, flags).map_err(|errno| Ended::socket("epoll_ctl", errno))?;
         self.slots[slot].connection = Some(connection);
         Ok(())
     }
@@ -396,9 +384,7 @@ impl<'a, W: Workload> Engine<'a, W> {
         }
         if self.stats.examples.len() < EXAMPLES {
             let number = connection_number(self.index, slot, self.control.plan.threads);
-            self.stats
-                .examples
-                .push(format!("connection {number}: {why}"));
+            self.stats.examples.push(format!("connection {number}: {why}"));
         }
     }
 
@@ -461,8 +447,7 @@ impl<'a, W: Workload> Engine<'a, W> {
             self.stats.receives += 1;
             self.stats.bytes_in += count as u64;
             if at < self.stop && entry.stage == Stage::Ready {
-                self.workload
-                    .received(slot, &mut connection.out, &mut self.random, at);
+                self.workload.received(slot, &mut connection.out, &mut self.random, at);
             }
             self.stats.bytes_out += connection.flush()? as u64;
             if !more && !entry.ending {
@@ -477,7 +462,7 @@ impl<'a, W: Workload> Engine<'a, W> {
     fn goodbye(&mut self) {
         for slot in 0..self.slots.len() {
             let entry = &mut self.slots[slot];
-            let upgraded = matches!(entry.stage, Stage::SigningIn(_) | Stage::Ready);
+            let upgraded = matches!(entry.stage, Stage::SigningIn(_) | Stage::Ready | Stage::Closing);
             let Some(connection) = entry.connection.as_mut() else {
                 continue;
             };

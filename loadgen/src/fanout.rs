@@ -121,12 +121,7 @@ pub struct Fanout {
 
 impl Fanout {
     /// The workload of `thread` with its `slots` connections.
-    pub fn new(
-        settings: Settings,
-        publications: Arc<Publications>,
-        thread: usize,
-        slots: usize,
-    ) -> Self {
+    pub fn new(settings: Settings, publications: Arc<Publications>, thread: usize, slots: usize) -> Self {
         let mine = share(settings.publishers, thread, settings.threads);
         let publishers = (0..mine).map(|slot| Publisher {
             number: connection_number(thread, slot, settings.threads),
@@ -134,8 +129,7 @@ impl Fanout {
             alive: (0, 0),
         });
         let every = settings.sample_every.max(1);
-        let timed = (0..slots)
-            .map(|slot| connection_number(thread, slot, settings.threads).is_multiple_of(every));
+        let timed = (0..slots).map(|slot| connection_number(thread, slot, settings.threads).is_multiple_of(every));
         Self {
             settings,
             publications,
@@ -202,8 +196,7 @@ impl Fanout {
             return;
         }
         let since = if let Some(rate) = self.settings.rate {
-            self.schedule(publisher, rate, window.start)
-                .intended(number)
+            self.schedule(publisher, rate, window.start).intended(number)
         } else {
             let stamps = &self.publications.stamps[publisher];
             let behind = self.publications.sent(publisher).wrapping_sub(number);
@@ -219,10 +212,7 @@ impl Fanout {
     #[cold]
     fn irregular(&mut self, slot: usize, publisher: usize, digits: [u8; 8]) {
         match unhex(&digits) {
-            Some(number)
-                if publisher < self.publications.sent.len()
-                    && number < self.publications.sent(publisher) =>
-            {
+            Some(number) if publisher < self.publications.sent.len() && number < self.publications.sent(publisher) => {
                 self.checker.saw(slot, publisher, number);
             }
             _ => self.checker.faults.corrupted += 1,
@@ -241,8 +231,7 @@ impl Fanout {
                 self.checker.faults.refused += 1;
                 if self.examples.len() < EXAMPLES {
                     let text = &payload[..payload.len().min(200)];
-                    self.examples
-                        .push(String::from_utf8_lossy(text).into_owned());
+                    self.examples.push(String::from_utf8_lossy(text).into_owned());
                 }
             }
             _ => self.pushes += 1,
@@ -393,8 +382,7 @@ impl Workload for Fanout {
                 self.unsent += u64::from(due.saturating_sub(sent));
             }
         }
-        self.checker
-            .finish(|_, publisher| publications.sent(publisher));
+        self.checker.finish(|_, publisher| publications.sent(publisher));
     }
 
     fn counts(&self) -> (u64, u64) {
@@ -409,20 +397,11 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings {
-            threads: 1,
-            publishers: 2,
-            window: 4,
-            rate: None,
-            payload: 40,
-            run: 1,
-            sample_every: 1,
-        }
+        Settings { threads: 1, publishers: 2, window: 4, rate: None, payload: 40, run: 1, sample_every: 1 }
     }
 
     fn delivery(publisher: u32, number: u32, offset: u64) -> Vec<u8> {
-        let mut payload =
-            format!(r#"{{"type":"message","data":{{"offset":{offset},"text":""#).into_bytes();
+        let mut payload = format!(r#"{{"type":"message","data":{{"offset":{offset},"text":""#).into_bytes();
         Markers::new(1, 40).write(publisher, number, &mut payload);
         payload.extend(br#""}}"#);
         payload
@@ -446,9 +425,7 @@ mod tests {
     fn orderly() -> Vec<Vec<u8>> {
         let order = [(0, 0), (1, 0), (0, 1), (0, 2), (1, 1), (1, 2)];
         let numbered = order.into_iter().zip(8..);
-        numbered
-            .map(|((publisher, number), offset)| delivery(publisher, number, offset))
-            .collect()
+        numbered.map(|((publisher, number), offset)| delivery(publisher, number, offset)).collect()
     }
 
     #[test]

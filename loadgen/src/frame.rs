@@ -131,12 +131,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
         }
         short => (2, usize::from(*short)),
     };
-    Ok(Some(Header {
-        fin,
-        opcode,
-        header_len,
-        payload_len,
-    }))
+    Ok(Some(Header { fin, opcode, header_len, payload_len }))
 }
 
 /// Appends one whole masked frame to `out`.
@@ -196,28 +191,13 @@ mod tests {
 
     #[test]
     fn a_header_is_found_only_when_all_of_it_is_there() {
-        for (length, header_len) in [
-            (0, 2),
-            (125, 2),
-            (126, 4),
-            (65_535, 4),
-            (65_536, 10),
-            (70_000, 10),
-        ] {
+        for (length, header_len) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10), (70_000, 10)] {
             let bytes = server_frame(0x82, &vec![7; length]);
             for cut in 0..header_len {
                 assert_eq!(parse(&bytes[..cut]), Ok(None), "{length} cut at {cut}");
             }
             let header = parse(&bytes[..header_len]).unwrap().unwrap();
-            assert_eq!(
-                header,
-                Header {
-                    fin: true,
-                    opcode: Opcode::Binary,
-                    header_len,
-                    payload_len: length
-                }
-            );
+            assert_eq!(header, Header { fin: true, opcode: Opcode::Binary, header_len, payload_len: length });
         }
     }
 
@@ -229,14 +209,8 @@ mod tests {
         assert_eq!(parse(&[0x09, 0]), Err(FrameError::BadControl));
         assert_eq!(parse(&[0x89, 126]), Err(FrameError::BadControl));
         assert_eq!(parse(&[0x81, 126, 0, 125]), Err(FrameError::LengthForm));
-        assert_eq!(
-            parse(&[0x81, 127, 0, 0, 0, 0, 0, 0, 255, 255]),
-            Err(FrameError::LengthForm)
-        );
-        assert!(matches!(
-            parse(&[0x81, 127, 127, 0, 0, 0, 0, 0, 0, 0]),
-            Err(FrameError::TooLong(_))
-        ));
+        assert_eq!(parse(&[0x81, 127, 0, 0, 0, 0, 0, 0, 255, 255]), Err(FrameError::LengthForm));
+        assert!(matches!(parse(&[0x81, 127, 127, 0, 0, 0, 0, 0, 0, 0]), Err(FrameError::TooLong(_))));
     }
 
     #[test]
@@ -244,11 +218,7 @@ mod tests {
         let key = u32::from_ne_bytes([1, 0x7f, 0x80, 0xfe]);
         for length in 0..70 {
             let plain: Vec<u8> = (0..length).map(|i| i as u8 ^ 0x5a).collect();
-            let naive: Vec<u8> = plain
-                .iter()
-                .enumerate()
-                .map(|(i, b)| b ^ key.to_ne_bytes()[i % 4])
-                .collect();
+            let naive: Vec<u8> = plain.iter().enumerate().map(|(i, b)| b ^ key.to_ne_bytes()[i % 4]).collect();
             let mut masked = plain.clone();
             mask(&mut masked, key);
             assert_eq!(masked, naive);

@@ -41,12 +41,7 @@ pub struct Schedule {
 impl Schedule {
     /// The schedule of sender `index` among `stride`.
     pub fn new(start: u64, rate: f64, index: usize, stride: usize) -> Self {
-        Self {
-            start,
-            interval: SECOND as f64 / rate,
-            index: index as u64,
-            stride: stride as u64,
-        }
+        Self { start, interval: SECOND as f64 / rate, index: index as u64, stride: stride as u64 }
     }
 
     /// When this sender's message `number` should be sent.
@@ -161,11 +156,7 @@ mod tests {
         let mut latencies = Latencies::default();
         for number in 0..2_000 {
             let intended = schedule.intended(number);
-            let answered = if (SECOND / 2..SECOND * 3 / 2).contains(&intended) {
-                SECOND * 3 / 2
-            } else {
-                intended
-            };
+            let answered = if (SECOND / 2..SECOND * 3 / 2).contains(&intended) { SECOND * 3 / 2 } else { intended };
             latencies.record(answered + 1_000 - intended);
         }
         let percentiles = latencies.percentiles().unwrap();

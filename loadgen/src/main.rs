@@ -131,18 +131,9 @@ fn echo(args: &EchoArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
         payload: args.payload,
         binary: args.binary,
     };
-    let times = Times {
-        seconds: args.span.seconds,
-        warmup: args.span.warmup,
-        settle: 0.0,
-    };
-    let measured = run::run(
-        plan,
-        times,
-        args.common.pid,
-        interrupted,
-        |thread, slots| echo::Echo::new(settings, thread, slots),
-    )?;
+    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
+    let measured =
+        run::run(plan, times, args.common.pid, interrupted, |thread, slots| echo::Echo::new(settings, thread, slots))?;
     let mut report = Report::new("echo", &args.url, args.connections, &measured, false);
     for workload in &measured.workloads {
         report.faults += workload.faults();
@@ -167,19 +158,11 @@ fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
         run: random::Random::seeded().key(),
         sample_every: plan.connections.div_ceil(args.sample.max(1)),
     };
-    let times = Times {
-        seconds: args.span.seconds,
-        warmup: args.span.warmup,
-        settle: 0.0,
-    };
+    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
     let publications = fanout::Publications::new(&settings);
-    let measured = run::run(
-        plan,
-        times,
-        args.common.pid,
-        interrupted,
-        |thread, slots| fanout::Fanout::new(settings, Arc::clone(&publications), thread, slots),
-    )?;
+    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+        fanout::Fanout::new(settings, Arc::clone(&publications), thread, slots)
+    })?;
     Ok(fanout_report(args, &measured))
 }
 
@@ -207,21 +190,11 @@ fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>) -> Repo
 fn connect(args: &ConnectArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
     let mut plan = plan(&args.common, &args.url, args.connections)?;
-    let tokens = if args.no_auth {
-        None
-    } else {
-        Some(tokens(&args.auth, &plan)?)
-    };
+    let tokens = if args.no_auth { None } else { Some(tokens(&args.auth, &plan)?) };
     plan.dialect = Dialect::Uringcast(tokens);
     plan.connect_rate = args.rate;
-    let times = Times {
-        seconds: args.hold.max(0.01),
-        warmup: 0.0,
-        settle: args.settle,
-    };
-    let measured = run::run(plan, times, args.common.pid, interrupted, |_, _| {
-        connect::Idle::default()
-    })?;
+    let times = Times { seconds: args.hold.max(0.01), warmup: 0.0, settle: args.settle };
+    let measured = run::run(plan, times, args.common.pid, interrupted, |_, _| connect::Idle::default())?;
     let mut report = Report::new("connect", &args.url, args.connections, &measured, true);
     report.pushes = report.received;
     report.pace = match args.rate {

@@ -99,11 +99,7 @@ impl Markers {
         }
         let mut digits = [0; 8];
         digits.copy_from_slice(&bytes[12..]);
-        Some(Marker {
-            place,
-            publisher: unhex(&bytes[8..12])?,
-            digits,
-        })
+        Some(Marker { place, publisher: unhex(&bytes[8..12])?, digits })
     }
 
     /// The padding behind the marker is as it was sent.
@@ -137,10 +133,7 @@ mod tests {
             payload.extend(&text);
             payload.extend(b"\"}");
             let found = markers.find(&payload).unwrap();
-            assert_eq!(
-                (found.place, found.publisher, found.digits),
-                (shift, 7, hex8(0xdead))
-            );
+            assert_eq!((found.place, found.publisher, found.digits), (shift, 7, hex8(0xdead)));
             assert!(markers.intact(&payload, found.place));
             payload[shift + 40] ^= 1;
             assert!(!markers.intact(&payload, found.place));

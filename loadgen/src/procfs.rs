@@ -142,9 +142,6 @@ mod tests {
         let text = "55-7f ---p 00000000 00:00 0 [rollup]\nRss:  100 kB\nPrivate_Clean: 1 kB\n\
                     Private_Dirty: 2 kB\nAnonymous: 40 kB\n";
         let memory = parse_rollup(text);
-        assert_eq!(
-            (memory.rss, memory.private, memory.anonymous),
-            (102_400, 3_072, 40_960)
-        );
+        assert_eq!((memory.rss, memory.private, memory.anonymous), (102_400, 3_072, 40_960));
     }
 }

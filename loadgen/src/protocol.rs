@@ -55,9 +55,11 @@ impl Tokens {
     pub fn fetched(target: &Target, count: usize, timeout: Duration) -> Result<Self> {
         let mut tokens = Vec::with_capacity(count);
         for user in 0..count {
-            tokens.push(fetch(target, &format!("load-{user}"), timeout).context(
-                "no token from the server's /token; is it in dev mode? Otherwise give --secret or --token",
-            )?);
+            tokens.push(
+                fetch(target, &format!("load-{user}"), timeout).context(
+                    "no token from the server's /token; is it in dev mode? Otherwise give --secret or --token",
+                )?,
+            );
         }
         Ok(Self::Fetched(tokens))
     }
@@ -67,11 +69,8 @@ impl Tokens {
             bail!("no key to make tokens with");
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let claims = Claims {
-            user_id: 1_000_000 + user as u64,
-            username: &format!("load-{user}"),
-            exp: now + TOKEN_LIFE,
-        };
+        let claims =
+            Claims { user_id: 1_000_000 + user as u64, username: &format!("load-{user}"), exp: now + TOKEN_LIFE };
         Ok(encode(&Header::default(), &claims, key)?)
     }
 
@@ -87,10 +86,7 @@ impl Tokens {
 fn fetch(target: &Target, name: &str, timeout: Duration) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&target.address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
-    let request = format!(
-        "GET /token?name={name} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-        target.host
-    );
+    let request = format!("GET /token?name={name} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", target.host);
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(64 << 10).read_to_string(&mut answer)?;
@@ -249,31 +245,15 @@ mod tests {
     fn signing_in_follows_the_protocol() {
         let dialect = Dialect::Uringcast(Some(Tokens::Given("a.b.c".into())));
         let (mut out, mut random) = (Outgoing::default(), Random::new(1));
-        let mut step =
-            |state, text: &str| dialect.step(state, 0, text.as_bytes(), &mut out, &mut random);
+        let mut step = |state, text: &str| dialect.step(state, 0, text.as_bytes(), &mut out, &mut random);
         assert_eq!(dialect.first(), SignIn::Welcome);
-        assert_eq!(
-            step(SignIn::Welcome, r#"{"type":"system"}"#),
-            Ok(SignIn::Answer)
-        );
-        assert_eq!(
-            step(SignIn::Answer, r#"{"type":"user_online"}"#),
-            Ok(SignIn::Answer)
-        );
-        assert_eq!(
-            step(SignIn::Answer, r#"{"type":"auth_success"}"#),
-            Ok(SignIn::Done)
-        );
+        assert_eq!(step(SignIn::Welcome, r#"{"type":"system"}"#), Ok(SignIn::Answer));
+        assert_eq!(step(SignIn::Answer, r#"{"type":"user_online"}"#), Ok(SignIn::Answer));
+        assert_eq!(step(SignIn::Answer, r#"{"type":"auth_success"}"#), Ok(SignIn::Done));
         assert!(step(SignIn::Answer, r#"{"type":"auth_failed"}"#).is_err());
         assert!(!out.is_empty());
         let no_auth = Dialect::Uringcast(None);
-        let done = no_auth.step(
-            SignIn::Welcome,
-            0,
-            br#"{"type":"system"}"#,
-            &mut out,
-            &mut random,
-        );
+        let done = no_auth.step(SignIn::Welcome, 0, br#"{"type":"system"}"#, &mut out, &mut random);
         assert_eq!(done, Ok(SignIn::Done));
     }
 

@@ -159,13 +159,7 @@ impl MemoryPerConnection {
 
 impl Report {
     /// What every command reports; `idle` if connecting is what counts.
-    pub fn new<W>(
-        command: &'static str,
-        url: &str,
-        connections: u32,
-        measured: &Measured<W>,
-        idle: bool,
-    ) -> Self {
+    pub fn new<W>(command: &'static str, url: &str, connections: u32, measured: &Measured<W>, idle: bool) -> Self {
         let connecting = &measured.connecting;
         let seconds = connecting.counts.at as f64 / 1e9;
         let busy = measured.busy[usize::from(!idle)].clone();
@@ -180,9 +174,7 @@ impl Report {
                 per_second: measured.ready as f64 / seconds.max(1e-9),
                 upgrade: measured.upgraded.percentiles(),
                 sign_in: measured.signed_in.percentiles(),
-                server_cpu_us: connecting
-                    .server_cpu
-                    .map(|cpu| ratio(cpu, measured.ready) / 1e3),
+                server_cpu_us: connecting.server_cpu.map(|cpu| ratio(cpu, measured.ready) / 1e3),
             },
             traffic: None,
             latency: None,
@@ -193,8 +185,10 @@ impl Report {
             foreign: 0,
             unsent: 0,
             stalls: 0,
+            // Under traffic a server's memory says little of what an idle connection costs.
             memory: measured
                 .memory
+                .filter(|_| idle)
                 .map(|memory| MemoryPerConnection::of(memory, u64::from(connections))),
             generator_bound: false,
             generator: busy,
@@ -215,13 +209,8 @@ impl Report {
         let (used, waited) = (most(|busy| busy.used), most(|busy| busy.waited));
         self.generator_bound = most(|busy| busy.used + busy.waited) > SATURATED;
         if self.generator_bound {
-            let cpus = self
-                .traffic
-                .as_ref()
-                .and_then(|traffic| traffic.server_cpus);
-            let server = cpus.map_or(String::new(), |cpus| {
-                format!(" (the server used {cpus:.2} CPUs meanwhile)")
-            });
+            let cpus = self.traffic.as_ref().and_then(|traffic| traffic.server_cpus);
+            let server = cpus.map_or(String::new(), |cpus| format!(" (the server used {cpus:.2} CPUs meanwhile)"));
             self.notes.push(format!(
                 "the generator was the bottleneck: its busiest thread spent {:.0} % of the time on a CPU \
                  and {:.0} % waiting for one{server}; trust the server's CPU per message, not the rate",
@@ -242,8 +231,7 @@ impl Report {
             Some(rate) => {
                 self.pace = format!("open loop, {rate} messages a second");
                 self.notes.push(
-                    "latency counts from the intended time of sending, so a stalled server shows in it"
-                        .to_owned(),
+                    "latency counts from the intended time of sending, so a stalled server shows in it".to_owned(),
                 );
             }
             None => {
@@ -263,10 +251,7 @@ impl Report {
             ));
         }
         if self.stalls > 0 {
-            self.notes.push(format!(
-                "{} times a window saw nothing for a second and was opened by force",
-                self.stalls
-            ));
+            self.notes.push(format!("{} times a window saw nothing for a second and was opened by force", self.stalls));
         }
     }
 
@@ -336,10 +321,7 @@ impl Report {
             row("sent/s", thousands(traffic.sent_per_second));
             row(&format!("{what}/s"), thousands(traffic.received_per_second));
             row("frames per recv", format!("{:.2}", traffic.coalescing));
-            row(
-                "wire bytes per message in",
-                format!("{:.0}", traffic.bytes_per_message),
-            );
+            row("wire bytes per message in", format!("{:.0}", traffic.bytes_per_message));
             let megabytes = |bytes: f64| format!("{:.1} MB/s", bytes / 1e6);
             row("wire in", megabytes(traffic.bytes_in_per_second));
             row("wire out", megabytes(traffic.bytes_out_per_second));
@@ -348,17 +330,11 @@ impl Report {
                 row("server CPUs used", format!("{cpus:.2}"));
             }
             let totals = (thousands(self.sent as f64), thousands(self.received as f64));
-            row(
-                "sent / received in all",
-                format!("{} / {}", totals.0, totals.1),
-            );
+            row("sent / received in all", format!("{} / {}", totals.0, totals.1));
         }
         if self.pushes + self.foreign > 0 {
             let pushes = (thousands(self.pushes as f64), self.foreign);
-            row(
-                "other pushes / foreign",
-                format!("{} / {}", pushes.0, pushes.1),
-            );
+            row("other pushes / foreign", format!("{} / {}", pushes.0, pushes.1));
         }
         if let Some(memory) = &self.memory {
             row("server RSS per connection", format!("{:.0} B", memory.rss));
@@ -377,16 +353,12 @@ impl Report {
 fn percentile_table(measured: &[(&str, &Option<Percentiles>)]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY);
-    table.set_header([
-        "µs", "min", "mean", "p50", "p90", "p99", "p99.9", "max", "count",
-    ]);
+    table.set_header(["µs", "min", "mean", "p50", "p90", "p99", "p99.9", "max", "count"]);
     for (name, percentiles) in measured {
         let Some(p) = percentiles else {
             continue;
         };
-        let values = [
-            p.min_us, p.mean_us, p.p50_us, p.p90_us, p.p99_us, p.p999_us, p.max_us,
-        ];
+        let values = [p.min_us, p.mean_us, p.p50_us, p.p90_us, p.p99_us, p.p999_us, p.max_us];
         let mut row = vec![Cell::new(name)];
         row.extend(values.map(|value| Cell::new(format!("{value:.1}"))));
         row.push(Cell::new(thousands(p.count as f64)));
@@ -417,12 +389,7 @@ mod tests {
 
     #[test]
     fn thousands_are_set_apart() {
-        let pairs = [
-            (0.0, "0"),
-            (999.0, "999"),
-            (1e3, "1,000"),
-            (1234567.6, "1,234,568"),
-        ];
+        let pairs = [(0.0, "0"), (999.0, "999"), (1e3, "1,000"), (1234567.6, "1,234,568")];
         for (number, text) in pairs {
             assert_eq!(thousands(number), text);
         }
@@ -430,11 +397,7 @@ mod tests {
 
     #[test]
     fn memory_is_shared_out() {
-        let memory = |rss| Memory {
-            rss,
-            private: rss,
-            anonymous: rss,
-        };
+        let memory = |rss| Memory { rss, private: rss, anonymous: rss };
         let each = MemoryPerConnection::of((memory(1_000), memory(9_000)), 8);
         assert_eq!((each.rss, each.anonymous), (1_000.0, 1_000.0));
     }

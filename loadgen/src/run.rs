@@ -157,14 +157,7 @@ pub fn run<W: Workload>(
                 })
             })
             .collect();
-        let course = Course {
-            control: &control,
-            times,
-            pid,
-            interrupted,
-            bar: progress_bar(),
-            failed: &failed,
-        };
+        let course = Course { control: &control, times, pid, interrupted, bar: progress_bar(), failed: &failed };
         let outcome = course.follow();
         let joined = handles.into_iter().map(|handle| {
             let finished = handle.join();
@@ -214,8 +207,10 @@ impl Course<'_> {
             self.drain();
         }
         let total = self.snapshot();
+        // A thread sees a new phase after its nap at the latest, and publishes its counters then.
+        self.control.enter(Phase::Freeze);
+        thread::sleep(LOOK * 4);
         self.control.enter(Phase::Close);
-        // The threads publish how many are open only after they have seen the new phase.
         let deadline = self.now() + GOODBYE;
         thread::sleep(LOOK * 4);
         while sum(self.control, |c| &c.open) > 0 && self.now() < deadline && !self.broken() {
@@ -223,12 +218,7 @@ impl Course<'_> {
         }
         self.control.enter(Phase::End);
         self.bar.finish_and_clear();
-        Followed {
-            connecting,
-            window,
-            memory,
-            total,
-        }
+        Followed { connecting, window, memory, total }
     }
 
     fn now(&self) -> u64 {
@@ -271,9 +261,7 @@ impl Course<'_> {
         loop {
             let ready = sum(self.control, |c| &c.ready);
             let failed = sum(self.control, |c| &c.failed);
-            self.show("connect", ready as f64 / all as f64, || {
-                format!("{ready} of {all}, {failed} failed")
-            });
+            self.show("connect", ready as f64 / all as f64, || format!("{ready} of {all}, {failed} failed"));
             if ready + failed >= all || self.over() {
                 return;
             }
@@ -348,9 +336,7 @@ impl Course<'_> {
         self.control.enter(Phase::Drain);
         self.show("drain", 1.0, String::new);
         let threads = self.control.counters.len() as u64;
-        self.quiet(QUIET_AFTER, 0, || {
-            sum(self.control, |c| &c.complete) == threads
-        });
+        self.quiet(QUIET_AFTER, 0, || sum(self.control, |c| &c.complete) == threads);
         // What came twice may come after everything came once.
         thread::sleep(LOOK * 10);
     }
@@ -373,11 +359,8 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
     };
     for thread in finished {
         let at = |phase: Phase| thread.usage[phase as usize];
-        let connected = thread.connected.unwrap_or(at(Phase::Close));
-        let spans = [
-            (at(Phase::Connect), connected),
-            (at(Phase::Work), at(Phase::Drain)),
-        ];
+        let connected = thread.connected.unwrap_or(at(Phase::Freeze));
+        let spans = [(at(Phase::Connect), connected), (at(Phase::Work), at(Phase::Drain))];
         for (busy, (from, to)) in measured.busy.iter_mut().zip(spans) {
             let wall = to.at.saturating_sub(from.at);
             if from.at > 0 && wall > 0 {

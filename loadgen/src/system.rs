@@ -13,10 +13,7 @@ use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
 /// Raises the limit of open files as far as it goes and makes sure that `connections` fit.
 pub fn reserve_descriptors(connections: usize) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised).context("can't raise the limit of open files")?;
     let needed = connections as u64 + 64;
     match limit.maximum {

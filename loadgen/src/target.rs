@@ -28,25 +28,15 @@ impl Target {
         if host.is_empty() || host.contains('@') || path.contains(['#', ' ', '\r', '\n']) {
             bail!("{url}: expected ws://HOST:PORT/PATH");
         }
-        let has_port = host
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let with_port = if has_port {
-            host.to_owned()
-        } else {
-            format!("{host}:80")
-        };
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let with_port = if has_port { host.to_owned() } else { format!("{host}:80") };
         let address = with_port
             .to_socket_addrs()
             .with_context(|| format!("can't resolve {host}"))?
             .next()
             .with_context(|| format!("{host} has no address"))?;
         let slash = if path.starts_with('/') { "" } else { "/" };
-        Ok(Self {
-            address,
-            host: host.to_owned(),
-            path: format!("{slash}{path}"),
-        })
+        Ok(Self { address, host: host.to_owned(), path: format!("{slash}{path}") })
     }
 
     /// The source addresses for `connections`: those given, or as many of 127.0.0.0/8 as a loopback
@@ -84,21 +74,12 @@ mod tests {
     fn urls_are_read() {
         let target = Target::parse("ws://127.0.0.1:2345/echo?x=1").unwrap();
         assert_eq!(target.address, "127.0.0.1:2345".parse().unwrap());
-        assert_eq!(
-            (target.host.as_str(), target.path.as_str()),
-            ("127.0.0.1:2345", "/echo?x=1")
-        );
+        assert_eq!((target.host.as_str(), target.path.as_str()), ("127.0.0.1:2345", "/echo?x=1"));
         let target = Target::parse("ws://127.0.0.1").unwrap();
         assert_eq!((target.address.port(), target.path.as_str()), (80, "/"));
         let target = Target::parse("ws://[::1]:9/a").unwrap();
         assert_eq!(target.address, "[::1]:9".parse().unwrap());
-        for bad in [
-            "http://x/",
-            "wss://x/",
-            "ws:///x",
-            "ws://u@h/",
-            "ws://127.0.0.1/ b",
-        ] {
+        for bad in ["http://x/", "wss://x/", "ws:///x", "ws://u@h/", "ws://127.0.0.1/ b"] {
             assert!(Target::parse(bad).is_err(), "{bad}");
         }
     }

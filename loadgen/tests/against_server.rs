@@ -65,9 +65,7 @@ impl Outlet {
         let held = self.held.take();
         let sent = match self.fault {
             Fault::Drop if at => Ok(()),
-            Fault::Double if at => socket
-                .send(message.clone())
-                .and_then(|()| socket.send(message)),
+            Fault::Double if at => socket.send(message.clone()).and_then(|()| socket.send(message)),
             Fault::Reorder if at => {
                 self.held = Some(message);
                 return true;
@@ -100,16 +98,8 @@ fn serve(stream: TcpStream, lobby: Arc<Lobby>) {
     };
     let number = lobby.next.fetch_add(1, SeqCst);
     // The fault is planted on one connection that isn't the publisher's, if there are several.
-    let fault = if number == 1 {
-        lobby.fault
-    } else {
-        Fault::None
-    };
-    let mut outlet = Outlet {
-        fault,
-        count: 0,
-        held: None,
-    };
+    let fault = if number == 1 { lobby.fault } else { Fault::None };
+    let mut outlet = Outlet { fault, count: 0, held: None };
     if echo {
         while let Ok(message) = socket.read() {
             if message.is_close() {
@@ -146,8 +136,7 @@ fn attend(
                 let _ = socket.flush();
                 return;
             }
-            Err(tungstenite::Error::Io(error))
-                if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => return,
             Ok(_) => {}
         }
@@ -159,13 +148,7 @@ fn attend(
     }
 }
 
-fn answer(
-    socket: &mut WebSocket<TcpStream>,
-    lobby: &Lobby,
-    number: u64,
-    sender: &Sender<String>,
-    text: &Utf8Bytes,
-) {
+fn answer(socket: &mut WebSocket<TcpStream>, lobby: &Lobby, number: u64, sender: &Sender<String>, text: &Utf8Bytes) {
     let text = text.as_str();
     if text.starts_with(r#"{"type":"auth""#) {
         if lobby.fault == Fault::Mute {
@@ -187,12 +170,8 @@ fn answer(
 fn server(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let lobby = Arc::new(Lobby {
-        fault,
-        next: AtomicU64::new(0),
-        members: Mutex::new(HashMap::new()),
-        offset: Mutex::new(0),
-    });
+    let lobby =
+        Arc::new(Lobby { fault, next: AtomicU64::new(0), members: Mutex::new(HashMap::new()), offset: Mutex::new(0) });
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let lobby = Arc::clone(&lobby);
@@ -272,16 +251,7 @@ fn a_faulty_echo_fails_by_name() {
 
 #[test]
 fn an_orderly_fanout_passes_closed_and_open() {
-    let closed = [
-        "-n",
-        "8",
-        "--window",
-        "4",
-        "--publishers",
-        "3",
-        "--threads",
-        "2",
-    ];
+    let closed = ["-n", "8", "--window", "4", "--publishers", "3", "--threads", "2"];
     let open = ["-n", "8", "--rate", "200"];
     for more in [&closed[..], &open[..]] {
         let (output, json) = run("fanout", Fault::None, &[more, &SHORT].concat());
@@ -289,11 +259,7 @@ fn an_orderly_fanout_passes_closed_and_open() {
         assert_eq!(output.status.code(), Some(0), "{told}");
         let count = |name: &str| json[name].as_u64().unwrap();
         assert_eq!(count("received"), count("sent") * 8, "{told}");
-        assert_eq!(
-            count("pushes"),
-            28,
-            "seven newcomers were announced: {told}"
-        );
+        assert_eq!(count("pushes"), 28, "seven newcomers were announced: {told}");
         assert!(json["traffic"]["coalescing"].as_f64().unwrap() >= 1.0);
     }
 }
@@ -312,20 +278,14 @@ fn a_faulty_fanout_fails_by_name() {
 #[test]
 fn connect_measures_sign_in_and_memory() {
     let pid = std::process::id().to_string();
-    let more = [
-        "-c", "20", "--pid", &pid, "--settle", "0.1", "--hold", "0.1",
-    ];
+    let more = ["-c", "20", "--pid", &pid, "--settle", "0.1", "--hold", "0.1"];
     let (output, json) = run("connect", Fault::None, &more);
     let told = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{told}");
     assert_eq!(json["ready"], 20);
     assert_eq!(json["connecting"]["sign_in"]["count"], 20);
     assert!(json["memory"]["idle"]["rss"].as_u64().unwrap() > 0);
-    let (output, _) = run(
-        "connect",
-        Fault::Mute,
-        &["-c", "3", "--no-auth", "--settle", "0"],
-    );
+    let (output, _) = run("connect", Fault::Mute, &["-c", "3", "--no-auth", "--settle", "0"]);
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
 }
 
@@ -338,11 +298,7 @@ fn waits_have_a_deadline_and_impossible_runs_say_why() {
     assert!(told.contains("no answer to auth within"), "{told}");
     let (output, _) = run("connect", Fault::None, &["-c", "4000000000"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(
-        stdout(&output).contains("open files"),
-        "{}",
-        stdout(&output)
-    );
+    assert!(stdout(&output).contains("open files"), "{}", stdout(&output));
     // Nobody listens there.
     let url = "ws://127.0.0.1:1/echo";
     let mut loadgen = Command::new(env!("CARGO_BIN_EXE_loadgen"));
@@ -365,8 +321,5 @@ fn ctrl_c_prints_what_there_is() {
     let output = child.wait_with_output().unwrap();
     let told = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{told}");
-    assert!(
-        told.contains("interrupted") && told.contains("echoes/s"),
-        "{told}"
-    );
+    assert!(told.contains("interrupted") && told.contains("echoes/s"), "{told}");
 }

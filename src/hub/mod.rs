@@ -80,7 +80,8 @@ impl Hub {
 
     /// Takes an ask; it is answered now or, when a lane is full, in a later turn.
     pub fn ask(&mut self, conn: ConnId, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
-        if needs_room(&ask) && !(self.waiting.is_empty() && self.has_room(out)) {
+        // One that waits holds up all that come after it: answers keep the order of the asks.
+        if !self.waiting.is_empty() || (needs_room(&ask) && !self.has_room(out)) {
             let until_ms = now.mono_ms + self.settings.patience_ms;
             self.waiting.push_back(Waiting { conn, request, ask, until_ms });
         } else {

@@ -286,6 +286,14 @@ impl Shard {
             }
             Outcome::Silent | Outcome::Stale => {}
         }
+        self.say_held(id);
+    }
+
+    /// Refusals that waited for the answers before them; then the next commands may be read.
+    fn say_held(&mut self, id: ConnId) {
+        while let Some((mark, code, text)) = self.conns.at(id.slot).session.next_held() {
+            self.error(id, mark.as_deref(), code, text);
+        }
         self.maybe_resume(id);
     }
 

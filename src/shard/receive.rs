@@ -19,7 +19,9 @@ impl Shard {
     pub fn receive(&mut self, id: ConnId, bytes: &mut [u8], now: Now) -> Input {
         if let Some(conn) = self.conns.get(id) {
             conn.seen_ms = now.mono_ms;
-            conn.pinged_ms = None;
+            if conn.pinged_ms.take().is_some() {
+                self.file_deadline(id);
+            }
             self.consume(id, bytes, now);
         }
         self.input(id)
@@ -216,6 +218,7 @@ impl Shard {
                 let effect = self.conns.at(id.slot).session.command(request, &rules, now);
                 match effect {
                     Effect::Reply(reply, mark) => self.say(id, &reply, mark),
+                    Effect::Wait => {}
                     Effect::Ask { channel, request, ask } => self.send_ask(id, channel, request, ask),
                     Effect::Close(reply, mark, code) => {
                         self.say(id, &reply, mark);

@@ -72,7 +72,7 @@ impl Shard {
                 let owner = owner_of(LOBBY, self.settings.hub.shards);
                 self.staging.push(owner, Parcel::Release { conn: id, user });
             }
-            self.maybe_resume(id);
+            self.say_held(id);
         }
     }
 
