@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::outbox::{Outbox, Run};
+use crate::namespace::Overflow;
+use crate::outbox::{Frames, Mark, Outbox, Run};
 
 /// An open run is sealed when it gets this long.
 const SEAL_BYTES: usize = 256 * 1024;
@@ -35,6 +36,8 @@ pub struct Subscription {
     pub channel: u32,
     /// Index of the connection among the channel's subscribers.
     pub index: u32,
+    /// The number of the ask that made it.
+    pub request: u32,
 }
 
 /// One channel's frames and subscribers on this shard.
@@ -45,6 +48,10 @@ pub struct LocalChannel {
     first: u32,
     sealed: VecDeque<Run>,
     open: Vec<u8>,
+    /// The frames of `open`.
+    marks: Vec<Mark>,
+    epoch: Arc<str>,
+    overflow: Overflow,
     /// In no order. Walked from the back, so that removing one by swapping in the last hides nobody from a walk.
     subscribers: Vec<Subscriber>,
     /// It is in [`Fanout::dirty`].
@@ -75,7 +82,9 @@ impl LocalChannel {
     /// Makes what has come so far immutable, for sending.
     pub fn seal(&mut self) {
         if !self.open.is_empty() {
-            self.sealed.push_back(Rc::new(std::mem::take(&mut self.open)));
+            let (bytes, marks) = (std::mem::take(&mut self.open), std::mem::take(&mut self.marks));
+            let (channel, epoch) = (Arc::clone(&self.name), Arc::clone(&self.epoch));
+            self.sealed.push_back(Rc::new(Frames { channel, epoch, overflow: self.overflow, bytes, marks }));
         }
     }
 
@@ -101,8 +110,8 @@ impl LocalChannel {
         }
         let mut start = subscriber.start as usize;
         for run in self.sealed.iter().skip(self.sealed.len().saturating_sub(behind)) {
-            if start < run.len() {
-                each(run, start, run.len());
+            if start < run.bytes.len() {
+                each(run, start, run.bytes.len());
             }
             start = 0;
         }
@@ -153,16 +162,26 @@ impl Fanout {
         self.channels[index as usize].as_mut().expect("a subscription or a flush refers to it")
     }
 
+    /// The index of a channel that has had subscribers here.
+    pub fn find(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
     /// Subscribes a connection from here on: it gets what is appended after this.
-    pub fn subscribe(&mut self, name: &Arc<str>, slot: u32) -> Subscription {
+    pub fn subscribe(&mut self, name: &Arc<str>, epoch: &Arc<str>, overflow: Overflow, slot: u32) -> Subscription {
         let channel = match self.by_name.get(name) {
             Some(&channel) => channel,
-            None => self.create(name),
+            None => self.create(name, epoch, overflow),
         };
         let local = self.channel(channel);
+        if local.epoch != *epoch {
+            // The channel began a new life while somebody here still subscribed to the old one.
+            local.seal();
+            local.epoch = Arc::clone(epoch);
+        }
         let (run, start) = (local.open_number(), place(local.open.len()));
         local.subscribers.push(Subscriber { slot, run, start });
-        Subscription { channel, index: place(local.subscribers.len() - 1) }
+        Subscription { channel, index: place(local.subscribers.len() - 1), request: 0 }
     }
 
     /// Ends a subscription. Returns the slot whose subscriber now has the freed index, if one moved there.
@@ -179,7 +198,8 @@ impl Fanout {
     }
 
     /// Appends one encoded frame to the channel's run; without subscribers here it is nobody's.
-    pub fn append(&mut self, name: &str, frame: &[u8]) {
+    /// Its `offset` and `key` are what [`Mark`] says.
+    pub fn append(&mut self, name: &str, frame: &[u8], offset: u64, key: u64) {
         let Some(&channel) = self.by_name.get(name) else { return };
         let local = self.channel(channel);
         if local.subscribers.is_empty() {
@@ -189,6 +209,7 @@ impl Fanout {
             local.seal();
         }
         local.open.extend_from_slice(frame);
+        local.marks.push(Mark { end: place(local.open.len()), offset, key });
         if !std::mem::replace(&mut local.dirty, true) {
             self.dirty.push(channel);
         }
@@ -220,12 +241,15 @@ impl Fanout {
         }
     }
 
-    fn create(&mut self, name: &Arc<str>) -> u32 {
+    fn create(&mut self, name: &Arc<str>, epoch: &Arc<str>, overflow: Overflow) -> u32 {
         let local = LocalChannel {
             name: Arc::clone(name),
             first: 0,
             sealed: VecDeque::new(),
             open: Vec::new(),
+            marks: Vec::new(),
+            epoch: Arc::clone(epoch),
+            overflow,
             subscribers: Vec::new(),
             dirty: false,
         };
@@ -246,7 +270,7 @@ mod tests {
     fn sealed(fanout: &mut Fanout, subscription: Subscription) -> Vec<u8> {
         let mut got = Vec::new();
         let local = fanout.channel(subscription.channel);
-        local.take_sealed(subscription.index as usize, |run, start, end| got.extend_from_slice(&run[start..end]));
+        local.take_sealed(subscription.index as usize, |run, start, end| got.extend_from_slice(&run.bytes[start..end]));
         got
     }
 
@@ -262,13 +286,13 @@ mod tests {
     fn each_subscriber_gets_what_came_after_it_once() {
         let mut fanout = Fanout::default();
         let name: Arc<str> = "c".into();
-        let a = fanout.subscribe(&name, 1);
-        fanout.append("c", b"one");
-        let b = fanout.subscribe(&name, 2);
-        fanout.append("c", b"two");
+        let a = fanout.subscribe(&name, &"e".into(), Overflow::Disconnect, 1);
+        fanout.append("c", b"one", 1, 0);
+        let b = fanout.subscribe(&name, &"e".into(), Overflow::Disconnect, 2);
+        fanout.append("c", b"two", 1, 0);
         assert_eq!(fanout.take_dirty(), vec![a.channel]);
         fanout.channel(a.channel).seal();
-        fanout.append("c", b"six");
+        fanout.append("c", b"six", 1, 0);
         assert_eq!(sealed(&mut fanout, a), b"onetwo");
         assert_eq!(sealed(&mut fanout, a), b"");
         assert_eq!(handed(&mut fanout, b), b"twosix");
@@ -284,12 +308,12 @@ mod tests {
     fn a_long_run_is_shared_and_a_short_one_copied() {
         let mut fanout = Fanout::default();
         let name: Arc<str> = "c".into();
-        let a = fanout.subscribe(&name, 1);
-        fanout.append("c", &vec![7; COPY_BYTES]);
+        let a = fanout.subscribe(&name, &"e".into(), Overflow::Disconnect, 1);
+        fanout.append("c", &vec![7; COPY_BYTES], 1, 0);
         let mut outbox = Outbox::default();
         fanout.channel(a.channel).hand_over(0, &mut outbox);
         assert_eq!(outbox.private_bytes(), COPY_BYTES);
-        fanout.append("c", &vec![8; COPY_BYTES + 1]);
+        fanout.append("c", &vec![8; COPY_BYTES + 1], 1, 0);
         fanout.channel(a.channel).hand_over(0, &mut outbox);
         assert_eq!((outbox.private_bytes(), outbox.bytes()), (COPY_BYTES, 2 * COPY_BYTES + 1));
         assert_eq!(fanout.channel(a.channel).sealed(), 1);
@@ -298,12 +322,12 @@ mod tests {
     #[test]
     fn channels_without_subscribers_go_and_their_place_is_used_again() {
         let mut fanout = Fanout::default();
-        let a = fanout.subscribe(&"a".into(), 1);
-        fanout.append("a", b"x");
+        let a = fanout.subscribe(&"a".into(), &"e".into(), Overflow::Disconnect, 1);
+        fanout.append("a", b"x", 1, 0);
         assert_eq!(fanout.unsubscribe(a), None);
         fanout.remove_if_empty(a.channel);
-        fanout.append("a", b"lost on purpose");
+        fanout.append("a", b"lost on purpose", 1, 0);
         assert!(!fanout.is_dirty());
-        assert_eq!(fanout.subscribe(&"b".into(), 1), a);
+        assert_eq!(fanout.subscribe(&"b".into(), &"e".into(), Overflow::Disconnect, 1), a);
     }
 }

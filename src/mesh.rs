@@ -38,6 +38,11 @@ impl<T> Staging<T> {
         Self { own, lanes, free: vec![capacity; shards], reserved: 2 * credits(capacity) }
     }
 
+    /// Whose they are.
+    pub fn own(&self) -> ShardId {
+        self.own
+    }
+
     /// Puts a parcel at the end of the lane to `to`.
     pub fn push(&mut self, to: ShardId, parcel: T) {
         self.lanes[to.index()].push_back(parcel);

@@ -1,15 +1,47 @@
-//! What waits to be sent to one connection: an ordered list of segments, each either private bytes or a slice of
-//! a run that all subscribers of a channel share. Segments end on frame boundaries. It counts its bytes; whether
-//! they are too many is the caller's to judge. Pure; `shard` fills and flushes it.
+//! What waits to be sent to one connection: an ordered list of segments, each private bytes, a slice of a run
+//! that all subscribers of a channel share, or a gap where publications were dropped. Segments end on frame
+//! boundaries. It counts its bytes and knows how to shed them; whether they are too many is the caller's to judge.
+//! Pure; `shard` fills and flushes it.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use hashbrown::HashMap;
+
+use crate::namespace::Overflow;
+use crate::proto::encode::{Gap, GapReason};
 use crate::proto::frame;
 
-/// A stretch of whole frames, shared by the subscribers of a channel on one shard.
-pub type Run = Rc<Vec<u8>>;
+/// A stretch of whole frames of one channel, shared by its subscribers on one shard.
+#[derive(Debug)]
+pub struct Frames {
+    /// Whose they are, for the gap that stands where some of them are dropped.
+    pub channel: Arc<str>,
+    /// Which life of the channel's offsets.
+    pub epoch: Arc<str>,
+    /// What may be dropped of them for a client that is slow.
+    pub overflow: Overflow,
+    /// The frames, end to end.
+    pub bytes: Vec<u8>,
+    /// Where each ends and what it is, in order.
+    pub marks: Vec<Mark>,
+}
+
+/// One frame of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// Where it ends in the run.
+    pub end: u32,
+    /// A publication's offset; 0 for an event, which has none and is never dropped.
+    pub offset: u64,
+    /// What stands for a publication's key; 0 if it has none.
+    pub key: u64,
+}
+
+/// A run, shared.
+pub type Run = Rc<Frames>;
 
 /// At most this many pieces go into one send.
 pub const MAX_PIECES: usize = 64;
@@ -17,14 +49,27 @@ pub const MAX_PIECES: usize = 64;
 #[derive(Debug)]
 enum Segment {
     Private(Vec<u8>),
-    Slice { run: Run, start: u32, end: u32 },
+    Slice {
+        run: Run,
+        start: u32,
+        end: u32,
+    },
+    /// Publications that are not sent. Encoded when its turn to be sent comes; until then it may still grow.
+    Gap {
+        channel: Arc<str>,
+        epoch: Arc<str>,
+        from: u64,
+        to: u64,
+        reason: GapReason,
+    },
 }
 
 impl Segment {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Private(bytes) => bytes,
-            Self::Slice { run, start, end } => &run[*start as usize..*end as usize],
+            Self::Slice { run, start, end } => &run.bytes[*start as usize..*end as usize],
+            Self::Gap { .. } => &[],
         }
     }
 }
@@ -35,7 +80,7 @@ pub struct Outbox {
     segments: VecDeque<Segment>,
     /// Bytes of the first segment that have been sent.
     sent: usize,
-    /// Bytes that wait, sent ones not counted.
+    /// Bytes that wait, sent ones not counted, gaps not either.
     bytes: usize,
     /// Of these, the ones that no other connection shares.
     private: usize,
@@ -70,14 +115,25 @@ impl Outbox {
         }
     }
 
-    /// Appends `run[start..end]`: whole frames, or the rest of one that was sent in part.
+    /// Appends `run[start..end]`: whole frames.
     pub fn push_slice(&mut self, run: &Run, start: usize, end: usize) {
         if start == end {
             return;
         }
-        let short = |at: usize| u32::try_from(at).expect("runs are sealed far below 4 GiB");
-        self.segments.push_back(Segment::Slice { run: Rc::clone(run), start: short(start), end: short(end) });
+        self.segments.push_back(Segment::Slice { run: Rc::clone(run), start: place(start), end: place(end) });
         self.bytes += end - start;
+    }
+
+    /// Encodes the gaps that are about to be sent. To be called before [`Self::pieces`].
+    pub fn settle(&mut self) {
+        for segment in self.segments.iter_mut().take(MAX_PIECES) {
+            let Segment::Gap { channel, epoch, from, to, reason } = segment else { continue };
+            let mut bytes = Vec::new();
+            Gap { channel, epoch, from: *from, to: *to, reason: *reason }.encode(&mut bytes);
+            self.bytes += bytes.len();
+            self.private += bytes.len();
+            *segment = Segment::Private(bytes);
+        }
     }
 
     /// The next pieces to send, at most [`MAX_PIECES`], appended to `pieces`.
@@ -96,7 +152,7 @@ impl Outbox {
         self.sent += count;
         while let Some(first) = self.segments.front() {
             let whole = first.bytes().len();
-            if self.sent < whole {
+            if self.sent < whole || matches!(first, Segment::Gap { .. }) {
                 break;
             }
             self.sent -= whole;
@@ -124,6 +180,138 @@ impl Outbox {
             self.push_private(|buffer| *buffer = rest);
         }
     }
+
+    /// Drops publications that have not begun to leave, where their channel allows it: the superseded ones of
+    /// `conflate`, then the oldest ones, until no more than `keep` bytes wait. A gap stands where they stood.
+    pub fn shed(&mut self, keep: usize) {
+        let newest = self.newest_by_key();
+        // What goes as superseded needn't go as old.
+        let superseded = self.superseded_bytes(&newest);
+        let mut excess = self.bytes.saturating_sub(keep).saturating_sub(superseded);
+        let old = std::mem::take(&mut self.segments);
+        (self.bytes, self.private) = (0, 0);
+        let mut begun = self.sent;
+        for segment in old {
+            match segment {
+                Segment::Private(bytes) => self.push_private_segment(bytes),
+                Segment::Gap { channel, epoch, from, to, reason } => self.add_gap(&channel, &epoch, from, to, reason),
+                Segment::Slice { run, start, end } => {
+                    for (start, mark) in run.frames(start, end) {
+                        let length = (mark.end - start) as usize;
+                        // The frame that has begun to leave has to leave whole.
+                        let reason = if begun > 0 { None } else { verdict(&newest, excess, &run, mark) };
+                        begun = begun.saturating_sub(length);
+                        match reason {
+                            Some(reason) => {
+                                if reason == GapReason::SlowConsumer {
+                                    excess = excess.saturating_sub(length);
+                                }
+                                self.add_gap(&run.channel, &run.epoch, mark.offset, mark.offset, reason);
+                            }
+                            None => self.push_frame(&run, start, mark.end),
+                        }
+                    }
+                }
+            }
+            begun = 0;
+        }
+        self.bytes -= self.sent;
+    }
+
+    fn push_private_segment(&mut self, bytes: Vec<u8>) {
+        self.bytes += bytes.len();
+        self.private += bytes.len();
+        self.segments.push_back(Segment::Private(bytes));
+    }
+
+    fn push_frame(&mut self, run: &Run, from: u32, to: u32) {
+        self.bytes += (to - from) as usize;
+        match self.segments.back_mut() {
+            Some(Segment::Slice { run: last, end, .. }) if Rc::ptr_eq(last, run) && *end == from => *end = to,
+            _ => self.segments.push_back(Segment::Slice { run: Rc::clone(run), start: from, end: to }),
+        }
+    }
+
+    /// Adds to the channel's pending gap, or makes one: neighbours merge, and of `conflated` there is one.
+    fn add_gap(&mut self, channel: &Arc<str>, epoch: &Arc<str>, from: u64, to: u64, reason: GapReason) {
+        let last = self.segments.iter_mut().rev().find_map(|segment| match segment {
+            Segment::Gap { channel: c, epoch: e, from, to, reason } if c == channel && e == epoch => {
+                Some((from, to, reason))
+            }
+            _ => None,
+        });
+        if let Some((first, end, was)) = last {
+            let neighbour = from <= *end + 1;
+            if *was == reason && (neighbour || reason == GapReason::Conflated) {
+                *first = from.min(*first);
+                *end = to.max(*end);
+                return;
+            }
+        }
+        let (channel, epoch) = (Arc::clone(channel), Arc::clone(epoch));
+        self.segments.push_back(Segment::Gap { channel, epoch, from, to, reason });
+    }
+
+    /// For each key of each `conflate` channel, the newest publication that waits.
+    fn newest_by_key(&self) -> Newest {
+        let mut newest = Newest::default();
+        for segment in &self.segments {
+            let Segment::Slice { run, start, end } = segment else { continue };
+            if run.overflow != Overflow::Conflate {
+                continue;
+            }
+            for (_, mark) in run.frames(*start, *end).filter(|(_, mark)| mark.key != 0) {
+                newest.insert((Arc::clone(&run.channel), mark.key), mark.offset);
+            }
+        }
+        newest
+    }
+
+    fn superseded_bytes(&self, newest: &Newest) -> usize {
+        let slices = self.segments.iter().filter_map(|segment| match segment {
+            Segment::Slice { run, start, end } => Some((run, *start, *end)),
+            _ => None,
+        });
+        slices
+            .flat_map(|(run, start, end)| run.frames(start, end).map(move |frame| (run, frame)))
+            .filter(|(run, (_, mark))| verdict(newest, 0, run, *mark).is_some())
+            .map(|(_, (start, mark))| (mark.end - start) as usize)
+            .sum()
+    }
+}
+
+type Newest = HashMap<(Arc<str>, u64), u64, foldhash::fast::RandomState>;
+
+/// Whether a publication is dropped, and why. Of `conflate` the superseded ones always go; while there is still an
+/// excess, so do the oldest that no key protects.
+fn verdict(newest: &Newest, excess: usize, run: &Frames, mark: Mark) -> Option<GapReason> {
+    if mark.offset == 0 {
+        return None;
+    }
+    match run.overflow {
+        Overflow::Disconnect => None,
+        Overflow::Conflate if mark.key != 0 => {
+            let newest = newest.get(&(Arc::clone(&run.channel), mark.key)).copied();
+            newest.is_some_and(|newest| newest > mark.offset).then_some(GapReason::Conflated)
+        }
+        Overflow::Conflate | Overflow::DropOldest => (excess > 0).then_some(GapReason::SlowConsumer),
+    }
+}
+
+impl Frames {
+    /// The frames between two boundaries, each with where it starts.
+    fn frames(&self, start: u32, end: u32) -> impl Iterator<Item = (u32, Mark)> + '_ {
+        let first = self.marks.partition_point(|mark| mark.end <= start);
+        let mut at = start;
+        self.marks[first..].iter().take_while(move |mark| mark.end <= end).map(move |mark| {
+            let from = std::mem::replace(&mut at, mark.end);
+            (from, *mark)
+        })
+    }
+}
+
+fn place(at: usize) -> u32 {
+    u32::try_from(at).expect("runs are sealed far below 4 GiB")
 }
 
 #[cfg(test)]
@@ -136,21 +324,56 @@ mod tests {
         out
     }
 
+    /// A run of one frame per publication: (offset, key, text).
+    fn run(overflow: Overflow, publications: &[(u64, u64, &str)]) -> Run {
+        let mut bytes = Vec::new();
+        let marks = publications.iter().map(|&(offset, key, text)| {
+            frame::write_text(&mut bytes, text.as_bytes());
+            Mark { end: place(bytes.len()), offset, key }
+        });
+        let marks = marks.collect();
+        Rc::new(Frames { channel: "c".into(), epoch: "e".into(), overflow, bytes, marks })
+    }
+
     fn waiting(outbox: &Outbox) -> Vec<u8> {
         let mut pieces = Vec::new();
         outbox.pieces(&mut pieces);
         pieces.iter().flat_map(|piece| piece.to_vec()).collect()
     }
 
+    /// What waits, readably: the texts, and gaps as "from-to reason".
+    fn shown(outbox: &mut Outbox) -> Vec<String> {
+        outbox.settle();
+        let bytes = waiting(outbox);
+        assert_eq!(bytes.len(), outbox.bytes());
+        let mut rest = &bytes[..];
+        let mut shown = Vec::new();
+        while !rest.is_empty() {
+            let (length, skip) = match rest[1] {
+                126 => (usize::from(u16::from_be_bytes([rest[2], rest[3]])), 4),
+                length => (usize::from(length), 2),
+            };
+            let text = String::from_utf8(rest[skip..skip + length].to_vec()).expect("text");
+            shown.push(match serde_json::from_str::<serde_json::Value>(&text) {
+                Ok(gap) if gap["type"] == "gap" => {
+                    format!("{}-{} {}", gap["data"]["from"], gap["data"]["to"], gap["data"]["reason"].as_str().expect("text"))
+                }
+                _ => text,
+            });
+            rest = &rest[skip + length..];
+        }
+        shown
+    }
+
     #[test]
     fn order_is_kept_and_any_split_of_sends_gives_the_same_bytes() {
-        let run: Run = Rc::new(frames(&["aa", "bbb", "c"]));
-        let expected = [frames(&["1", "2"]), run.to_vec(), frames(&["3"])].concat();
+        let run = run(Overflow::Disconnect, &[(1, 0, "aa"), (2, 0, "bbb"), (3, 0, "c")]);
+        let expected = [frames(&["1", "2"]), run.bytes.clone(), frames(&["3"])].concat();
         for step in 1..=expected.len() {
             let mut outbox = Outbox::default();
             outbox.push_private(|b| b.extend(frames(&["1"])));
             outbox.push_private(|b| b.extend(frames(&["2"])));
-            outbox.push_slice(&run, 0, run.len());
+            outbox.push_slice(&run, 0, run.bytes.len());
             outbox.push_private(|b| b.extend(frames(&["3"])));
             let mut got = Vec::new();
             while !outbox.is_empty() {
@@ -167,16 +390,65 @@ mod tests {
 
     #[test]
     fn dropping_keeps_the_frame_that_has_begun() {
-        let run: Run = Rc::new(frames(&["aaaa", "bbbb", "cccc"]));
-        for sent in 0..=run.len() {
+        let run = run(Overflow::Disconnect, &[(1, 0, "aaaa"), (2, 0, "bbbb"), (3, 0, "cccc")]);
+        for sent in 0..=run.bytes.len() {
             let mut outbox = Outbox::default();
-            outbox.push_slice(&run, 0, run.len());
+            outbox.push_slice(&run, 0, run.bytes.len());
             outbox.push_private(|b| b.extend(frames(&["tail"])));
             outbox.advance(sent);
             outbox.drop_unstarted();
             let whole = sent.div_ceil(6) * 6;
-            assert_eq!(waiting(&outbox), &run[sent..whole.max(sent)], "after {sent}");
+            assert_eq!(waiting(&outbox), &run.bytes[sent..whole.max(sent)], "after {sent}");
             assert_eq!(outbox.bytes(), whole - sent);
+        }
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_a_gap_stands_where_they_stood() {
+        let old = run(Overflow::DropOldest, &[(1, 0, "aaaa"), (2, 0, "bbbb"), (0, 0, "join"), (3, 0, "cccc")]);
+        let new = run(Overflow::DropOldest, &[(4, 0, "dddd"), (5, 0, "eeee")]);
+        let mut outbox = Outbox::default();
+        outbox.push_slice(&old, 0, 24);
+        outbox.push_private(|b| b.extend(frames(&["mine"])));
+        outbox.push_slice(&new, 0, 12);
+        outbox.shed(30);
+        assert_eq!(outbox.bytes(), 30);
+        outbox.shed(18);
+        assert_eq!(shown(&mut outbox), ["1-3 slow_consumer", "join", "mine", "dddd", "eeee"][..].to_vec());
+    }
+
+    #[test]
+    fn what_may_not_be_dropped_stays() {
+        let kept = run(Overflow::Disconnect, &[(1, 0, "aaaa"), (2, 0, "bbbb")]);
+        let mut outbox = Outbox::default();
+        outbox.push_slice(&kept, 0, 12);
+        outbox.shed(0);
+        assert_eq!(shown(&mut outbox), ["aaaa", "bbbb"]);
+    }
+
+    #[test]
+    fn conflation_keeps_the_newest_of_each_key_in_its_place() {
+        let ticks = run(
+            Overflow::Conflate,
+            &[(1, 7, "a1"), (2, 8, "b1"), (3, 7, "a2"), (4, 0, "no key"), (5, 7, "a3"), (6, 9, "c1")],
+        );
+        let mut outbox = Outbox::default();
+        outbox.push_slice(&ticks, 0, ticks.bytes.len());
+        outbox.shed(usize::MAX);
+        assert_eq!(shown(&mut outbox), ["1-3 conflated", "b1", "no key", "a3", "c1"]);
+    }
+
+    #[test]
+    fn the_frame_that_has_begun_is_shed_by_nobody() {
+        let ticks = run(Overflow::DropOldest, &[(1, 0, "aaaa"), (2, 0, "bbbb"), (3, 0, "cccc")]);
+        for sent in 0..ticks.bytes.len() {
+            let mut outbox = Outbox::default();
+            outbox.push_slice(&ticks, 0, ticks.bytes.len());
+            outbox.advance(sent);
+            outbox.shed(0);
+            let begun = sent.div_ceil(6) * 6;
+            assert_eq!(outbox.bytes(), begun - sent, "after {sent}");
+            assert_eq!(&waiting(&outbox)[..], &ticks.bytes[sent..begun], "after {sent}");
         }
     }
 }

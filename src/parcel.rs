@@ -1,9 +1,10 @@
 //! What shards say to each other. A parcel is small, owned and `Send`; it rides in a lane of `mesh`, in order.
-//! Asks go from a connection's shard to a channel's owner and are answered exactly once; everything an owner
-//! sends to one shard shares one FIFO lane, which is what makes "subscribed, then live" hold.
+//! Asks go to a channel's owner and are answered exactly once; everything an owner sends to one shard shares one
+//! FIFO lane, which is what makes "subscribed, then live" hold.
 
 use std::sync::Arc;
 
+use crate::hub::history::Publication;
 use crate::ids::ConnId;
 use crate::proto::encode::Position;
 use crate::user::User;
@@ -14,11 +15,20 @@ pub enum Parcel {
     /// Shard → owner: a request that takes a credit and is answered by one [`Parcel::Answer`].
     Ask {
         /// Who asks.
-        conn: ConnId,
-        /// The connection's own number for it.
+        asker: Asker,
+        /// The asker's own number for it.
         request: u32,
         /// What.
         ask: Ask,
+    },
+    /// Shard → owner: a subscription that was accepted is over. Never refused; a no-op if a later one stands.
+    Unsubscribe {
+        /// Whose.
+        conn: ConnId,
+        /// The number of the ask that made it.
+        request: u32,
+        /// Of what.
+        channel: Arc<str>,
     },
     /// Shard → the lobby's owner: the connection is gone. Never refused; a no-op unless it still holds.
     Release {
@@ -30,7 +40,7 @@ pub enum Parcel {
     /// Owner → shard: the answer to an ask; gives its credit back.
     Answer {
         /// Who asked.
-        conn: ConnId,
+        asker: Asker,
         /// The number given with the ask.
         request: u32,
         /// The outcome.
@@ -41,13 +51,29 @@ pub enum Parcel {
         /// The connection to close.
         conn: ConnId,
     },
-    /// Owner → shard: one frame for every subscriber of the channel there.
+    /// Owner → shard: a publication for every subscriber of the channel there.
     Deliver {
+        /// The channel.
+        channel: Arc<str>,
+        /// Encoded once, for all shards and for the history.
+        publication: Arc<Publication>,
+    },
+    /// Owner → shard: an event, which has no offset and no history, for every subscriber of the channel there.
+    Announce {
         /// The channel.
         channel: Arc<str>,
         /// Encoded once, for all shards.
         frame: Arc<[u8]>,
     },
+}
+
+/// Who asks an owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// A client.
+    Conn(ConnId),
+    /// The backend, through the API; it asks on the owner's own shard.
+    Backend,
 }
 
 /// A request to a channel's owner.
@@ -57,23 +83,82 @@ pub enum Ask {
     Claim {
         /// Who signs in.
         user: Arc<User>,
+        /// Where in the lobby the client had been.
+        recover: Option<Box<Since>>,
     },
-    /// Publish a text to a channel.
-    Publish {
-        /// Where to.
+    /// Attach the connection to a channel.
+    Subscribe {
+        /// Which.
         channel: Arc<str>,
-        /// Who says it.
-        sender: Arc<User>,
-        /// Trimmed, not escaped.
-        text: Box<str>,
+        /// Who.
+        user: Arc<User>,
+        /// Where the client had been.
+        recover: Option<Box<Since>>,
+    },
+    /// Publish to a channel.
+    Publish(Box<Publish>),
+    /// Publications of the past.
+    History {
+        /// Of which channel.
+        channel: Arc<str>,
+        /// Only those after it.
+        since: Option<Box<Since>>,
+        /// At most so many.
+        limit: u32,
+        /// The newest first.
+        reverse: bool,
+    },
+    /// A page of the users in a channel.
+    Presence {
+        /// Which channel.
+        channel: Arc<str>,
+        /// Where the page before ended.
+        cursor: Option<Box<str>>,
+        /// Most members in the page.
+        limit: u32,
     },
     /// A page of who is online.
     Users {
         /// Where the page before ended.
         cursor: Option<Box<str>>,
         /// Most members in the page.
-        limit: usize,
+        limit: u32,
     },
+}
+
+/// A place in a channel that a client had reached: everything up to the offset it has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Since {
+    /// Which life of the offsets.
+    pub epoch: Box<str>,
+    /// The newest publication that it has; 0 for none.
+    pub offset: u64,
+}
+
+/// A publication on its way to the owner.
+#[derive(Debug)]
+pub struct Publish {
+    /// Where to.
+    pub channel: Arc<str>,
+    /// Who says it; the backend is nobody.
+    pub sender: Option<Arc<User>>,
+    /// What.
+    pub content: Content,
+    /// What it is the newest state of, for `conflate`.
+    pub key: Option<Box<str>>,
+    /// Under which it is accepted once.
+    pub idempotency_key: Option<Box<str>>,
+    /// Only if the channel is in this life.
+    pub epoch: Option<Box<str>>,
+}
+
+/// What is published.
+#[derive(Debug)]
+pub enum Content {
+    /// A text, trimmed, not escaped: the tutorial's `message`.
+    Text(Box<str>),
+    /// JSON, forwarded byte for byte.
+    Json(Box<[u8]>),
 }
 
 /// The outcome of an [`Ask`].
@@ -81,21 +166,34 @@ pub enum Ask {
 pub enum Answer {
     /// Signed in; from here on the lane carries the lobby.
     Claimed {
-        /// Where the lobby stands.
-        lobby: Placed,
+        /// Where the lobby stands, and what was missed.
+        lobby: Box<Attached>,
         /// Users online.
         online_count: u64,
     },
+    /// Attached; from here on the lane carries the channel.
+    Subscribed(Box<Attached>),
     /// Accepted with this offset; its `Deliver` went before.
-    Published(Placed),
+    Published {
+        /// The publication's place.
+        placed: Placed,
+        /// It had been accepted before, under the same key.
+        duplicate: bool,
+    },
+    /// Publications of the past.
+    History(Box<Attached>),
+    /// A page of a channel's members.
+    Presence(Arc<str>, Box<UsersPage>),
     /// A page of users.
     Users(Box<UsersPage>),
     /// Not done.
     Refused(Refusal),
+    /// Not done: the channel began a new life. This is where it stands.
+    EpochChanged(Placed),
 }
 
 /// A position in a channel, owned.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placed {
     /// The channel.
     pub channel: Arc<str>,
@@ -112,10 +210,23 @@ impl Placed {
     }
 }
 
-/// A page of who is online, in the order of user keys.
+/// Where a channel stands, with what came before.
+#[derive(Debug)]
+pub struct Attached {
+    /// The channel's position.
+    pub placed: Placed,
+    /// Whether all that was missed is in `publications`, if that was asked for.
+    pub recovered: Option<bool>,
+    /// The first offset that can't be given, when it was not recovered.
+    pub lost_from: u64,
+    /// In order.
+    pub publications: Vec<Arc<Publication>>,
+}
+
+/// A page of users, in the order of user keys.
 #[derive(Debug)]
 pub struct UsersPage {
-    /// Users online in all.
+    /// Users in all.
     pub count: u64,
     /// The page: users and how many connections each has.
     pub members: Vec<(Arc<User>, u64)>,
@@ -134,6 +245,10 @@ pub enum Refusal {
     Forbidden,
     /// The encoded push would be over its limit.
     TooLarge,
+    /// The idempotency key was used for other content.
+    KeyReused,
+    /// There are as many channels as there may be.
+    TooManyChannels,
     /// No room for the deliveries in time: certainly not done.
     Busy,
 }
@@ -142,9 +257,13 @@ impl Parcel {
     /// Bytes that the parcel carries beyond its own size: what a turn's byte budget counts.
     pub fn weight(&self) -> usize {
         match self {
-            Self::Ask { ask: Ask::Publish { text, .. }, .. } => text.len(),
-            Self::Deliver { frame, .. } => frame.len(),
-            Self::Answer { answer: Answer::Users(page), .. } => page.members.len() * 64,
+            Self::Ask { ask: Ask::Publish(publish), .. } => match &publish.content {
+                Content::Text(text) => text.len(),
+                Content::Json(json) => json.len(),
+            },
+            Self::Deliver { publication, .. } => publication.frame().len(),
+            Self::Announce { frame, .. } => frame.len(),
+            Self::Answer { answer: Answer::Users(page) | Answer::Presence(_, page), .. } => page.members.len() * 64,
             _ => 0,
         }
     }
@@ -154,6 +273,6 @@ impl Parcel {
 mod tests {
     #[test]
     fn a_parcel_fits_a_cache_line() {
-        assert!(std::mem::size_of::<super::Parcel>() <= 80, "{}", std::mem::size_of::<super::Parcel>());
+        assert!(std::mem::size_of::<super::Parcel>() <= 88, "{}", std::mem::size_of::<super::Parcel>());
     }
 }

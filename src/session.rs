@@ -1,20 +1,21 @@
 //! One client's life on the native protocol: anonymous, signing in, signed in. It judges each command and turns
-//! it into an [`Effect`], and turns owners' answers into replies; it knows no socket, no lane and no queue.
+//! it into an [`Effect`], and turns owners' answers into [`Outcome`]s; it knows no socket, no lane and no queue.
 //! `shard` carries the effects out.
 
 use std::sync::Arc;
 
-use crate::auth::Verifier;
+use crate::auth::{Identity, Verifier};
 use crate::clock::Now;
 use crate::hub::LOBBY;
-use crate::parcel::{Answer, Ask, Refusal};
+use crate::namespace::{Namespace, Namespaces, PublishRule};
+use crate::parcel::{Answer, Ask, Content, Publish, Refusal, Since};
 use crate::proto::codes::close;
-use crate::proto::decode::{Command, Request};
-use crate::proto::encode::{Member, Reply};
+use crate::proto::decode::{self, Command, Request, SubscribeTo};
+use crate::proto::encode::Reply;
 use crate::proto::text::{Text, trim};
 use crate::user::User;
 
-/// Most members in a page of users, and how many a client gets that names no limit.
+/// Most members or publications in a page, and how many a client gets that names no limit.
 const PAGE_MAX: u32 = 1000;
 const PAGE_DEFAULT: u32 = 100;
 
@@ -22,11 +23,16 @@ const PAGE_DEFAULT: u32 = 100;
 #[derive(Debug, Default)]
 pub struct Session {
     stage: Stage,
+    wants_ping: bool,
+    next_request: u32,
     user: Option<Arc<User>>,
+    /// Channels that the token grants beyond the namespaces' rules.
+    granted: Option<Box<[String]>>,
     /// Requests under way, oldest first.
     pending: Vec<Pending>,
-    next_request: u32,
-    wants_ping: bool,
+    /// A command whose answer must not overtake those of earlier requests on its channel. Nothing is read
+    /// meanwhile.
+    stalled: Option<Box<Stalled>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -41,19 +47,48 @@ enum Stage {
 #[derive(Debug)]
 struct Pending {
     request: u32,
+    deadline_ms: u64,
     /// The client's mark, if it gave one.
     id: Option<Box<str>>,
-    deadline_ms: u64,
+    channel: Arc<str>,
     kind: Kind,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 enum Kind {
-    SignIn,
+    /// With the channels to subscribe to after it.
+    SignIn(Vec<Wanted>),
+    Subscribe,
+    /// The client unsubscribed before the answer came: what the owner attached is to be detached.
+    Cancelled,
     Publish,
-    Users,
-    /// Refused here, but not to be said before what was asked earlier has been answered.
-    Held(u16, Text),
+    /// History, presence, users.
+    Page,
+}
+
+/// A subscription that is asked for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Of what.
+    pub channel: Box<str>,
+    token: Option<Box<str>>,
+    recover: Option<Box<Since>>,
+}
+
+#[derive(Debug)]
+struct Stalled {
+    id: Option<Box<str>>,
+    channel: Box<str>,
+    what: Local,
+}
+
+/// What is answered without an owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Local {
+    /// `error` with this code and text.
+    Refuse(u16, Text),
+    /// End the subscription and say `unsubscribed`.
+    Unsubscribe,
 }
 
 /// What a session needs to judge a command.
@@ -61,10 +96,16 @@ enum Kind {
 pub struct Rules<'a> {
     /// Knows the keys.
     pub verifier: &'a Verifier,
-    /// Names are HTML-escaped where they are shown.
-    pub escape: bool,
+    /// What the channels allow.
+    pub namespaces: &'a Namespaces,
     /// How long a request may stay unanswered.
     pub request_ms: u64,
+    /// Most subscriptions of a connection, pending ones included, the lobby not.
+    pub subscriptions_max: usize,
+    /// How many it has, the lobby not counted.
+    pub subscriptions: usize,
+    /// Whether the command's channel is one of them.
+    pub subscribed: bool,
 }
 
 /// What is to be done about a command.
@@ -74,34 +115,57 @@ pub enum Effect<'a> {
     Reply(Reply<'static>, Option<&'a str>),
     /// Say this and close with the code.
     Close(Reply<'static>, Option<&'a str>, u16),
-    /// Nothing yet: a refusal waits its turn behind earlier answers, see [`Session::next_held`].
-    Wait,
     /// Ask the channel's owner.
-    Ask {
-        /// Whose owner.
-        channel: &'static str,
-        /// The session's number for it.
-        request: u32,
-        /// What.
-        ask: Ask,
-    },
+    Ask(Asked),
+    /// Answer it here.
+    Local(Local, &'a str, Option<&'a str>),
+    /// Say `error` "cancelled" for the subscribe with the first id, then `unsubscribed` for the second.
+    Cancel(Option<Box<str>>, &'a str, Option<&'a str>),
+    /// Nothing yet: it is stalled, see [`Session::next_stalled`].
+    Wait,
+}
+
+/// A request on its way to an owner.
+#[derive(Debug)]
+pub struct Asked {
+    /// Whose owner.
+    pub channel: Arc<str>,
+    /// The session's number for it.
+    pub request: u32,
+    /// What.
+    pub ask: Ask,
 }
 
 /// What an owner's answer means for the client.
 #[derive(Debug)]
 pub enum Outcome {
     /// Signed in: attach the connection to the lobby, then say `auth_success`.
-    Attach(Option<Box<str>>, Arc<User>),
+    SignedIn(Option<Box<str>>, Arc<User>),
+    /// Attach the connection to the channel, then say `subscribed`.
+    Subscribed(Option<Box<str>>),
     /// Say the answer under this id.
     Reply(Option<Box<str>>),
     /// Nothing to say: the client didn't ask for an acknowledgement.
     Silent,
-    /// Say `error` with this code and text under this id.
-    Error(Option<Box<str>>, u16, Text),
+    /// Say `error` with this code and text under this id, about this channel.
+    Error(Option<Box<str>>, u16, Text, Arc<str>),
     /// The same, then close with the last code.
     Close(Option<Box<str>>, u16, Text, u16),
-    /// The request is not under way any more: it timed out, and was answered.
+    /// The request is not under way any more. What the owner attached is to be detached.
     Stale,
+}
+
+/// A request whose outcome will not be known any more.
+#[derive(Debug)]
+pub struct TimedOut {
+    /// The session's number for it.
+    pub request: u32,
+    /// The client's mark, if it gave one.
+    pub id: Option<Box<str>>,
+    /// What it was about.
+    pub channel: Arc<str>,
+    /// The connection can't go on without it.
+    pub is_final: bool,
 }
 
 impl Session {
@@ -125,136 +189,299 @@ impl Session {
         self.stage != Stage::SignedIn
     }
 
-    /// Whether the next command may be read: not while signing in, nor with `limit` requests under way.
+    /// Whether the next command may be read: not while signing in, nor behind one that is stalled, nor with
+    /// `limit` requests under way.
     pub fn is_open(&self, limit: usize) -> bool {
-        self.stage != Stage::SigningIn && self.pending.len() < limit
+        self.stage != Stage::SigningIn && self.stalled.is_none() && self.pending.len() < limit
     }
 
-    /// When the oldest request under way has to be answered.
+    /// When the next request under way has to be answered.
     pub fn deadline_ms(&self) -> Option<u64> {
-        self.pending.first().map(|pending| pending.deadline_ms)
+        let waits = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
+        self.pending.iter().find(waits).map(|pending| pending.deadline_ms)
     }
 
     /// Judges one command.
     pub fn command<'a>(&mut self, request: Request<'a>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let id = request.id;
-        let refuse = |code, text| Effect::Reply(Reply::Error { code, text }, id);
+        let refuse = |code, text| Effect::Reply(Reply::Error { code, text, channel: None }, id);
         match request.command {
             Command::Heartbeat => Effect::Reply(Reply::Heartbeat { timestamp: now.unix_ms }, id),
             Command::Auth { .. } if self.stage != Stage::Anonymous => refuse(409, Text::AuthTwice),
             Command::Auth { token: None, .. } => refuse(400, Text::TokenMissing),
-            Command::Auth { token: Some(token), ping } => {
+            Command::Auth { token: Some(token), ping, recover, channels } => {
                 let Ok(identity) = rules.verifier.verify(token, now.unix_ms) else {
                     return Effect::Close(Reply::AuthFailed, id, close::UNAUTHORIZED);
                 };
-                let user = Arc::new(User::new(&identity, rules.escape));
                 self.wants_ping = ping;
-                self.stage = Stage::SigningIn;
-                self.user = Some(Arc::clone(&user));
-                self.ask(Kind::SignIn, id, Ask::Claim { user }, rules, now)
+                self.sign_in(&identity, id, recover, channels, rules, now)
             }
             _ if self.stage != Stage::SignedIn => refuse(401, Text::AuthFirst),
-            Command::Message { text, channel } => match self.publication(text, channel) {
-                Ok(ask) => self.ask(Kind::Publish, id, ask, rules, now),
-                Err((code, text)) if self.pending.is_empty() => refuse(code, text),
-                Err((code, text)) => {
-                    self.pend(Kind::Held(code, text), id, u64::MAX);
-                    Effect::Wait
-                }
+            Command::Refresh { token } => self.refresh(token, id, rules, now),
+            Command::Subscribe(to) => match self.subscribe(&Wanted::from(&to), id, rules, now) {
+                Ok(asked) => Effect::Ask(asked),
+                Err((code, text)) => self.local(Local::Refuse(code, text), to.channel, id),
             },
+            Command::Unsubscribe { channel } => self.unsubscribe(channel, id, rules),
+            Command::Message { text, channel, idempotency_key } => {
+                let channel = channel.unwrap_or(LOBBY);
+                match self.message(text, channel, idempotency_key, rules) {
+                    Ok(publish) => self.publish(publish, id, rules, now),
+                    Err((code, text)) => self.local(Local::Refuse(code, text), channel, id),
+                }
+            }
+            Command::Publish { channel, data, key, idempotency_key, epoch } => {
+                let content = Content::Json(data.into());
+                match self.publication(channel, content, rules) {
+                    Ok(mut publish) => {
+                        publish.key = key.map(Into::into);
+                        publish.idempotency_key = idempotency_key.map(Into::into);
+                        publish.epoch = epoch.map(Into::into);
+                        self.publish(publish, id, rules, now)
+                    }
+                    Err((code, text)) => self.local(Local::Refuse(code, text), channel, id),
+                }
+            }
             Command::Users { cursor, limit } => {
-                let limit = limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX) as usize;
-                let ask = Ask::Users { cursor: cursor.map(Into::into), limit };
-                self.ask(Kind::Users, id, ask, rules, now)
+                let ask = Ask::Users { cursor: cursor.map(Into::into), limit: page(limit) };
+                Effect::Ask(self.ask(Kind::Page, id, LOBBY.into(), ask, rules, now))
+            }
+            Command::History { channel, .. } | Command::Presence { channel, .. } if !rules.subscribed => {
+                self.local(Local::Refuse(403, Text::NotSubscribed), channel, id)
+            }
+            Command::History { channel, since, limit, reverse } => {
+                let channel: Arc<str> = channel.into();
+                let since = since.as_ref().map(owned);
+                let ask = Ask::History { channel: Arc::clone(&channel), since, limit: page(limit), reverse };
+                Effect::Ask(self.ask(Kind::Page, id, channel, ask, rules, now))
+            }
+            Command::Presence { channel, cursor, limit } => {
+                let channel: Arc<str> = channel.into();
+                let cursor = cursor.map(Into::into);
+                let ask = Ask::Presence { channel: Arc::clone(&channel), cursor, limit: page(limit) };
+                Effect::Ask(self.ask(Kind::Page, id, channel, ask, rules, now))
             }
         }
     }
 
-    fn publication(&self, text: Option<&str>, channel: Option<&str>) -> Result<Ask, (u16, Text)> {
+    fn sign_in<'a>(
+        &mut self,
+        identity: &Identity,
+        id: Option<&str>,
+        recover: Option<decode::Since<'_>>,
+        channels: Vec<SubscribeTo<'_>>,
+        rules: &Rules<'_>,
+        now: Now,
+    ) -> Effect<'a> {
+        let user = Arc::new(User::new(identity));
+        self.stage = Stage::SigningIn;
+        self.user = Some(Arc::clone(&user));
+        self.granted = Some(identity.channels.clone().into()).filter(|channels: &Box<[String]>| !channels.is_empty());
+        let wanted = channels.iter().map(Wanted::from).collect();
+        let ask = Ask::Claim { user, recover: recover.as_ref().map(owned) };
+        Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
+    }
+
+    fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+        let same = |identity: &Identity| self.user.as_ref().is_some_and(|user| **user.key() == *identity.id.key());
+        let reply = match rules.verifier.verify(token, now.unix_ms) {
+            Ok(identity) if same(&identity) => {
+                self.granted = Some(identity.channels.into_boxed_slice()).filter(|channels| !channels.is_empty());
+                Reply::Refreshed { expires_at: identity.expires_at_ms }
+            }
+            _ => Reply::Error { code: 403, text: Text::TokenInvalid, channel: None },
+        };
+        Effect::Reply(reply, id)
+    }
+
+    fn subscribe(
+        &mut self,
+        wanted: &Wanted,
+        id: Option<&str>,
+        rules: &Rules<'_>,
+        now: Now,
+    ) -> Result<Asked, (u16, Text)> {
+        let channel = &*wanted.channel;
+        let namespace = rules.namespaces.of(channel).ok_or((404, Text::UnknownNamespace))?;
+        let waiting = self.pending.iter().filter(|pending| matches!(pending.kind, Kind::Subscribe));
+        if rules.subscribed || waiting.clone().any(|pending| *pending.channel == *channel) {
+            return Err((409, Text::AlreadySubscribed));
+        }
+        if rules.subscriptions + waiting.count() >= rules.subscriptions_max && channel != LOBBY {
+            return Err((429, Text::TooManySubscriptions));
+        }
+        let user = Arc::clone(self.user.as_ref().expect("signed in"));
+        if !namespace.may_subscribe(user.key(), self.is_granted(wanted, &user, rules, now)) {
+            return Err((403, Text::Forbidden));
+        }
+        let channel: Arc<str> = channel.into();
+        let recover = wanted.recover.clone();
+        let ask = Ask::Subscribe { channel: Arc::clone(&channel), user, recover };
+        Ok(self.ask(Kind::Subscribe, id, channel, ask, rules, now))
+    }
+
+    /// Whether the user's token or the channel's own token names the channel.
+    fn is_granted(&self, wanted: &Wanted, user: &User, rules: &Rules<'_>, now: Now) -> bool {
+        let by_user = self.granted.iter().flatten().any(|granted| **granted == *wanted.channel);
+        let by_token = || {
+            let token = wanted.token.as_deref()?;
+            let grant = rules.verifier.verify_channel(token, now.unix_ms).ok()?;
+            Some(grant.channel == *wanted.channel && grant.user_key == **user.key())
+        };
+        by_user || by_token() == Some(true)
+    }
+
+    fn unsubscribe<'a>(&mut self, channel: &'a str, id: Option<&'a str>, rules: &Rules<'_>) -> Effect<'a> {
+        let pending = self.pending.iter_mut().find(|pending| {
+            matches!(pending.kind, Kind::Subscribe) && *pending.channel == *channel
+        });
+        if let Some(pending) = pending {
+            pending.kind = Kind::Cancelled;
+            return Effect::Cancel(pending.id.take(), channel, id);
+        }
+        let what = if rules.subscribed { Local::Unsubscribe } else { Local::Refuse(404, Text::NotSubscribed) };
+        self.local(what, channel, id)
+    }
+
+    /// Answers here, unless that would overtake an earlier request's answer on the channel.
+    fn local<'a>(&mut self, what: Local, channel: &'a str, id: Option<&'a str>) -> Effect<'a> {
+        if !self.is_busy_with(channel) {
+            return Effect::Local(what, channel, id);
+        }
+        self.stalled = Some(Box::new(Stalled { id: id.map(Into::into), channel: channel.into(), what }));
+        Effect::Wait
+    }
+
+    fn is_busy_with(&self, channel: &str) -> bool {
+        let said = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
+        self.pending.iter().filter(said).any(|pending| *pending.channel == *channel)
+    }
+
+    /// The stalled command, once its turn has come. To be asked for after each answer and each time-out.
+    pub fn next_stalled(&mut self) -> Option<(Local, Box<str>, Option<Box<str>>)> {
+        if self.is_busy_with(&self.stalled.as_ref()?.channel) {
+            return None;
+        }
+        self.stalled.take().map(|stalled| (stalled.what, stalled.channel, stalled.id))
+    }
+
+    fn message(
+        &self,
+        text: Option<&str>,
+        channel: &str,
+        idempotency_key: Option<&str>,
+        rules: &Rules<'_>,
+    ) -> Result<Publish, (u16, Text)> {
         let text = trim(text.unwrap_or_default());
         if text.is_empty() {
             return Err((400, Text::EmptyText));
         }
-        if channel.is_some_and(|channel| channel != LOBBY) {
+        let mut publish = self.publication(channel, Content::Text(text.into()), rules)?;
+        publish.idempotency_key = idempotency_key.map(Into::into);
+        Ok(publish)
+    }
+
+    fn publication(&self, channel: &str, content: Content, rules: &Rules<'_>) -> Result<Publish, (u16, Text)> {
+        let may = |namespace: &Arc<Namespace>| namespace.publish == PublishRule::Members;
+        if !rules.subscribed {
             return Err((403, Text::NotSubscribed));
         }
-        let sender = Arc::clone(self.user.as_ref().expect("signed in"));
-        Ok(Ask::Publish { channel: LOBBY.into(), sender, text: text.into() })
+        if !rules.namespaces.of(channel).is_some_and(may) {
+            return Err((403, Text::Forbidden));
+        }
+        let sender = self.user.clone();
+        Ok(Publish { channel: channel.into(), sender, content, key: None, idempotency_key: None, epoch: None })
     }
 
-    fn ask<'a>(&mut self, kind: Kind, id: Option<&str>, ask: Ask, rules: &Rules<'_>, now: Now) -> Effect<'a> {
-        let request = self.pend(kind, id, now.mono_ms + rules.request_ms);
-        Effect::Ask { channel: LOBBY, request, ask }
+    fn publish<'a>(&mut self, publish: Publish, id: Option<&str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+        let channel = Arc::clone(&publish.channel);
+        Effect::Ask(self.ask(Kind::Publish, id, channel, Ask::Publish(Box::new(publish)), rules, now))
     }
 
-    fn pend(&mut self, kind: Kind, id: Option<&str>, deadline_ms: u64) -> u32 {
+    fn ask(
+        &mut self,
+        kind: Kind,
+        id: Option<&str>,
+        channel: Arc<str>,
+        ask: Ask,
+        rules: &Rules<'_>,
+        now: Now,
+    ) -> Asked {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
-        self.pending.push(Pending { request, id: id.map(Into::into), deadline_ms, kind });
-        request
+        let deadline_ms = now.mono_ms + rules.request_ms;
+        let id = id.map(Into::into);
+        self.pending.push(Pending { request, deadline_ms, id, channel: Arc::clone(&channel), kind });
+        Asked { channel, request, ask }
     }
 
-    /// The next refusal whose turn has come: all that was asked before it is answered. To be called until it
-    /// gives none, after each answer and each request that timed out.
-    pub fn next_held(&mut self) -> Option<(Option<Box<str>>, u16, Text)> {
-        let Kind::Held(code, text) = self.pending.first()?.kind else { return None };
-        let held = self.pending.remove(0);
-        self.give_back();
-        Some((held.id, code, text))
-    }
-
-    /// Takes an owner's answer.
-    pub fn answered(&mut self, request: u32, answer: &Answer) -> Outcome {
+    /// Takes an owner's answer. After `SignedIn`, the second part is for [`Session::subscribe_to`].
+    pub fn answered(&mut self, request: u32, answer: &Answer) -> (Outcome, Vec<Wanted>) {
+        let none = Vec::new();
         let Some(at) = self.pending.iter().position(|pending| pending.request == request) else {
-            return Outcome::Stale;
+            return (Outcome::Stale, none);
         };
-        let Pending { id, kind, .. } = self.pending.remove(at);
+        let Pending { id, kind, channel, .. } = self.pending.remove(at);
         self.give_back();
-        match (answer, kind) {
-            (Answer::Claimed { .. }, Kind::SignIn) => {
+        let outcome = match (answer, kind) {
+            (_, Kind::Cancelled) => Outcome::Stale,
+            (Answer::Claimed { .. }, Kind::SignIn(wanted)) => {
                 self.stage = Stage::SignedIn;
-                Outcome::Attach(id, Arc::clone(self.user.as_ref().expect("signing in")))
+                let user = Arc::clone(self.user.as_ref().expect("signing in"));
+                return (Outcome::SignedIn(id, user), wanted);
             }
-            (Answer::Published(_), Kind::Publish) if id.is_none() => Outcome::Silent,
-            (Answer::Published(_), Kind::Publish) | (Answer::Users(_), Kind::Users) => Outcome::Reply(id),
-            (Answer::Refused(refusal), _) => self.refused(*refusal, kind, id),
+            (Answer::Subscribed(_), Kind::Subscribe) => Outcome::Subscribed(id),
+            (Answer::Published { .. }, Kind::Publish) if id.is_none() => Outcome::Silent,
+            (Answer::Published { .. }, Kind::Publish)
+            | (Answer::Users(_) | Answer::Presence(..) | Answer::History(_), Kind::Page) => Outcome::Reply(id),
+            (Answer::EpochChanged(_), _) => Outcome::Error(id, 409, Text::EpochChanged, channel),
+            (Answer::Refused(refusal), kind) => self.refused(*refusal, &kind, id, channel),
             (answer, kind) => unreachable!("{answer:?} can't answer {kind:?}"),
-        }
+        };
+        (outcome, none)
     }
 
-    fn refused(&mut self, refusal: Refusal, kind: Kind, id: Option<Box<str>>) -> Outcome {
-        if kind == Kind::SignIn {
+    /// Asks for a channel that came with `auth`.
+    ///
+    /// # Errors
+    /// The code and text of the refusal.
+    pub fn subscribe_to(&mut self, wanted: &Wanted, rules: &Rules<'_>, now: Now) -> Result<Asked, (u16, Text)> {
+        self.subscribe(wanted, None, rules, now)
+    }
+
+    fn refused(&mut self, refusal: Refusal, kind: &Kind, id: Option<Box<str>>, channel: Arc<str>) -> Outcome {
+        if matches!(kind, Kind::SignIn(_)) {
             self.stage = Stage::Anonymous;
             self.user = None;
         }
-        match refusal {
-            Refusal::AlreadyOnline => Outcome::Close(id, 409, Text::AlreadyOnline, close::SIGNED_IN_ELSEWHERE),
-            Refusal::TooManySignIns => Outcome::Close(id, 429, Text::TooManySignIns, close::RATE_LIMITED),
-            Refusal::Forbidden => Outcome::Error(id, 403, Text::NotSubscribed),
-            Refusal::TooLarge => Outcome::Error(id, 413, Text::TooLarge),
-            Refusal::Busy => Outcome::Error(id, 503, Text::Busy),
-        }
+        let (code, text) = match refusal {
+            Refusal::AlreadyOnline => {
+                return Outcome::Close(id, 409, Text::AlreadyOnline, close::SIGNED_IN_ELSEWHERE);
+            }
+            Refusal::TooManySignIns => return Outcome::Close(id, 429, Text::TooManySignIns, close::RATE_LIMITED),
+            Refusal::Forbidden => (403, Text::NotSubscribed),
+            Refusal::TooLarge => (413, Text::TooLarge),
+            Refusal::KeyReused => (409, Text::KeyReused),
+            Refusal::TooManyChannels | Refusal::Busy => (503, Text::Busy),
+        };
+        Outcome::Error(id, code, text, channel)
     }
 
-    /// Gives up on a request that is over its deadline. Signing in then starts anew: what the owner may hold is
-    /// returned, for a release.
-    pub fn time_out(&mut self, now_ms: u64) -> Option<(Outcome, Option<Arc<User>>)> {
-        self.pending.first().filter(|pending| pending.deadline_ms <= now_ms)?;
-        let Pending { id, kind, .. } = self.pending.remove(0);
+    /// Gives up on a request that is over its deadline. If it was the sign-in, the connection has to end: were it to
+    /// sign in once more, a kick meant for the first claim would hit the second.
+    pub fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
+        let late = |pending: &Pending| pending.deadline_ms <= now_ms && !matches!(pending.kind, Kind::Cancelled);
+        let at = self.pending.iter().position(late)?;
+        let Pending { request, id, channel, kind, .. } = self.pending.remove(at);
         self.give_back();
-        let mut held = None;
-        if kind == Kind::SignIn {
-            self.stage = Stage::Anonymous;
-            held = self.user.take();
-        }
-        Some((Outcome::Error(id, 504, Text::Timeout), held))
+        Some(TimedOut { request, id, channel, is_final: matches!(kind, Kind::SignIn(_)) })
     }
 
     /// Ends the session: no answer is awaited, nothing is held. Returns whom the owner may still hold.
     pub fn end(&mut self) -> Option<Arc<User>> {
-        self.pending = Vec::new();
-        self.stage = Stage::Anonymous;
-        self.user.take()
+        let user = self.user.take();
+        *self = Self { next_request: self.next_request, ..Self::default() };
+        user
     }
 
     fn give_back(&mut self) {
@@ -264,18 +491,20 @@ impl Session {
     }
 }
 
-/// The reply that carries an owner's answer; `None` for the answers that say nothing by themselves.
-pub fn with_reply<R>(answer: &Answer, say: impl FnOnce(&Reply<'_>) -> R) -> Option<R> {
-    match answer {
-        Answer::Published(placed) => Some(say(&Reply::Ack(placed.position()))),
-        Answer::Users(page) => {
-            let members: Vec<_> = page
-                .members
-                .iter()
-                .map(|(user, connections)| Member { user: user.json(), connections: *connections })
-                .collect();
-            Some(say(&Reply::Users { count: page.count, members: &members, cursor: page.cursor.as_deref() }))
+impl From<&SubscribeTo<'_>> for Wanted {
+    fn from(to: &SubscribeTo<'_>) -> Self {
+        Self {
+            channel: to.channel.into(),
+            token: to.token.map(Into::into),
+            recover: to.recover.as_ref().map(owned),
         }
-        Answer::Claimed { .. } | Answer::Refused(_) => None,
     }
+}
+
+fn owned(since: &decode::Since<'_>) -> Box<Since> {
+    Box::new(Since { epoch: since.epoch.into(), offset: since.offset })
+}
+
+fn page(limit: Option<u32>) -> u32 {
+    limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX)
 }

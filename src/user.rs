@@ -13,22 +13,26 @@ use crate::proto::text::escape_html;
 #[derive(Debug)]
 pub struct User {
     key: Arc<str>,
-    json: Box<RawValue>,
+    escaped: Box<RawValue>,
+    /// If it differs.
+    plain: Option<Box<RawValue>>,
 }
 
 impl User {
-    /// Takes what a token says. `escape`: the name is HTML-escaped wherever it is shown.
-    pub fn new(identity: &Identity, escape: bool) -> Self {
+    /// Takes what a token says.
+    pub fn new(identity: &Identity) -> Self {
         #[derive(Serialize)]
         struct Shown<'a> {
             id: &'a UserId,
             username: &'a str,
         }
+        let shown = |username| {
+            serde_json::value::to_raw_value(&Shown { id: &identity.id, username })
+                .expect("an id and a string are always JSON")
+        };
         let escaped = escape_html(&identity.name);
-        let username = if escape { &*escaped } else { &identity.name };
-        let json = serde_json::value::to_raw_value(&Shown { id: &identity.id, username })
-            .expect("an id and a string are always JSON");
-        Self { key: Arc::from(&*identity.id.key()), json }
+        let plain = (*escaped != identity.name).then(|| shown(&identity.name));
+        Self { key: Arc::from(&*identity.id.key()), escaped: shown(&escaped), plain }
     }
 
     /// The same for 1 and "1": who this is, whatever the token's type of id.
@@ -36,8 +40,11 @@ impl User {
         &self.key
     }
 
-    /// `{"id":…,"username":"…"}`, ready to be put into a message.
-    pub fn json(&self) -> &RawValue {
-        &self.json
+    /// `{"id":…,"username":"…"}`, ready to be put into a message; the name HTML-escaped or as it is.
+    pub fn json(&self, escape: bool) -> &RawValue {
+        match &self.plain {
+            Some(plain) if !escape => plain,
+            _ => &self.escaped,
+        }
     }
 }

@@ -1,36 +1,90 @@
-//! One channel as its owner sees it: the epoch, the offsets, and which shards have subscribers. Knows no
-//! connection and no user; `hub` drives it.
+//! One channel as its owner sees it: epoch, offsets, history, who subscribes, who is present. It decides nothing
+//! about rights or lanes; `hub` drives it.
 
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use rand::Rng;
 
-use crate::ids::ShardId;
-use crate::parcel::Placed;
+use super::history::{History, Publication};
+use super::presence::{Announcer, Members};
+use crate::ids::{ConnId, ShardId};
+use crate::namespace::Namespace;
+use crate::parcel::{Asker, Placed};
 
 /// The state by which an owner orders a channel.
 #[derive(Debug)]
 pub struct Channel {
     name: Arc<str>,
+    /// What the channel allows.
+    pub namespace: Arc<Namespace>,
     epoch: Arc<str>,
     /// The newest publication's number, 0 before the first.
     offset: u64,
     /// Of the newest publication or event; timestamps don't decrease in a channel.
     timestamp: u64,
-    /// Subscribed connections per shard.
-    subscribers: Box<[u32]>,
+    /// Subscribed connections, with the number of the ask that attached each.
+    subscribers: HashMap<ConnId, u32, foldhash::fast::RandomState>,
+    /// How many of them each shard has.
+    per_shard: Box<[u32]>,
+    /// What can still be recovered.
+    pub history: History,
+    /// Who is there.
+    pub members: Members,
+    /// How that is told.
+    pub announcer: Announcer,
+    /// Accepted within the batch window and not delivered yet.
+    pub batch: Batch,
+    /// When it was last used: without subscribers and history it goes away some time after.
+    pub used_ms: u64,
+    /// The tick under which it is filed in the hub's wheel; entries under others are stale.
+    pub filed: u64,
+}
+
+/// Publications that wait for the end of the batch window, with those who wait for their acknowledgement.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In order.
+    pub publications: Vec<Arc<Publication>>,
+    /// In order: who asked, the asker's number, the place, and whether it is a duplicate.
+    pub acks: Vec<(Asker, u32, Placed, bool)>,
+    /// When the window ends; meaningful if there are publications.
+    pub until_ms: u64,
 }
 
 impl Channel {
     /// A channel without a past. The epoch is 64 random bits: offsets of an earlier life can't pass for these.
-    pub fn new(name: Arc<str>, shards: usize, random: &mut impl Rng) -> Self {
-        let epoch = format!("{:016x}", random.next_u64()).into();
-        Self { name, epoch, offset: 0, timestamp: 0, subscribers: vec![0; shards].into() }
+    pub fn new(name: Arc<str>, namespace: Arc<Namespace>, announcer: Announcer, shards: usize, random: &mut impl Rng) -> Self {
+        Self {
+            name,
+            namespace,
+            epoch: format!("{:016x}", random.next_u64()).into(),
+            offset: 0,
+            timestamp: 0,
+            subscribers: HashMap::default(),
+            per_shard: vec![0; shards].into(),
+            history: History::default(),
+            members: Members::default(),
+            announcer,
+            batch: Batch::default(),
+            used_ms: 0,
+            filed: 0,
+        }
     }
 
     /// The channel's name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Which life of the offsets this is.
+    pub fn epoch(&self) -> &Arc<str> {
+        &self.epoch
+    }
+
+    /// The newest publication's number.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// Where the channel stands.
@@ -50,20 +104,40 @@ impl Channel {
         self.timestamp
     }
 
-    /// One more subscriber on `shard`.
-    pub fn attach(&mut self, shard: ShardId) {
-        self.subscribers[shard.index()] += 1;
+    /// Whether the connection subscribes.
+    pub fn has(&self, conn: ConnId) -> bool {
+        self.subscribers.contains_key(&conn)
     }
 
-    /// One less.
-    pub fn detach(&mut self, shard: ShardId) {
-        let count = &mut self.subscribers[shard.index()];
-        assert!(*count > 0, "a subscriber of {} on {shard:?} was detached twice", self.name);
-        *count -= 1;
+    /// Whether nobody does.
+    pub fn is_deserted(&self) -> bool {
+        self.subscribers.is_empty()
+    }
+
+    /// Attaches a connection by the ask with this number; once attached, the later ask counts.
+    pub fn attach(&mut self, conn: ConnId, request: u32) {
+        if self.subscribers.insert(conn, request).is_none() {
+            self.per_shard[conn.shard.index()] += 1;
+        }
+    }
+
+    /// Detaches a connection; `request`, if given, only if no later ask has attached it anew.
+    pub fn detach(&mut self, conn: ConnId, request: Option<u32>) -> bool {
+        if request.is_some_and(|request| self.subscribers.get(&conn) != Some(&request)) {
+            return false;
+        }
+        let was = self.subscribers.remove(&conn).is_some();
+        if was {
+            self.per_shard[conn.shard.index()] -= 1;
+            if self.subscribers.capacity() > 64 && self.subscribers.len() * 4 < self.subscribers.capacity() {
+                self.subscribers.shrink_to_fit();
+            }
+        }
+        was
     }
 
     /// The shards that have subscribers.
     pub fn interested(&self) -> impl Iterator<Item = ShardId> + '_ {
-        self.subscribers.iter().zip(0u16..).filter(|(count, _)| **count > 0).map(|(_, shard)| ShardId(shard))
+        self.per_shard.iter().zip(0u16..).filter(|(count, _)| **count > 0).map(|(_, shard)| ShardId(shard))
     }
 }

@@ -2,90 +2,131 @@
 //! answers and deliveries go out through the staging lanes; there is no I/O and no waiting in here.
 //! One owner per channel makes one order. `shard` calls it for every parcel addressed to an owner.
 
+mod attach;
+pub mod budget;
 mod channel;
+pub mod dedup;
+pub mod history;
+pub mod presence;
+mod publish;
 pub mod users;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::clock::Now;
 use crate::ids::{ConnId, ShardId};
 use crate::mesh::Staging;
-use crate::parcel::{Answer, Ask, Parcel, Refusal};
-use crate::proto::encode::{Message, Position, PresenceChange};
-use crate::proto::text::{Language, escape_html};
+use crate::namespace::Namespaces;
+use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Refusal, Since, UsersPage};
+use crate::proto::text::Language;
 use crate::user::User;
+use crate::wheel::{TICK_MS, Wheel};
 use channel::Channel;
-use users::{Claimed, DuplicateLogin, Released, Users};
+use presence::{Announcer, AnnouncerSettings};
+use publish::Publisher;
+use users::{DuplicateLogin, Users};
 
-/// The channel that every signed-in connection is on.
-pub const LOBBY: &str = "lobby";
+pub use crate::namespace::LOBBY;
+
+/// A channel without subscribers and history is kept at least so long, and as long as its history would be: so
+/// long a client that was away finds the offsets that it knows.
+const IDLE_MS: u64 = 60_000;
 
 /// Which shard owns a channel: the same on every shard and run (FNV-1a, so that it can be told from outside).
 pub fn owner_of(channel: &str, shards: usize) -> ShardId {
-    let hash = channel
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let hash = channel.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
     ShardId(u16::try_from(hash % shards as u64).expect("at most 256 shards"))
 }
 
-/// What the hub needs to know of the configuration.
+/// What the hub needs to know of the configuration. Bounds are those of one shard.
 #[derive(Clone, Debug)]
 pub struct HubSettings {
     /// How many shards there are.
     pub shards: usize,
     /// Of the presence pushes.
     pub language: Language,
-    /// Message texts are HTML-escaped in the lobby.
-    pub escape: bool,
+    /// What channels allow.
+    pub namespaces: Arc<Namespaces>,
     /// What a second sign-in of a user does.
     pub duplicate_login: DuplicateLogin,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
+    /// Most bytes of publications in one recovery or page.
+    pub recover_bytes: usize,
     /// How long an ask may wait for room in the lanes before it is refused.
     pub patience_ms: u64,
+    /// Most channels that this shard owns.
+    pub channels: usize,
+    /// Most bytes of history over all of them.
+    pub history_bytes: usize,
+    /// Most idempotency keys that are remembered.
+    pub idempotency_keys: u32,
+    /// Above so many members, events are digests.
+    pub presence_digest_above: u64,
+    /// Most users named in one digest.
+    pub presence_list: usize,
 }
+
+type Channels = HashMap<Arc<str>, Channel, foldhash::quality::RandomState>;
 
 /// One shard's channels, and the users if it owns the lobby.
 #[derive(Debug)]
 pub struct Hub {
     settings: HubSettings,
-    /// Here if this shard owns it.
-    lobby: Option<Channel>,
+    channels: Channels,
     users: Users,
-    /// Asks that found a lane full. In order, and bounded by the credits of all shards.
+    publisher: Publisher,
+    /// Asks that found a lane full, and all that came behind them. Bounded by the credits of all shards.
     waiting: VecDeque<Waiting>,
-    scratch: Vec<u8>,
+    /// Channels whose batch window is open, by its end: finer than the wheel.
+    batches: BTreeSet<(u64, Arc<str>)>,
+    /// When somebody was last told to come back for a batch.
+    alarm_ms: u64,
+    /// Channels by their next deadline.
+    wheel: Wheel<Arc<str>>,
+    random: StdRng,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    conn: ConnId,
+    asker: Asker,
     request: u32,
     ask: Ask,
     until_ms: u64,
 }
 
 impl Hub {
-    /// The hub of shard `own`. `seed` makes the epochs: random in a server, given in a simulation.
-    pub fn new(own: ShardId, settings: HubSettings, seed: u64) -> Self {
-        let mut random = StdRng::seed_from_u64(seed);
-        let lobby =
-            (owner_of(LOBBY, settings.shards) == own).then(|| Channel::new(LOBBY.into(), settings.shards, &mut random));
-        Self { settings, lobby, users: Users::default(), waiting: VecDeque::new(), scratch: Vec::new() }
+    /// One shard's hub. `seed` makes the epochs: random in a server, given in a simulation.
+    pub fn new(settings: HubSettings, seed: u64) -> Self {
+        let publisher = Publisher::new(&settings);
+        Self {
+            settings,
+            channels: Channels::default(),
+            users: Users::default(),
+            publisher,
+            waiting: VecDeque::new(),
+            batches: BTreeSet::new(),
+            alarm_ms: 0,
+            wheel: Wheel::default(),
+            random: StdRng::seed_from_u64(seed),
+        }
     }
 
     /// Takes an ask; it is answered now or, when a lane is full, in a later turn.
-    pub fn ask(&mut self, conn: ConnId, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
+    pub fn ask(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
         // One that waits holds up all that come after it: answers keep the order of the asks.
-        if !self.waiting.is_empty() || (needs_room(&ask) && !self.has_room(out)) {
+        if !self.waiting.is_empty() || !self.has_room(&ask, out) {
             let until_ms = now.mono_ms + self.settings.patience_ms;
-            self.waiting.push_back(Waiting { conn, request, ask, until_ms });
+            self.waiting.push_back(Waiting { asker, request, ask, until_ms });
         } else {
-            self.execute(conn, request, ask, now, out);
+            self.execute(asker, request, ask, now, out);
         }
     }
 
@@ -94,18 +135,35 @@ impl Hub {
         !self.waiting.is_empty()
     }
 
-    /// Goes on with asks that wait for room; called once a turn.
-    pub fn retry(&mut self, now: Now, out: &mut Staging<Parcel>) {
-        while let Some(until_ms) = self.waiting.front().map(|first| first.until_ms) {
-            let late = until_ms <= now.mono_ms;
-            if !late && !self.has_room(out) {
+    /// The hub's part of a turn: batches whose window is over, and asks that wait for room.
+    pub fn turn(&mut self, now: Now, out: &mut Staging<Parcel>) {
+        while self.batches.first().is_some_and(|(until_ms, _)| *until_ms <= now.mono_ms) {
+            let Some((_, name)) = self.batches.pop_first() else { break };
+            if let Some(channel) = self.channels.get_mut(&name) {
+                self.publisher.end_batch(channel, out);
+            }
+        }
+        self.retry(now, out);
+    }
+
+    /// When the next batch window ends, if nobody has been told yet.
+    pub fn take_alarm(&mut self) -> Option<u64> {
+        let (until_ms, _) = self.batches.first()?;
+        let new = *until_ms != std::mem::replace(&mut self.alarm_ms, *until_ms);
+        new.then_some(*until_ms)
+    }
+
+    fn retry(&mut self, now: Now, out: &mut Staging<Parcel>) {
+        while let Some(first) = self.waiting.front() {
+            let late = first.until_ms <= now.mono_ms;
+            if !late && !self.has_room(&first.ask, out) {
                 return;
             }
-            let Some(Waiting { conn, request, ask, .. }) = self.waiting.pop_front() else { break };
+            let Some(Waiting { asker, request, ask, .. }) = self.waiting.pop_front() else { return };
             if late {
-                answer(out, conn, request, Answer::Refused(Refusal::Busy));
+                answer(out, asker, request, Answer::Refused(Refusal::Busy));
             } else {
-                self.execute(conn, request, ask, now, out);
+                self.execute(asker, request, ask, now, out);
             }
         }
     }
@@ -113,128 +171,263 @@ impl Hub {
     /// A connection is gone. Never refused: what it takes is bounded by the connections there are.
     pub fn release(&mut self, conn: ConnId, user: &User, now: Now, out: &mut Staging<Parcel>) {
         // Its own claim may still be waiting for room; then it never came.
-        if let Some(at) = self.waiting.iter().position(|w| w.conn == conn && matches!(w.ask, Ask::Claim { .. })) {
+        let own_claim = |w: &Waiting| w.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim { .. });
+        if let Some(at) = self.waiting.iter().position(own_claim) {
             let claim = self.waiting.remove(at).expect("just found");
-            answer(out, conn, claim.request, Answer::Refused(Refusal::Busy));
+            answer(out, claim.asker, claim.request, Answer::Refused(Refusal::Busy));
             return;
         }
-        match self.users.release(conn, user.key()) {
-            Released::Nothing => {}
-            Released::Still => self.lobby().detach(conn.shard),
-            Released::Last(user) => {
-                self.lobby().detach(conn.shard);
-                self.announce(&user, false, now, out);
+        let Some(lobby) = self.channels.get_mut(LOBBY) else { return };
+        attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
+        self.file(LOBBY, now);
+    }
+
+    /// A subscription is over. Never refused either.
+    pub fn unsubscribe(&mut self, conn: ConnId, request: u32, channel: &str, now: Now, out: &mut Staging<Parcel>) {
+        let Some(local) = self.channels.get_mut(channel) else { return };
+        attach::unsubscribe(&self.settings, local, conn, request, now, out);
+        self.file(channel, now);
+    }
+
+    /// Looks at the channels whose moment has come: batch and presence windows, history, disuse.
+    pub fn tick(&mut self, now: Now, out: &mut Staging<Parcel>) {
+        while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
+            for name in due {
+                let Some(channel) = self.channels.get_mut(&name).filter(|channel| channel.filed == tick) else {
+                    continue;
+                };
+                channel.filed = 0;
+                attach::poll(&self.settings, &self.users, channel, now, out);
+                self.publisher.expire(channel, now);
+                if is_disused(channel, now) {
+                    self.publisher.forget(channel);
+                    self.channels.remove(&name);
+                } else {
+                    self.file(&name, now);
+                }
             }
         }
     }
 
-    fn execute(&mut self, conn: ConnId, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
+    /// How many channels there are.
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    fn execute(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
+        let name = channel_of(&ask);
         let outcome = match ask {
-            Ask::Claim { user } => self.claim(conn, &user, now, out),
-            Ask::Publish { channel, sender, text } => self.publish(conn, &channel, &sender, &text, now, out),
-            Ask::Users { cursor, limit } => Ok(Answer::Users(Box::new(self.users.page(cursor.as_deref(), limit)))),
+            Ask::Users { cursor, limit } => {
+                Some(Answer::Users(Box::new(self.users.page(cursor.as_deref(), limit as usize))))
+            }
+            Ask::Presence { channel, cursor, limit } => {
+                let page = self.members(&channel, cursor.as_deref(), limit as usize);
+                Some(Answer::Presence(channel, Box::new(page)))
+            }
+            ask => match self.channel(&name, now) {
+                Ok(()) => self.with_channel(&name, asker, request, ask, now, out),
+                Err(refusal) => Some(Answer::Refused(refusal)),
+            },
         };
-        answer(out, conn, request, outcome.unwrap_or_else(Answer::Refused));
+        if let Some(outcome) = outcome {
+            answer(out, asker, request, outcome);
+        }
+        self.file(&name, now);
     }
 
-    /// One step: the event goes to those attached so far, then the newcomer is attached and told the count in
-    /// the same lane, so that nobody has to be excepted.
-    fn claim(
+    /// Asks that change a channel, which exists.
+    fn with_channel(
         &mut self,
-        conn: ConnId,
-        user: &Arc<User>,
+        name: &str,
+        asker: Asker,
+        request: u32,
+        ask: Ask,
         now: Now,
         out: &mut Staging<Parcel>,
-    ) -> Result<Answer, Refusal> {
-        match self.users.claim(conn, user, self.settings.duplicate_login, now.mono_ms)? {
-            Claimed::First => self.announce(user, true, now, out),
-            Claimed::Another => {}
-            Claimed::Instead(old) => {
-                self.lobby().detach(old.shard);
-                out.push(old.shard, Parcel::Kick { conn: old });
+    ) -> Option<Answer> {
+        let Self { settings, channels, users, publisher, .. } = self;
+        let channel = channels.get_mut(name).expect("made before");
+        channel.used_ms = now.mono_ms;
+        match (ask, asker) {
+            (Ask::Publish(publish), asker) => {
+                let answer = publisher.publish(settings, channel, (asker, request), &publish, now, out);
+                if answer.is_none() {
+                    self.batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
+                }
+                self.evict();
+                answer
+            }
+            (Ask::Claim { user, recover }, Asker::Conn(conn)) => {
+                publisher.end_batch(channel, out);
+                publisher.expire(channel, now);
+                let claim = attach::claim(settings, users, channel, (conn, request), &user, now, out);
+                Some(match claim {
+                    Err(refusal) => Answer::Refused(refusal),
+                    Ok(()) => {
+                        let lobby = Box::new(recovered(settings, channel, recover.as_deref()));
+                        Answer::Claimed { lobby, online_count: users.count() }
+                    }
+                })
+            }
+            (Ask::Subscribe { user, recover, .. }, Asker::Conn(conn)) => {
+                // What was accepted so far goes to those attached so far; the newcomer finds it in the history.
+                publisher.end_batch(channel, out);
+                publisher.expire(channel, now);
+                if *channel.name() == *LOBBY && !users.holds(conn, user.key()) {
+                    return Some(Answer::Refused(Refusal::Forbidden));
+                }
+                attach::subscribe(settings, channel, (conn, request), &user, now, out);
+                Some(Answer::Subscribed(Box::new(recovered(settings, channel, recover.as_deref()))))
+            }
+            (Ask::History { since, limit, reverse, .. }, _) => {
+                publisher.expire(channel, now);
+                Some(history(settings, channel, since.as_deref(), limit as usize, reverse))
+            }
+            (ask, asker) => unreachable!("{asker:?} can't ask {ask:?}"),
+        }
+    }
+
+    /// Makes sure that the channel exists.
+    fn channel(&mut self, name: &Arc<str>, now: Now) -> Result<(), Refusal> {
+        if self.channels.contains_key(name) {
+            return Ok(());
+        }
+        let namespace = self.settings.namespaces.of(name).ok_or(Refusal::Forbidden)?;
+        if self.channels.len() >= self.settings.channels && **name != *LOBBY {
+            return Err(Refusal::TooManyChannels);
+        }
+        let announcer = Announcer::new(AnnouncerSettings {
+            mode: namespace.presence,
+            digest_above: self.settings.presence_digest_above,
+            window_ms: namespace.presence_window_ms,
+            list_max: self.settings.presence_list,
+        });
+        let (namespace, shards) = (Arc::clone(namespace), self.settings.shards);
+        let mut channel = Channel::new(Arc::clone(name), namespace, announcer, shards, &mut self.random);
+        channel.used_ms = now.mono_ms;
+        self.channels.insert(Arc::clone(name), channel);
+        Ok(())
+    }
+
+    fn members(&mut self, name: &str, cursor: Option<&str>, limit: usize) -> UsersPage {
+        if name == LOBBY {
+            return self.users.page(cursor, limit);
+        }
+        match self.channels.get_mut(name) {
+            None => UsersPage { count: 0, members: Vec::new(), cursor: None },
+            Some(channel) => {
+                channel.announcer.looked_at();
+                channel.members.page(cursor, limit)
             }
         }
-        let online_count = self.users.count();
-        let lobby = self.lobby();
-        lobby.attach(conn.shard);
-        Ok(Answer::Claimed { lobby: lobby.position(), online_count })
     }
 
-    fn publish(
-        &mut self,
-        conn: ConnId,
-        channel: &str,
-        sender: &User,
-        text: &str,
-        now: Now,
-        out: &mut Staging<Parcel>,
-    ) -> Result<Answer, Refusal> {
-        if channel != LOBBY || !self.users.holds(conn, sender.key()) {
-            return Err(Refusal::Forbidden);
-        }
-        let escaped = if self.settings.escape { escape_html(text) } else { text.into() };
-        let mut frame = std::mem::take(&mut self.scratch);
-        frame.clear();
-        let lobby = self.lobby();
-        let next = lobby.position().offset + 1;
-        let timestamp = lobby.timestamp(now.unix_ms);
-        let position = Position { channel: lobby.name(), epoch: &lobby.position().epoch, offset: next };
-        Message { position, sender: sender.json(), text: &escaped, timestamp }.encode(&mut frame);
-        let accepted = frame.len() <= self.settings.push_bytes;
-        let outcome = if accepted {
-            let placed = self.lobby().advance();
-            self.deliver(&frame, out);
-            Ok(Answer::Published(placed))
-        } else {
-            Err(Refusal::TooLarge)
-        };
-        self.keep_scratch(frame);
-        outcome
-    }
-
-    fn announce(&mut self, user: &User, online: bool, now: Now, out: &mut Staging<Parcel>) {
-        let online_count = self.users.count();
-        let timestamp = self.lobby().timestamp(now.unix_ms);
-        let mut frame = std::mem::take(&mut self.scratch);
-        frame.clear();
-        PresenceChange { online, user: user.json(), online_count, timestamp }
-            .encode(&mut frame, self.settings.language);
-        self.deliver(&frame, out);
-        self.keep_scratch(frame);
-    }
-
-    fn deliver(&mut self, frame: &[u8], out: &mut Staging<Parcel>) {
-        let lobby = self.lobby();
-        let mut shared: Option<Arc<[u8]>> = None;
-        for shard in lobby.interested() {
-            let frame = Arc::clone(shared.get_or_insert_with(|| frame.into()));
-            out.push(shard, Parcel::Deliver { channel: Arc::clone(lobby.name()), frame });
+    /// Histories over the shard's bound give up what is oldest of all.
+    fn evict(&mut self) {
+        let Self { channels, publisher, .. } = self;
+        while let Some(victim) = publisher.budget.victim() {
+            let channel = channels.get_mut(&victim).expect("a channel in the budget exists");
+            publisher.budget.evict(&victim, &mut channel.history);
         }
     }
 
-    /// Whether every shard with subscribers can take one more delivery.
-    fn has_room(&mut self, out: &Staging<Parcel>) -> bool {
-        self.lobby().interested().all(|shard| out.room(shard) > 0)
-    }
-
-    fn lobby(&mut self) -> &mut Channel {
-        self.lobby.as_mut().expect("asks about the lobby go to its owner")
-    }
-
-    fn keep_scratch(&mut self, scratch: Vec<u8>) {
-        if scratch.capacity() <= 64 * 1024 {
-            self.scratch = scratch;
+    /// Whether every shard with subscribers can take what the ask may bring.
+    fn has_room(&self, ask: &Ask, out: &Staging<Parcel>) -> bool {
+        match ask {
+            Ask::Users { .. } | Ask::History { .. } | Ask::Presence { .. } => true,
+            Ask::Claim { .. } | Ask::Subscribe { .. } | Ask::Publish(_) => {
+                let Some(channel) = self.channels.get(&channel_of(ask)) else { return true };
+                let needed = channel.batch.publications.len();
+                channel.interested().all(|shard| out.room(shard) > needed)
+            }
         }
     }
+
+    /// Files the channel under its next deadline, unless it is filed at that tick or before.
+    fn file(&mut self, name: &str, now: Now) {
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        let Some(at_ms) = next_deadline(channel, now) else { return };
+        if channel.filed == 0 || at_ms.div_ceil(TICK_MS) < channel.filed {
+            channel.filed = self.wheel.file(Arc::clone(channel.name()), at_ms);
+        }
+    }
+
 }
 
-fn needs_room(ask: &Ask) -> bool {
+fn channel_of(ask: &Ask) -> Arc<str> {
     match ask {
-        Ask::Claim { .. } | Ask::Publish { .. } => true,
-        Ask::Users { .. } => false,
+        Ask::Claim { .. } | Ask::Users { .. } => LOBBY.into(),
+        Ask::Subscribe { channel, .. } | Ask::History { channel, .. } | Ask::Presence { channel, .. } => {
+            Arc::clone(channel)
+        }
+        Ask::Publish(publish) => Arc::clone(&publish.channel),
     }
 }
 
-fn answer(out: &mut Staging<Parcel>, conn: ConnId, request: u32, answer: Answer) {
-    out.push(conn.shard, Parcel::Answer { conn, request, answer });
+/// Where the channel stands, with what a client missed that had come to `since`.
+fn recovered(settings: &HubSettings, channel: &Channel, since: Option<&Since>) -> Attached {
+    let placed = channel.position();
+    let mut attached = Attached { placed, recovered: None, lost_from: 0, publications: Vec::new() };
+    let Some(since) = since else { return attached };
+    let same = *since.epoch == **channel.epoch();
+    let found = if same {
+        channel.history.since(since.offset, channel.offset(), settings.recover_bytes)
+    } else {
+        history::Recovery::Incomplete
+    };
+    match found {
+        history::Recovery::Complete(publications) => {
+            attached.recovered = Some(true);
+            attached.publications = publications;
+        }
+        history::Recovery::Incomplete => {
+            attached.recovered = Some(false);
+            attached.lost_from = if same { since.offset + 1 } else { 1 };
+        }
+    }
+    attached
+}
+
+fn history(
+    settings: &HubSettings,
+    channel: &Channel,
+    since: Option<&Since>,
+    limit: usize,
+    reverse: bool,
+) -> Answer {
+    if since.is_some_and(|since| *since.epoch != **channel.epoch()) {
+        return Answer::EpochChanged(channel.position());
+    }
+    let publications =
+        channel.history.page(since.map(|since| since.offset), limit, settings.recover_bytes, reverse);
+    let placed = channel.position();
+    Answer::History(Box::new(Attached { placed, recovered: None, lost_from: 0, publications }))
+}
+
+fn next_deadline(channel: &Channel, now: Now) -> Option<u64> {
+    let age = channel.namespace.history_age_ms;
+    let history = channel.history.oldest_ms().map(|oldest| oldest.saturating_add(age));
+    let disuse = (channel.is_deserted() && **channel.name() != *LOBBY).then(|| idle_until(channel).max(now.mono_ms + 1));
+    [channel.announcer.next_deadline(), history, disuse].into_iter().flatten().min()
+}
+
+fn idle_until(channel: &Channel) -> u64 {
+    channel.used_ms.saturating_add(channel.namespace.history_age_ms.max(IDLE_MS))
+}
+
+fn is_disused(channel: &Channel, now: Now) -> bool {
+    channel.is_deserted()
+        && channel.history.is_empty()
+        && channel.batch.publications.is_empty()
+        && **channel.name() != *LOBBY
+        && idle_until(channel) <= now.mono_ms
+}
+
+fn answer(out: &mut Staging<Parcel>, asker: Asker, request: u32, answer: Answer) {
+    let to = match asker {
+        Asker::Conn(conn) => conn.shard,
+        // It asked here, and waits here.
+        Asker::Backend => out.own(),
+    };
+    out.push(to, Parcel::Answer { asker, request, answer });
 }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use crate::fanout::Subscription;
 use crate::ids::{ConnId, ShardId};
 use crate::outbox::Outbox;
-use crate::parcel::{Ask, Parcel};
+use crate::parcel::Ask;
 use crate::proto::websocket::Decoder;
 use crate::session::Session;
 
@@ -21,12 +21,14 @@ pub struct Conn {
     /// Received and not yet taken: a request head that is incomplete, or what came behind a frame that has to
     /// wait. At most one receive's bytes, plus a head.
     pub(super) input: Vec<u8>,
-    /// An ask that found no credit.
-    pub(super) parked: Option<Box<(ShardId, u32, Ask)>>,
+    /// Asks that found no credit, in order; nothing is read meanwhile.
+    pub(super) parked: Vec<(ShardId, u32, Ask)>,
     /// There was room for it when it came.
     pub(super) admitted: bool,
     /// Reading has stopped until something is done; [`Action::Resume`](super::Action) is due then.
     pub(super) paused: bool,
+    /// How much may wait before the outbox sheds again; 0 at first.
+    pub(super) shed_at: usize,
     /// The kernel takes no more; the shell waits for writability.
     pub(super) blocked: bool,
     /// It is in the list of connections with something to send.
@@ -145,9 +147,4 @@ impl Conns {
     pub(super) fn ids(&self) -> Vec<ConnId> {
         (0u32..).zip(&self.entries).filter(|(_, entry)| entry.conn.is_some()).map(|(slot, _)| self.id(slot)).collect()
     }
-}
-
-/// What an ask becomes on the lane.
-pub(super) fn ask_parcel(conn: ConnId, request: u32, ask: Ask) -> Parcel {
-    Parcel::Ask { conn, request, ask }
 }

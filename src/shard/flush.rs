@@ -10,6 +10,9 @@ use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::outbox::{MAX_PIECES, Run};
 
+/// Superseded publications of `conflate` channels are dropped as soon as so much waits: prices age quickly.
+const CONFLATE_BYTES: usize = 64 * 1024;
+
 /// What became of a send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sent {
@@ -127,7 +130,7 @@ impl Shard {
         let mut rest: Option<(Run, usize, usize, usize)> = None;
         let mut sent = Sent::Bytes(0);
         self.fanout.channel(channel).take_sealed(index, |run, start, end| {
-            sent = wire.send(id, &[IoSlice::new(&run[start..end])]);
+            sent = wire.send(id, &[IoSlice::new(&run.bytes[start..end])]);
             let count = if let Sent::Bytes(count) = sent { count } else { 0 };
             if count < end - start {
                 rest = Some((Run::clone(run), start, end, count));
@@ -152,6 +155,7 @@ impl Shard {
             return self.check_bound(slot, now);
         }
         while !conn.outbox.is_empty() {
+            conn.outbox.settle();
             let mut pieces = Vec::with_capacity(4);
             conn.outbox.pieces(&mut pieces);
             debug_assert!(pieces.len() <= MAX_PIECES, "as many as one call takes");
@@ -191,7 +195,15 @@ impl Shard {
     fn check_bound(&mut self, slot: u32, now: Now) {
         let bound = self.settings.outbox_bytes;
         let conn = self.conns.at(slot);
-        if conn.outbox.bytes() > bound && !conn.is_closing() && conn.stage != Stage::Echo {
+        if conn.is_closing() || conn.stage == Stage::Echo {
+            return;
+        }
+        if conn.outbox.bytes() > conn.shed_at.max(CONFLATE_BYTES).min(bound) {
+            // Half of the bound at most is kept, so that the work is worth while.
+            conn.outbox.shed(bound / 2);
+            conn.shed_at = conn.outbox.bytes() * 2;
+        }
+        if conn.outbox.bytes() > bound {
             let id = self.conns.id(slot);
             self.close_slow(id, now);
         }

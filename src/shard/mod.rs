@@ -3,12 +3,14 @@
 //! takes what the lanes brought, handles it and flushes. Pure, so that N of them run as a simulation;
 //! `reactor` gives it sockets, lanes and a clock.
 
+mod answers;
 mod conns;
 mod flush;
 mod receive;
 mod timers;
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 pub use flush::{Sent, Wire};
@@ -20,7 +22,7 @@ use crate::http::Site;
 use crate::hub::{Hub, HubSettings, LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
 use crate::mesh::{self, Staging};
-use crate::parcel::{Answer, Ask, Parcel, Placed};
+use crate::parcel::{Answer, Ask, Asker, Parcel};
 use crate::proto::codes::close;
 use crate::proto::decode::EnvelopeDecoder;
 use crate::proto::encode::Reply;
@@ -29,7 +31,7 @@ use crate::proto::{frame, handshake, websocket};
 use crate::session::{self, Outcome};
 use crate::user::User;
 use crate::wheel::Wheel;
-use conns::{Conn, Conns, Ending, Stage, ask_parcel};
+use conns::{Conn, Conns, Ending, Stage};
 use flush::Flush;
 
 /// How long a peer has to end a connection that we are closing, before it is reset.
@@ -56,6 +58,8 @@ pub struct Settings {
     pub messages: websocket::Limits,
     /// Bytes that may wait for one connection.
     pub outbox_bytes: usize,
+    /// Channels that a connection may subscribe to, the lobby not counted.
+    pub subscriptions: usize,
     /// Requests that may be under way for one connection.
     pub requests_per_connection: usize,
     /// How long a request may stay unanswered.
@@ -83,6 +87,8 @@ pub enum Action {
     Finish(ConnId),
     /// Reset the connection.
     Abort(ConnId),
+    /// See to a turn at this time, in milliseconds of the monotonic clock.
+    Alarm(u64),
 }
 
 /// What the shell may do with a connection's input.
@@ -110,7 +116,6 @@ pub struct Shard {
     own: ShardId,
     settings: Arc<Settings>,
     verifier: Arc<Verifier>,
-    lobby: Arc<str>,
     hub: Hub,
     staging: Staging<Parcel>,
     conns: Conns,
@@ -125,6 +130,10 @@ pub struct Shard {
     credits: Vec<Credits>,
     wheel: Wheel<ConnId>,
     actions: Vec<Action>,
+    /// Answers to the backend.
+    backend: Vec<(u32, Answer)>,
+    /// What stands for the keys of `conflate`; secret, since publishers choose them.
+    key_hash: foldhash::quality::RandomState,
     draining: bool,
 }
 
@@ -135,7 +144,7 @@ impl Shard {
         let credit = mesh::credits(settings.lane_parcels);
         Self {
             own,
-            hub: Hub::new(own, settings.hub.clone(), seed),
+            hub: Hub::new(settings.hub.clone(), seed),
             staging: Staging::new(own, shards, settings.lane_parcels),
             conns: Conns::new(own),
             fanout: Fanout::default(),
@@ -146,8 +155,9 @@ impl Shard {
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
             wheel: Wheel::default(),
             actions: Vec::new(),
+            backend: Vec::new(),
+            key_hash: foldhash::quality::RandomState::default(),
             draining: false,
-            lobby: LOBBY.into(),
             settings,
             verifier,
         }
@@ -192,14 +202,22 @@ impl Shard {
     /// Takes one parcel from a lane.
     pub fn take(&mut self, from: ShardId, parcel: Parcel, now: Now) {
         match parcel {
-            Parcel::Ask { conn, request, ask } => self.hub.ask(conn, request, ask, now, &mut self.staging),
+            Parcel::Ask { asker, request, ask } => self.hub.ask(asker, request, ask, now, &mut self.staging),
+            Parcel::Unsubscribe { conn, request, channel } => {
+                self.hub.unsubscribe(conn, request, &channel, now, &mut self.staging);
+            }
             Parcel::Release { conn, user } => self.hub.release(conn, &user, now, &mut self.staging),
-            Parcel::Deliver { channel, frame } => self.fanout.append(&channel, &frame),
+            Parcel::Deliver { channel, publication } => {
+                let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
+                self.fanout.append(&channel, publication.frame(), publication.offset, key);
+            }
+            Parcel::Announce { channel, frame } => self.fanout.append(&channel, &frame, 0, 0),
             Parcel::Kick { conn } => self.kick(conn, now),
-            Parcel::Answer { conn, request, answer } => {
+            Parcel::Answer { asker: Asker::Conn(conn), request, answer } => {
                 self.give_credit(from);
                 self.answered(conn, request, &answer, now);
             }
+            Parcel::Answer { asker: Asker::Backend, request, answer } => self.backend.push((request, answer)),
         }
     }
 
@@ -215,7 +233,21 @@ impl Shard {
                 break;
             }
         }
-        self.hub.retry(now, &mut self.staging);
+        self.hub.turn(now, &mut self.staging);
+        if let Some(at_ms) = self.hub.take_alarm() {
+            self.actions.push(Action::Alarm(at_ms));
+        }
+    }
+
+    /// The backend asks the owner of a channel, which is this shard. The answer is among
+    /// [`Shard::take_backend_answers`] in some later turn, under the same number.
+    pub fn ask_for_backend(&mut self, request: u32, ask: Ask) {
+        self.staging.push(self.own, Parcel::Ask { asker: Asker::Backend, request, ask });
+    }
+
+    /// Answers to the backend; the list is handed over.
+    pub fn take_backend_answers(&mut self) -> Vec<(u32, Answer)> {
+        std::mem::take(&mut self.backend)
     }
 
     /// Whether something waits for another shard to make room: no turn helps before it has.
@@ -241,7 +273,7 @@ impl Shard {
             match conn.stage {
                 Stage::Handshake => self.actions.push(Action::Abort(id)),
                 Stage::Native | Stage::Echo => {
-                    if conn.session.user().is_some() {
+                    if conn.is_signed_in() {
                         // Clients that come back at once would all come at once.
                         let reconnect_in_ms = 500 + place.wrapping_mul(7919) % 4_500;
                         self.say(id, &Reply::Draining { reconnect_in_ms }, None);
@@ -266,70 +298,6 @@ impl Shard {
         }
         self.say(id, &Reply::Kicked, None);
         self.close(id, close::SIGNED_IN_ELSEWHERE, "signed in elsewhere", now);
-    }
-
-    fn answered(&mut self, id: ConnId, request: u32, answer: &Answer, now: Now) {
-        let Some(conn) = self.conns.get(id) else { return };
-        match conn.session.answered(request, answer) {
-            Outcome::Attach(mark, user) => {
-                if let Answer::Claimed { lobby, online_count } = answer {
-                    self.attach(id, lobby, *online_count, &user, mark.as_deref());
-                }
-            }
-            Outcome::Reply(mark) => {
-                session::with_reply(answer, |reply| self.say(id, reply, mark.as_deref()));
-            }
-            Outcome::Error(mark, code, text) => self.say(id, &Reply::Error { code, text }, mark.as_deref()),
-            Outcome::Close(mark, code, text, close_code) => {
-                self.say(id, &Reply::Error { code, text }, mark.as_deref());
-                self.close(id, close_code, text.in_language(crate::proto::text::Language::En), now);
-            }
-            Outcome::Silent | Outcome::Stale => {}
-        }
-        self.say_held(id);
-    }
-
-    /// Refusals that waited for the answers before them; then the next commands may be read.
-    fn say_held(&mut self, id: ConnId) {
-        while let Some((mark, code, text)) = self.conns.at(id.slot).session.next_held() {
-            self.error(id, mark.as_deref(), code, text);
-        }
-        self.maybe_resume(id);
-    }
-
-    /// From here on the connection gets what the lobby's lane brings.
-    fn attach(&mut self, id: ConnId, lobby: &Placed, online_count: u64, user: &User, mark: Option<&str>) {
-        let subscription = self.fanout.subscribe(&self.lobby, id.slot);
-        self.conns.at(id.slot).subscriptions.push(subscription);
-        let lobby = lobby.position();
-        self.say(id, &Reply::AuthSuccess { user: user.json(), online_count, lobby }, mark);
-        self.file_deadline(id);
-    }
-
-    /// Ends what the connection takes part in: subscriptions here, and the user at the lobby's owner.
-    fn leave(&mut self, id: ConnId) {
-        let conn = self.conns.at(id.slot);
-        let subscriptions = std::mem::take(&mut conn.subscriptions);
-        conn.parked = None;
-        let held = conn.session.end();
-        subscriptions.into_iter().for_each(|subscription| self.unsubscribe(subscription));
-        if let Some(user) = held {
-            let owner = owner_of(LOBBY, self.settings.hub.shards);
-            self.staging.push(owner, Parcel::Release { conn: id, user });
-        }
-    }
-
-    fn unsubscribe(&mut self, subscription: Subscription) {
-        if let Some(moved) = self.fanout.unsubscribe(subscription) {
-            let Subscription { channel, index } = subscription;
-            let was = u32::try_from(self.fanout.channel(channel).len()).expect("fits a slot");
-            let old = Subscription { channel, index: was };
-            let entry = self.conns.at(moved).subscriptions.iter_mut().find(|entry| **entry == old);
-            entry.expect("a subscriber has a subscription").index = index;
-        }
-        if self.fanout.channel(subscription.channel).is_empty() {
-            self.emptied.push(subscription.channel);
-        }
     }
 
     /// Queues one reply. What the connection is due of its channels goes before it.
@@ -373,37 +341,5 @@ impl Shard {
         self.end_with(id, Ending::AwaitClose, now, |out| {
             frame::write_close(out, close::SLOW_CONSUMER, "slow consumer")
         });
-    }
-
-    /// Sends an ask, or parks it until the owner's answers have given a credit back.
-    fn send_ask(&mut self, id: ConnId, channel: &str, request: u32, ask: Ask) {
-        let owner = owner_of(channel, self.settings.hub.shards);
-        let credits = &mut self.credits[owner.index()];
-        if credits.left > 0 {
-            credits.left -= 1;
-            self.staging.push(owner, ask_parcel(id, request, ask));
-        } else {
-            credits.waiting.push_back(id);
-            self.conns.at(id.slot).parked = Some(Box::new((owner, request, ask)));
-        }
-        self.file_deadline(id);
-    }
-
-    fn give_credit(&mut self, owner: ShardId) {
-        let credits = &mut self.credits[owner.index()];
-        while let Some(next) = credits.waiting.pop_front() {
-            let Some(conn) = self.conns.get(next) else { continue };
-            // It may have given up on the ask for which it queued, and wait elsewhere by now.
-            let Some(parked) = conn.parked.take_if(|parked| parked.0 == owner) else { continue };
-            let (_, request, ask) = *parked;
-            self.staging.push(owner, ask_parcel(next, request, ask));
-            self.maybe_resume(next);
-            return;
-        }
-        credits.left += 1;
-    }
-
-    fn error(&mut self, id: ConnId, mark: Option<&str>, code: u16, text: Text) {
-        self.say(id, &Reply::Error { code, text }, mark);
     }
 }

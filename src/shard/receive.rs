@@ -5,14 +5,16 @@ use super::conns::{Ending, Stage};
 use super::{Action, Input, REPLY_BYTES, Shard};
 use crate::clock::Now;
 use crate::http::Route;
+use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::proto::codes::close;
 use crate::proto::decode::Rejected;
 use crate::proto::encode::Reply;
 use crate::proto::frame::{self, Opcode};
 use crate::proto::handshake::{Refusal, Request};
+use crate::proto::text::Text;
 use crate::proto::websocket::{Decoder, Event, ProtocolError};
-use crate::session::{Effect, Rules};
+use crate::session::{Effect, Local};
 
 impl Shard {
     /// Takes what was received; it is unmasked in place. Only while the input is [`Input::Open`].
@@ -77,7 +79,7 @@ impl Shard {
         let limit = self.settings.requests_per_connection;
         let conn = self.conns.at(id.slot);
         conn.is_closing()
-            || (conn.parked.is_none() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
+            || (conn.parked.is_empty() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
     }
 
     /// Lets the shell read on if what stopped it is over.
@@ -210,16 +212,19 @@ impl Shard {
         match envelopes.decode(text) {
             Err(Rejected { id: mark, text }) => self.error(id, mark, 400, text),
             Ok(request) => {
-                let rules = Rules {
-                    verifier: &self.verifier,
-                    escape: self.settings.hub.escape,
-                    request_ms: self.settings.request_ms,
-                };
-                let effect = self.conns.at(id.slot).session.command(request, &rules, now);
+                let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
+                let rules = self.rules(id, request.command.channel().unwrap_or(LOBBY));
+                let effect = session.command(request, &rules, now);
+                self.conns.at(id.slot).session = session;
                 match effect {
                     Effect::Reply(reply, mark) => self.say(id, &reply, mark),
                     Effect::Wait => {}
-                    Effect::Ask { channel, request, ask } => self.send_ask(id, channel, request, ask),
+                    Effect::Ask(asked) => self.send_ask(id, asked),
+                    Effect::Local(what, channel, mark) => self.local(id, what, channel, mark),
+                    Effect::Cancel(cancelled, channel, mark) => {
+                        self.local(id, Local::Refuse(409, Text::Cancelled), channel, cancelled.as_deref());
+                        self.say(id, &Reply::Unsubscribed { channel, code: 200 }, mark);
+                    }
                     Effect::Close(reply, mark, code) => {
                         self.say(id, &reply, mark);
                         self.close(id, code, "unauthorized", now);

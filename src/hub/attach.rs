@@ -1,0 +1,159 @@
+//! Coming and going: single login and the lobby, subscriptions, and what the others hear of it. Always in this
+//! order: the change is counted, announced to those attached so far, and only then is the newcomer attached, so
+//! that nobody has to be excepted. Part of `hub`.
+
+use std::sync::Arc;
+
+use super::HubSettings;
+use super::channel::Channel;
+use super::presence::{Announcement, Change};
+use super::users::{Claimed, Released, Users};
+use crate::clock::Now;
+use crate::ids::ConnId;
+use crate::mesh::Staging;
+use crate::namespace::{LOBBY, PresenceMode};
+use crate::parcel::{Parcel, Refusal};
+use crate::proto::encode::{DigestPush, JoinLeave, PresenceChange};
+use crate::user::User;
+
+/// Signs a user in on a connection and attaches it to the lobby, in one step.
+///
+/// # Errors
+/// The refusal that `duplicate_login` asks for; nothing has changed then.
+pub fn claim(
+    settings: &HubSettings,
+    users: &mut Users,
+    lobby: &mut Channel,
+    (conn, request): (ConnId, u32),
+    user: &Arc<User>,
+    now: Now,
+    out: &mut Staging<Parcel>,
+) -> Result<(), Refusal> {
+    match users.claim(conn, user, settings.duplicate_login, now.mono_ms)? {
+        Claimed::First => announce(settings, lobby, Change::Joined(Arc::clone(user)), users.count(), now, out),
+        Claimed::Another => {}
+        Claimed::Instead(old) => {
+            lobby.detach(old, None);
+            out.push(old.shard, Parcel::Kick { conn: old });
+        }
+    }
+    lobby.attach(conn, request);
+    Ok(())
+}
+
+/// The connection is gone: its user is offline if it was the last one that held them.
+pub fn release(
+    settings: &HubSettings,
+    users: &mut Users,
+    lobby: &mut Channel,
+    (conn, user): (ConnId, &User),
+    now: Now,
+    out: &mut Staging<Parcel>,
+) {
+    match users.release(conn, user.key()) {
+        Released::Nothing => {}
+        Released::Still => {
+            lobby.detach(conn, None);
+        }
+        Released::Last(user) => {
+            lobby.detach(conn, None);
+            announce(settings, lobby, Change::Left(user), users.count(), now, out);
+        }
+    }
+}
+
+/// Attaches a connection to a channel. In the lobby it changes nothing about who is online.
+pub fn subscribe(
+    settings: &HubSettings,
+    channel: &mut Channel,
+    (conn, request): (ConnId, u32),
+    user: &Arc<User>,
+    now: Now,
+    out: &mut Staging<Parcel>,
+) {
+    if has_members(channel) {
+        let change = channel.members.join(conn, user);
+        let count = channel.members.count();
+        announce(settings, channel, change, count, now, out);
+    }
+    channel.attach(conn, request);
+}
+
+/// Detaches a connection, unless a later ask has attached it anew.
+pub fn unsubscribe(
+    settings: &HubSettings,
+    channel: &mut Channel,
+    conn: ConnId,
+    request: u32,
+    now: Now,
+    out: &mut Staging<Parcel>,
+) {
+    if channel.detach(conn, Some(request)) && has_members(channel) {
+        channel.used_ms = now.mono_ms;
+        let change = channel.members.leave(conn);
+        let count = channel.members.count();
+        announce(settings, channel, change, count, now, out);
+    }
+}
+
+/// Ends the presence window, if it is time.
+pub fn poll(settings: &HubSettings, users: &Users, channel: &mut Channel, now: Now, out: &mut Staging<Parcel>) {
+    let count = if **channel.name() == *LOBBY { users.count() } else { channel.members.count() };
+    if let Some(digest) = channel.announcer.poll(count, now.mono_ms) {
+        push(settings, channel, &Announcement::Digest(digest), now, out);
+    }
+}
+
+/// The lobby's members are the users, wherever they subscribe; other channels count their own.
+fn has_members(channel: &Channel) -> bool {
+    **channel.name() != *LOBBY && channel.namespace.presence != PresenceMode::Off
+}
+
+fn announce(
+    settings: &HubSettings,
+    channel: &mut Channel,
+    change: Change,
+    count: u64,
+    now: Now,
+    out: &mut Staging<Parcel>,
+) {
+    if let Some(announcement) = channel.announcer.change(change, count, now.mono_ms) {
+        push(settings, channel, &announcement, now, out);
+    }
+}
+
+fn push(
+    settings: &HubSettings,
+    channel: &mut Channel,
+    announcement: &Announcement,
+    now: Now,
+    out: &mut Staging<Parcel>,
+) {
+    // Publications that were accepted before stay before it.
+    let timestamp = channel.timestamp(now.unix_ms);
+    let escape = channel.namespace.escape;
+    let name = Arc::clone(channel.name());
+    let mut frame = Vec::new();
+    match announcement {
+        Announcement::Event { joined, user, count } if *name == *LOBBY => {
+            let user = user.json(escape);
+            PresenceChange { online: *joined, user, online_count: *count, timestamp }
+                .encode(&mut frame, settings.language);
+        }
+        Announcement::Event { joined, user, count } => {
+            let user = user.json(escape);
+            JoinLeave { joined: *joined, channel: &name, user, count: *count, timestamp }.encode(&mut frame);
+        }
+        Announcement::Digest(digest) => {
+            let joined: Vec<_> = digest.joined.iter().map(|user| user.json(escape)).collect();
+            let left: Vec<_> = digest.left.iter().map(|user| user.json(escape)).collect();
+            let (truncated, reset) = (digest.truncated, digest.reset);
+            DigestPush { channel: &name, count: digest.count, joined: &joined, left: &left, truncated, reset, timestamp }
+                .encode(&mut frame);
+        }
+    }
+    let frame: Arc<[u8]> = frame.into();
+    for shard in channel.interested() {
+        out.push(shard, Parcel::Announce { channel: Arc::clone(&name), frame: Arc::clone(&frame) });
+    }
+}

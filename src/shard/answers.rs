@@ -1,0 +1,293 @@
+//! Asks to owners and what comes back: credits, attaching and detaching, and the replies to the client. Part of
+//! `shard`; what an answer means for the client is the `session`'s to say.
+
+use std::sync::Arc;
+
+use super::conns::Conn;
+use super::{Shard, Stage};
+use crate::clock::Now;
+use crate::fanout::Subscription;
+use crate::hub::history::Publication;
+use crate::hub::{LOBBY, owner_of};
+use crate::ids::{ConnId, ShardId};
+use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
+use crate::proto::encode::{About, Element, GapReason, Member, Push, Recovery, Reply};
+use crate::proto::text::{Language, Text};
+use crate::session::{Asked, Local, Outcome, Rules, Wanted};
+use crate::user::User;
+
+impl Shard {
+    /// Takes an owner's answer for a client.
+    pub(super) fn answered(&mut self, id: ConnId, request: u32, answer: &Answer, now: Now) {
+        let Some(conn) = self.conns.get(id) else { return self.detach_stale(id, request, answer) };
+        let (outcome, after) = conn.session.answered(request, answer);
+        match (outcome, answer) {
+            (Outcome::SignedIn(mark, user), Answer::Claimed { lobby, online_count }) => {
+                self.signed_in(id, request, lobby, *online_count, &user, mark.as_deref());
+                self.subscribe_all(id, &after, now);
+            }
+            (Outcome::Subscribed(mark), Answer::Subscribed(attached)) => {
+                self.attach(id, request, &attached.placed);
+                let overflow = self.overflow(&attached.placed.channel).as_str();
+                let publications = elements(&attached.publications);
+                let recovery = recovery(attached, &publications);
+                let position = attached.placed.position();
+                self.say(id, &Reply::Subscribed { position, recovery, overflow }, mark.as_deref());
+                self.say_gap(id, attached);
+            }
+            (Outcome::Reply(mark), answer) => self.say_answer(id, answer, mark.as_deref()),
+            (Outcome::Error(mark, code, text, channel), answer) => {
+                let about = match answer {
+                    Answer::EpochChanged(placed) => About::Position(placed.position()),
+                    _ => About::Channel { channel: &channel },
+                };
+                self.say(id, &Reply::Error { code, text, about: Some(about) }, mark.as_deref());
+            }
+            (Outcome::Close(mark, code, text, close_code), _) => {
+                self.error(id, mark.as_deref(), code, text);
+                self.close(id, close_code, text.in_language(Language::En), now);
+            }
+            (Outcome::Stale, answer) => self.detach_stale(id, request, answer),
+            (Outcome::Silent, _) => {}
+            (outcome, answer) => unreachable!("{outcome:?} can't come of {answer:?}"),
+        }
+        self.go_on(id);
+    }
+
+    /// The stalled command, if its turn has come; then the next ones may be read.
+    pub(super) fn go_on(&mut self, id: ConnId) {
+        if let Some((what, channel, mark)) = self.conns.at(id.slot).session.next_stalled() {
+            self.local(id, what, &channel, mark.as_deref());
+        }
+        self.maybe_resume(id);
+    }
+
+    /// Answers without an owner.
+    pub(super) fn local(&mut self, id: ConnId, what: Local, channel: &str, mark: Option<&str>) {
+        match what {
+            Local::Refuse(code, text) => {
+                let about = Some(About::Channel { channel });
+                self.say(id, &Reply::Error { code, text, about }, mark);
+            }
+            Local::Unsubscribe => {
+                self.unsubscribe(id, channel);
+                self.say(id, &Reply::Unsubscribed { channel, code: 200 }, mark);
+            }
+        }
+    }
+
+    /// What the session has to know to judge a command about `channel`.
+    pub(super) fn rules(&mut self, id: ConnId, channel: &str) -> Rules<'_> {
+        let subscribed = self.find_subscription(id, channel).is_some();
+        let in_lobby = self.find_subscription(id, LOBBY).is_some();
+        let subscriptions = self.conns.at(id.slot).subscriptions.len() - usize::from(in_lobby);
+        Rules {
+            verifier: &self.verifier,
+            namespaces: &self.settings.hub.namespaces,
+            request_ms: self.settings.request_ms,
+            subscriptions_max: self.settings.subscriptions,
+            subscriptions,
+            subscribed,
+        }
+    }
+
+    fn signed_in(
+        &mut self,
+        id: ConnId,
+        request: u32,
+        lobby: &Attached,
+        online_count: u64,
+        user: &User,
+        mark: Option<&str>,
+    ) {
+        self.attach(id, request, &lobby.placed);
+        let publications = elements(&lobby.publications);
+        let user = user.json(self.settings.hub.namespaces.lobby().escape);
+        let recovery = recovery(lobby, &publications);
+        self.say(id, &Reply::AuthSuccess { user, online_count, lobby: lobby.placed.position(), recovery }, mark);
+        self.say_gap(id, lobby);
+        self.file_deadline(id);
+    }
+
+    /// The channels that came with `auth`, each answered separately.
+    fn subscribe_all(&mut self, id: ConnId, channels: &[Wanted], now: Now) {
+        for wanted in channels {
+            let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
+            let asked = session.subscribe_to(wanted, &self.rules(id, &wanted.channel), now);
+            self.conns.at(id.slot).session = session;
+            match asked {
+                Ok(asked) => self.send_ask(id, asked),
+                Err((code, text)) => self.local(id, Local::Refuse(code, text), &wanted.channel, None),
+            }
+        }
+    }
+
+    /// From here on the connection gets what the channel's lane brings.
+    fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) {
+        let overflow = self.overflow(&placed.channel);
+        let mut subscription = self.fanout.subscribe(&placed.channel, &placed.epoch, overflow, id.slot);
+        subscription.request = request;
+        self.conns.at(id.slot).subscriptions.push(subscription);
+    }
+
+    fn overflow(&self, channel: &str) -> crate::namespace::Overflow {
+        self.settings.hub.namespaces.of(channel).expect("the owner found it").overflow
+    }
+
+    /// Nobody waits for this answer any more: what it attached is detached.
+    fn detach_stale(&mut self, conn: ConnId, request: u32, answer: &Answer) {
+        // A claim is released by whoever gave it up.
+        if let Answer::Subscribed(attached) = answer {
+            let channel = Arc::clone(&attached.placed.channel);
+            let owner = owner_of(&channel, self.settings.hub.shards);
+            self.staging.push(owner, Parcel::Unsubscribe { conn, request, channel });
+        }
+    }
+
+    /// Ends what the connection takes part in: subscriptions, and the user at the lobby's owner.
+    pub(super) fn leave(&mut self, id: ConnId) {
+        let conn = self.conns.at(id.slot);
+        conn.parked = Vec::new();
+        let held = conn.session.end();
+        while let Some(subscription) = self.conns.at(id.slot).subscriptions.pop() {
+            // The release takes care of the lobby.
+            let channel = Arc::clone(self.fanout.channel(subscription.channel).name());
+            self.end_subscription(id, subscription, held.is_some() && *channel == *LOBBY);
+        }
+        if let Some(user) = held {
+            let owner = owner_of(LOBBY, self.settings.hub.shards);
+            self.staging.push(owner, Parcel::Release { conn: id, user });
+        }
+    }
+
+    /// Ends one subscription: nothing of the channel reaches the client after this.
+    pub(super) fn unsubscribe(&mut self, id: ConnId, channel: &str) {
+        if let Some(at) = self.find_subscription(id, channel) {
+            let conn = self.conns.at(id.slot);
+            // What came before is the client's.
+            let subscription = conn.subscriptions.swap_remove(at);
+            let local = self.fanout.channel(subscription.channel);
+            local.hand_over(subscription.index as usize, &mut conn.outbox);
+            self.end_subscription(id, subscription, false);
+        }
+    }
+
+    fn end_subscription(&mut self, id: ConnId, subscription: Subscription, owner_knows: bool) {
+        let Subscription { channel, index, request } = subscription;
+        if let Some(moved) = self.fanout.unsubscribe(subscription) {
+            let was = u32::try_from(self.fanout.channel(channel).len()).expect("fits a slot");
+            let theirs = &mut self.conns.at(moved).subscriptions;
+            let entry = theirs.iter_mut().find(|entry| (entry.channel, entry.index) == (channel, was));
+            entry.expect("a subscriber has a subscription").index = index;
+        }
+        let local = self.fanout.channel(channel);
+        let name = Arc::clone(local.name());
+        if local.is_empty() {
+            self.emptied.push(channel);
+        }
+        if !owner_knows {
+            let owner = owner_of(&name, self.settings.hub.shards);
+            self.staging.push(owner, Parcel::Unsubscribe { conn: id, request, channel: name });
+        }
+    }
+
+    fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<usize> {
+        let channel = self.fanout.find(channel)?;
+        self.conns.at(id.slot).subscriptions.iter().position(|subscription| subscription.channel == channel)
+    }
+
+    fn say_answer(&mut self, id: ConnId, answer: &Answer, mark: Option<&str>) {
+        let escape = |namespaces: &crate::namespace::Namespaces, channel: &str| {
+            namespaces.of(channel).is_none_or(|namespace| namespace.escape)
+        };
+        match answer {
+            Answer::Published { placed, duplicate } => {
+                self.say(id, &Reply::Ack { position: placed.position(), duplicate: *duplicate }, mark);
+            }
+            Answer::History(attached) => {
+                let publications = elements(&attached.publications);
+                let position = attached.placed.position();
+                self.say(id, &Reply::History { position, publications: &publications }, mark);
+            }
+            Answer::Users(page) => {
+                let escape = escape(&self.settings.hub.namespaces, LOBBY);
+                let members = members(page, escape);
+                let (count, cursor) = (page.count, page.cursor.as_deref());
+                self.say(id, &Reply::Users { count, members: &members, cursor }, mark);
+            }
+            Answer::Presence(channel, page) => {
+                let escape = escape(&self.settings.hub.namespaces, channel);
+                let members = members(page, escape);
+                let (count, cursor) = (page.count, page.cursor.as_deref());
+                self.say(id, &Reply::Presence { channel, count, members: &members, cursor }, mark);
+            }
+            answer => unreachable!("{answer:?} is no reply"),
+        }
+    }
+
+    /// What could not be recovered, where it is missing: right behind the answer that says so.
+    fn say_gap(&mut self, id: ConnId, attached: &Attached) {
+        let Placed { channel, epoch, offset } = &attached.placed;
+        let from = attached.lost_from;
+        if attached.recovered == Some(false) && from <= *offset {
+            let gap = Push::Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost };
+            self.push_private(id.slot, |out| gap.encode(out));
+        }
+    }
+
+    /// Sends an ask, or parks it until the owner's answers have given a credit back.
+    pub(super) fn send_ask(&mut self, id: ConnId, asked: Asked) {
+        let Asked { channel, request, ask } = asked;
+        let owner = owner_of(&channel, self.settings.hub.shards);
+        let credits = &mut self.credits[owner.index()];
+        if credits.left > 0 {
+            credits.left -= 1;
+            self.staging.push(owner, parcel(id, request, ask));
+        } else {
+            credits.waiting.push_back(id);
+            self.conns.at(id.slot).parked.push((owner, request, ask));
+        }
+        self.file_deadline(id);
+    }
+
+    pub(super) fn give_credit(&mut self, owner: ShardId) {
+        let credits = &mut self.credits[owner.index()];
+        while let Some(next) = credits.waiting.pop_front() {
+            let Some(conn) = self.conns.get(next) else { continue };
+            // It may have given up on the ask for which it queued.
+            let Some(at) = conn.parked.iter().position(|parked| parked.0 == owner) else { continue };
+            let (_, request, ask) = conn.parked.remove(at);
+            self.staging.push(owner, parcel(next, request, ask));
+            self.maybe_resume(next);
+            return;
+        }
+        credits.left += 1;
+    }
+
+    pub(super) fn error(&mut self, id: ConnId, mark: Option<&str>, code: u16, text: Text) {
+        self.say(id, &Reply::Error { code, text, about: None }, mark);
+    }
+}
+
+impl Conn {
+    /// The session speaks the native protocol and has signed in.
+    pub(super) fn is_signed_in(&self) -> bool {
+        self.stage == Stage::Native && self.session.user().is_some()
+    }
+}
+
+fn parcel(conn: ConnId, request: u32, ask: Ask) -> Parcel {
+    Parcel::Ask { asker: Asker::Conn(conn), request, ask }
+}
+
+fn elements(publications: &[Arc<Publication>]) -> Vec<Element<'_>> {
+    publications.iter().map(|publication| publication.element()).collect()
+}
+
+fn recovery<'a>(attached: &Attached, publications: &'a [Element<'a>]) -> Option<Recovery<'a>> {
+    attached.recovered.map(|recovered| Recovery { recovered, publications })
+}
+
+fn members(page: &UsersPage, escape: bool) -> Vec<Member<'_>> {
+    page.members.iter().map(|(user, connections)| Member { user: user.json(escape), connections: *connections }).collect()
+}
