@@ -22,7 +22,7 @@ use channel::Channel;
 use users::{Claimed, DuplicateLogin, Released, Users};
 
 /// The channel that every signed-in connection is on.
-pub const LOBBY: &str = "lobby";
+pub const LOBBY: &str = crate::namespace::LOBBY;
 
 /// Which shard owns a channel: the same on every shard and run (FNV-1a, so that it can be told from outside).
 pub fn owner_of(channel: &str, shards: usize) -> ShardId {

@@ -20,6 +20,7 @@ use crate::http::Site;
 use crate::hub::{Hub, HubSettings, LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
 use crate::mesh::{self, Staging};
+use crate::namespace::Namespaces;
 use crate::parcel::{Answer, Ask, Parcel, Placed};
 use crate::proto::codes::close;
 use crate::proto::decode::EnvelopeDecoder;
@@ -46,6 +47,8 @@ pub const LANE_BYTES: usize = 256 * 1024;
 pub struct Settings {
     /// Of the owner's side, and what both sides share.
     pub hub: HubSettings,
+    /// What channels allow.
+    pub namespaces: Arc<Namespaces>,
     /// Parcels in a lane.
     pub lane_parcels: usize,
     /// What is served over HTTP, and who may upgrade.
