@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::auth::{self, NewToken, UserId};
+use crate::auth::{self, NewChannelToken, NewToken, UserId};
 use crate::config::{self, Config, ConfigError, Flags, Secret};
 
 /// A WebSocket push server.
@@ -72,6 +72,9 @@ pub struct TokenArgs {
     /// A channel that the user may subscribe to beyond the namespace's rule (repeatable)
     #[arg(long = "channel", value_name = "X")]
     pub channels: Vec<String>,
+    /// Make a channel token: it signs nobody in, and lets the user subscribe to this one channel
+    #[arg(long, value_name = "X", conflicts_with_all = ["channels", "name"])]
+    pub for_channel: Option<String>,
     /// Configuration file (TOML) that holds or names the secret
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -131,16 +134,20 @@ impl TokenArgs {
     /// The token to print. `token_id` makes it one of a kind; the caller has the randomness.
     pub fn token(&self, config: &Config, now_ms: u64, token_id: Option<&str>) -> Result<String, ConfigError> {
         let secret = self.secret(config)?;
-        let token = NewToken {
-            user: &self.user_id()?,
-            name: &self.name,
-            ttl_s: self.ttl,
-            channels: &self.channels,
-            issuer: config.auth.issuer.as_deref(),
-            audience: config.auth.audience.as_deref(),
-            token_id,
+        let (user, ttl_s) = (&self.user_id()?, self.ttl);
+        let (issuer, audience) = (config.auth.issuer.as_deref(), config.auth.audience.as_deref());
+        let token = match &self.for_channel {
+            Some(channel) => {
+                let token = NewChannelToken { user, channel, ttl_s, issuer, audience, token_id };
+                auth::issue_channel(&secret, &token, now_ms)
+            }
+            None => {
+                let (name, channels) = (&self.name, &self.channels);
+                let token = NewToken { user, name, ttl_s, channels, issuer, audience, token_id };
+                auth::issue(&secret, &token, now_ms)
+            }
         };
-        auth::issue(&secret, &token, now_ms).map_err(|error| ConfigError::general(error.to_string()))
+        token.map_err(|error| ConfigError::general(error.to_string()))
     }
 
     fn secret(&self, config: &Config) -> Result<Secret, ConfigError> {

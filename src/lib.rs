@@ -19,6 +19,7 @@ pub mod hub;
 pub mod ids;
 pub mod listener;
 pub mod mesh;
+pub mod namespace;
 pub mod outbox;
 pub mod parcel;
 pub mod proto;

@@ -308,6 +308,7 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
             push_bytes: limits.push_bytes,
             patience_ms: limits.request_ms / 2,
         },
+        namespaces: Arc::new(config.channel_namespaces()),
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),

@@ -84,6 +84,25 @@ fn a_token_is_taken_by_a_server_of_the_same_configuration() {
 }
 
 #[test]
+fn a_channel_token_is_for_one_channel_and_signs_nobody_in() {
+    let jwt = token(&["--user", "1", "--for-channel", "chat:room", "--ttl", "1m"], &secret_env()).unwrap();
+    let config = Config::load(None, secret_env(), &Flags::default()).unwrap();
+    let verifier = Verifier::new(&config.auth).unwrap();
+    let grant = verifier.verify_channel(&jwt, NOW_MS).unwrap();
+    assert_eq!((grant.user_key.as_str(), grant.channel.as_str()), ("1", "chat:room"));
+    assert_eq!(grant.expires_at_ms, NOW_MS + 60 * 1000);
+    assert!(verifier.verify(&jwt, NOW_MS).is_err());
+    assert!(
+        verifier.verify_channel(&token(&["--user", "1", "--channel", "a"], &secret_env()).unwrap(), NOW_MS).is_err()
+    );
+    for other in [["--channel", "b"], ["--name", "Alice"]] {
+        let arguments = [&["--user", "1", "--for-channel", "a"][..], &other].concat();
+        assert!(token(&arguments, &secret_env()).unwrap_err().contains("cannot be used with"));
+    }
+    assert!(token(&["--user", "1", "--for-channel", ""], &secret_env()).unwrap_err().contains("cannot be a channel"));
+}
+
+#[test]
 fn users_are_numbers_if_they_look_like_it() {
     let config = Config::load(None, secret_env(), &Flags::default()).unwrap();
     let verifier = Verifier::new(&config.auth).unwrap();
@@ -137,6 +156,25 @@ fn config_prints_what_is_in_force() {
     assert!(text.contains("\n# URINGCAST_SHARDS; default: 0\nshards = 7\n"), "{text}");
     let parsed: toml::Table = text.parse().unwrap();
     assert_eq!(parsed["limits"]["message_bytes"].as_integer(), Some(1 << 20));
+}
+
+#[test]
+fn config_prints_namespaces_with_their_keys_and_an_example() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("c.toml");
+    std::fs::write(&file, "[namespaces.chat]\nsubscribe = \"token\"\n").unwrap();
+    let cli = cli(&["config", "--config", file.to_str().unwrap()]);
+    let text = config_text(&cli.load_config(&env(&[("URINGCAST_NAMESPACES__PRICES__OVERFLOW", "conflate")])).unwrap());
+    let parsed: toml::Table = text.parse().unwrap();
+    assert_eq!(parsed["namespaces"]["chat"]["subscribe"].as_str(), Some("token"));
+    assert_eq!(parsed["namespaces"]["chat"]["history_size"].as_integer(), Some(100));
+    assert_eq!(parsed["namespaces"]["prices"]["overflow"].as_str(), Some("conflate"));
+    assert!(text.contains("\n# [namespaces.chat]\n# subscribe = \"token\"\n"), "{text}");
+
+    std::fs::write(&file, "[namespaces.chat]\nsubscribe = \"token\"\nhistry_size = 3\n").unwrap();
+    let message = cli.load_config(&[]).unwrap_err().to_string();
+    let place = format!("{}:3: namespaces.chat.histry_size: unknown key; did you mean", file.display());
+    assert!(message.starts_with(&place), "{message}");
 }
 
 #[test]

@@ -113,6 +113,17 @@ pub struct Identity {
     pub channels: Vec<String>,
 }
 
+/// What a channel token grants: this user may subscribe to this channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelGrant {
+    /// The user's [`UserId::key`]. The token is for nobody else.
+    pub user_key: String,
+    /// The channel's name, of a possible length; the rest is checked where one subscribes.
+    pub channel: String,
+    /// From this moment on the right has lapsed (`exp` plus the configured leeway).
+    pub expires_at_ms: u64,
+}
+
 /// What the configuration asks of claims.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
@@ -124,7 +135,34 @@ pub(super) struct Rules {
 impl Rules {
     /// Checks the claims of a token whose signature is good.
     pub(super) fn check(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<Identity, TokenError> {
+        // The right to one channel, handed to whoever may have that and no more.
+        if present(claims, "channel").is_some() {
+            return Err(TokenError::Claims("channel"));
+        }
         let id = user_id(claims)?;
+        let expires_at_ms = self.check_validity(claims, now_ms)?;
+        Ok(Identity {
+            name: name(claims, &id)?,
+            id,
+            expires_at_ms: Some(expires_at_ms),
+            issued_at_ms: time(claims, "iat")?,
+            token_id: token_id(claims)?,
+            channels: channels(claims)?,
+        })
+    }
+
+    /// Checks the claims of a channel token whose signature is good.
+    pub(super) fn check_channel(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<ChannelGrant, TokenError> {
+        let channel = match present(claims, "channel") {
+            Some(Value::String(name)) if is_channel_length(name) => name.clone(),
+            _ => return Err(TokenError::Claims("channel")),
+        };
+        let user_key = user_id(claims)?.key().into_owned();
+        Ok(ChannelGrant { user_key, channel, expires_at_ms: self.check_validity(claims, now_ms)? })
+    }
+
+    /// Whether a token is in force and meant for us; returns when it ends.
+    fn check_validity(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<u64, TokenError> {
         let expires_at_ms = time(claims, "exp")?.ok_or(TokenError::Claims("exp"))?.saturating_add(self.leeway_ms);
         // RFC 7519 §4.1.4: not "on or after" that time.
         if now_ms >= expires_at_ms {
@@ -136,14 +174,7 @@ impl Rules {
             return Err(TokenError::NotYet);
         }
         self.check_parties(claims)?;
-        Ok(Identity {
-            name: name(claims, &id)?,
-            id,
-            expires_at_ms: Some(expires_at_ms),
-            issued_at_ms: time(claims, "iat")?,
-            token_id: token_id(claims)?,
-            channels: channels(claims)?,
-        })
+        Ok(expires_at_ms)
     }
 
     fn check_parties(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {

@@ -2,7 +2,7 @@
 //! its users' tokens itself. Pure: the clock and the token's id are arguments.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::claims::{MAX_NAME_BYTES, UserId, is_channel_length};
 use crate::config::Secret;
@@ -18,6 +18,23 @@ pub struct NewToken<'a> {
     pub ttl_s: u64,
     /// Channels that the user may subscribe to beyond the namespace's rule.
     pub channels: &'a [String],
+    /// `iss`, as `auth.issuer` wants it.
+    pub issuer: Option<&'a str>,
+    /// `aud`, as `auth.audience` wants it.
+    pub audience: Option<&'a str>,
+    /// `jti`.
+    pub token_id: Option<&'a str>,
+}
+
+/// What a new channel token says.
+#[derive(Clone, Debug)]
+pub struct NewChannelToken<'a> {
+    /// The user whom it is for.
+    pub user: &'a UserId,
+    /// The channel that this user may subscribe to.
+    pub channel: &'a str,
+    /// How long it is valid.
+    pub ttl_s: u64,
     /// `iss`, as `auth.issuer` wants it.
     pub issuer: Option<&'a str>,
     /// `aud`, as `auth.audience` wants it.
@@ -48,19 +65,33 @@ pub fn issue(secret: &Secret, token: &NewToken<'_>, now_ms: u64) -> Result<Strin
     if let Some(wrong) = token.channels.iter().find(|channel| !is_channel_length(channel)) {
         return Err(IssueError::Channel(wrong.clone()));
     }
-    let now_s = now_ms / 1000;
-    let mut claims = json!({
-        "user_id": token.user,
-        "iat": now_s,
-        "exp": now_s.saturating_add(token.ttl_s),
-    });
+    let mut claims = claims_for(token.user, token.ttl_s, now_ms);
     if !token.name.is_empty() {
         claims["username"] = json!(token.name);
     }
     if !token.channels.is_empty() {
         claims["channels"] = json!(token.channels);
     }
-    for (claim, value) in [("iss", token.issuer), ("aud", token.audience), ("jti", token.token_id)] {
+    sign(secret, claims, [("iss", token.issuer), ("aud", token.audience), ("jti", token.token_id)])
+}
+
+/// A channel token: it signs nobody in, and lets this user subscribe to this channel.
+pub fn issue_channel(secret: &Secret, token: &NewChannelToken<'_>, now_ms: u64) -> Result<String, IssueError> {
+    if !is_channel_length(token.channel) {
+        return Err(IssueError::Channel(token.channel.to_owned()));
+    }
+    let mut claims = claims_for(token.user, token.ttl_s, now_ms);
+    claims["channel"] = json!(token.channel);
+    sign(secret, claims, [("iss", token.issuer), ("aud", token.audience), ("jti", token.token_id)])
+}
+
+fn claims_for(user: &UserId, ttl_s: u64, now_ms: u64) -> Value {
+    let now_s = now_ms / 1000;
+    json!({ "user_id": user, "iat": now_s, "exp": now_s.saturating_add(ttl_s) })
+}
+
+fn sign(secret: &Secret, mut claims: Value, optional: [(&str, Option<&str>); 3]) -> Result<String, IssueError> {
+    for (claim, value) in optional {
         if let Some(value) = value {
             claims[claim] = json!(value);
         }

@@ -87,11 +87,11 @@ fn secret_of_file(file: &Path) -> Result<Secret, ConfigError> {
     Ok(Secret::new(text))
 }
 
-fn read(key: &str, file: &Path) -> Result<String, ConfigError> {
+pub(super) fn read(key: &str, file: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(file).map_err(|error| of_file(key, file, format!("cannot read it: {error}")))
 }
 
-fn of_file(key: &str, file: &Path, problem: String) -> ConfigError {
+pub(super) fn of_file(key: &str, file: &Path, problem: String) -> ConfigError {
     ConfigError::of_key(key, format!("{}: {problem}", file.display()))
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::load::variable_of_key;
+use super::load::settable_variable;
 use super::schema::Config;
 use super::setting::{Item, Section, Shown};
 
@@ -11,7 +11,7 @@ use super::setting::{Item, Section, Shown};
 pub fn describe(config: &Config) -> String {
     let (mut items, mut defaults) = (Vec::new(), Vec::new());
     config.walk("", &mut items);
-    Config::default().walk("", &mut defaults);
+    config.defaults().walk("", &mut defaults);
 
     let mut out = String::from(
         "# Configuration of uringcast: flags override the environment, the environment overrides the\n\
@@ -41,7 +41,8 @@ pub fn describe(config: &Config) -> String {
 
 fn key(out: &mut String, path: &str, shown: &Shown, default: Option<&Shown>) {
     let name = path.rsplit('.').next().unwrap_or(path);
-    let variable = variable_of_key(path);
+    let variable = settable_variable(path)
+        .unwrap_or_else(|| "(not to be set from the environment, where names are lower-cased)".to_owned());
     match default {
         Some(default) if default != shown => {
             line(out, format_args!("# {variable}; default: {}", text(default)));

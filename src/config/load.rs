@@ -140,6 +140,7 @@ impl Loader {
                         problem: format!("is a section: write [{}]", path.join(".")),
                     });
                 };
+                self.enter(source, &names, at)?;
                 self.table(source, path, inner)?;
             } else {
                 self.file_key(source, &names, at, value)?;
@@ -147,6 +148,16 @@ impl Loader {
             path.pop();
         }
         Ok(())
+    }
+
+    fn enter(&mut self, source: &Source<'_>, names: &[&str], at: usize) -> Result<(), ConfigError> {
+        match self.config.enter(names) {
+            Err(Fault::Invalid { problem, .. }) => {
+                Err(ConfigError { origin: source.origin(Some(at)), key: Some(names.join(".")), problem })
+            }
+            // It is a section, or this would not be called.
+            Ok(()) | Err(Fault::Unknown) => Ok(()),
+        }
     }
 
     fn file_key(
@@ -228,6 +239,10 @@ impl Loader {
                 format!("auth.hs256_secret is given too ({other}): only one of the two can be"),
             ));
         }
+        let unmeant = self.config.all_rules().find_map(|(path, rules)| rules.users_fault().map(|fault| (path, fault)));
+        if let Some((path, fault)) = unmeant {
+            return Err(self.blame(&format!("{path}.users"), fault));
+        }
         if self.config.dev {
             if !self.config.listen.ip().is_loopback() {
                 let listen = self.config.listen;
@@ -264,7 +279,11 @@ impl Loader {
     /// The message for a key that doesn't exist, with the nearest one that does.
     fn unknown(&self, what: &str, wrong: &str, spell: impl Fn(&str) -> String) -> String {
         let mut items = Vec::new();
-        self.config.walk("", &mut items);
+        let mut config = self.config.clone();
+        // So that a key of a namespace that isn't there yet is compared with the keys that it would have.
+        let names: Vec<&str> = wrong.split('.').collect();
+        let _ = config.enter(&names[..names.len() - 1]);
+        config.walk("", &mut items);
         let nearest = items
             .into_iter()
             .filter_map(|item| match item {
@@ -306,6 +325,13 @@ pub(super) fn variable_of_key(key: &str) -> String {
 fn key_of_variable(name: &str) -> Option<String> {
     let key = name.strip_prefix(PREFIX)?.to_ascii_lowercase().replace("__", ".");
     (variable_of_key(&key) == name).then_some(key)
+}
+
+/// The variable that sets a key, if one can. The name of a namespace may have capitals or `__`, which a variable
+/// can't tell.
+pub(super) fn settable_variable(key: &str) -> Option<String> {
+    let variable = variable_of_key(key);
+    (key_of_variable(&variable).as_deref() == Some(key)).then_some(variable)
 }
 
 /// How unlike two keys are. Leaving out the section, or taking a single `_` for the dot, is a small fault.

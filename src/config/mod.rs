@@ -1,8 +1,10 @@
 //! What the operator decides: one `Config`, read from a TOML file, the environment and the command line.
-//! `schema` is the one place where a key is named, described, given its default and its bounds; `load` merges
-//! the sources and blames the right one; `describe` prints it all back as TOML. It opens no socket and reads
-//! nothing but the file it is given: whoever needs a key file opens that itself. Called by `cli` and at boot.
+//! `schema` is the one place where a key is named, described, given its default and its bounds (those of a
+//! channel's rules, of which there are many copies, in `channels`); `load` merges the sources and blames the right
+//! one; `describe` prints it all back as TOML. It opens no socket and reads nothing but the file it is given:
+//! whoever needs a key file opens that itself. Called by `cli` and at boot.
 
+mod channels;
 mod describe;
 mod error;
 mod load;
@@ -12,8 +14,9 @@ mod setting;
 #[cfg(test)]
 mod tests;
 
+pub use channels::ChannelRules;
 pub use describe::describe;
 pub use error::{ConfigError, Origin};
 pub use load::{Flags, is_our_variable, process_env};
-pub use schema::{Auth, Config, Limits, Liveness, Lobby, Log, LogFormat, PublicKeyFile, StaticToken};
-pub use setting::Secret;
+pub use schema::{Auth, Config, Http, Limits, Liveness, Log, LogFormat, PublicKeyFile, StaticToken};
+pub use setting::{OptionalAddr, Secret};

@@ -1,10 +1,12 @@
 //! Every key: its name, meaning, default and bounds, each in one place. The comments are what the operator
 //! reads in `uringcast config` and docs/configuration.md. To add a key, add its lines here; to add a section,
-//! add a `settings!` struct and name it in `Config`. The rest of the module needs no change.
+//! add a `settings!` struct and name it in `Config`. The rest of the module needs no change. (What a channel's
+//! rules are stands in `channels`.)
 
 // The checks at the end take what a key holds: a `String` or a `Vec`, not a slice.
 #![allow(clippy::ptr_arg)]
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -13,12 +15,15 @@ use serde::{Deserialize, Serialize};
 use crate::hub::users::DuplicateLogin;
 use crate::proto::text::Language;
 
-use super::setting::{Element, Secret, Shown, if_set, range, settings, show_plain, textual};
+use super::channels::ChannelRules;
+use super::setting::{Element, OptionalAddr, Secret, Shown, if_set, range, settings, show_plain, textual};
 
-/// The longest time that a setting in milliseconds may name: a day.
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-/// The largest size that a setting in bytes may name.
+/// The longest time that most settings in milliseconds may name: a day.
+pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// The largest size that a setting in bytes may name, for one message or connection …
 const GIB: usize = 1 << 30;
+/// … and for the whole process.
+const TIB: usize = 1 << 40;
 
 settings! {
     /// All of the configuration.
@@ -53,8 +58,23 @@ settings! {
         liveness: Liveness;
         /// Bounds that keep one client, or all of them, from using up the server.
         limits: Limits;
+        /// The backend's way in: publishing, presence and history over HTTP, on a listener of its own.
+        http: Http;
         /// The channel that every authenticated connection is on.
-        lobby: Lobby;
+        lobby: ChannelRules = ChannelRules::lobby();
+        /// Channels without a colon in their name, other than the lobby.
+        channels: ChannelRules;
+        /// Any number of namespaces, each a section of its own: `chat:room1` is a channel of `[namespaces.chat]`. A
+        /// name has 1 to 64 of A-Z, a-z, 0-9, _ and -. The keys are those of `[channels]`, with the defaults that are
+        /// built in for that, whatever it says here. A namespace without a section has no channels. In the
+        /// environment names are lower-cased: URINGCAST_NAMESPACES__CHAT__HISTORY_SIZE=500 is for "chat". In a file:
+        ///
+        /// [namespaces.chat]
+        /// subscribe = "token"
+        /// publish = "members"
+        /// presence = "events"
+        /// history_size = 500
+        namespaces: BTreeMap<String, ChannelRules>;
     }
     state {
         /// Whether this is dev mode: decided on the command line, and not a key.
@@ -139,15 +159,69 @@ settings! {
         request_ms: u64 = 10_000, range(1..=DAY_MS);
         /// The most parcels in each lane between two shards.
         lane_parcels: usize = 1_024, range(16..=1 << 20);
+        /// The most channels that one connection may be subscribed to at a time.
+        subscriptions: usize = 128, range(1..=65_536);
+        /// The most channels that exist at a time, over all shards.
+        channels: usize = 1_000_000, range(1..=100_000_000);
+        /// The most that all channels' history may take together, in bytes, over all shards.
+        history_bytes: usize = 256 << 20, range(0..=TIB);
+        /// The most idempotency keys that are remembered at a time, over all shards.
+        idempotency_keys: usize = 1_000_000, range(1..=100_000_000);
+        /// Above so many members a channel's joins and leaves are told in digests even if its presence is "events";
+        /// below half of it they are told one by one again.
+        presence_digest_above: usize = 1_000, range(1..=100_000_000);
+        /// The most users that one digest lists. It says so if there were more.
+        presence_list: usize = 100, range(1..=10_000);
     }
 }
 
 settings! {
-    /// The channel that every authenticated connection is on.
-    pub struct Lobby {
-        /// Replace & < > " ' in texts and user names by HTML entities, for pages that insert them as HTML.
-        /// (In dev mode: false, since the demo page does not.)
-        escape: bool = true;
+    /// The backend's way in.
+    pub struct Http {
+        /// Address and port of that listener; port 0 takes a free one, "" switches it off. It is off as well while
+        /// there is no API key. Beyond this machine it should stand behind something that does TLS.
+        listen: OptionalAddr = OptionalAddr(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 2346))));
+        /// The API keys, one of which a request has to bring: each at least 16 visible ASCII characters
+        /// (`openssl rand -hex 32`). Prefer the file or the environment to writing them here.
+        keys: Vec<Secret> = Vec::new(), api_key_list;
+        /// A file with API keys, one a line, beside those of `keys`. Empty lines don't count, nor lines that begin
+        /// with #.
+        keys_file: Option<PathBuf> = None, if_set(path_not_empty);
+    }
+}
+
+impl Config {
+    /// What this configuration would be if no value were given: with the same namespaces.
+    pub(super) fn defaults(&self) -> Config {
+        let namespaces = self.namespaces.keys().map(|name| (name.clone(), ChannelRules::default())).collect();
+        Config { namespaces, ..Config::default() }
+    }
+}
+
+impl Http {
+    /// The shortest API key that is accepted.
+    pub const MIN_KEY_BYTES: usize = 16;
+    /// The longest one.
+    pub const MAX_KEY_BYTES: usize = 512;
+    /// The most there may be: each is compared with for every request.
+    pub const MAX_KEYS: usize = 100;
+
+    /// Where the API listens, if it does: only with a key that could be shown to it.
+    pub fn listener(&self) -> Option<SocketAddr> {
+        let has_key = !self.keys.is_empty() || self.keys_file.is_some();
+        self.listen.0.filter(|_| has_key)
+    }
+
+    /// What is wrong with an API key, without telling it.
+    pub fn key_fault(key: &str) -> Option<String> {
+        let (bytes, least, most) = (key.len(), Http::MIN_KEY_BYTES, Http::MAX_KEY_BYTES);
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Some(
+                "has a character that is not visible ASCII, as a space, and no header could carry it".to_owned(),
+            );
+        }
+        (!(least..=most).contains(&bytes))
+            .then(|| format!("has {bytes} bytes and needs {least} to {most}; `openssl rand -hex 32` makes a good one"))
     }
 }
 
@@ -309,6 +383,17 @@ fn origin_list(origins: &Vec<String>) -> Result<(), String> {
             "{wrong:?} is not an origin: write https://example.com, without a path or a slash \
              at the end, or \"*\""
         )),
+        None => Ok(()),
+    }
+}
+
+fn api_key_list(keys: &Vec<Secret>) -> Result<(), String> {
+    if keys.len() > Http::MAX_KEYS {
+        return Err(format!("has {} keys and may have {}", keys.len(), Http::MAX_KEYS));
+    }
+    let fault = |(index, key): (usize, &Secret)| Some((index + 1, Http::key_fault(key.expose())?));
+    match keys.iter().enumerate().find_map(fault) {
+        Some((number, fault)) => Err(format!("key number {number} {fault}")),
         None => Ok(()),
     }
 }

@@ -211,6 +211,31 @@ impl<T: Element> Setting for Vec<T> {
     }
 }
 
+/// An address to listen on, or none: an empty text switches off what would listen there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionalAddr(pub Option<SocketAddr>);
+
+impl<'de> Deserialize<'de> for OptionalAddr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        match text.trim() {
+            "" => Ok(OptionalAddr(None)),
+            addr => addr.parse().map(|addr| OptionalAddr(Some(addr))).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl Setting for OptionalAddr {
+    const WANTED: &'static str = "an address and a port such as 127.0.0.1:2346, or an empty text for none";
+
+    fn show(&self) -> Shown {
+        match self.0 {
+            Some(addr) => show_plain(&addr),
+            None => show_plain(&""),
+        }
+    }
+}
+
 /// Text that must not be seen: neither `Debug` nor `uringcast config` shows it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
@@ -249,6 +274,21 @@ impl Setting for Secret {
     }
 }
 
+impl Element for Secret {
+    const WANTED_LIST: &'static str = "a list of texts";
+
+    fn from_word(word: &str) -> Option<Secret> {
+        Some(Secret::new(word))
+    }
+
+    fn show_list(list: &[Secret]) -> Shown {
+        match list {
+            [] => Shown::Plain("[]".to_owned()),
+            _ => Shown::Redacted(format!("[{}]", vec!["\"…\""; list.len()].join(", "))),
+        }
+    }
+}
+
 /// Checks that a number lies within bounds.
 pub(super) fn range<T>(bounds: RangeInclusive<T>) -> impl Fn(&T) -> Result<(), String>
 where
@@ -282,8 +322,10 @@ pub(super) enum Item {
     Key { path: String, docs: &'static [&'static str], shown: Shown },
 }
 
-/// A section: something that keys can be set in. A struct made by `settings!`, or one day a map of them.
+/// A section: something that keys can be set in. A struct made by `settings!`, or a map of them.
 pub(super) trait Section {
+    /// The section at `path` is named, with keys in it or without: in a map that makes the entry.
+    fn enter(&mut self, path: &[&str]) -> Result<(), Fault>;
     /// Sets the key at `path`, counted from this section.
     fn set(&mut self, path: &[&str], raw: Raw<'_>) -> Result<(), Fault>;
     /// Whether `path` is a section itself.
@@ -293,14 +335,17 @@ pub(super) trait Section {
 }
 
 /// A section as a struct. Each key is its comment (which `uringcast config` prints), its name, type and
-/// default, and what to check; then come the sections inside, and what is kept that isn't a key.
+/// default, and what to check; then come the sections inside (with their values, where those aren't the
+/// type's defaults), and what is kept that isn't a key.
 macro_rules! settings {
+    (@section $Section:ty) => { <$Section>::default() };
+    (@section $Section:ty, $default:expr) => { $default };
     (
         $(#[doc = $doc:literal])*
         pub struct $Name:ident {
             $( $(#[doc = $kdoc:literal])+ $key:ident: $Type:ty = $default:expr $(, $check:expr)?; )*
         }
-        $( sections { $( $(#[doc = $sdoc:literal])+ $section:ident: $Section:ty; )* } )?
+        $( sections { $( $(#[doc = $sdoc:literal])+ $section:ident: $Section:ty $(= $sdefault:expr)?; )* } )?
         $( state { $( $(#[doc = $vdoc:literal])+ $state:ident: $State:ty = $initial:expr; )* } )?
     ) => {
         $(#[doc = $doc])*
@@ -315,7 +360,7 @@ macro_rules! settings {
             fn default() -> $Name {
                 $Name {
                     $( $key: $default, )*
-                    $( $( $section: <$Section>::default(), )* )?
+                    $( $( $section: settings!(@section $Section $(, $sdefault)?), )* )?
                     $( $( $state: $initial, )* )?
                 }
             }
@@ -336,6 +381,16 @@ macro_rules! settings {
                     } )*
                     $( $( [name, rest @ ..] if *name == stringify!($section) => {
                         self.$section.set(rest, raw)
+                    } )* )?
+                    _ => Err($crate::config::setting::Fault::Unknown),
+                }
+            }
+
+            fn enter(&mut self, path: &[&str]) -> Result<(), $crate::config::setting::Fault> {
+                match path {
+                    [] => Ok(()),
+                    $( $( [name, rest @ ..] if *name == stringify!($section) => {
+                        self.$section.enter(rest)
                     } )* )?
                     _ => Err($crate::config::setting::Fault::Unknown),
                 }

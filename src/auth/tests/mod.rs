@@ -1,7 +1,9 @@
-//! What the tests of tokens share, and the tests of what is around the claims (`claims`) and the keys (`keys`):
-//! static tokens, issuing, and garbage of every kind.
+//! What the tests of tokens share, and the tests of what is around the claims (`claims`, `channel`) and the keys
+//! (`keys`, `api_keys`): static tokens, issuing, and garbage of every kind.
 #![allow(clippy::unwrap_used)]
 
+mod api_keys;
+mod channel;
 mod claims;
 mod keys;
 
@@ -160,6 +162,7 @@ proptest! {
     fn garbage_is_refused_and_never_panics(token in "\\PC*", now_ms: u64) {
         let verifier = verifier(&with_secret());
         prop_assert!(verifier.verify(&token, now_ms).is_err());
+        prop_assert!(verifier.verify_channel(&token, now_ms).is_err());
     }
 
     #[test]
@@ -179,7 +182,9 @@ proptest! {
     /// Signed garbage: whatever the claims are, the rules answer.
     #[test]
     fn claims_of_any_kind_are_answered(
-        name in prop::sample::select(vec!["user_id", "sub", "username", "name", "exp", "nbf", "iat", "jti", "channels"]),
+        name in prop::sample::select(vec![
+            "user_id", "sub", "username", "name", "exp", "nbf", "iat", "jti", "channels", "channel",
+        ]),
         value in prop_oneof![
             any::<f64>().prop_map(|x| json!(x)), any::<i64>().prop_map(|x| json!(x)), any::<u64>().prop_map(|x| json!(x)),
             "\\PC*".prop_map(|x| json!(x)), Just(json!([null, {}])), Just(json!({"a": 1})),
@@ -187,7 +192,12 @@ proptest! {
         now_ms: u64,
     ) {
         let verifier = verifier(&with_secret());
-        let result = verifier.verify(&hs256(&claims(json!({ name: value }))), now_ms);
+        let token = hs256(&claims(json!({ name: value })));
+        let (result, granted) = (verifier.verify(&token, now_ms), verifier.verify_channel(&token, now_ms));
+        prop_assert!(result.is_err() || granted.is_err());
+        if let Ok(grant) = granted {
+            prop_assert!((1..=200).contains(&grant.channel.len()) && grant.expires_at_ms > now_ms);
+        }
         if let Ok(identity) = result {
             prop_assert!(identity.name.len() <= MAX_NAME_BYTES && identity.id.key().len() <= MAX_ID_BYTES);
             prop_assert!(identity.expires_at_ms.unwrap() > now_ms);

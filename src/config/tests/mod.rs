@@ -1,6 +1,8 @@
 //! Each source, each rule of the keys, and that what is printed reads back and shows no secret.
 #![allow(clippy::unwrap_used)]
 
+mod channels;
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -63,6 +65,11 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.limits.message_bytes, 1 << 20);
     assert_eq!(config.limits.frame_limit(), 1 << 20);
     assert!(config.lobby.escape && !config.dev);
+    let limits = &config.limits;
+    assert_eq!((limits.subscriptions, limits.channels, limits.history_bytes), (128, 1_000_000, 256 << 20));
+    assert_eq!((limits.presence_digest_above, limits.presence_list), (1_000, 100));
+    assert_eq!(limits.idempotency_keys, 1_000_000);
+    assert_eq!(config.http.listen.0.unwrap().to_string(), "127.0.0.1:2346");
 }
 
 /// Outside tools use these names: they never change.
@@ -78,6 +85,9 @@ fn the_fixed_names_exist() {
         "auth.hs256_secret_file",
         "auth.duplicate_login",
         "limits.message_bytes",
+        "http.listen",
+        "http.keys",
+        "http.keys_file",
     ] {
         assert!(keys.iter().any(|key| key == fixed), "{fixed}");
     }
@@ -102,7 +112,7 @@ fn every_key_can_be_set_from_the_environment() {
         let name = super::load::variable_of_key(&key);
         let wrong = match key.as_str() {
             // Any text will do for these.
-            "log.level" | "auth.issuer" | "auth.audience" | "auth.hs256_secret_file" => " ok",
+            "log.level" | "auth.issuer" | "auth.audience" | "auth.hs256_secret_file" | "http.keys_file" => " ok",
             "auth.jwks_file" | "auth.public_key_files" => "a.pem",
             _ => "{wrong",
         };
@@ -334,7 +344,7 @@ proptest! {
     }
 
     #[test]
-    fn no_value_of_a_key_panics(index in 0usize..64, value in "[ \\PC]{0,24}") {
+    fn no_value_of_a_key_panics(index in 0usize..256, value in "[ \\PC]{0,24}") {
         let keys = keys();
         let key = &keys[index % keys.len()];
         let _ = from_env(&[(&super::load::variable_of_key(key), &value)]);
