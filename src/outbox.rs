@@ -16,14 +16,20 @@ pub const MAX_PIECES: usize = 64;
 
 #[derive(Debug)]
 enum Segment {
+    /// An HTTP response, which everything else needs before it and which has no frame boundaries.
+    Head(Vec<u8>),
     Private(Vec<u8>),
-    Slice { run: Run, start: u32, end: u32 },
+    Slice {
+        run: Run,
+        start: u32,
+        end: u32,
+    },
 }
 
 impl Segment {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Private(bytes) => bytes,
+            Self::Head(bytes) | Self::Private(bytes) => bytes,
             Self::Slice { run, start, end } => &run[*start as usize..*end as usize],
         }
     }
@@ -55,6 +61,15 @@ impl Outbox {
     /// Bytes that wait and that only this connection holds.
     pub fn private_bytes(&self) -> usize {
         self.private
+    }
+
+    /// Begins with what `write` appends to a buffer: the response to the upgrade. Before anything else.
+    pub fn push_head(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        assert!(self.is_empty(), "a head comes first");
+        let mut head = Vec::new();
+        write(&mut head);
+        (self.bytes, self.private) = (head.len(), head.len());
+        self.segments.push_back(Segment::Head(head));
     }
 
     /// Appends what `write` appends to a buffer of this connection's own: whole frames.
@@ -100,7 +115,7 @@ impl Outbox {
                 break;
             }
             self.sent -= whole;
-            if matches!(first, Segment::Private(_)) {
+            if matches!(first, Segment::Head(_) | Segment::Private(_)) {
                 self.private -= whole;
             }
             self.segments.pop_front();
@@ -110,15 +125,16 @@ impl Outbox {
         }
     }
 
-    /// Drops every frame that has not begun to leave. What stays is the rest of the frame that has.
+    /// Drops every frame that has not begun to leave. What stays is the rest of the frame that has, or of the head.
     pub fn drop_unstarted(&mut self) {
-        let Some(first) = self.segments.pop_front().filter(|_| self.sent > 0) else {
-            *self = Self::default();
-            return;
+        let rest = match self.segments.front() {
+            None => Vec::new(),
+            Some(Segment::Head(head)) => head[self.sent..].to_vec(),
+            Some(first) => {
+                let end = frame::first_boundary(first.bytes(), self.sent);
+                first.bytes()[self.sent..end].to_vec()
+            }
         };
-        let bytes = first.bytes();
-        let end = frame::first_boundary(bytes, self.sent);
-        let rest = bytes[self.sent..end].to_vec();
         *self = Self::default();
         if !rest.is_empty() {
             self.push_private(|buffer| *buffer = rest);
@@ -162,6 +178,19 @@ mod tests {
             }
             assert_eq!(got, expected);
             assert_eq!((outbox.bytes(), outbox.private_bytes(), outbox.sent), (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn dropping_keeps_the_head_whether_it_has_begun_or_not() {
+        for sent in 0..=4 {
+            let mut outbox = Outbox::default();
+            outbox.push_head(|b| b.extend(b"HTTP"));
+            outbox.push_private(|b| b.extend(frames(&["tail"])));
+            outbox.advance(sent);
+            outbox.drop_unstarted();
+            assert_eq!(waiting(&outbox), &b"HTTP"[sent..]);
+            assert_eq!((outbox.bytes(), outbox.private_bytes()), (4 - sent, 4 - sent));
         }
     }
 

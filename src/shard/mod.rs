@@ -345,7 +345,11 @@ impl Shard {
             channel.hand_over(subscription.index as usize, &mut conn.outbox);
         }
         conn.outbox.push_private(write);
-        if !std::mem::replace(&mut conn.dirty, true) {
+        self.mark_dirty(slot);
+    }
+
+    fn mark_dirty(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.conns.at(slot).dirty, true) {
             self.dirty.push(slot);
         }
     }
