@@ -104,6 +104,17 @@ pub enum Outcome {
     Stale,
 }
 
+/// A request whose outcome will not be known any more.
+#[derive(Debug)]
+pub struct TimedOut {
+    /// The session's number for it.
+    pub request: u32,
+    /// The client's mark, if it gave one.
+    pub id: Option<Box<str>>,
+    /// The connection can't go on without it.
+    pub is_final: bool,
+}
+
 impl Session {
     /// The signed-in user.
     pub fn user(&self) -> Option<&Arc<User>> {
@@ -236,18 +247,13 @@ impl Session {
         }
     }
 
-    /// Gives up on a request that is over its deadline. Signing in then starts anew: what the owner may hold is
-    /// returned, for a release.
-    pub fn time_out(&mut self, now_ms: u64) -> Option<(Outcome, Option<Arc<User>>)> {
+    /// Gives up on a request that is over its deadline. If it was the sign-in, the connection has to end: were it to
+    /// sign in once more, a kick meant for the first claim would hit the second.
+    pub fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
         self.pending.first().filter(|pending| pending.deadline_ms <= now_ms)?;
-        let Pending { id, kind, .. } = self.pending.remove(0);
+        let Pending { request, id, kind, .. } = self.pending.remove(0);
         self.give_back();
-        let mut held = None;
-        if kind == Kind::SignIn {
-            self.stage = Stage::Anonymous;
-            held = self.user.take();
-        }
-        Some((Outcome::Error(id, 504, Text::Timeout), held))
+        Some(TimedOut { request, id, is_final: kind == Kind::SignIn })
     }
 
     /// Ends the session: no answer is awaited, nothing is held. Returns whom the owner may still hold.

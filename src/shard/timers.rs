@@ -4,13 +4,11 @@
 use super::conns::{Conn, Stage};
 use super::{Action, Shard};
 use crate::clock::Now;
-use crate::hub::{LOBBY, owner_of};
 use crate::ids::ConnId;
-use crate::parcel::Parcel;
 use crate::proto::codes::close;
 use crate::proto::encode::Reply;
 use crate::proto::frame::{self, Opcode};
-use crate::session::Outcome;
+use crate::proto::text::Text;
 
 impl Shard {
     /// Looks at every connection whose moment has come.
@@ -59,18 +57,17 @@ impl Shard {
             Stage::Native | Stage::Echo => {}
         }
         self.time_out_requests(id, now);
-        self.check_life(id, now);
+        if !self.conns.at(id.slot).is_closing() {
+            self.check_life(id, now);
+        }
     }
 
     fn time_out_requests(&mut self, id: ConnId, now: Now) {
-        while let Some((outcome, held)) = self.conns.at(id.slot).session.time_out(now.mono_ms) {
-            self.conns.at(id.slot).parked = None;
-            if let Outcome::Error(mark, code, text) = outcome {
-                self.error(id, mark.as_deref(), code, text);
-            }
-            if let Some(user) = held {
-                let owner = owner_of(LOBBY, self.settings.hub.shards);
-                self.staging.push(owner, Parcel::Release { conn: id, user });
+        while let Some(timed_out) = self.conns.at(id.slot).session.time_out(now.mono_ms) {
+            self.conns.at(id.slot).parked.take_if(|parked| parked.1 == timed_out.request);
+            self.error(id, timed_out.id.as_deref(), 504, Text::Timeout);
+            if timed_out.is_final {
+                return self.close(id, close::INTERNAL, "sign-in timed out", now);
             }
             self.say_held(id);
         }
