@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monoio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -14,6 +14,9 @@ use crate::reactor::Reactor;
 
 /// Connections that may wait to be accepted, per shard; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
+/// How long the port may still be held by a process that has just died, and how often it is tried again.
+const PORT_PATIENCE: Duration = Duration::from_millis(500);
+const PORT_RETRY: Duration = Duration::from_millis(10);
 /// How long nothing is accepted after descriptors or memory ran out.
 const BACK_OFF: Duration = Duration::from_millis(50);
 /// Sent data that the peer doesn't acknowledge for so long ends the connection.
@@ -27,11 +30,7 @@ const REFUSED_MAX: usize = 1024;
 /// When the address is taken, by a listener with SO_REUSEPORT too, or can't be bound.
 pub fn bind(addr: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
     if addr.port() != 0 {
-        // With SO_REUSEPORT a second server on the same port would silently get half the connections: see first
-        // whether a listener without it could have the port.
-        let alone = socket(addr)?;
-        alone.bind(&addr.into())?;
-        alone.listen(1)?;
+        claim_alone(addr)?;
     }
     let mut bound = addr;
     let mut listeners = Vec::with_capacity(shards);
@@ -48,6 +47,22 @@ pub fn bind(addr: SocketAddr, shards: usize) -> io::Result<(SocketAddr, Vec<StdL
         SockRef::from(listener).listen(BACKLOG)?;
     }
     Ok((bound, listeners))
+}
+
+/// With SO_REUSEPORT a second server on the same port would silently get half the connections: sees first whether
+/// a listener without it could have the port. The kernel tears an io_uring down some milliseconds after its
+/// process has died, so a restart at once waits a little for the port.
+fn claim_alone(addr: SocketAddr) -> io::Result<()> {
+    let started = Instant::now();
+    loop {
+        let alone = socket(addr)?;
+        match alone.bind(&addr.into()).and_then(|()| alone.listen(1)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < PORT_PATIENCE => {
+                std::thread::sleep(PORT_RETRY);
+            }
+            done => return done,
+        }
+    }
 }
 
 fn socket(addr: SocketAddr) -> io::Result<Socket> {

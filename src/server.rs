@@ -45,12 +45,12 @@ pub enum BootError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The listening address.
-    #[error("cannot listen on {addr}: {source}{}", listen_hint(.source))]
+    #[error("cannot listen on {addr}: {cause}{}", listen_hint(.cause))]
     Listen {
         /// What was asked for.
         addr: SocketAddr,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// io_uring.
     #[error(
@@ -76,12 +76,12 @@ pub enum BootError {
         shards: usize,
     },
     /// Anything else that the kernel refused.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     System {
         /// What was tried.
         what: &'static str,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A shard ended by a fault of the server.
     #[error("shard {0} failed; the log says why")]
@@ -98,7 +98,7 @@ fn listen_hint(error: &io::Error) -> &'static str {
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
-    move |source| BootError::System { what, source }
+    move |cause| BootError::System { what, cause }
 }
 
 /// The running server.
@@ -144,7 +144,7 @@ impl Server {
         // Before any thread: so that they all inherit the handlers, and a signal during boot isn't lost.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
         let (addr, listeners) =
-            listener::bind(config.listen, count).map_err(|source| BootError::Listen { addr: config.listen, source })?;
+            listener::bind(config.listen, count).map_err(|cause| BootError::Listen { addr: config.listen, cause })?;
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
         let counters = Arc::new(Counters::default());
         let clock = Clock::start();

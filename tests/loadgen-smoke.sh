@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# A second of each of the load generator's commands against the real server; it fails if a delivery was lost, doubled or
+# out of order. Its numbers are no measurement: the build is not the release one and the machine may be busy.
+#   loadgen-smoke.sh SERVER LOADGEN
+set -euo pipefail
+server=${1:?usage: loadgen-smoke.sh SERVER LOADGEN} loadgen=${2:?usage: loadgen-smoke.sh SERVER LOADGEN}
+scratch=$(mktemp -d)
+export URINGCAST_AUTH__HS256_SECRET="the secret of a second of load, 32 bytes"
+"$server" --listen 127.0.0.1:0 --shards 2 --echo >"$scratch/ready" 2>"$scratch/log" &
+pid=$!
+trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+for ((tries = 0; tries < 200; tries++)); do
+    [[ -s $scratch/ready ]] && break
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.1
+done
+address=$(sed -n 's|^listening on ws://\([^/]*\)/ws .*|\1|p' "$scratch/ready")
+[[ -n $address ]] || { cat "$scratch/log"; echo "the server did not start"; exit 1; }
+
+run() {
+    echo "loadgen $*"
+    "$loadgen" "$@" --timeout 20 </dev/null
+}
+run echo --url "ws://$address/echo" --connections 20 --pipeline 4 --seconds 1 --warmup 0.2
+run fanout --url "ws://$address/ws" --subscribers 200 --publishers 4 --seconds 1 --warmup 0.2
+run connect --url "ws://$address/ws" --connections 500 --settle 0 --pid "$pid"
+
+kill "$pid"
+trap 'rm -rf "$scratch"' EXIT
+wait "$pid" || { cat "$scratch/log"; echo "the server did not end well"; exit 1; }
