@@ -1,4 +1,5 @@
 //! Requests that must upgrade, requests that must be refused, and how the answers read.
+//! By example, after RFC 6455 §4 and RFC 9112; cuts and random bytes are in `tests/proto_properties.rs`.
 
 use super::*;
 

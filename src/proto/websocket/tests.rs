@@ -1,4 +1,5 @@
 //! The decoder at every split of its input: RFC 6455 by example, the limits, and what stays on the heap.
+//! The comparison with a reference decoder is in `tests/proto_properties.rs`.
 
 use super::*;
 
