@@ -203,6 +203,7 @@ pub fn act(reactor: &Rc<Reactor>, actions: Vec<Action>) {
     for action in actions {
         let mut sockets = reactor.sockets.borrow_mut();
         match action {
+            Action::Alarm(at_ms) => reactor.turn_at(at_ms),
             Action::Resume(id) => sockets.wake_reader(id),
             Action::AwaitWritable(id) => {
                 if let Some(transport) = sockets.transport(id) {

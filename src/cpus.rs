@@ -1,4 +1,5 @@
 //! Which CPUs this process may use: the affinity mask, and the quota of its cgroup. Read at boot by `server`.
+//! Also says how many shards that makes, and keeps a thread on its CPU.
 
 use std::fs;
 use std::io;

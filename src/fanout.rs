@@ -137,6 +137,14 @@ impl LocalChannel {
         }
     }
 
+    /// How many bytes the subscriber is due, of sealed runs and the open one.
+    pub fn due(&self, index: usize) -> usize {
+        let Subscriber { run, start, .. } = self.subscribers[index];
+        let behind = self.open_number().wrapping_sub(run) as usize;
+        let runs = self.sealed.iter().skip(self.sealed.len().saturating_sub(behind)).map(|run| run.bytes.len());
+        runs.sum::<usize>() + self.open.len() - start as usize
+    }
+
     fn open_number(&self) -> u32 {
         self.first.wrapping_add(u32::try_from(self.sealed.len()).expect("few runs in a turn"))
     }

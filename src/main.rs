@@ -1,4 +1,5 @@
 //! The program: reads the command line and the configuration, and does what they say. Prints; the library doesn't.
+//! It ends with status 0 after an orderly end and 1 after any failure, with the reason on stderr.
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::namespace::Overflow;
-use crate::proto::encode::{Gap, GapReason};
+use crate::proto::encode::{GapReason, Push};
 use crate::proto::frame;
 
 /// A stretch of whole frames of one channel, shared by its subscribers on one shard.
@@ -48,6 +48,8 @@ pub const MAX_PIECES: usize = 64;
 
 #[derive(Debug)]
 enum Segment {
+    /// An HTTP response, which everything else needs before it and which has no frame boundaries.
+    Head(Vec<u8>),
     Private(Vec<u8>),
     Slice {
         run: Run,
@@ -67,7 +69,7 @@ enum Segment {
 impl Segment {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Private(bytes) => bytes,
+            Self::Head(bytes) | Self::Private(bytes) => bytes,
             Self::Slice { run, start, end } => &run.bytes[*start as usize..*end as usize],
             Self::Gap { .. } => &[],
         }
@@ -102,6 +104,15 @@ impl Outbox {
         self.private
     }
 
+    /// Begins with what `write` appends to a buffer: the response to the upgrade. Before anything else.
+    pub fn push_head(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        assert!(self.is_empty(), "a head comes first");
+        let mut head = Vec::new();
+        write(&mut head);
+        (self.bytes, self.private) = (head.len(), head.len());
+        self.segments.push_back(Segment::Head(head));
+    }
+
     /// Appends what `write` appends to a buffer of this connection's own: whole frames.
     pub fn push_private(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if !matches!(self.segments.back(), Some(Segment::Private(_))) {
@@ -129,7 +140,7 @@ impl Outbox {
         for segment in self.segments.iter_mut().take(MAX_PIECES) {
             let Segment::Gap { channel, epoch, from, to, reason } = segment else { continue };
             let mut bytes = Vec::new();
-            Gap { channel, epoch, from: *from, to: *to, reason: *reason }.encode(&mut bytes);
+            Push::Gap { channel, epoch, from: *from, to: *to, reason: *reason }.encode(&mut bytes);
             self.bytes += bytes.len();
             self.private += bytes.len();
             *segment = Segment::Private(bytes);
@@ -156,7 +167,7 @@ impl Outbox {
                 break;
             }
             self.sent -= whole;
-            if matches!(first, Segment::Private(_)) {
+            if matches!(first, Segment::Head(_) | Segment::Private(_)) {
                 self.private -= whole;
             }
             self.segments.pop_front();
@@ -166,15 +177,16 @@ impl Outbox {
         }
     }
 
-    /// Drops every frame that has not begun to leave. What stays is the rest of the frame that has.
+    /// Drops every frame that has not begun to leave. What stays is the rest of the frame that has, or of the head.
     pub fn drop_unstarted(&mut self) {
-        let Some(first) = self.segments.pop_front().filter(|_| self.sent > 0) else {
-            *self = Self::default();
-            return;
+        let rest = match self.segments.front() {
+            None => Vec::new(),
+            Some(Segment::Head(head)) => head[self.sent..].to_vec(),
+            Some(first) => {
+                let end = frame::first_boundary(first.bytes(), self.sent);
+                first.bytes()[self.sent..end].to_vec()
+            }
         };
-        let bytes = first.bytes();
-        let end = frame::first_boundary(bytes, self.sent);
-        let rest = bytes[self.sent..end].to_vec();
         *self = Self::default();
         if !rest.is_empty() {
             self.push_private(|buffer| *buffer = rest);
@@ -193,7 +205,7 @@ impl Outbox {
         let mut begun = self.sent;
         for segment in old {
             match segment {
-                Segment::Private(bytes) => self.push_private_segment(bytes),
+                Segment::Head(_) | Segment::Private(_) => self.keep_private(segment),
                 Segment::Gap { channel, epoch, from, to, reason } => self.add_gap(&channel, &epoch, from, to, reason),
                 Segment::Slice { run, start, end } => {
                     for (start, mark) in run.frames(start, end) {
@@ -218,10 +230,10 @@ impl Outbox {
         self.bytes -= self.sent;
     }
 
-    fn push_private_segment(&mut self, bytes: Vec<u8>) {
-        self.bytes += bytes.len();
-        self.private += bytes.len();
-        self.segments.push_back(Segment::Private(bytes));
+    fn keep_private(&mut self, segment: Segment) {
+        self.bytes += segment.bytes().len();
+        self.private += segment.bytes().len();
+        self.segments.push_back(segment);
     }
 
     fn push_frame(&mut self, run: &Run, from: u32, to: u32) {
@@ -356,7 +368,12 @@ mod tests {
             let text = String::from_utf8(rest[skip..skip + length].to_vec()).expect("text");
             shown.push(match serde_json::from_str::<serde_json::Value>(&text) {
                 Ok(gap) if gap["type"] == "gap" => {
-                    format!("{}-{} {}", gap["data"]["from"], gap["data"]["to"], gap["data"]["reason"].as_str().expect("text"))
+                    format!(
+                        "{}-{} {}",
+                        gap["data"]["from"],
+                        gap["data"]["to"],
+                        gap["data"]["reason"].as_str().expect("text")
+                    )
                 }
                 _ => text,
             });
@@ -400,6 +417,19 @@ mod tests {
             let whole = sent.div_ceil(6) * 6;
             assert_eq!(waiting(&outbox), &run.bytes[sent..whole.max(sent)], "after {sent}");
             assert_eq!(outbox.bytes(), whole - sent);
+        }
+    }
+
+    #[test]
+    fn dropping_keeps_the_head_whether_it_has_begun_or_not() {
+        for sent in 0..=4 {
+            let mut outbox = Outbox::default();
+            outbox.push_head(|b| b.extend(b"HTTP"));
+            outbox.push_private(|b| b.extend(frames(&["tail"])));
+            outbox.advance(sent);
+            outbox.drop_unstarted();
+            assert_eq!(waiting(&outbox), &b"HTTP"[sent..]);
+            assert_eq!((outbox.bytes(), outbox.private_bytes()), (4 - sent, 4 - sent));
         }
     }
 

@@ -173,6 +173,16 @@ impl Reactor {
         result
     }
 
+    /// Sees to a turn at a moment of the monotonic clock.
+    pub fn turn_at(self: &Rc<Self>, at_ms: u64) {
+        let wait = Duration::from_millis(at_ms.saturating_sub(self.clock.now().mono_ms));
+        let reactor = Rc::clone(self);
+        monoio::spawn(async move {
+            monoio::time::sleep(wait).await;
+            reactor.turn.ring();
+        });
+    }
+
     /// A connection's task has ended.
     pub fn closed(self: &Rc<Self>, id: ConnId) {
         self.with(|shard, _| shard.closed(id));

@@ -298,17 +298,24 @@ fn verifier(config: &Config) -> Result<Verifier, ConfigError> {
 fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
     let limits = &config.limits;
     let origins = if config.origins.is_empty() { Origins::SameHost } else { Origins::List(config.origins.clone()) };
+    // Bounds of the process, shared out: owners are spread over the shards by a hash.
+    let share = |bound: usize| bound.div_ceil(shards);
     let dev = if config.dev { auth::hs256_secret(&config.auth)? } else { None };
     Ok(Settings {
         hub: HubSettings {
             shards,
             language: config.language,
-            escape: config.lobby.escape,
+            namespaces: Arc::new(config.channel_namespaces()),
             duplicate_login: config.auth.duplicate_login,
             push_bytes: limits.push_bytes,
+            recover_bytes: limits.outbox_bytes / 2,
             patience_ms: limits.request_ms / 2,
+            channels: share(limits.channels),
+            history_bytes: share(limits.history_bytes),
+            idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
+            presence_digest_above: limits.presence_digest_above as u64,
+            presence_list: limits.presence_list,
         },
-        namespaces: Arc::new(config.channel_namespaces()),
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),
@@ -323,6 +330,7 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
             fragment_overhead: FRAGMENT_OVERHEAD,
         },
         outbox_bytes: limits.outbox_bytes,
+        subscriptions: limits.subscriptions,
         requests_per_connection: limits.requests_per_connection,
         request_ms: limits.request_ms,
         handshake_ms: limits.handshake_ms,

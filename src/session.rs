@@ -204,7 +204,7 @@ impl Session {
     /// Judges one command.
     pub fn command<'a>(&mut self, request: Request<'a>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let id = request.id;
-        let refuse = |code, text| Effect::Reply(Reply::Error { code, text, channel: None }, id);
+        let refuse = |code, text| Effect::Reply(Reply::Error { code, text, about: None }, id);
         match request.command {
             Command::Heartbeat => Effect::Reply(Reply::Heartbeat { timestamp: now.unix_ms }, id),
             Command::Auth { .. } if self.stage != Stage::Anonymous => refuse(409, Text::AuthTwice),
@@ -287,9 +287,9 @@ impl Session {
         let reply = match rules.verifier.verify(token, now.unix_ms) {
             Ok(identity) if same(&identity) => {
                 self.granted = Some(identity.channels.into_boxed_slice()).filter(|channels| !channels.is_empty());
-                Reply::Refreshed { expires_at: identity.expires_at_ms }
+                Reply::Refreshed { expires_at: identity.expires_at_ms.unwrap_or(u64::MAX) }
             }
-            _ => Reply::Error { code: 403, text: Text::TokenInvalid, channel: None },
+            _ => Reply::Error { code: 403, text: Text::OtherUser, about: None },
         };
         Effect::Reply(reply, id)
     }
@@ -332,9 +332,10 @@ impl Session {
     }
 
     fn unsubscribe<'a>(&mut self, channel: &'a str, id: Option<&'a str>, rules: &Rules<'_>) -> Effect<'a> {
-        let pending = self.pending.iter_mut().find(|pending| {
-            matches!(pending.kind, Kind::Subscribe) && *pending.channel == *channel
-        });
+        let pending = self
+            .pending
+            .iter_mut()
+            .find(|pending| matches!(pending.kind, Kind::Subscribe) && *pending.channel == *channel);
         if let Some(pending) = pending {
             pending.kind = Kind::Cancelled;
             return Effect::Cancel(pending.id.take(), channel, id);
@@ -398,15 +399,7 @@ impl Session {
         Effect::Ask(self.ask(Kind::Publish, id, channel, Ask::Publish(Box::new(publish)), rules, now))
     }
 
-    fn ask(
-        &mut self,
-        kind: Kind,
-        id: Option<&str>,
-        channel: Arc<str>,
-        ask: Ask,
-        rules: &Rules<'_>,
-        now: Now,
-    ) -> Asked {
+    fn ask(&mut self, kind: Kind, id: Option<&str>, channel: Arc<str>, ask: Ask, rules: &Rules<'_>, now: Now) -> Asked {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
         let deadline_ms = now.mono_ms + rules.request_ms;
@@ -493,11 +486,7 @@ impl Session {
 
 impl From<&SubscribeTo<'_>> for Wanted {
     fn from(to: &SubscribeTo<'_>) -> Self {
-        Self {
-            channel: to.channel.into(),
-            token: to.token.map(Into::into),
-            recover: to.recover.as_ref().map(owned),
-        }
+        Self { channel: to.channel.into(), token: to.token.map(Into::into), recover: to.recover.as_ref().map(owned) }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::ids::ConnId;
 use crate::mesh::Staging;
 use crate::namespace::{LOBBY, PresenceMode};
 use crate::parcel::{Parcel, Refusal};
-use crate::proto::encode::{DigestPush, JoinLeave, PresenceChange};
+use crate::proto::encode::{PresenceChange, Push};
 use crate::user::User;
 
 /// Signs a user in on a connection and attaches it to the lobby, in one step.
@@ -129,7 +129,6 @@ fn push(
     now: Now,
     out: &mut Staging<Parcel>,
 ) {
-    // Publications that were accepted before stay before it.
     let timestamp = channel.timestamp(now.unix_ms);
     let escape = channel.namespace.escape;
     let name = Arc::clone(channel.name());
@@ -142,13 +141,14 @@ fn push(
         }
         Announcement::Event { joined, user, count } => {
             let user = user.json(escape);
-            JoinLeave { joined: *joined, channel: &name, user, count: *count, timestamp }.encode(&mut frame);
+            Push::JoinLeave { joined: *joined, channel: &name, user, count: *count, timestamp }.encode(&mut frame);
         }
         Announcement::Digest(digest) => {
             let joined: Vec<_> = digest.joined.iter().map(|user| user.json(escape)).collect();
             let left: Vec<_> = digest.left.iter().map(|user| user.json(escape)).collect();
             let (truncated, reset) = (digest.truncated, digest.reset);
-            DigestPush { channel: &name, count: digest.count, joined: &joined, left: &left, truncated, reset, timestamp }
+            let (channel, count) = (&*name, digest.count);
+            Push::PresenceDigest { channel, count, joined: &joined, left: &left, truncated, reset, timestamp }
                 .encode(&mut frame);
         }
     }

@@ -54,7 +54,13 @@ pub struct Batch {
 
 impl Channel {
     /// A channel without a past. The epoch is 64 random bits: offsets of an earlier life can't pass for these.
-    pub fn new(name: Arc<str>, namespace: Arc<Namespace>, announcer: Announcer, shards: usize, random: &mut impl Rng) -> Self {
+    pub fn new(
+        name: Arc<str>,
+        namespace: Arc<Namespace>,
+        announcer: Announcer,
+        shards: usize,
+        random: &mut impl Rng,
+    ) -> Self {
         Self {
             name,
             namespace,

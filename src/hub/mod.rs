@@ -39,9 +39,9 @@ const IDLE_MS: u64 = 60_000;
 
 /// Which shard owns a channel: the same on every shard and run (FNV-1a, so that it can be told from outside).
 pub fn owner_of(channel: &str, shards: usize) -> ShardId {
-    let hash = channel.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = channel
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     ShardId(u16::try_from(hash % shards as u64).expect("at most 256 shards"))
 }
 
@@ -273,7 +273,7 @@ impl Hub {
                 // What was accepted so far goes to those attached so far; the newcomer finds it in the history.
                 publisher.end_batch(channel, out);
                 publisher.expire(channel, now);
-                if *channel.name() == *LOBBY && !users.holds(conn, user.key()) {
+                if **channel.name() == *LOBBY && !users.holds(conn, user.key()) {
                     return Some(Answer::Refused(Refusal::Forbidden));
                 }
                 attach::subscribe(settings, channel, (conn, request), &user, now, out);
@@ -351,7 +351,6 @@ impl Hub {
             channel.filed = self.wheel.file(Arc::clone(channel.name()), at_ms);
         }
     }
-
 }
 
 fn channel_of(ask: &Ask) -> Arc<str> {
@@ -388,18 +387,11 @@ fn recovered(settings: &HubSettings, channel: &Channel, since: Option<&Since>) -
     attached
 }
 
-fn history(
-    settings: &HubSettings,
-    channel: &Channel,
-    since: Option<&Since>,
-    limit: usize,
-    reverse: bool,
-) -> Answer {
+fn history(settings: &HubSettings, channel: &Channel, since: Option<&Since>, limit: usize, reverse: bool) -> Answer {
     if since.is_some_and(|since| *since.epoch != **channel.epoch()) {
         return Answer::EpochChanged(channel.position());
     }
-    let publications =
-        channel.history.page(since.map(|since| since.offset), limit, settings.recover_bytes, reverse);
+    let publications = channel.history.page(since.map(|since| since.offset), limit, settings.recover_bytes, reverse);
     let placed = channel.position();
     Answer::History(Box::new(Attached { placed, recovered: None, lost_from: 0, publications }))
 }
@@ -407,7 +399,8 @@ fn history(
 fn next_deadline(channel: &Channel, now: Now) -> Option<u64> {
     let age = channel.namespace.history_age_ms;
     let history = channel.history.oldest_ms().map(|oldest| oldest.saturating_add(age));
-    let disuse = (channel.is_deserted() && **channel.name() != *LOBBY).then(|| idle_until(channel).max(now.mono_ms + 1));
+    let disuse =
+        (channel.is_deserted() && **channel.name() != *LOBBY).then(|| idle_until(channel).max(now.mono_ms + 1));
     [channel.announcer.next_deadline(), history, disuse].into_iter().flatten().min()
 }
 

@@ -7,11 +7,11 @@ use super::HubSettings;
 use super::budget::Budget;
 use super::channel::Channel;
 use super::dedup::{Dedup, Seen};
-use super::history::{Bounds, History, Kind, Publication};
+use super::history::{Bounds, History, Publication};
 use crate::clock::Now;
 use crate::mesh::Staging;
 use crate::parcel::{Answer, Asker, Content, Parcel, Placed, Publish, Refusal};
-use crate::proto::encode::{self, Position};
+use crate::proto::encode::{self, Kind, Position};
 use crate::proto::text::escape_html;
 
 /// Who orders and keeps the publications of a channel.
@@ -175,11 +175,13 @@ impl Publisher {
         let (kind, fields) = match &publish.content {
             Content::Text(text) => {
                 let text = if escape { escape_html(text) } else { (&**text).into() };
-                (Kind::Message, encode::message(frame, position, sender, &text, timestamp))
+                (Kind::Message, encode::Message { position, sender, text: &text, timestamp }.encode(frame))
             }
             Content::Json(data) => {
                 let key = publish.key.as_deref();
-                (Kind::Publication, encode::publication(frame, position, data, key, sender, timestamp))
+                let Position { channel, offset, .. } = position;
+                let push = encode::Publication { channel, offset, data, key, sender, timestamp };
+                (Kind::Publication, push.encode(frame))
             }
         };
         let offset = position.offset;
@@ -199,9 +201,8 @@ impl Publisher {
     fn keep(&mut self, channel: &mut Channel, publication: &Arc<Publication>, now: Now) {
         let bounds = bounds(channel);
         let name = Arc::clone(channel.name());
-        self.budget.change(&name, &mut channel.history, |history| {
-            history.push(Arc::clone(publication), now.mono_ms, bounds)
-        });
+        self.budget
+            .change(&name, &mut channel.history, |history| history.push(Arc::clone(publication), now.mono_ms, bounds));
     }
 }
 

@@ -1,7 +1,8 @@
 //! Bytes in, events out: everything that is defined by a wire format, with no socket, clock or state of the
-//! server behind it. `handshake`, `frame` and `websocket` are RFC 6455; `decode`, `encode` and `text` are the
-//! project's own JSON protocol (docs/protocol.md); `codes` is the one table of close codes.
+//! server behind it. `handshake`, `frame` and `websocket` are RFC 6455; `channel`, `decode`, `encode` and
+//! `text` are the project's own JSON protocol (docs/protocol.md); `codes` is the one table of close codes.
 
+pub mod channel;
 pub mod codes;
 pub mod decode;
 pub mod encode;

@@ -57,6 +57,28 @@ pub enum Text {
     AlreadyOnline,
     /// More sign-ins of a user than `kick_old` allows.
     TooManySignIns,
+    /// Not the name of a channel.
+    BadChannel,
+    /// The channel's namespace is not configured.
+    UnknownNamespace,
+    /// There is no such channel.
+    UnknownChannel,
+    /// The user may not do this in this channel.
+    Forbidden,
+    /// The token for a channel was refused.
+    ChannelTokenInvalid,
+    /// `refresh` with another user's token.
+    OtherUser,
+    /// `subscribe` to a channel that is subscribed, or about to be.
+    AlreadySubscribed,
+    /// More channels than a connection may have.
+    TooManySubscriptions,
+    /// A subscribe that an unsubscribe overtook.
+    Cancelled,
+    /// The channel is in another epoch than the client named.
+    EpochChanged,
+    /// An idempotency key that came before with other content.
+    KeyReused,
 }
 
 impl Text {
@@ -92,6 +114,17 @@ impl Text {
             }
             Self::AlreadyOnline => ("already signed in on another connection", "该账号已在其他地方登录"),
             Self::TooManySignIns => ("too many sign-ins", "登录过于频繁"),
+            Self::BadChannel => ("not a channel name", "频道名称无效"),
+            Self::UnknownNamespace => ("unknown namespace", "未知命名空间"),
+            Self::UnknownChannel => ("unknown channel", "频道不存在"),
+            Self::Forbidden => ("not allowed in this channel", "无权在该频道执行此操作"),
+            Self::ChannelTokenInvalid => ("channel token invalid or expired", "频道token失效或无效"),
+            Self::OtherUser => ("the token is another user's", "token属于其他用户"),
+            Self::AlreadySubscribed => ("already subscribed", "已订阅该频道"),
+            Self::TooManySubscriptions => ("too many subscriptions", "订阅的频道过多"),
+            Self::Cancelled => ("cancelled", "已取消"),
+            Self::EpochChanged => ("the channel's epoch has changed", "频道的epoch已变更"),
+            Self::KeyReused => ("idempotency_key was used with other content", "该idempotency_key已用于其他内容"),
         }
     }
 }

@@ -289,5 +289,8 @@ fn recovery<'a>(attached: &Attached, publications: &'a [Element<'a>]) -> Option<
 }
 
 fn members(page: &UsersPage, escape: bool) -> Vec<Member<'_>> {
-    page.members.iter().map(|(user, connections)| Member { user: user.json(escape), connections: *connections }).collect()
+    page.members
+        .iter()
+        .map(|(user, connections)| Member { user: user.json(escape), connections: *connections })
+        .collect()
 }

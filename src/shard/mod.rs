@@ -19,17 +19,14 @@ use crate::auth::Verifier;
 use crate::clock::Now;
 use crate::fanout::{Fanout, Subscription};
 use crate::http::Site;
-use crate::hub::{Hub, HubSettings, LOBBY, owner_of};
+use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
 use crate::mesh::{self, Staging};
 use crate::parcel::{Answer, Ask, Asker, Parcel};
 use crate::proto::codes::close;
 use crate::proto::decode::EnvelopeDecoder;
 use crate::proto::encode::Reply;
-use crate::proto::text::Text;
 use crate::proto::{frame, handshake, websocket};
-use crate::session::{self, Outcome};
-use crate::user::User;
 use crate::wheel::Wheel;
 use conns::{Conn, Conns, Ending, Stage};
 use flush::Flush;
@@ -265,6 +262,28 @@ impl Shard {
         self.fanout.is_dirty() || !self.dirty.is_empty() || !self.emptied.is_empty()
     }
 
+    /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
+    #[doc(hidden)]
+    pub fn is_quiescent(&self) -> bool {
+        let all = mesh::credits(self.settings.lane_parcels);
+        let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
+        answered && !self.is_stuck() && !self.has_work() && self.flush.is_none()
+    }
+
+    /// What the connection has yet to be sent, in bytes, its share of the channels' runs included.
+    #[doc(hidden)]
+    pub fn waiting_bytes(&mut self, id: ConnId) -> Option<usize> {
+        let conn = self.conns.get(id)?;
+        let due = |s: &Subscription| self.fanout.channel(s.channel).due(s.index as usize);
+        Some(conn.outbox.bytes() + conn.subscriptions.iter().map(due).sum::<usize>())
+    }
+
+    /// Whether the connection is there and has been told, or is to be told, that it ends.
+    #[doc(hidden)]
+    pub fn is_closing(&mut self, id: ConnId) -> bool {
+        self.conns.get(id).is_some_and(|conn| conn.is_closing())
+    }
+
     /// Says goodbye to everyone (1001) and refuses whoever comes from now on.
     pub fn drain(&mut self, now: Now) {
         self.draining = true;
@@ -313,7 +332,11 @@ impl Shard {
             channel.hand_over(subscription.index as usize, &mut conn.outbox);
         }
         conn.outbox.push_private(write);
-        if !std::mem::replace(&mut conn.dirty, true) {
+        self.mark_dirty(slot);
+    }
+
+    fn mark_dirty(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.conns.at(slot).dirty, true) {
             self.dirty.push(slot);
         }
     }

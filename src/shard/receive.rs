@@ -137,13 +137,14 @@ impl Shard {
                 upgrade
             }
         };
-        self.push_private(id.slot, |out| upgrade.write_response(out));
         let conn = self.conns.at(id.slot);
+        conn.outbox.push_head(|out| upgrade.write_response(out));
         conn.opened_ms = now.mono_ms;
         if conn.stage == Stage::Native {
             let connection_id = format!("{:016x}-{id}", self.settings.boot_id);
             self.say(id, &Reply::System { connection_id: &connection_id, timestamp: now.unix_ms }, None);
         }
+        self.mark_dirty(id.slot);
         self.file_deadline(id);
     }
 
@@ -239,9 +240,7 @@ impl Shard {
     pub(super) fn finish(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.slot);
         conn.stage = Stage::Closing { until_ms: now.mono_ms + super::CLOSE_MS, ending: Ending::Finish };
-        if !std::mem::replace(&mut conn.dirty, true) {
-            self.dirty.push(id.slot);
-        }
+        self.mark_dirty(id.slot);
         self.file_deadline(id);
     }
 }

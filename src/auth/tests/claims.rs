@@ -1,4 +1,5 @@
 //! Every rule about what a token says.
+//! Each case is a token that was signed well: what it claims decides.
 
 use serde_json::{Value, json};
 

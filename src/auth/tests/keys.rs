@@ -1,4 +1,5 @@
 //! Which key a token is checked with, and which keys are taken at all. The attacks are here.
+//! Keys are real ones, from files; tokens are signed here with whatever an attacker could have.
 
 use super::*;
 

@@ -1,0 +1,374 @@
+//! The idempotency keys of the channels that this shard owns: what was accepted lately under which key, so that
+//! a publish that comes again is answered and not done again. A key is one user's in one channel. It is kept for
+//! 5 minutes or until its user has used 256 newer ones here, and all keys together are bounded: when the table
+//! is full the oldest goes, and a retry of that one would be published once more (`cut_short` counts them; one
+//! user can't bring it about, for want of more than 256 places). Knows no clock and publishes nothing: `hub`
+//! checks, publishes, and records what was accepted. Only this process's memory: with an engine, its table rules.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashTable};
+
+use crate::parcel::Placed;
+
+/// How long a key is kept.
+pub const KEPT_MS: u64 = 5 * 60_000;
+/// How many keys of one user are kept.
+pub const KEYS_PER_USER: u32 = 256;
+
+/// What is known of a key.
+#[derive(Debug)]
+pub enum Seen {
+    /// Nothing: publish it.
+    New,
+    /// The same was accepted and is here.
+    Duplicate(Placed),
+    /// Something else was accepted under this key.
+    OtherContent,
+}
+
+/// The table of one shard. An entry takes about 250 bytes beside the names it shares: 100,000 of them 25 MB.
+/// What the fullest moment took is held until the table is empty again.
+#[derive(Debug)]
+pub struct Dedup {
+    max_entries: u32,
+    /// Every key is hashed with a secret (SipHash-1-3): users and clients choose all three parts.
+    hashing: RandomState,
+    /// Two more secrets, for what is published.
+    content: [RandomState; 2],
+    index: HashTable<u32>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Every entry is on three lists, in the order of recording. Exact at any time: no entry is ever searched
+    /// for, and none is left behind to be skipped later.
+    all: List,
+    users: HashMap<Arc<str>, List, RandomState>,
+    channels: HashMap<Arc<str>, List, RandomState>,
+    cut_short: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    user: Arc<str>,
+    key: Box<str>,
+    content: u128,
+    placed: Placed,
+    at_ms: u64,
+    hash: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Option<Entry>,
+    links: [Link; 3],
+}
+
+/// Which of the three lists.
+const ALL: usize = 0;
+const USER: usize = 1;
+const CHANNEL: usize = 2;
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    older: u32,
+    newer: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct List {
+    oldest: u32,
+    newest: u32,
+    len: u32,
+}
+
+impl Dedup {
+    /// An empty table that will hold at most `max_entries` keys; 0 remembers nothing.
+    pub fn new(max_entries: u32) -> Self {
+        Self {
+            max_entries: max_entries.min(NONE - 1),
+            hashing: RandomState::new(),
+            content: [RandomState::new(), RandomState::new()],
+            index: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            all: List::EMPTY,
+            users: HashMap::default(),
+            channels: HashMap::default(),
+            cut_short: 0,
+        }
+    }
+
+    /// What stands for the content of a publish: everything that the same request would repeat (its type, its
+    /// text or data as sent, its `key`), part by part. Two secret SipHashes, 128 bits: without the secrets,
+    /// which never leave the process, nobody can look for two contents of one hash, and by chance none will be
+    /// found. All that one could win is that their own second publish is taken for their first.
+    pub fn content_hash(&self, parts: &[&[u8]]) -> u128 {
+        let [high, low] = self.content.each_ref().map(|secret| secret.hash_one(parts));
+        u128::from(high) << 64 | u128::from(low)
+    }
+
+    /// What became of this key.
+    pub fn check(&mut self, user: &str, channel: &str, key: &str, content: u128, mono_ms: u64) -> Seen {
+        self.expire(mono_ms);
+        let hash = self.hashing.hash_one((user, channel, key));
+        match self.find(hash, user, channel, key) {
+            None => Seen::New,
+            Some(entry) if entry.content == content => Seen::Duplicate(entry.placed.clone()),
+            Some(_) => Seen::OtherContent,
+        }
+    }
+
+    /// Remembers an accepted publish; its channel is that of `placed`. The key must have been found new: of two
+    /// under one key, the second one must wait until the first one's outcome is known.
+    pub fn record(&mut self, user: &Arc<str>, key: &str, content: u128, placed: Placed, mono_ms: u64) {
+        self.expire(mono_ms);
+        if self.max_entries == 0 {
+            return;
+        }
+        let hash = self.hashing.hash_one((&**user, &*placed.channel, key));
+        assert!(self.find(hash, user, &placed.channel, key).is_none(), "one key was accepted twice");
+        assert!(self.newest_ms().is_none_or(|newest_ms| newest_ms <= mono_ms), "the monotonic clock went back");
+        if let Some(list) = self.users.get(&**user).filter(|list| list.len >= KEYS_PER_USER) {
+            self.remove(list.oldest);
+        }
+        if self.all.len >= self.max_entries {
+            self.cut_short += 1;
+            self.remove(self.all.oldest);
+        }
+        // One name per user and channel, however many tokens and requests brought their own copies.
+        let user = self.users.get_key_value(&**user).map_or(user, |(known, _)| known).clone();
+        let entry = Entry { user, key: key.into(), content, placed, at_ms: mono_ms, hash };
+        self.insert(entry);
+    }
+
+    /// Drops the keys that are too old. Amortised O(1) per key; `check` and `record` do it too, so this is only
+    /// for the memory of a shard that has become quiet.
+    pub fn expire(&mut self, mono_ms: u64) {
+        while self.oldest_ms().is_some_and(|at_ms| at_ms.saturating_add(KEPT_MS) <= mono_ms) {
+            self.remove(self.all.oldest);
+        }
+    }
+
+    /// Drops the keys of a channel: its epoch has gone, and with it the offsets that they would be answered by.
+    pub fn forget_channel(&mut self, channel: &str) {
+        while let Some(list) = self.channels.get(channel) {
+            self.remove(list.oldest);
+        }
+    }
+
+    /// How many keys are kept.
+    pub fn len(&self) -> usize {
+        self.all.len as usize
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.all.len == 0
+    }
+
+    /// How many keys went before their time because the table was full.
+    pub fn cut_short(&self) -> u64 {
+        self.cut_short
+    }
+
+    fn find(&self, hash: u64, user: &str, channel: &str, key: &str) -> Option<&Entry> {
+        let slot = self.index.find(hash, |slot| {
+            let entry = entry(&self.slots, *slot);
+            &*entry.key == key && &*entry.user == user && &*entry.placed.channel == channel
+        });
+        slot.map(|slot| entry(&self.slots, *slot))
+    }
+
+    fn oldest_ms(&self) -> Option<u64> {
+        (self.all.oldest != NONE).then(|| entry(&self.slots, self.all.oldest).at_ms)
+    }
+
+    fn newest_ms(&self) -> Option<u64> {
+        (self.all.newest != NONE).then(|| entry(&self.slots, self.all.newest).at_ms)
+    }
+
+    fn insert(&mut self, new: Entry) {
+        let (hash, user, channel) = (new.hash, Arc::clone(&new.user), Arc::clone(&new.placed.channel));
+        let full = Slot { entry: Some(new), links: [Link { older: NONE, newer: NONE }; 3] };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = full;
+                slot
+            }
+            None => {
+                self.slots.push(full);
+                u32::try_from(self.slots.len() - 1).expect("bounded by max_entries")
+            }
+        };
+        self.all.append(ALL, slot, &mut self.slots);
+        self.users.entry(user).or_insert(List::EMPTY).append(USER, slot, &mut self.slots);
+        self.channels.entry(channel).or_insert(List::EMPTY).append(CHANNEL, slot, &mut self.slots);
+        self.index.insert_unique(hash, slot, |slot| entry(&self.slots, *slot).hash);
+    }
+
+    fn remove(&mut self, slot: u32) {
+        self.all.unlink(ALL, slot, &mut self.slots);
+        unlink_from(&mut self.users, USER, slot, &mut self.slots, |entry| &entry.user);
+        unlink_from(&mut self.channels, CHANNEL, slot, &mut self.slots, |entry| &entry.placed.channel);
+        let entry = self.slots[slot as usize].entry.take().expect("a listed slot is full");
+        let indexed = self.index.find_entry(entry.hash, |other| *other == slot);
+        indexed.expect("every entry is indexed").remove();
+        self.free.push(slot);
+        if self.is_empty() {
+            self.index = HashTable::new();
+            (self.slots, self.free) = (Vec::new(), Vec::new());
+            self.users.shrink_to_fit();
+            self.channels.shrink_to_fit();
+        }
+    }
+}
+
+fn entry(slots: &[Slot], slot: u32) -> &Entry {
+    slots[slot as usize].entry.as_ref().expect("a listed slot is full")
+}
+
+/// Takes a slot off the list of its user or channel, and the list away if it was the last.
+fn unlink_from(
+    lists: &mut HashMap<Arc<str>, List, RandomState>,
+    which: usize,
+    slot: u32,
+    slots: &mut [Slot],
+    name: impl Fn(&Entry) -> &Arc<str>,
+) {
+    let name = Arc::clone(name(entry(slots, slot)));
+    let list = lists.get_mut(&name).expect("an entry's user and channel have lists");
+    list.unlink(which, slot, slots);
+    if list.len == 0 {
+        lists.remove(&name);
+    }
+}
+
+impl List {
+    const EMPTY: Self = Self { oldest: NONE, newest: NONE, len: 0 };
+
+    fn append(&mut self, which: usize, slot: u32, slots: &mut [Slot]) {
+        slots[slot as usize].links[which] = Link { older: self.newest, newer: NONE };
+        match self.newest {
+            NONE => self.oldest = slot,
+            last => slots[last as usize].links[which].newer = slot,
+        }
+        self.newest = slot;
+        self.len += 1;
+    }
+
+    fn unlink(&mut self, which: usize, slot: u32, slots: &mut [Slot]) {
+        let Link { older, newer } = slots[slot as usize].links[which];
+        match older {
+            NONE => self.oldest = newer,
+            older => slots[older as usize].links[which].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => slots[newer as usize].links[which].older = older,
+        }
+        self.len -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(channel: &str, offset: u64) -> Placed {
+        Placed { channel: channel.into(), epoch: "e".into(), offset }
+    }
+
+    fn offset(seen: Seen) -> Option<u64> {
+        match seen {
+            Seen::Duplicate(placed) => Some(placed.offset),
+            Seen::New => None,
+            Seen::OtherContent => panic!("other content"),
+        }
+    }
+
+    #[test]
+    fn the_same_again_is_a_duplicate_and_other_content_is_not() {
+        let mut dedup = Dedup::new(100);
+        let ann: Arc<str> = "ann".into();
+        assert!(matches!(dedup.check(&ann, "news", "k", 1, 0), Seen::New));
+        assert!(matches!(dedup.check(&ann, "news", "k", 1, 0), Seen::New), "checking records nothing");
+        dedup.record(&ann, "k", 1, placed("news", 7), 0);
+        assert_eq!(offset(dedup.check(&ann, "news", "k", 1, 5)), Some(7));
+        assert!(matches!(dedup.check(&ann, "news", "k", 2, 5), Seen::OtherContent));
+        for (user, channel, key) in
+            [("bob", "news", "k"), ("ann", "new", "k"), ("ann", "news", "sk"), ("an", "nnews", "k")]
+        {
+            assert!(matches!(dedup.check(user, channel, key, 1, 5), Seen::New));
+        }
+    }
+
+    #[test]
+    fn a_key_lives_five_minutes() {
+        let mut dedup = Dedup::new(100);
+        dedup.record(&"ann".into(), "k", 1, placed("news", 7), 1000);
+        assert_eq!(offset(dedup.check("ann", "news", "k", 1, 1000 + KEPT_MS - 1)), Some(7));
+        assert_eq!(offset(dedup.check("ann", "news", "k", 1, 1000 + KEPT_MS)), None);
+        assert!(dedup.is_empty() && dedup.users.is_empty() && dedup.channels.is_empty() && dedup.index.is_empty());
+    }
+
+    #[test]
+    fn a_user_has_256_keys_over_all_channels_and_takes_none_from_others() {
+        let mut dedup = Dedup::new(10_000);
+        let ann: Arc<str> = "ann".into();
+        dedup.record(&"bob".into(), "k", 0, placed("news", 1), 0);
+        for n in 0..=u64::from(KEYS_PER_USER) {
+            dedup.record(&ann, &format!("k{n}"), 0, placed(if n % 2 == 0 { "a" } else { "b" }, n), n);
+        }
+        assert_eq!(dedup.len(), 257);
+        assert_eq!(offset(dedup.check("ann", "a", "k0", 0, 300)), None);
+        assert_eq!(offset(dedup.check("ann", "b", "k1", 0, 300)), Some(1));
+        assert_eq!(offset(dedup.check("bob", "news", "k", 0, 300)), Some(1));
+        assert_eq!(dedup.cut_short(), 0);
+    }
+
+    #[test]
+    fn when_the_table_is_full_the_oldest_goes() {
+        let mut dedup = Dedup::new(3);
+        for n in 0..5 {
+            dedup.record(&format!("u{n}").into(), "k", 0, placed("news", n), n);
+        }
+        let left: Vec<_> = (0..5).map(|n| offset(dedup.check(&format!("u{n}"), "news", "k", 0, 5))).collect();
+        assert_eq!(left, [None, None, Some(2), Some(3), Some(4)]);
+        assert_eq!((dedup.len(), dedup.cut_short(), dedup.slots.len()), (3, 2, 3));
+        Dedup::new(0).record(&"ann".into(), "k", 0, placed("news", 1), 0);
+    }
+
+    #[test]
+    fn a_channel_is_forgotten_as_a_whole_and_alone() {
+        let mut dedup = Dedup::new(100);
+        let ann: Arc<str> = "ann".into();
+        for n in 0..10 {
+            dedup.record(&ann, &format!("k{n}"), 0, placed(if n % 2 == 0 { "a" } else { "b" }, n), n);
+        }
+        dedup.forget_channel("a");
+        dedup.forget_channel("a");
+        assert_eq!(dedup.len(), 5);
+        assert_eq!(offset(dedup.check("ann", "a", "k2", 0, 10)), None);
+        assert_eq!(offset(dedup.check("ann", "b", "k3", 0, 10)), Some(3));
+    }
+
+    #[test]
+    fn content_is_told_apart_part_by_part() {
+        let dedup = Dedup::new(1);
+        let hash = |parts: &[&[u8]]| dedup.content_hash(parts);
+        assert_eq!(hash(&[b"message", b"hi"]), hash(&[b"message", b"hi"]));
+        assert_ne!(hash(&[b"message", b"hi"]), hash(&[b"messageh", b"i"]));
+        assert_ne!(hash(&[b"a", b""]), hash(&[b"a"]));
+        assert_ne!(hash(&[b"a", b""]), hash(&[b"", b"a"]));
+        assert_ne!(hash(&[b"a"]) as u64, (hash(&[b"a"]) >> 64) as u64, "the two halves have secrets of their own");
+        assert_ne!(hash(&[b"a"]), Dedup::new(1).content_hash(&[b"a"]));
+    }
+
+    #[test]
+    fn an_entry_takes_what_is_said() {
+        assert!(size_of::<Slot>() <= 176, "{}", size_of::<Slot>());
+    }
+}

@@ -1,0 +1,359 @@
+//! What a channel has published lately: a contiguous run of publications up to the newest, by which a client
+//! that was away gets what it missed. Bounded by count and age here, by bytes over all channels in `budget`.
+//! Doesn't know the epoch, the subscribers or the clock: a channel's owner drops all of it (`clear`) when the
+//! offsets start anew, and says what time it is. Publications are shared by `Arc`: one that is on its way to a
+//! client outlives its place in here.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::proto::encode::{Element, Kind};
+
+/// One accepted publication, encoded once.
+#[derive(Debug)]
+pub struct Publication {
+    /// Its number in the channel.
+    pub offset: u64,
+    /// Unix milliseconds, the owner's.
+    pub timestamp: u64,
+    /// What it is a value of, for `conflate`.
+    pub key: Option<Box<str>>,
+    /// Which push it is.
+    pub kind: Kind,
+    frame: Arc<[u8]>,
+    /// Where in `frame` the fields of the push's `data` stand.
+    fields: Range<u32>,
+}
+
+impl Publication {
+    /// What a publication costs beyond its frame and key: itself, the counts of two `Arc`s, and its place in a
+    /// queue that may be half empty.
+    pub const OVERHEAD: usize = size_of::<Self>() + 4 * size_of::<usize>() + 2 * size_of::<Kept>();
+
+    /// `fields` is where in `frame` the fields of `data` stand, without the braces: an element of
+    /// `publications` is made of them.
+    pub fn new(
+        offset: u64,
+        timestamp: u64,
+        key: Option<Box<str>>,
+        kind: Kind,
+        frame: Arc<[u8]>,
+        fields: Range<u32>,
+    ) -> Self {
+        assert!(offset > 0, "offsets start at 1");
+        assert!(fields.start <= fields.end && fields.end as usize <= frame.len(), "the fields are part of the frame");
+        Self { offset, timestamp, key, kind, frame, fields }
+    }
+
+    /// The whole push, framed.
+    pub fn frame(&self) -> &Arc<[u8]> {
+        &self.frame
+    }
+
+    /// The fields of the push's `data`, without braces.
+    pub fn fields(&self) -> &[u8] {
+        &self.frame[self.fields.start as usize..self.fields.end as usize]
+    }
+
+    /// The publication as an answer lists it.
+    pub fn element(&self) -> Element<'_> {
+        Element { kind: self.kind, fields: self.fields() }
+    }
+
+    /// The bytes that keeping it holds.
+    pub fn weight(&self) -> usize {
+        self.frame.len() + self.key.as_ref().map_or(0, |key| key.len()) + Self::OVERHEAD
+    }
+}
+
+/// How much history the channels of a namespace have; given on each call, so that the configuration may change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Most publications kept; 0 keeps none.
+    pub count: usize,
+    /// A publication goes when it is this old.
+    pub age_ms: u64,
+}
+
+/// What [`History::since`] found.
+#[derive(Debug)]
+pub enum Recovery {
+    /// Everything that was missed, in order; nothing if nothing was.
+    Complete(Vec<Arc<Publication>>),
+    /// Some of it is gone, or it is too much, or the client claims what never was.
+    Incomplete,
+}
+
+/// The history of one channel.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Offsets ascend by one, times don't descend.
+    kept: VecDeque<Kept>,
+    /// The sum of the weights.
+    bytes: usize,
+    /// The newest offset ever pushed since the last `clear`, kept or not.
+    newest: Option<u64>,
+    /// Under which time `budget` has filed this channel. Its mark, not ours.
+    pub(super) filed_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    publication: Arc<Publication>,
+    at_ms: u64,
+}
+
+impl History {
+    /// Takes the next publication and lets go of what is then too much or too old; says how many bytes that
+    /// freed. The first one after `clear` may have any offset, the others follow without a hole.
+    pub fn push(&mut self, publication: Arc<Publication>, mono_ms: u64, bounds: Bounds) -> usize {
+        let offset = publication.offset;
+        assert!(self.newest.is_none_or(|newest| newest + 1 == offset), "a hole before offset {offset}");
+        assert!(self.kept.back().is_none_or(|last| last.at_ms <= mono_ms), "the monotonic clock went back");
+        self.newest = Some(offset);
+        self.bytes += publication.weight();
+        self.kept.push_back(Kept { publication, at_ms: mono_ms });
+        self.expire(mono_ms, bounds)
+    }
+
+    /// Lets go of what is too old or too much; says how many bytes that freed. `since` and `page` show what is
+    /// there: call this before, if age matters to the answer.
+    pub fn expire(&mut self, mono_ms: u64, bounds: Bounds) -> usize {
+        let before = self.bytes;
+        while let Some(first) = self.kept.front()
+            && (self.kept.len() > bounds.count || first.at_ms.saturating_add(bounds.age_ms) <= mono_ms)
+        {
+            self.pop_oldest();
+        }
+        before - self.bytes
+    }
+
+    /// Lets go of the oldest publication; says how many bytes that freed.
+    pub fn pop_oldest(&mut self) -> Option<usize> {
+        let freed = self.kept.pop_front()?.publication.weight();
+        self.bytes -= freed;
+        // A burst's capacity isn't held for ever; far enough from growing again to stay amortised O(1).
+        if self.kept.capacity() > 64 && self.kept.len() * 4 < self.kept.capacity() {
+            self.kept.shrink_to(self.kept.len() * 2);
+        }
+        Some(freed)
+    }
+
+    /// Forgets everything, the offsets too: a new epoch, or a hole that the engine couldn't fill. Says how many
+    /// bytes that freed.
+    pub fn clear(&mut self) -> usize {
+        self.kept = VecDeque::new();
+        self.newest = None;
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// The sum of the weights of what is kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many publications are kept.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// When the oldest one was pushed.
+    pub fn oldest_ms(&self) -> Option<u64> {
+        self.kept.front().map(|first| first.at_ms)
+    }
+
+    /// What a client missed that has `offset`, in a channel that stands at `top`. More than `max_bytes` of
+    /// frames is not recovered; their elements in `publications` are never longer than the frames.
+    pub fn since(&self, offset: u64, top: u64, max_bytes: usize) -> Recovery {
+        if offset == top {
+            return Recovery::Complete(Vec::new());
+        }
+        let Some(first) = self.kept.front().map(|first| first.publication.offset) else { return Recovery::Incomplete };
+        if offset > top || first > offset + 1 || self.newest.is_none_or(|newest| newest < top) {
+            return Recovery::Incomplete;
+        }
+        let missed = self.kept.range(index(offset + 1 - first)..index(top + 1 - first));
+        let mut room = max_bytes;
+        for kept in missed.clone() {
+            match room.checked_sub(kept.publication.frame.len()) {
+                Some(left) => room = left,
+                None => return Recovery::Incomplete,
+            }
+        }
+        Recovery::Complete(missed.map(|kept| Arc::clone(&kept.publication)).collect())
+    }
+
+    /// A page of what is kept: at most `limit` publications, and no more than `max_bytes` of frames unless the
+    /// first alone has more. Forward from after `since`; or with `reverse` back from before it, newest first.
+    /// No `since`, or 0, is all of it, from the one end or the other.
+    pub fn page(&self, since: Option<u64>, limit: usize, max_bytes: usize, reverse: bool) -> Vec<Arc<Publication>> {
+        let since = since.filter(|since| *since > 0);
+        let Some(first) = self.kept.front().map(|first| first.publication.offset) else { return Vec::new() };
+        // How many of those kept are at or before `since`, and before it.
+        let upto = since.map_or(0, |since| clamp(since.saturating_add(1).saturating_sub(first), self.kept.len()));
+        let before = since.map_or(self.kept.len(), |since| clamp(since.saturating_sub(first), self.kept.len()));
+        let mut room = Room { first: true, bytes: Some(max_bytes) };
+        let fits = |kept: &&Kept| room.take(kept.publication.frame.len());
+        if reverse {
+            self.kept.range(..before).rev().take(limit).take_while(fits).map(shared).collect()
+        } else {
+            self.kept.range(upto..).take(limit).take_while(fits).map(shared).collect()
+        }
+    }
+}
+
+/// What is left of a page's bytes: nothing once the first alone has taken more.
+struct Room {
+    first: bool,
+    bytes: Option<usize>,
+}
+
+impl Room {
+    /// The first always fits: a page that is empty for want of room would be taken for the end.
+    fn take(&mut self, bytes: usize) -> bool {
+        self.bytes = self.bytes.and_then(|left| left.checked_sub(bytes));
+        std::mem::take(&mut self.first) || self.bytes.is_some()
+    }
+}
+
+fn shared(kept: &Kept) -> Arc<Publication> {
+    Arc::clone(&kept.publication)
+}
+
+fn clamp(distance: u64, len: usize) -> usize {
+    usize::try_from(distance).map_or(len, |distance| distance.min(len))
+}
+
+fn index(distance: u64) -> usize {
+    usize::try_from(distance).expect("an index into what is kept")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Bounds = Bounds { count: 1000, age_ms: u64::MAX };
+
+    fn publication(offset: u64) -> Arc<Publication> {
+        let frame = format!("frame {offset:04}").into_bytes().into();
+        Arc::new(Publication::new(offset, offset, None, Kind::Message, frame, 6..10))
+    }
+
+    fn filled(offsets: std::ops::RangeInclusive<u64>, bounds: Bounds) -> History {
+        let mut history = History::default();
+        for offset in offsets {
+            history.push(publication(offset), offset * 10, bounds);
+        }
+        history
+    }
+
+    fn offsets(publications: &[Arc<Publication>]) -> Vec<u64> {
+        publications.iter().map(|publication| publication.offset).collect()
+    }
+
+    fn recovered(recovery: Recovery) -> Option<Vec<u64>> {
+        match recovery {
+            Recovery::Complete(all) => Some(offsets(&all)),
+            Recovery::Incomplete => None,
+        }
+    }
+
+    #[test]
+    fn fields_are_a_part_of_the_frame_and_count_once() {
+        let publication = publication(7);
+        assert_eq!(publication.fields(), b"0007");
+        assert_eq!(publication.weight(), 10 + Publication::OVERHEAD);
+    }
+
+    #[test]
+    fn recovery_is_all_or_nothing() {
+        let history = filled(1..=10, Bounds { count: 4, age_ms: u64::MAX });
+        assert_eq!(recovered(history.since(10, 10, 0)), Some(vec![]));
+        assert_eq!(recovered(history.since(6, 10, 1000)), Some(vec![7, 8, 9, 10]));
+        assert_eq!(recovered(history.since(9, 10, 1000)), Some(vec![10]));
+        assert_eq!(recovered(history.since(5, 10, 1000)), None, "6 is gone");
+        assert_eq!(recovered(history.since(0, 10, 1000)), None);
+        assert_eq!(recovered(history.since(11, 10, 1000)), None, "above the top");
+        assert_eq!(recovered(history.since(u64::MAX, 10, 1000)), None);
+    }
+
+    #[test]
+    fn recovery_counts_bytes() {
+        let history = filled(1..=10, ALL);
+        assert_eq!(recovered(history.since(0, 10, 100)).map(|all| all.len()), Some(10));
+        assert_eq!(recovered(history.since(0, 10, 99)), None);
+    }
+
+    #[test]
+    fn a_channel_that_keeps_nothing_still_knows_who_missed_nothing() {
+        let history = filled(1..=10, Bounds { count: 0, age_ms: u64::MAX });
+        assert!(history.is_empty() && history.bytes() == 0);
+        assert_eq!(recovered(history.since(10, 10, 1000)), Some(vec![]));
+        assert_eq!(recovered(history.since(9, 10, 1000)), None);
+    }
+
+    #[test]
+    fn age_takes_from_the_old_end() {
+        let mut history = filled(1..=10, ALL);
+        let each = publication(1).weight();
+        assert_eq!(history.expire(149, Bounds { count: 100, age_ms: 100 }), 4 * each);
+        assert_eq!((history.len(), history.oldest_ms()), (6, Some(50)));
+        assert_eq!(history.expire(150, Bounds { count: 100, age_ms: 100 }), each);
+        assert_eq!(history.expire(u64::MAX, Bounds { count: 100, age_ms: 100 }), 5 * each);
+        assert_eq!((history.bytes(), history.oldest_ms(), history.pop_oldest()), (0, None, None));
+    }
+
+    #[test]
+    fn pages_go_both_ways_and_exclude_their_start() {
+        let history = filled(1..=10, Bounds { count: 6, age_ms: u64::MAX });
+        let page = |since, limit, reverse| offsets(&history.page(since, limit, usize::MAX, reverse));
+        assert_eq!(page(None, 3, false), [5, 6, 7]);
+        assert_eq!(page(Some(0), 3, false), [5, 6, 7]);
+        assert_eq!(page(Some(7), 9, false), [8, 9, 10]);
+        assert_eq!(page(Some(10), 9, false), [0; 0]);
+        assert_eq!(page(Some(u64::MAX), 9, false), [0; 0]);
+        assert_eq!(page(None, 3, true), [10, 9, 8]);
+        assert_eq!(page(Some(0), 3, true), [10, 9, 8]);
+        assert_eq!(page(Some(8), 2, true), [7, 6]);
+        assert_eq!(page(Some(5), 2, true), [0; 0]);
+        assert_eq!(page(Some(99), 2, true), [10, 9]);
+    }
+
+    #[test]
+    fn a_page_has_at_least_one_publication_and_otherwise_keeps_its_bytes() {
+        let history = filled(1..=10, ALL);
+        assert_eq!(offsets(&history.page(None, 100, 0, false)), [1]);
+        assert_eq!(offsets(&history.page(None, 100, 29, false)), [1, 2]);
+        assert_eq!(offsets(&history.page(None, 100, 30, true)), [10, 9, 8]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a hole before offset 3")]
+    fn a_hole_is_a_bug() {
+        filled(1..=1, ALL).push(publication(3), 10, ALL);
+    }
+
+    #[test]
+    fn after_clear_any_offset_may_be_first() {
+        let mut history = filled(1..=3, ALL);
+        assert_eq!(history.clear(), 3 * publication(1).weight());
+        history.push(publication(9), 0, ALL);
+        assert_eq!(recovered(history.since(8, 9, 1000)), Some(vec![9]));
+        assert_eq!(recovered(history.since(3, 9, 1000)), None);
+    }
+
+    #[test]
+    fn the_room_of_a_burst_is_given_back() {
+        let mut history = filled(1..=1000, ALL);
+        while history.len() > 10 {
+            history.pop_oldest();
+        }
+        assert!(history.kept.capacity() <= 64, "{}", history.kept.capacity());
+    }
+}

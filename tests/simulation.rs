@@ -1,0 +1,117 @@
+//! The whole server without its sockets: real shards joined by bounded queues, real bytes to and from simulated
+//! clients, an artificial clock, and chance from one seed. Each seed is another life of the server; at its end
+//! everything that all clients heard has to fit together.
+//!
+//! `SIM_SEEDS=10000 cargo test --profile quick --test simulation` runs more lives, and
+//! `SIM_SEED=7 cargo test --profile quick --test simulation one_life -- --nocapture` tells the story of one.
+
+#[path = "simulation/client.rs"]
+mod client;
+#[path = "simulation/codec.rs"]
+mod codec;
+#[path = "simulation/dice.rs"]
+mod dice;
+#[path = "simulation/faults.rs"]
+mod faults;
+#[path = "simulation/oracle.rs"]
+mod oracle;
+#[path = "simulation/plan.rs"]
+mod plan;
+#[path = "simulation/wire.rs"]
+mod wire;
+#[path = "simulation/world.rs"]
+mod world;
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+use client::Verdict;
+use faults::Fault;
+use oracle::Tally;
+use world::World;
+
+/// How many lives a plain `cargo test` runs.
+const SEEDS: u64 = 300;
+/// Within how many a fault has to be noticed.
+const FAULT_SEEDS: u64 = 200;
+
+/// A number from the environment. The names don't begin as the server's own do: it refuses those it doesn't know.
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
+}
+
+/// One life. A panic of the server is a failure like any other.
+fn life(seed: u64, fault: Option<Fault>, trace: bool) -> Verdict<Tally> {
+    silence_panics();
+    QUIET.set(!trace);
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(seed, fault, trace);
+        world.live()?;
+        oracle::judge(&mut world)
+    }));
+    QUIET.set(false);
+    lived.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    })
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The message of a caught panic is in the verdict already.
+fn silence_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                loud(info);
+            }
+        }));
+    });
+}
+
+#[test]
+fn many_lives() {
+    let seeds = variable("SIM_SEEDS").unwrap_or(SEEDS);
+    let mut sum = Tally::default();
+    for seed in 0..seeds {
+        match life(seed, None, false) {
+            Ok(tally) => sum.add(tally),
+            Err(problem) => panic!(
+                "{problem}\nreplay: SIM_SEED={seed} cargo test --profile quick --test simulation one_life -- --nocapture"
+            ),
+        }
+    }
+    println!("{seeds} lives: {sum:?}");
+    let everything = [sum.clients, sum.attached, sum.published, sum.kicked, sum.slow, sum.refused];
+    assert!(seeds < SEEDS || everything.iter().all(|&count| count > 100), "too little happened: {sum:?}");
+}
+
+#[test]
+fn one_life() {
+    let Some(seed) = variable("SIM_SEED") else { return };
+    if let Err(problem) = life(seed, None, true) {
+        panic!("{problem}");
+    }
+}
+
+#[test]
+fn a_seed_is_a_life() {
+    let tell = |seed| format!("{:?}", life(seed, None, false));
+    assert_eq!(tell(3), tell(3));
+}
+
+#[test]
+fn every_fault_is_noticed() {
+    for fault in Fault::ALL {
+        let noticed = (0..FAULT_SEEDS).find_map(|seed| life(seed, Some(fault), false).err().map(|why| (seed, why)));
+        let (seed, why) = noticed.unwrap_or_else(|| panic!("{fault:?} goes unnoticed"));
+        let why: String = why.chars().take(200).collect();
+        println!("{fault:?}: seed {seed}: {why}");
+    }
+}

@@ -1,0 +1,396 @@
+//! One simulated client: what it says, what it hears, and every rule of the protocol that a single client can
+//! check as it goes. What takes more than one client to see is checked at the end, by `oracle`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use uringcast::hub::users::DuplicateLogin;
+use uringcast::proto::text::Text;
+
+use crate::codec::{self, Ear, Heard};
+use crate::dice::Dice;
+use crate::plan::{Account, Plan, key_of};
+
+pub type Verdict<T = ()> = Result<T, String>;
+
+/// What a client asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum What {
+    Auth(usize),
+    BadToken,
+    NoToken,
+    /// The text as it was sent.
+    Message(String),
+    /// Only white space: 400 once signed in.
+    Empty,
+    /// To a channel that is not subscribed: 403 once signed in.
+    Elsewhere,
+    Users,
+    Heartbeat,
+    /// 400 whoever sends it.
+    Malformed,
+}
+
+impl What {
+    /// The account that it asks to sign in.
+    pub fn account(&self) -> Option<usize> {
+        if let Self::Auth(account) = self { Some(*account) } else { None }
+    }
+}
+
+/// One request and what became of it.
+#[derive(Debug)]
+pub struct Asked {
+    pub what: What,
+    /// Only then can its answer be told from others.
+    pub has_id: bool,
+    pub answer: Option<Answer>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    Done,
+    /// With the offset.
+    Ack(u64),
+    Error(u64),
+}
+
+/// What `auth_success` said.
+#[derive(Debug)]
+pub struct Attached {
+    /// Index of the request that did it.
+    pub request: usize,
+    pub account: usize,
+    pub epoch: String,
+    pub offset: u64,
+    pub online_count: u64,
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct Client {
+    pub number: usize,
+    pub shard: usize,
+    ear: Ear,
+    pub asked: Vec<Asked>,
+    pub connection_id: Option<String>,
+    pub attached: Option<Attached>,
+    /// Raw payloads of lobby frames, in order.
+    pub lobby: Vec<String>,
+    /// Texts of the messages among them: the first has the offset after the one attached at.
+    texts: Vec<String>,
+    pub kicked: bool,
+    pub closed: Option<Option<u16>>,
+    /// What has to be the next thing heard.
+    expect_close: Option<u16>,
+    /// The Close that this client sent first.
+    pub said_close: Option<Option<u16>>,
+    /// Errors that name no request, by code.
+    pub anonymous_errors: BTreeMap<u64, usize>,
+    /// Answers pings and Close.
+    pub polite: bool,
+    /// The last page of users.
+    pub users: Option<Value>,
+    /// The latest request about the lobby that was answered.
+    latest: Option<usize>,
+}
+
+impl Client {
+    pub fn new(number: usize, shard: usize, polite: bool) -> Self {
+        Self {
+            number,
+            shard,
+            ear: Ear::default(),
+            asked: Vec::new(),
+            connection_id: None,
+            attached: None,
+            lobby: Vec::new(),
+            texts: Vec::new(),
+            kicked: false,
+            closed: None,
+            expect_close: None,
+            said_close: None,
+            anonymous_errors: BTreeMap::new(),
+            polite,
+            users: None,
+            latest: None,
+        }
+    }
+
+    pub fn is_upgraded(&self) -> bool {
+        self.ear.is_upgraded()
+    }
+
+    /// Whether the client has heard or said that it is over.
+    pub fn is_over(&self) -> bool {
+        self.closed.is_some() || self.said_close.is_some()
+    }
+
+    /// Whether nothing but a Close may follow.
+    pub fn expects_close(&self) -> bool {
+        self.expect_close.is_some()
+    }
+
+    pub fn account<'a>(&self, plan: &'a Plan) -> Option<&'a Account> {
+        self.attached.as_ref().map(|attached| &plan.accounts[attached.account])
+    }
+
+    /// What a client may come up with.
+    pub fn idea(&self, plan: &Plan, dice: &mut Dice) -> What {
+        if self.attached.is_none() && dice.once_in(2) {
+            return What::Auth(dice.between(1, plan.accounts.len() - 1));
+        }
+        match dice.weighted(&plan.topics) {
+            0 if self.attached.is_none() || dice.once_in(8) => What::Auth(dice.between(1, plan.accounts.len() - 1)),
+            0 | 1 => What::Message(self.text(dice)),
+            2 => What::Heartbeat,
+            3 => What::Users,
+            4 => What::Empty,
+            5 => What::Elsewhere,
+            6 => What::Malformed,
+            _ if dice.once_in(4) => What::BadToken,
+            _ => What::NoToken,
+        }
+    }
+
+    /// A text that nobody else sends and that this client sends once.
+    fn text(&self, dice: &mut Dice) -> String {
+        let tag = format!("c{}m{}", self.number, self.asked.len());
+        match dice.below(8) {
+            0 => format!(" \u{3000}\0 {tag} <i title=\"x\">&'</i>\t\n"),
+            1 => format!("{tag} \u{1f600} 张三 \\ \u{7}"),
+            2 => format!("{tag} {}", "long ".repeat(dice.between(1, 250))),
+            3 if dice.once_in(4) => format!("{tag} {}", "<very long>".repeat(dice.between(300, 900))),
+            _ => tag,
+        }
+    }
+
+    /// The bytes of a request, noted as asked.
+    pub fn ask(&mut self, what: What, plan: &Plan, dice: &mut Dice) -> Vec<u8> {
+        let id = format!("q{}", self.asked.len());
+        let has_id = match what {
+            What::Message(_) | What::Empty => dice.once_in(2),
+            What::Malformed => false,
+            _ => true,
+        };
+        let (kind, data) = match &what {
+            What::Auth(account) => ("auth", json!({ "token": plan.accounts[*account].token, "ping": dice.once_in(4) })),
+            What::BadToken => ("auth", json!({ "token": "no such token" })),
+            What::NoToken => ("auth", json!({})),
+            What::Message(text) => ("message", json!({ "text": text })),
+            What::Empty => ("message", json!({ "text": dice.pick(&["", " \t", "\0\u{3000}"]) })),
+            What::Elsewhere => ("message", json!({ "text": "x", "channel": "news" })),
+            What::Users => ("users", json!({ "limit": dice.between(1, 9) })),
+            What::Heartbeat => ("heartbeat", Value::Null),
+            What::Malformed => (dice.pick(&["nonsense", "message"]), json!({ "text": 5 })),
+        };
+        let mut envelope = json!({ "type": kind, "data": data });
+        if has_id {
+            envelope["id"] = id.into();
+        }
+        self.asked.push(Asked { what, has_id, answer: None });
+        codec::message(&envelope.to_string(), dice)
+    }
+
+    /// Takes bytes from the socket; returns what the client says to them at once.
+    pub fn hear(&mut self, bytes: &[u8], plan: &Plan, dice: &mut Dice) -> Verdict<Vec<u8>> {
+        self.ear.feed(bytes);
+        let mut answer = Vec::new();
+        while let Some(heard) = self.ear.next()? {
+            if let Some(code) = self.expect_close
+                && heard != Heard::Close(Some(code))
+            {
+                return Err(format!("{heard:?} where Close {code} has to come"));
+            }
+            match heard {
+                Heard::Text(text) => self.read(text, plan)?,
+                Heard::Pong => {}
+                Heard::Ping(payload) if self.polite && !self.is_over() => {
+                    answer.extend(codec::frame(codec::PONG, true, &payload, dice));
+                }
+                Heard::Ping(_) => {}
+                Heard::Close(code) => {
+                    self.closed = Some(code);
+                    if self.polite && self.said_close.is_none() {
+                        answer.extend(codec::close(code, dice));
+                    }
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The server's direction has ended in order: something must have been said before.
+    pub fn at_end(&self, reset: bool) -> Verdict {
+        if !reset && self.closed.is_none() {
+            return Err("the stream ended without Close".into());
+        }
+        if !reset && !self.ear.is_at_boundary() {
+            return Err("the stream ended within a frame".into());
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, raw: String, plan: &Plan) -> Verdict {
+        let json: Value = serde_json::from_str(&raw).map_err(|error| format!("{error} in {raw}"))?;
+        let kind = json["type"].as_str().ok_or_else(|| format!("no type in {raw}"))?;
+        if self.connection_id.is_none() != (kind == "system") {
+            return Err(format!("the greeting comes first and once, not {raw}"));
+        }
+        match kind {
+            "system" => self.connection_id = json["data"]["connection_id"].as_str().map(str::to_owned),
+            "message" => {
+                self.read_message(&json)?;
+                self.lobby.push(raw);
+            }
+            "user_online" | "user_offline" => {
+                self.read_presence(&json, plan)?;
+                self.lobby.push(raw);
+            }
+            "auth_success" => self.read_success(&json, plan)?,
+            "auth_failed" => {
+                self.answered(&json, Answer::Done, |what| *what == What::BadToken)?;
+                self.expect_close = Some(4401);
+            }
+            "kicked" => {
+                if plan.settings.hub.duplicate_login != DuplicateLogin::KickOld || self.attached.is_none() {
+                    return Err("kicked without having held".into());
+                }
+                self.kicked = true;
+                self.expect_close = Some(4409);
+            }
+            "heartbeat" => drop(self.answered(&json, Answer::Done, |what| *what == What::Heartbeat)?),
+            "users" => {
+                self.answered(&json, Answer::Done, |what| *what == What::Users)?;
+                self.users = Some(json["data"].clone());
+            }
+            "ack" => self.read_ack(&json)?,
+            "error" => self.read_error(&json, plan)?,
+            "ping" | "draining" => {}
+            other => return Err(format!("an unknown type {other}")),
+        }
+        Ok(())
+    }
+
+    fn read_success(&mut self, json: &Value, plan: &Plan) -> Verdict {
+        let request = self.answered(json, Answer::Done, |what| matches!(what, What::Auth(_)))?;
+        let What::Auth(account) = self.asked[request].what else { unreachable!("just matched") };
+        if self.attached.is_some() {
+            return Err("signed in twice".into());
+        }
+        let shown = &plan.accounts[account];
+        let name = if plan.settings.hub.escape { escaped(shown.name) } else { shown.name.into() };
+        let data = &json["data"];
+        if data["user"] != json!({ "id": shown.id, "username": name }) {
+            return Err(format!("the wrong user: {}", data["user"]));
+        }
+        if json["message"] != Text::Authenticated.in_language(plan.settings.hub.language) {
+            return Err(format!("the wrong words: {}", json["message"]));
+        }
+        self.attached = Some(Attached {
+            request,
+            account,
+            epoch: data["lobby"]["epoch"].as_str().ok_or("no epoch")?.to_owned(),
+            offset: data["lobby"]["offset"].as_u64().ok_or("no offset")?,
+            online_count: data["online_count"].as_u64().ok_or("no count")?,
+        });
+        Ok(())
+    }
+
+    fn read_message(&mut self, json: &Value) -> Verdict {
+        let attached = self.attached.as_ref().ok_or("a message before auth_success")?;
+        let data = &json["data"];
+        let next = attached.offset + self.texts.len() as u64 + 1;
+        if data["offset"] != next || data["id"] != format!("{}-{next}", attached.epoch) {
+            return Err(format!("offset {} ({}) where {next} has to come", data["offset"], data["id"]));
+        }
+        self.texts.push(data["text"].as_str().ok_or("no text")?.to_owned());
+        Ok(())
+    }
+
+    fn read_presence(&self, json: &Value, plan: &Plan) -> Verdict {
+        let own = self.account(plan).ok_or("a user's coming or going before auth_success")?;
+        if key_of(&json["data"]["user"]["id"]) == own.key {
+            return Err(format!("an event about itself: {json}"));
+        }
+        Ok(())
+    }
+
+    fn read_ack(&mut self, json: &Value) -> Verdict {
+        let offset = json["data"]["offset"].as_u64().ok_or("no offset")?;
+        let request = self.answered(json, Answer::Ack(offset), |what| matches!(what, What::Message(_)))?;
+        let attached = self.attached.as_ref().ok_or("an ack before auth_success")?;
+        let What::Message(text) = &self.asked[request].what else { unreachable!("just matched") };
+        let tag = tag(text);
+        let copy = offset.checked_sub(attached.offset + 1).and_then(|at| self.texts.get(at as usize));
+        match copy {
+            Some(copy) if crate::client::tag(copy) == tag && json["data"]["epoch"] == attached.epoch => Ok(()),
+            copy => Err(format!("an ack of {tag} at {offset} where the client has {copy:?}")),
+        }
+    }
+
+    fn read_error(&mut self, json: &Value, plan: &Plan) -> Verdict {
+        let code = json["code"].as_u64().ok_or("no code")?;
+        if json["id"].is_null() {
+            *self.anonymous_errors.entry(code).or_default() += 1;
+            return if matches!(code, 400 | 401 | 413 | 503 | 504) {
+                Ok(())
+            } else {
+                Err(format!("{json} for nothing"))
+            };
+        }
+        let request = self.answered(json, Answer::Error(code), |_| true)?;
+        let policy = plan.settings.hub.duplicate_login;
+        let attached = self.attached.is_some();
+        self.expect_close = match (&self.asked[request].what, code) {
+            (What::Auth(_) | What::BadToken | What::NoToken, 409) if attached => None,
+            (What::Auth(_), 409) if policy == DuplicateLogin::RejectNew => Some(4409),
+            (What::Auth(_), 429) if policy == DuplicateLogin::KickOld => Some(4429),
+            (What::Auth(_), 504) if !attached => Some(1011),
+            (What::Auth(_), 503) | (What::NoToken, 400) if !attached => None,
+            (What::Message(_) | What::Empty | What::Elsewhere | What::Users, 401) if !attached => None,
+            (What::Message(_) | What::Users, 503 | 504) | (What::Empty, 400) | (What::Elsewhere, 403) if attached => {
+                None
+            }
+            (What::Message(text), 413) if attached && text.len() * 6 + 400 > plan.settings.hub.push_bytes => None,
+            (what, _) => return Err(format!("{json} in answer to {what:?}")),
+        };
+        Ok(())
+    }
+
+    /// Notes the answer to the request that it names; each is answered once.
+    fn answered(&mut self, json: &Value, answer: Answer, fits: impl Fn(&What) -> bool) -> Verdict<usize> {
+        let index = json["id"].as_str().and_then(|id| id.strip_prefix('q')).and_then(|id| id.parse::<usize>().ok());
+        let index = index.ok_or_else(|| format!("{json} names no request"))?;
+        match self.asked.get_mut(index) {
+            Some(asked) if asked.has_id && asked.answer.is_none() && fits(&asked.what) => {
+                asked.answer = Some(answer);
+                if matches!(asked.what, What::Message(_) | What::Empty | What::Elsewhere)
+                    && self.latest.replace(index).is_some_and(|latest| latest > index)
+                {
+                    return Err(format!("{json} after the answer to a later request"));
+                }
+                Ok(index)
+            }
+            asked => Err(format!("{json} can't answer {asked:?}")),
+        }
+    }
+}
+
+/// What makes a text unique.
+pub fn tag(text: &str) -> &str {
+    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\0');
+    text.split(' ').next().unwrap_or_default()
+}
+
+/// What a text should look like when it comes back.
+pub fn published(text: &str, escape: bool) -> String {
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+    if escape { escaped(text) } else { text.into() }
+}
+
+fn escaped(text: &str) -> String {
+    // The ampersand first: what the others become has one.
+    let pairs = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;"), ("'", "&#039;")];
+    pairs.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}

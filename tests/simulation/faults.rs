@@ -1,0 +1,135 @@
+//! The lanes between shards as bounded queues, and the faults that can be put into them (and into the wire) to
+//! prove that the oracle sees each of them. Without a fault a lane is what `mesh` promises: FIFO, nothing lost.
+
+use std::collections::VecDeque;
+
+use uringcast::mesh::Staging;
+use uringcast::parcel::{Answer, Parcel};
+use uringcast::shard::Shard;
+
+/// What goes wrong, once in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    DropDeliver,
+    SwapDelivers,
+    DuplicateDeliver,
+    DropRelease,
+    DropKick,
+    /// An answer overtakes the delivery before it.
+    AnswerFirst,
+    /// The wire says that it took a byte which it did not.
+    LoseByte,
+}
+
+impl Fault {
+    pub const ALL: [Self; 7] = [
+        Self::DropDeliver,
+        Self::SwapDelivers,
+        Self::DuplicateDeliver,
+        Self::DropRelease,
+        Self::DropKick,
+        Self::AnswerFirst,
+        Self::LoseByte,
+    ];
+}
+
+/// Strikes at the n-th opportunity of one kind of fault.
+#[derive(Debug, Clone)]
+pub struct Sabotage {
+    fault: Option<Fault>,
+    countdown: usize,
+}
+
+impl Sabotage {
+    pub fn new(fault: Option<Fault>, countdown: usize) -> Self {
+        Self { fault, countdown }
+    }
+
+    /// Told of an opportunity for `fault`: whether this is the one.
+    pub fn strikes(&mut self, fault: Fault) -> bool {
+        if self.fault != Some(fault) {
+            return false;
+        }
+        match self.countdown.checked_sub(1) {
+            Some(left) => {
+                self.countdown = left;
+                false
+            }
+            None => {
+                self.fault = None;
+                true
+            }
+        }
+    }
+}
+
+/// Every lane of the mesh.
+#[derive(Debug)]
+pub struct Lanes {
+    shards: usize,
+    capacity: usize,
+    queues: Vec<VecDeque<Parcel>>,
+    /// Deliveries shipped so far, by destination.
+    pub delivered: Vec<usize>,
+    sabotage: Sabotage,
+}
+
+impl Lanes {
+    pub fn new(shards: usize, capacity: usize, sabotage: Sabotage) -> Self {
+        let queues = (0..shards * shards).map(|_| VecDeque::new()).collect();
+        Self { shards, capacity, queues, delivered: vec![0; shards], sabotage }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queues.iter().all(VecDeque::is_empty)
+    }
+
+    pub fn len(&self, from: usize, to: usize) -> usize {
+        self.queues[from * self.shards + to].len()
+    }
+
+    pub fn pop(&mut self, from: usize, to: usize) -> Option<Parcel> {
+        self.queues[from * self.shards + to].pop_front()
+    }
+
+    /// Moves what a shard has staged into its lanes, as far as there is room.
+    pub fn ship(&mut self, from: usize, shard: &mut Shard) {
+        for to in (0..self.shards).filter(|&to| to != from) {
+            let queue = &mut self.queues[from * self.shards + to];
+            let free = self.capacity.saturating_sub(queue.len());
+            let (sabotage, delivered) = (&mut self.sabotage, &mut self.delivered[to]);
+            let staging: &mut Staging<Parcel> = shard.staging();
+            staging.ship_lane(crate::world::shard_id(to), free, |parcel| {
+                *delivered += usize::from(matches!(parcel, Parcel::Deliver { .. }));
+                put(queue, parcel, sabotage);
+            });
+        }
+    }
+}
+
+fn put(queue: &mut VecDeque<Parcel>, parcel: Parcel, sabotage: &mut Sabotage) {
+    let after_deliver = matches!(queue.back(), Some(Parcel::Deliver { .. }));
+    let mut swap = false;
+    match &parcel {
+        Parcel::Deliver { channel, frame } => {
+            if sabotage.strikes(Fault::DropDeliver) {
+                return;
+            }
+            if sabotage.strikes(Fault::DuplicateDeliver) {
+                queue.push_back(Parcel::Deliver { channel: channel.clone(), frame: frame.clone() });
+            }
+            swap = after_deliver && sabotage.strikes(Fault::SwapDelivers);
+        }
+        Parcel::Release { .. } if sabotage.strikes(Fault::DropRelease) => return,
+        Parcel::Kick { .. } if sabotage.strikes(Fault::DropKick) => return,
+        Parcel::Answer { answer: Answer::Published(_) | Answer::Claimed { .. }, .. } => {
+            swap = after_deliver && sabotage.strikes(Fault::AnswerFirst);
+        }
+        _ => {}
+    }
+    queue.push_back(parcel);
+    if swap {
+        let last = queue.len() - 1;
+        queue.swap(last, last - 1);
+    }
+}

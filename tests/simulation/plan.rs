@@ -1,0 +1,133 @@
+//! What a seed decides before the first step: the settings, the users and how likely each action is. Every seed
+//! leans towards other actions, so that between them they reach states that an even mix never would.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use uringcast::auth::Verifier;
+use uringcast::config::{Auth, Secret, StaticToken};
+use uringcast::http::Site;
+use uringcast::hub::HubSettings;
+use uringcast::hub::users::DuplicateLogin;
+use uringcast::proto::handshake::{self, Policy};
+use uringcast::proto::text::Language;
+use uringcast::proto::websocket;
+use uringcast::shard::Settings;
+
+use crate::dice::Dice;
+
+/// One token and whom it stands for.
+#[derive(Debug)]
+pub struct Account {
+    pub token: String,
+    /// What makes two accounts the same user.
+    pub key: String,
+    pub id: Value,
+    pub name: &'static str,
+}
+
+/// The account of the observer; nobody else uses it.
+pub const OBSERVER: usize = 0;
+
+/// What a seed decides.
+#[derive(Debug)]
+pub struct Plan {
+    pub settings: Arc<Settings>,
+    pub verifier: Arc<Verifier>,
+    pub accounts: Vec<Account>,
+    pub steps: usize,
+    /// How many clients may be connected at a time.
+    pub crowd: usize,
+    /// Bytes that fit into a client's socket.
+    pub room: usize,
+    /// Parcels taken from one lane in a turn, at most.
+    pub lane_budget: usize,
+    /// Sends in one step of a flush, at most.
+    pub flush_budget: usize,
+    /// How likely each action is, in the order of `world::ACTIONS`.
+    pub weights: [usize; 9],
+    /// How likely each thing to say is, in the order of `Client::idea`.
+    pub topics: [usize; 8],
+}
+
+impl Plan {
+    pub fn new(dice: &mut Dice) -> Self {
+        let accounts = accounts(dice.between(1, 6));
+        let shards = if dice.once_in(16) { 16 } else { dice.pick(&[1, 2, 2, 3, 3, 4, 5]) };
+        Self {
+            settings: Arc::new(settings(shards, dice)),
+            verifier: Arc::new(verifier(&accounts)),
+            steps: dice.pick(&[300, 1_000, 3_000, 8_000]),
+            crowd: dice.between(2, 14),
+            room: dice.pick(&[300, 1_500, 6_000, 65_536]),
+            lane_budget: dice.pick(&[1, 2, 5, 256]),
+            flush_budget: dice.pick(&[1, 2, 4, 192]),
+            weights: weights(dice),
+            topics: [dice.between(2, 8), dice.between(4, 40), 3, 2, 2, 1, 1, 1],
+            accounts,
+        }
+    }
+}
+
+fn weights(dice: &mut Dice) -> [usize; 9] {
+    let mut lean = |base: usize| (base * dice.pick(&[1, 2, 4, 8])).div_ceil(4);
+    [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1), lean(100), lean(10)]
+}
+
+fn accounts(users: usize) -> Vec<Account> {
+    let names = ["Ann", "<b>Bo</b>", "张三", "D'Arcy & \"Co\"", "eve", "Zoë"];
+    let mut all = vec![account(OBSERVER, json!("observer"), "Observer")];
+    for (user, name) in names.into_iter().enumerate().take(users) {
+        let id = if user % 2 == 0 { json!(user) } else { json!(format!("user-{user}")) };
+        all.push(account(all.len(), id, name));
+    }
+    // The number 0 and the text "0" are the same user, shown as the current token has it.
+    all.push(account(all.len(), json!("0"), "Ann as text"));
+    all
+}
+
+fn account(number: usize, id: Value, name: &'static str) -> Account {
+    Account { token: format!("token number {number}"), key: key_of(&id), id, name }
+}
+
+/// The text by which a user is told from others.
+pub fn key_of(id: &Value) -> String {
+    id.as_str().map_or_else(|| id.to_string(), str::to_owned)
+}
+
+fn verifier(accounts: &[Account]) -> Verifier {
+    let tokens = accounts.iter().map(|account| StaticToken {
+        token: Secret::new(account.token.as_str()),
+        user: account.id.clone(),
+        name: Some(account.name.to_owned()),
+        channels: Vec::new(),
+    });
+    let auth = Auth { tokens: tokens.collect(), ..Auth::default() };
+    Verifier::new(&auth).expect("static tokens need no files")
+}
+
+fn settings(shards: usize, dice: &mut Dice) -> Settings {
+    let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
+    Settings {
+        hub: HubSettings {
+            shards,
+            language: dice.pick(&[Language::En, Language::Zh]),
+            escape: dice.once_in(2),
+            duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
+            push_bytes: dice.pick(&[1_024, 1 << 20]),
+            patience_ms: request_ms / 2,
+        },
+        lane_parcels: dice.pick(&[3, 4, 8, 16, 64, 1_024]),
+        site: Arc::new(Site { path: "/ws".into(), echo: false, policy: Policy::default(), dev: None }),
+        head: handshake::Limits::default(),
+        messages: websocket::Limits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 },
+        outbox_bytes: dice.pick(&[600, 2_048, 8_192, 1 << 20]),
+        requests_per_connection: dice.pick(&[1, 2, 4, 32]),
+        request_ms,
+        handshake_ms: dice.pick(&[400, 10_000, 10_000]),
+        auth_ms: dice.pick(&[600, 10_000, 10_000]),
+        ping_interval_ms: dice.pick(&[400, 25_000]),
+        pong_timeout_ms: dice.pick(&[300, 10_000]),
+        boot_id: dice.next(),
+    }
+}

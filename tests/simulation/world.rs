@@ -1,0 +1,431 @@
+//! N real shards, the lanes between them, the sockets of the clients and one clock; a step is one random action
+//! on one of them. Does to each part what `src/reactor.rs` and `src/conn.rs` do, in every order that they could.
+//! An observer on the lobby's owner listens from the first step to the last: what it hears is the master sequence.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use uringcast::clock::Now;
+use uringcast::hub::{LOBBY, owner_of};
+use uringcast::ids::{ConnId, ShardId};
+use uringcast::shard::{Action, Input, Shard};
+
+use crate::client::{Client, Verdict, What};
+use crate::codec;
+use crate::dice::Dice;
+use crate::faults::{Fault, Lanes, Sabotage};
+use crate::plan::{OBSERVER, Plan};
+use crate::wire::{Net, Reader};
+
+/// The observer is the first client.
+pub const WATCH: usize = 0;
+
+/// What a step can be; `Plan::weights` has the odds.
+const ACTIONS: [fn(&mut World) -> Verdict; 9] = [
+    World::connect,
+    World::speak,
+    World::any_server_read,
+    World::any_client_read,
+    World::any_writable,
+    World::vanish,
+    World::say_goodbye,
+    World::any_turn,
+    World::pass_time,
+];
+
+pub fn shard_id(index: usize) -> ShardId {
+    ShardId(u16::try_from(index).expect("few shards"))
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub dice: Dice,
+    pub now: Now,
+    pub shards: Vec<Shard>,
+    flushing: Vec<bool>,
+    pub lanes: Lanes,
+    pub net: Net,
+    pub clients: Vec<Client>,
+    /// Clients that were closed as slow, judged by what really waited for them.
+    pub slow: BTreeSet<usize>,
+    trace: bool,
+}
+
+impl World {
+    pub fn new(seed: u64, fault: Option<Fault>, trace: bool) -> Self {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::new(&mut dice);
+        let count = plan.settings.hub.shards;
+        let sabotage = Sabotage::new(fault, dice.below(12));
+        let shards = (0..count).map(|own| {
+            let (settings, verifier) = (Arc::clone(&plan.settings), Arc::clone(&plan.verifier));
+            Shard::new(shard_id(own), settings, verifier, seed ^ own as u64)
+        });
+        let world = Self {
+            shards: shards.collect(),
+            flushing: vec![false; count],
+            lanes: Lanes::new(count, plan.settings.lane_parcels, sabotage.clone()),
+            net: Net::new(count, Dice::new(seed ^ 0x5eed), sabotage),
+            now: Now { unix_ms: 1_800_000_000_000, mono_ms: 1_000 },
+            clients: Vec::new(),
+            slow: BTreeSet::new(),
+            plan,
+            dice,
+            trace,
+        };
+        world.note(|| format!("{:?}", world.plan));
+        world
+    }
+
+    /// Prints a line of the story, if it is to be told.
+    pub fn note(&self, line: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>7} {}", self.now.mono_ms, line());
+        }
+    }
+
+    /// The observer comes, then anything may happen.
+    pub fn live(&mut self) -> Verdict {
+        let owner = owner_of(LOBBY, self.shards.len()).index();
+        self.open(owner, usize::MAX, true);
+        self.say(WATCH, What::Auth(OBSERVER));
+        while self.clients[WATCH].attached.is_none() {
+            self.server_read(WATCH, usize::MAX)?;
+            self.turn(owner)?;
+            self.observe()?;
+        }
+        for _ in 0..self.plan.steps {
+            let action = self.dice.weighted(&self.plan.weights);
+            ACTIONS[action](self)?;
+            self.observe()?;
+        }
+        Ok(())
+    }
+
+    /// The observer reads whatever is there.
+    fn observe(&mut self) -> Verdict {
+        if self.net.pipes[WATCH].down.is_empty() { Ok(()) } else { self.client_read(WATCH, usize::MAX) }
+    }
+
+    // ---- clients ----
+
+    fn connect(&mut self) -> Verdict {
+        let connected = (0..self.clients.len()).filter(|&client| self.is_there(client)).count();
+        if connected <= self.plan.crowd {
+            let shard = self.dice.below(self.shards.len());
+            let polite = !self.dice.once_in(8);
+            self.open(shard, self.plan.room, polite);
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, shard: usize, room: usize, polite: bool) {
+        let id = self.shards[shard].open(true, self.now);
+        let number = self.net.connect(id, room);
+        self.note(|| format!("client {number} connects as {id}"));
+        self.clients.push(Client::new(number, shard, polite));
+        self.net.pipes[number].up.extend(codec::upgrade_request());
+    }
+
+    /// The client has a socket that it has not let go of.
+    pub fn is_there(&self, client: usize) -> bool {
+        !self.net.pipes[client].left && !self.net.pipes[client].aborted
+    }
+
+    /// One of the clients other than the observer that `fits`.
+    fn any(&mut self, fits: impl Fn(&Self, usize) -> bool) -> Option<usize> {
+        let all: Vec<usize> = (WATCH + 1..self.clients.len()).filter(|&client| fits(self, client)).collect();
+        if all.is_empty() { None } else { Some(self.dice.pick(&all)) }
+    }
+
+    fn speak(&mut self) -> Verdict {
+        let talks = |world: &Self, client: usize| world.is_there(client) && !world.clients[client].is_over();
+        let Some(client) = self.any(talks) else { return Ok(()) };
+        let what = self.clients[client].idea(&self.plan, &mut self.dice);
+        self.say(client, what);
+        Ok(())
+    }
+
+    pub fn say(&mut self, client: usize, what: What) {
+        self.note(|| format!("client {client} says q{} {what:?}", self.clients[client].asked.len()));
+        let bytes = self.clients[client].ask(what, &self.plan, &mut self.dice);
+        self.net.pipes[client].up.extend(bytes);
+    }
+
+    fn any_client_read(&mut self) -> Verdict {
+        let fits = |world: &Self, client: usize| {
+            world.is_there(client) && (!world.net.pipes[client].down.is_empty() || world.net.pipes[client].is_at_end())
+        };
+        let Some(client) = self.any(fits) else { return Ok(()) };
+        let most = self.dice.pick(&[1, 7, 100, 1_000, usize::MAX, usize::MAX]);
+        self.client_read(client, most)
+    }
+
+    /// The client takes some bytes, and notices the end of the stream when there are no more.
+    pub fn client_read(&mut self, client: usize, most: usize) -> Verdict {
+        let blame = |problem: String| format!("client {client}: {problem}");
+        let pipe = &mut self.net.pipes[client];
+        let count = pipe.down.len().min(most);
+        let bytes: Vec<u8> = pipe.down.drain(..count).collect();
+        let answer = self.clients[client].hear(&bytes, &self.plan, &mut self.dice).map_err(blame)?;
+        self.note(|| format!("client {client} reads {count}"));
+        let pipe = &mut self.net.pipes[client];
+        pipe.up.extend(answer);
+        if pipe.is_at_end() && !pipe.left {
+            pipe.left = true;
+            let reset = pipe.aborted;
+            self.note(|| format!("client {client} sees the end, reset {reset}"));
+            return self.clients[client].at_end(reset).map_err(blame);
+        }
+        Ok(())
+    }
+
+    /// A client is gone without a word.
+    fn vanish(&mut self) -> Verdict {
+        let Some(client) = self.any(Self::is_there) else { return Ok(()) };
+        let reset = self.dice.once_in(2);
+        self.note(|| format!("client {client} vanishes, reset {reset}"));
+        let pipe = &mut self.net.pipes[client];
+        (pipe.left, pipe.reset) = (true, reset);
+        if reset {
+            pipe.up.clear();
+        } else {
+            // What is sent now goes nowhere, but goes.
+            pipe.room = usize::MAX;
+        }
+        Ok(())
+    }
+
+    fn say_goodbye(&mut self) -> Verdict {
+        let fits = |world: &Self, client: usize| world.is_there(client) && !world.clients[client].is_over();
+        let Some(client) = self.any(fits) else { return Ok(()) };
+        let code = self.dice.pick(&[Some(1000), Some(4000), None]);
+        self.note(|| format!("client {client} says Close {code:?}"));
+        let bytes = codec::close(code, &mut self.dice);
+        self.net.pipes[client].up.extend(bytes);
+        self.clients[client].said_close = Some(code);
+        Ok(())
+    }
+
+    // ---- the server's sockets ----
+
+    fn any_server_read(&mut self) -> Verdict {
+        let Some(client) = self.any(Self::is_readable) else { return Ok(()) };
+        let most = self.dice.pick(&[1, 3, 20, 200, usize::MAX, usize::MAX]);
+        self.server_read(client, most)
+    }
+
+    /// Whether the connection's reading task would run.
+    pub fn is_readable(&self, client: usize) -> bool {
+        let pipe = &self.net.pipes[client];
+        match pipe.reader {
+            Reader::Open => !pipe.up.is_empty() || pipe.left || pipe.aborted,
+            Reader::Woken => true,
+            Reader::Paused | Reader::Ended => false,
+        }
+    }
+
+    /// One round of the reading task.
+    pub fn server_read(&mut self, client: usize, most: usize) -> Verdict {
+        let pipe = &mut self.net.pipes[client];
+        let (id, shard) = (pipe.id, self.clients[client].shard);
+        let input = if pipe.reader == Reader::Woken {
+            self.note(|| format!("client {client} is resumed"));
+            self.shards[shard].resume(id, self.now)
+        } else if pipe.aborted || pipe.up.is_empty() {
+            if pipe.left || pipe.aborted { Input::Ended } else { return Ok(()) }
+        } else {
+            let count = pipe.up.len().min(most);
+            let mut bytes: Vec<u8> = pipe.up.drain(..count).collect();
+            let input = self.shards[shard].receive(id, &mut bytes, self.now);
+            self.note(|| format!("client {client} has {count} bytes received: {input:?}"));
+            input
+        };
+        self.net.pipes[client].reader = match input {
+            Input::Open => Reader::Open,
+            Input::Paused => Reader::Paused,
+            Input::Ended => {
+                self.note(|| format!("client {client}'s connection ends"));
+                self.shards[shard].closed(id);
+                Reader::Ended
+            }
+        };
+        self.act(shard)
+    }
+
+    fn any_writable(&mut self) -> Verdict {
+        let Some(client) = self.any(Self::is_writable) else { return Ok(()) };
+        self.writable(client)
+    }
+
+    pub fn is_writable(&self, client: usize) -> bool {
+        let pipe = &self.net.pipes[client];
+        pipe.writer && (pipe.free() > 0 || pipe.reset || pipe.aborted)
+    }
+
+    pub fn writable(&mut self, client: usize) -> Verdict {
+        let shard = self.clients[client].shard;
+        self.note(|| format!("client {client} is writable"));
+        let pipe = &mut self.net.pipes[client];
+        pipe.writer = false;
+        let id = pipe.id;
+        self.sending(shard, |shard, net, now| shard.writable(id, net, now))
+    }
+
+    /// Does to the sockets what the shard asks for.
+    fn act(&mut self, shard: usize) -> Verdict {
+        for action in self.shards[shard].take_actions() {
+            let (Action::Resume(id) | Action::AwaitWritable(id) | Action::Finish(id) | Action::Abort(id)) = action;
+            let Some(client) = self.net.client(id) else { return Err(format!("{action:?} for nobody")) };
+            if self.net.pipes[client].reader == Reader::Ended {
+                continue;
+            }
+            self.note(|| format!("client {client}: {action:?}"));
+            let pipe = &mut self.net.pipes[client];
+            match action {
+                Action::Resume(_) => {
+                    if pipe.reader == Reader::Paused {
+                        pipe.reader = Reader::Woken;
+                    }
+                }
+                Action::AwaitWritable(_) if pipe.writer => return Err(format!("two writers for client {client}")),
+                Action::AwaitWritable(_) => pipe.writer = true,
+                Action::Finish(_) => pipe.finished = true,
+                Action::Abort(_) => self.abort(client)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn abort(&mut self, client: usize) -> Verdict {
+        let limits = &self.plan.settings;
+        let upgraded = self.clients[client].is_upgraded();
+        let pipe = &mut self.net.pipes[client];
+        let patient = self.now.mono_ms >= 1_000 + limits.handshake_ms.min(uringcast::shard::CLOSE_MS);
+        if !patient && !pipe.reset && !pipe.aborted {
+            return Err(format!("client {client}, upgraded {upgraded}, is reset too early"));
+        }
+        pipe.aborted = true;
+        pipe.down.clear();
+        pipe.up.clear();
+        if pipe.reader == Reader::Paused {
+            pipe.reader = Reader::Woken;
+        }
+        Ok(())
+    }
+
+    // ---- turns ----
+
+    fn any_turn(&mut self) -> Verdict {
+        let shard = self.dice.below(self.shards.len());
+        self.turn(shard)
+    }
+
+    /// A turn, or the next step of the flush in which it is.
+    pub fn turn(&mut self, shard: usize) -> Verdict {
+        if !self.flushing[shard] {
+            self.take_in(shard)?;
+            if !self.shards[shard].wants_flush() {
+                return Ok(());
+            }
+            self.shards[shard].begin_flush();
+            self.flushing[shard] = true;
+            if self.dice.once_in(2) {
+                self.flush_step(shard, usize::MAX)?;
+                return self.within_bounds(shard);
+            }
+        }
+        let budget = self.dice.between(1, self.plan.flush_budget);
+        self.flush_step(shard, budget)
+    }
+
+    fn take_in(&mut self, shard: usize) -> Verdict {
+        let count = self.shards.len();
+        let first = self.dice.below(count);
+        for from in (0..count).map(|step| (first + step) % count).filter(|&from| from != shard) {
+            let budget = self.dice.between(0, self.plan.lane_budget);
+            for _ in 0..budget.min(self.lanes.len(from, shard)) {
+                let Some(parcel) = self.lanes.pop(from, shard) else { break };
+                self.note(|| format!("shard {shard} takes from {from} {parcel:?}"));
+                self.shards[shard].take(shard_id(from), parcel, self.now);
+            }
+        }
+        self.note(|| format!("shard {shard} takes a turn"));
+        self.shards[shard].turn(self.now);
+        self.lanes.ship(shard, &mut self.shards[shard]);
+        self.act(shard)
+    }
+
+    fn flush_step(&mut self, shard: usize, budget: usize) -> Verdict {
+        let mut over = false;
+        self.sending(shard, |shard, net, now| over = shard.flush_step(budget, net, now))?;
+        self.note(|| format!("shard {shard} flushes {budget}, over {over}"));
+        if over {
+            self.flushing[shard] = false;
+            self.lanes.ship(shard, &mut self.shards[shard]);
+        }
+        Ok(())
+    }
+
+    /// Lets a shard send. What makes it give up a connection in there can only be that too much waits for it.
+    fn sending(&mut self, shard: usize, send: impl FnOnce(&mut Shard, &mut Net, Now)) -> Verdict {
+        let before: Vec<_> = self
+            .connections(shard)
+            .into_iter()
+            .map(|(client, id)| {
+                let shard = &mut self.shards[shard];
+                (client, id, shard.waiting_bytes(id).unwrap_or(0), shard.is_closing(id))
+            })
+            .collect();
+        send(&mut self.shards[shard], &mut self.net, self.now);
+        for (client, id, waiting, was_closing) in before {
+            if !was_closing && self.shards[shard].is_closing(id) {
+                if waiting <= self.plan.settings.outbox_bytes {
+                    return Err(format!("client {client} is closed as slow with {waiting} bytes waiting"));
+                }
+                self.slow.insert(client);
+            }
+        }
+        self.act(shard)
+    }
+
+    fn connections(&self, shard: usize) -> Vec<(usize, ConnId)> {
+        let open = self.net.pipes.iter().enumerate().filter(|(_, pipe)| pipe.reader != Reader::Ended);
+        open.filter(|(_, pipe)| pipe.id.shard.index() == shard).map(|(client, pipe)| (client, pipe.id)).collect()
+    }
+
+    /// After a flush that nothing came between, no connection keeps more than the bound.
+    fn within_bounds(&mut self, shard: usize) -> Verdict {
+        for (client, id) in self.connections(shard) {
+            let waiting = self.shards[shard].waiting_bytes(id).unwrap_or(0);
+            if waiting > self.plan.settings.outbox_bytes && !self.shards[shard].is_closing(id) {
+                return Err(format!("{waiting} bytes wait for client {client} after a flush"));
+            }
+        }
+        Ok(())
+    }
+
+    // ---- time ----
+
+    fn pass_time(&mut self) -> Verdict {
+        let ms = self.dice.pick(&[1, 1, 10, 64, 64, 150, 150, 700, 3_000]);
+        self.advance(ms)
+    }
+
+    pub fn advance(&mut self, ms: u64) -> Verdict {
+        self.note(|| format!("{ms} ms pass"));
+        self.now.mono_ms += ms;
+        self.now.unix_ms += ms;
+        // The observer lives, come what may.
+        let alive = codec::frame(codec::PONG, true, &[], &mut self.dice);
+        self.net.pipes[WATCH].up.extend(alive);
+        self.server_read(WATCH, usize::MAX)?;
+        for shard in 0..self.shards.len() {
+            if !self.dice.once_in(8) {
+                self.shards[shard].tick(self.now);
+                self.act(shard)?;
+            }
+        }
+        Ok(())
+    }
+}
