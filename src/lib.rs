@@ -23,6 +23,7 @@ pub mod namespace;
 pub mod outbox;
 pub mod parcel;
 pub mod proto;
+pub mod publication;
 pub mod reactor;
 pub mod server;
 pub mod session;

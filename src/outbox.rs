@@ -443,7 +443,7 @@ mod tests {
         outbox.push_slice(&new, 0, 12);
         outbox.shed(30);
         assert_eq!(outbox.bytes(), 30);
-        outbox.shed(18);
+        outbox.shed(24);
         assert_eq!(shown(&mut outbox), ["1-3 slow_consumer", "join", "mine", "dddd", "eeee"][..].to_vec());
     }
 

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::hub::history::Publication;
 use crate::ids::ConnId;
 use crate::proto::encode::Position;
+use crate::publication::Publication;
 use crate::user::User;
 
 /// One message between two shards.

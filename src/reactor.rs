@@ -3,6 +3,7 @@
 //! that are ready, so that it takes in what is already there before it sends. Built by `server`, one per thread.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -21,7 +22,7 @@ use crate::clock::{Clock, Now};
 use crate::conn::{self, RECEIVE_BYTES, Sockets};
 use crate::ids::ConnId;
 use crate::mesh::Endpoint;
-use crate::parcel::Parcel;
+use crate::parcel::{Answer, Ask, Parcel};
 use crate::shard::{LANE_BYTES, LANE_PARCELS, Shard};
 
 /// Sends in a row before others may run: 8,000 would hold the loop for 30 ms.
@@ -36,6 +37,8 @@ const CUT: Duration = Duration::from_millis(200);
 pub enum Command {
     /// Judge tokens by these keys from now on.
     Keys(Arc<Verifier>),
+    /// Ask the hub of this shard, on the backend's behalf.
+    Ask(Ask, flume::Sender<Answer>),
     /// Say goodbye to everyone, wait so long at most, and end.
     Drain(Duration),
 }
@@ -80,6 +83,9 @@ pub struct Reactor {
     pub connections_max: usize,
     clock: Clock,
     turn: Signal,
+    /// Who waits for the answers to what the backend asked, by number.
+    backend: RefCell<HashMap<u32, flume::Sender<Answer>>>,
+    next_ask: Cell<u32>,
     draining: Cell<bool>,
 }
 
@@ -144,6 +150,8 @@ impl Reactor {
             connections_max: parts.connections_max,
             clock: parts.clock,
             turn: Signal::default(),
+            backend: RefCell::new(HashMap::new()),
+            next_ask: Cell::new(0),
             draining: Cell::new(false),
         })
     }
@@ -213,6 +221,7 @@ impl Reactor {
             self.obey(&mut deadline);
             self.flush(ready).await;
             self.ship();
+            self.answer_backend();
             if deadline.is_some() && self.shard.borrow().connections() == 0 {
                 return;
             }
@@ -270,6 +279,7 @@ impl Reactor {
         for command in self.commands.try_iter() {
             match command {
                 Command::Keys(verifier) => self.with(|shard, _| shard.set_verifier(verifier)),
+                Command::Ask(ask, reply) => self.ask(ask, reply),
                 Command::Drain(patience) => {
                     self.draining.set(true);
                     // Wakes the accepting task, and peers that come now are told at once that nobody listens.
@@ -279,6 +289,22 @@ impl Reactor {
                     deadline.get_or_insert(now.saturating_add(patience));
                     self.with(|shard, now| shard.drain(now));
                 }
+            }
+        }
+    }
+
+    fn ask(self: &Rc<Self>, ask: Ask, reply: flume::Sender<Answer>) {
+        let number = self.next_ask.get();
+        self.next_ask.set(number.wrapping_add(1));
+        self.backend.borrow_mut().insert(number, reply);
+        self.with(|shard, _| shard.ask_for_backend(number, ask));
+    }
+
+    fn answer_backend(&self) {
+        for (number, answer) in self.shard.borrow_mut().take_backend_answers() {
+            if let Some(reply) = self.backend.borrow_mut().remove(&number) {
+                // Whoever asked may have stopped waiting.
+                let _ = reply.try_send(answer);
             }
         }
     }

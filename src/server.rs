@@ -33,7 +33,7 @@ const RING_ENTRIES: u32 = 4096;
 /// What a fragment of a message costs beyond its payload, against the message limit.
 const FRAGMENT_OVERHEAD: usize = 64;
 /// Commands that may wait for a shard; the control thread waits when there are more.
-const COMMANDS: usize = 16;
+const COMMANDS: usize = 256;
 /// Descriptors that the process needs beside its connections, per shard and in all.
 const DESCRIPTORS_PER_SHARD: u64 = 8;
 const DESCRIPTORS: u64 = 32;

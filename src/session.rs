@@ -276,7 +276,7 @@ impl Session {
         let user = Arc::new(User::new(identity));
         self.stage = Stage::SigningIn;
         self.user = Some(Arc::clone(&user));
-        self.granted = Some(identity.channels.clone().into()).filter(|channels: &Box<[String]>| !channels.is_empty());
+        self.granted = grants(identity.channels.clone());
         let wanted = channels.iter().map(Wanted::from).collect();
         let ask = Ask::Claim { user, recover: recover.as_ref().map(owned) };
         Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
@@ -286,7 +286,7 @@ impl Session {
         let same = |identity: &Identity| self.user.as_ref().is_some_and(|user| **user.key() == *identity.id.key());
         let reply = match rules.verifier.verify(token, now.unix_ms) {
             Ok(identity) if same(&identity) => {
-                self.granted = Some(identity.channels.into_boxed_slice()).filter(|channels| !channels.is_empty());
+                self.granted = grants(identity.channels);
                 Reply::Refreshed { expires_at: identity.expires_at_ms.unwrap_or(u64::MAX) }
             }
             _ => Reply::Error { code: 403, text: Text::OtherUser, about: None },
@@ -492,6 +492,10 @@ impl From<&SubscribeTo<'_>> for Wanted {
 
 fn owned(since: &decode::Since<'_>) -> Box<Since> {
     Box::new(Since { epoch: since.epoch.into(), offset: since.offset })
+}
+
+fn grants(channels: Vec<String>) -> Option<Box<[String]>> {
+    (!channels.is_empty()).then(|| channels.into())
 }
 
 fn page(limit: Option<u32>) -> u32 {

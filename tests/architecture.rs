@@ -10,8 +10,23 @@ use std::path::{Path, PathBuf};
 use source::Source;
 
 /// Bytes, parcels and the time go in, bytes and parcels come out: no runtime, no socket, no clock.
-const PURE: [&str; 13] =
-    ["proto", "auth", "hub", "session", "outbox", "fanout", "shard", "wheel", "user", "parcel", "ids", "clock", "http"];
+const PURE: [&str; 15] = [
+    "proto",
+    "auth",
+    "hub",
+    "session",
+    "outbox",
+    "fanout",
+    "shard",
+    "wheel",
+    "user",
+    "parcel",
+    "ids",
+    "clock",
+    "http",
+    "namespace",
+    "publication",
+];
 /// What a pure module can't name: words of code, and paths with everything below them.
 const IMPURE_WORDS: [&str; 7] = ["monoio", "tokio", "async", "await", "Instant", "SystemTime", "rustix"];
 const IMPURE_PATHS: [&str; 3] = ["std::net", "std::os", "std::thread"];
@@ -21,8 +36,13 @@ const CLOCK: &str = "clock.rs";
 /// Who owns sockets and tasks; nothing pure knows of them.
 const SHELL: [&str; 7] = ["conn", "reactor", "listener", "server", "cpus", "cli", "main"];
 /// Which modules a module must not know, beside the shell: all that stands right of it in the design's chain.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("proto", &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "config", "shard"]),
+    (
+        "publication",
+        &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "config", "shard"],
+    ),
+    ("namespace", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("ids", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("clock", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("wheel", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),

@@ -93,7 +93,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::hub::history::{Bounds, Kind, Publication};
+    use crate::hub::history::Bounds;
+    use crate::proto::encode::Kind;
+    use crate::publication::Publication;
 
     const BOUNDS: Bounds = Bounds { count: 100, age_ms: u64::MAX };
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use rand::Rng;
 
-use super::history::{History, Publication};
+use super::history::History;
 use super::presence::{Announcer, Members};
 use crate::ids::{ConnId, ShardId};
 use crate::namespace::Namespace;
 use crate::parcel::{Asker, Placed};
+use crate::publication::Publication;
 
 /// The state by which an owner orders a channel.
 #[derive(Debug)]

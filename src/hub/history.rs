@@ -5,67 +5,9 @@
 //! client outlives its place in here.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
-use crate::proto::encode::{Element, Kind};
-
-/// One accepted publication, encoded once.
-#[derive(Debug)]
-pub struct Publication {
-    /// Its number in the channel.
-    pub offset: u64,
-    /// Unix milliseconds, the owner's.
-    pub timestamp: u64,
-    /// What it is a value of, for `conflate`.
-    pub key: Option<Box<str>>,
-    /// Which push it is.
-    pub kind: Kind,
-    frame: Arc<[u8]>,
-    /// Where in `frame` the fields of the push's `data` stand.
-    fields: Range<u32>,
-}
-
-impl Publication {
-    /// What a publication costs beyond its frame and key: itself, the counts of two `Arc`s, and its place in a
-    /// queue that may be half empty.
-    pub const OVERHEAD: usize = size_of::<Self>() + 4 * size_of::<usize>() + 2 * size_of::<Kept>();
-
-    /// `fields` is where in `frame` the fields of `data` stand, without the braces: an element of
-    /// `publications` is made of them.
-    pub fn new(
-        offset: u64,
-        timestamp: u64,
-        key: Option<Box<str>>,
-        kind: Kind,
-        frame: Arc<[u8]>,
-        fields: Range<u32>,
-    ) -> Self {
-        assert!(offset > 0, "offsets start at 1");
-        assert!(fields.start <= fields.end && fields.end as usize <= frame.len(), "the fields are part of the frame");
-        Self { offset, timestamp, key, kind, frame, fields }
-    }
-
-    /// The whole push, framed.
-    pub fn frame(&self) -> &Arc<[u8]> {
-        &self.frame
-    }
-
-    /// The fields of the push's `data`, without braces.
-    pub fn fields(&self) -> &[u8] {
-        &self.frame[self.fields.start as usize..self.fields.end as usize]
-    }
-
-    /// The publication as an answer lists it.
-    pub fn element(&self) -> Element<'_> {
-        Element { kind: self.kind, fields: self.fields() }
-    }
-
-    /// The bytes that keeping it holds.
-    pub fn weight(&self) -> usize {
-        self.frame.len() + self.key.as_ref().map_or(0, |key| key.len()) + Self::OVERHEAD
-    }
-}
+use crate::publication::Publication;
 
 /// How much history the channels of a namespace have; given on each call, so that the configuration may change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,7 +123,7 @@ impl History {
         let missed = self.kept.range(index(offset + 1 - first)..index(top + 1 - first));
         let mut room = max_bytes;
         for kept in missed.clone() {
-            match room.checked_sub(kept.publication.frame.len()) {
+            match room.checked_sub(kept.publication.frame().len()) {
                 Some(left) => room = left,
                 None => return Recovery::Incomplete,
             }
@@ -199,7 +141,7 @@ impl History {
         let upto = since.map_or(0, |since| clamp(since.saturating_add(1).saturating_sub(first), self.kept.len()));
         let before = since.map_or(self.kept.len(), |since| clamp(since.saturating_sub(first), self.kept.len()));
         let mut room = Room { first: true, bytes: Some(max_bytes) };
-        let fits = |kept: &&Kept| room.take(kept.publication.frame.len());
+        let fits = |kept: &&Kept| room.take(kept.publication.frame().len());
         if reverse {
             self.kept.range(..before).rev().take(limit).take_while(fits).map(shared).collect()
         } else {
@@ -237,6 +179,7 @@ fn index(distance: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::encode::Kind;
 
     const ALL: Bounds = Bounds { count: 1000, age_ms: u64::MAX };
 

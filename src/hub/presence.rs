@@ -319,7 +319,7 @@ mod tests {
             token_id: None,
             channels: Vec::new(),
         };
-        Arc::new(User::new(&identity, true))
+        Arc::new(User::new(&identity))
     }
 
     fn conn(slot: u32) -> ConnId {

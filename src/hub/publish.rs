@@ -7,12 +7,13 @@ use super::HubSettings;
 use super::budget::Budget;
 use super::channel::Channel;
 use super::dedup::{Dedup, Seen};
-use super::history::{Bounds, History, Publication};
+use super::history::{Bounds, History};
 use crate::clock::Now;
 use crate::mesh::Staging;
 use crate::parcel::{Answer, Asker, Content, Parcel, Placed, Publish, Refusal};
 use crate::proto::encode::{self, Kind, Position};
 use crate::proto::text::escape_html;
+use crate::publication::Publication;
 
 /// Who orders and keeps the publications of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

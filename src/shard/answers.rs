@@ -7,12 +7,12 @@ use super::conns::Conn;
 use super::{Shard, Stage};
 use crate::clock::Now;
 use crate::fanout::Subscription;
-use crate::hub::history::Publication;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
 use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
 use crate::proto::encode::{About, Element, GapReason, Member, Push, Recovery, Reply};
 use crate::proto::text::{Language, Text};
+use crate::publication::Publication;
 use crate::session::{Asked, Local, Outcome, Rules, Wanted};
 use crate::user::User;
 

@@ -279,7 +279,7 @@ impl Client {
             return Err("signed in twice".into());
         }
         let shown = &plan.accounts[account];
-        let name = if plan.settings.hub.escape { escaped(shown.name) } else { shown.name.into() };
+        let name = if plan.settings.hub.namespaces.lobby().escape { escaped(shown.name) } else { shown.name.into() };
         let data = &json["data"];
         if data["user"] != json!({ "id": shown.id, "username": name }) {
             return Err(format!("the wrong user: {}", data["user"]));

@@ -100,29 +100,40 @@ impl Lanes {
             let (sabotage, delivered) = (&mut self.sabotage, &mut self.delivered[to]);
             let staging: &mut Staging<Parcel> = shard.staging();
             staging.ship_lane(crate::world::shard_id(to), free, |parcel| {
-                *delivered += usize::from(matches!(parcel, Parcel::Deliver { .. }));
+                *delivered += usize::from(matches!(parcel, Parcel::Deliver { .. } | Parcel::Announce { .. }));
                 put(queue, parcel, sabotage);
             });
         }
     }
 }
 
+/// The same delivery once more.
+fn again(parcel: &Parcel) -> Parcel {
+    match parcel {
+        Parcel::Deliver { channel, publication } => {
+            Parcel::Deliver { channel: channel.clone(), publication: publication.clone() }
+        }
+        Parcel::Announce { channel, frame } => Parcel::Announce { channel: channel.clone(), frame: frame.clone() },
+        parcel => unreachable!("{parcel:?} is no delivery"),
+    }
+}
+
 fn put(queue: &mut VecDeque<Parcel>, parcel: Parcel, sabotage: &mut Sabotage) {
-    let after_deliver = matches!(queue.back(), Some(Parcel::Deliver { .. }));
+    let after_deliver = matches!(queue.back(), Some(Parcel::Deliver { .. } | Parcel::Announce { .. }));
     let mut swap = false;
     match &parcel {
-        Parcel::Deliver { channel, frame } => {
+        Parcel::Deliver { .. } | Parcel::Announce { .. } => {
             if sabotage.strikes(Fault::DropDeliver) {
                 return;
             }
             if sabotage.strikes(Fault::DuplicateDeliver) {
-                queue.push_back(Parcel::Deliver { channel: channel.clone(), frame: frame.clone() });
+                queue.push_back(again(&parcel));
             }
             swap = after_deliver && sabotage.strikes(Fault::SwapDelivers);
         }
         Parcel::Release { .. } if sabotage.strikes(Fault::DropRelease) => return,
         Parcel::Kick { .. } if sabotage.strikes(Fault::DropKick) => return,
-        Parcel::Answer { answer: Answer::Published(_) | Answer::Claimed { .. }, .. } => {
+        Parcel::Answer { answer: Answer::Published { .. } | Answer::Claimed { .. }, .. } => {
             swap = after_deliver && sabotage.strikes(Fault::AnswerFirst);
         }
         _ => {}

@@ -242,7 +242,7 @@ impl<'a> Master<'a> {
         for data in &self.data {
             let text = data["text"].as_str().ok_or("no text")?;
             let (client, request) = said.remove(tag(text)).ok_or_else(|| format!("{text:?} was said once or never"))?;
-            let (asked, escape) = (&client.asked[request], world.plan.settings.hub.escape);
+            let (asked, escape) = (&client.asked[request], world.plan.settings.hub.namespaces.lobby().escape);
             let What::Message(sent) = &asked.what else { unreachable!("only messages are noted") };
             let sender = &data["sender"]["id"];
             if text != published(sent, escape) || !senders(world, client, request).any(|id| id == sender) {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use uringcast::auth::Verifier;
-use uringcast::config::{Auth, Secret, StaticToken};
+use uringcast::config::{Auth, Config, Secret, StaticToken};
 use uringcast::http::Site;
 use uringcast::hub::HubSettings;
 use uringcast::hub::users::DuplicateLogin;
+use uringcast::namespace::Namespaces;
 use uringcast::proto::handshake::{self, Policy};
 use uringcast::proto::text::Language;
 use uringcast::proto::websocket;
@@ -106,22 +107,35 @@ fn verifier(accounts: &[Account]) -> Verifier {
     Verifier::new(&auth).expect("static tokens need no files")
 }
 
+fn namespaces(escape: bool) -> Arc<Namespaces> {
+    let mut config = Config::default();
+    config.lobby.escape = escape;
+    Arc::new(config.channel_namespaces())
+}
+
 fn settings(shards: usize, dice: &mut Dice) -> Settings {
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
     Settings {
         hub: HubSettings {
             shards,
             language: dice.pick(&[Language::En, Language::Zh]),
-            escape: dice.once_in(2),
+            namespaces: namespaces(dice.once_in(2)),
             duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
             push_bytes: dice.pick(&[1_024, 1 << 20]),
+            recover_bytes: 1 << 20,
             patience_ms: request_ms / 2,
+            channels: 1_000,
+            history_bytes: 1 << 20,
+            idempotency_keys: 1_000,
+            presence_digest_above: 1_000,
+            presence_list: 100,
         },
         lane_parcels: dice.pick(&[3, 4, 8, 16, 64, 1_024]),
         site: Arc::new(Site { path: "/ws".into(), echo: false, policy: Policy::default(), dev: None }),
         head: handshake::Limits::default(),
         messages: websocket::Limits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 },
         outbox_bytes: dice.pick(&[600, 2_048, 8_192, 1 << 20]),
+        subscriptions: 128,
         requests_per_connection: dice.pick(&[1, 2, 4, 32]),
         request_ms,
         handshake_ms: dice.pick(&[400, 10_000, 10_000]),

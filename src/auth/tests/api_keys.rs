@@ -1,4 +1,5 @@
 //! What is an API key, where they come from, and what matches them.
+//! No server is started: the file is real, the rest is in memory.
 
 use super::*;
 use crate::config::Http;

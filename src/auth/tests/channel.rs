@@ -1,4 +1,5 @@
 //! Channel tokens, and that neither kind of token passes for the other.
+//! The clock is an argument, so expiry is exact.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
 //! The lobby's rules, the default ones and the namespaces, from each source; and the listener for backends.
+//! Each refusal names the file and the line, or the variable.
 
 use super::*;
 use crate::namespace::{Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};

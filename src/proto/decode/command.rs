@@ -1,4 +1,5 @@
 //! What each `type` of envelope carries: members in, one [`Command`] out.
+//! It checks types, sizes and the syntax of channel names, and judges nothing else.
 
 use simd_json::{Node, StaticNode};
 

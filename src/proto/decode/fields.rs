@@ -1,4 +1,5 @@
 //! The members of JSON objects on simd-json's tape, and their values by type. Knows no command.
+//! Of a key that comes twice the last one counts, as in JavaScript.
 
 use simd_json::{Node, StaticNode};
 

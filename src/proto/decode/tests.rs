@@ -1,3 +1,6 @@
+//! Envelopes from clients: every command, every refusal, and what stays in the decoder.
+//! Unit tests: the property tests over the same code stand in tests/.
+
 use super::*;
 
 fn decode(text: &str) -> Result<String, String> {

@@ -1,3 +1,6 @@
+//! Every message that the server sends, letter by letter as the contract has it.
+//! Unit tests: the property tests over the same code stand in tests/.
+
 use super::*;
 
 fn reply(reply: Reply<'_>, id: Option<&str>) -> String {

@@ -1,4 +1,5 @@
 //! Requests that must upgrade, requests that must be refused, and how the answers read.
+//! Unit tests: the property tests over the same code stand in tests/.
 
 use super::*;
 

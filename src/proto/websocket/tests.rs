@@ -1,4 +1,5 @@
 //! The decoder at every split of its input: RFC 6455 by example, the limits, and what stays on the heap.
+//! Unit tests: the property tests over the same code stand in tests/.
 
 use super::*;
 
