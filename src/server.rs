@@ -133,6 +133,7 @@ impl Server {
     /// [`BootError`], with nothing left running.
     pub fn start(config: &Config) -> Result<Self, BootError> {
         probe_uring()?;
+        forgo_huge_pages();
         let cpus = cpus::usable().map_err(system("reading the CPU affinity"))?;
         let count = match config.shards {
             0 => cpus::shards_for(&cpus),
@@ -359,6 +360,14 @@ fn probe_uring() -> Result<(), BootError> {
     match needed.into_iter().find(|(_, code)| !probe.is_supported(*code)) {
         Some((name, _)) => Err(BootError::UringOperation(name)),
         None => Ok(()),
+    }
+}
+
+/// A heap of many small things that come and go would be backed by whole 2 MiB pages for as long as one thing
+/// lives in each: 8,000 idle connections took 2.7 KB each with huge pages, and 1.1 KB without.
+fn forgo_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "transparent huge pages stay on");
     }
 }
 
