@@ -19,6 +19,9 @@ use crate::user::User;
 const PAGE_MAX: u32 = 1000;
 const PAGE_DEFAULT: u32 = 100;
 
+/// When a token expires that doesn't: the largest integer that JavaScript counts to.
+const NEVER_MS: u64 = (1 << 53) - 1;
+
 /// A client's state. Small: every idle connection has one.
 #[derive(Debug, Default)]
 pub struct Session {
@@ -287,7 +290,7 @@ impl Session {
         let reply = match rules.verifier.verify(token, now.unix_ms) {
             Ok(identity) if same(&identity) => {
                 self.granted = grants(identity.channels);
-                Reply::Refreshed { expires_at: identity.expires_at_ms.unwrap_or(u64::MAX) }
+                Reply::Refreshed { expires_at: identity.expires_at_ms.unwrap_or(NEVER_MS) }
             }
             _ => Reply::Error { code: 403, text: Text::OtherUser, about: None },
         };

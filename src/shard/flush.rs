@@ -176,6 +176,9 @@ impl Shard {
 
     fn after_sending(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
+        if conn.outbox.is_empty() {
+            conn.shed_at = 0;
+        }
         if conn.outbox.is_empty()
             && let Stage::Closing { until_ms, ending: Ending::Finish } = conn.stage
         {
