@@ -11,6 +11,8 @@ mod handshake;
 mod keys;
 mod limits;
 mod liveness;
+mod publishing;
+mod recovery;
 mod serve;
 mod shards;
 mod sign_in;
