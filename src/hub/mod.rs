@@ -381,7 +381,7 @@ fn recovered(settings: &HubSettings, channel: &Channel, since: Option<&Since>) -
         }
         history::Recovery::Incomplete => {
             attached.recovered = Some(false);
-            attached.lost_from = if same { since.offset + 1 } else { 1 };
+            attached.lost_from = if same { since.offset.saturating_add(1) } else { 1 };
         }
     }
     attached

@@ -38,10 +38,10 @@ impl Shard {
             (Outcome::Reply(mark), answer) => self.say_answer(id, answer, mark.as_deref()),
             (Outcome::Error(mark, code, text, channel), answer) => {
                 let about = match answer {
-                    Answer::EpochChanged(placed) => About::Position(placed.position()),
-                    _ => About::Channel { channel: &channel },
+                    Answer::EpochChanged(placed) => Some(About::Position(placed.position())),
+                    _ => about(&channel),
                 };
-                self.say(id, &Reply::Error { code, text, about: Some(about) }, mark.as_deref());
+                self.say(id, &Reply::Error { code, text, about }, mark.as_deref());
             }
             (Outcome::Close(mark, code, text, close_code), _) => {
                 self.error(id, mark.as_deref(), code, text);
@@ -66,8 +66,7 @@ impl Shard {
     pub(super) fn local(&mut self, id: ConnId, what: Local, channel: &str, mark: Option<&str>) {
         match what {
             Local::Refuse(code, text) => {
-                let about = Some(About::Channel { channel });
-                self.say(id, &Reply::Error { code, text, about }, mark);
+                self.say(id, &Reply::Error { code, text, about: about(channel) }, mark);
             }
             Local::Unsubscribe => {
                 self.unsubscribe(id, channel);
@@ -117,7 +116,10 @@ impl Shard {
             self.conns.at(id.slot).session = session;
             match asked {
                 Ok(asked) => self.send_ask(id, asked),
-                Err((code, text)) => self.local(id, Local::Refuse(code, text), &wanted.channel, None),
+                Err((code, text)) => {
+                    let about = Some(About::Channel { channel: &wanted.channel });
+                    self.say(id, &Reply::Error { code, text, about }, None);
+                }
             }
         }
     }
@@ -274,6 +276,11 @@ impl Conn {
     pub(super) fn is_signed_in(&self) -> bool {
         self.stage == Stage::Native && self.session.user().is_some()
     }
+}
+
+/// What a refusal concerns. Of the lobby's nothing is said: they have the tutorial's shape.
+fn about(channel: &str) -> Option<About<'_>> {
+    (channel != LOBBY).then_some(About::Channel { channel })
 }
 
 fn parcel(conn: ConnId, request: u32, ask: Ask) -> Parcel {

@@ -4,11 +4,15 @@
 // The whole file is test code; a broken expectation has to stop the test, with its message.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod channel_support;
+mod channels;
 mod echo;
 mod handshake;
 mod keys;
 mod limits;
 mod liveness;
+mod publishing;
+mod recovery;
 mod serve;
 mod shards;
 mod sign_in;

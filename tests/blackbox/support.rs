@@ -30,6 +30,7 @@ pub const SECRET: &str = "a secret of the black-box tests, 32 bytes and more";
 // ---------------------------------------------------------------------------------------------------------- server
 
 /// How to start the binary.
+#[derive(Clone)]
 pub struct Options {
     args: Vec<String>,
     env: BTreeMap<String, String>,
