@@ -36,6 +36,15 @@ impl What {
     pub fn account(&self) -> Option<usize> {
         if let Self::Auth(account) = self { Some(*account) } else { None }
     }
+
+    /// The channel whose other answers the answer must not overtake.
+    pub fn channel(&self) -> Option<&str> {
+        match self {
+            Self::Message(_) | Self::Empty | Self::Users => Some("lobby"),
+            Self::Elsewhere => Some("news"),
+            Self::Auth(_) | Self::BadToken | Self::NoToken | Self::Heartbeat | Self::Malformed => None,
+        }
+    }
 }
 
 /// One request and what became of it.
@@ -91,8 +100,8 @@ pub struct Client {
     pub polite: bool,
     /// The last page of users.
     pub users: Option<Value>,
-    /// The latest request about the lobby that was answered.
-    latest: Option<usize>,
+    /// The latest request about each channel that was answered: answers keep the order of requests per channel.
+    latest: BTreeMap<String, usize>,
 }
 
 impl Client {
@@ -113,7 +122,7 @@ impl Client {
             anonymous_errors: BTreeMap::new(),
             polite,
             users: None,
-            latest: None,
+            latest: BTreeMap::new(),
         }
     }
 
@@ -365,8 +374,8 @@ impl Client {
         match self.asked.get_mut(index) {
             Some(asked) if asked.has_id && asked.answer.is_none() && fits(&asked.what) => {
                 asked.answer = Some(answer);
-                if matches!(asked.what, What::Message(_) | What::Empty | What::Elsewhere)
-                    && self.latest.replace(index).is_some_and(|latest| latest > index)
+                if let Some(channel) = asked.what.channel()
+                    && self.latest.insert(channel.to_owned(), index).is_some_and(|latest| latest > index)
                 {
                     return Err(format!("{json} after the answer to a later request"));
                 }
