@@ -5,6 +5,8 @@
 //! `SIM_SEEDS=10000 cargo test --profile quick --test simulation` runs more lives, and
 //! `SIM_SEED=7 cargo test --profile quick --test simulation one_life -- --nocapture` tells the story of one.
 
+#[path = "simulation/channels.rs"]
+mod channels;
 #[path = "simulation/client.rs"]
 mod client;
 #[path = "simulation/codec.rs"]

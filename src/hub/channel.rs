@@ -10,7 +10,7 @@ use super::history::History;
 use super::presence::{Announcer, Members};
 use crate::ids::{ConnId, ShardId};
 use crate::namespace::Namespace;
-use crate::parcel::{Asker, Placed};
+use crate::parcel::{Answer, Asker, Placed};
 use crate::publication::Publication;
 
 /// The state by which an owner orders a channel.
@@ -42,13 +42,14 @@ pub struct Channel {
     pub filed: u64,
 }
 
-/// Publications that wait for the end of the batch window, with those who wait for their acknowledgement.
+/// Publications that wait for the end of the batch window, and every answer about the channel since it opened:
+/// answers keep the order of the asks, and an acknowledgement comes after the publication.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// In order.
     pub publications: Vec<Arc<Publication>>,
-    /// In order: who asked, the asker's number, the place, and whether it is a duplicate.
-    pub acks: Vec<(Asker, u32, Placed, bool)>,
+    /// In order: who asked, the asker's number, and the answer.
+    pub answers: Vec<(Asker, u32, Answer)>,
     /// When the window ends; meaningful if there are publications.
     pub until_ms: u64,
 }

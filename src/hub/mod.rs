@@ -161,7 +161,7 @@ impl Hub {
             }
             let Some(Waiting { asker, request, ask, .. }) = self.waiting.pop_front() else { return };
             if late {
-                answer(out, asker, request, Answer::Refused(Refusal::Busy));
+                self.conclude(&channel_of(&ask), asker, request, Answer::Refused(Refusal::Busy), out);
             } else {
                 self.execute(asker, request, ask, now, out);
             }
@@ -217,22 +217,29 @@ impl Hub {
     fn execute(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
         let name = channel_of(&ask);
         let outcome = match ask {
-            Ask::Users { cursor, limit } => {
-                Some(Answer::Users(Box::new(self.users.page(cursor.as_deref(), limit as usize))))
-            }
+            Ask::Users { cursor, limit } => Answer::Users(Box::new(self.users.page(cursor.as_deref(), limit as usize))),
             Ask::Presence { channel, cursor, limit } => {
                 let page = self.members(&channel, cursor.as_deref(), limit as usize);
-                Some(Answer::Presence(channel, Box::new(page)))
+                Answer::Presence(channel, Box::new(page))
             }
             ask => match self.channel(&name, now) {
                 Ok(()) => self.with_channel(&name, asker, request, ask, now, out),
-                Err(refusal) => Some(Answer::Refused(refusal)),
+                Err(refusal) => Answer::Refused(refusal),
             },
         };
-        if let Some(outcome) = outcome {
-            answer(out, asker, request, outcome);
-        }
+        self.conclude(&name, asker, request, outcome, out);
         self.file(&name, now);
+    }
+
+    /// Answers, or lets the answer wait for the end of the channel's batch window: it must not overtake earlier ones.
+    fn conclude(&mut self, name: &str, asker: Asker, request: u32, outcome: Answer, out: &mut Staging<Parcel>) {
+        match self.channels.get_mut(name) {
+            Some(channel) if !channel.batch.publications.is_empty() => {
+                self.batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
+                channel.batch.answers.push((asker, request, outcome));
+            }
+            _ => answer(out, asker, request, outcome),
+        }
     }
 
     /// Asks that change a channel, which exists.
@@ -244,16 +251,13 @@ impl Hub {
         ask: Ask,
         now: Now,
         out: &mut Staging<Parcel>,
-    ) -> Option<Answer> {
+    ) -> Answer {
         let Self { settings, channels, users, publisher, .. } = self;
         let channel = channels.get_mut(name).expect("made before");
         channel.used_ms = now.mono_ms;
         match (ask, asker) {
             (Ask::Publish(publish), asker) => {
-                let answer = publisher.publish(settings, channel, (asker, request), &publish, now, out);
-                if answer.is_none() {
-                    self.batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
-                }
+                let answer = publisher.publish(settings, channel, asker, &publish, now, out);
                 self.evict();
                 answer
             }
@@ -261,27 +265,27 @@ impl Hub {
                 publisher.end_batch(channel, out);
                 publisher.expire(channel, now);
                 let claim = attach::claim(settings, users, channel, (conn, request), &user, now, out);
-                Some(match claim {
+                match claim {
                     Err(refusal) => Answer::Refused(refusal),
                     Ok(()) => {
                         let lobby = Box::new(recovered(settings, channel, recover.as_deref()));
                         Answer::Claimed { lobby, online_count: users.count() }
                     }
-                })
+                }
             }
             (Ask::Subscribe { user, recover, .. }, Asker::Conn(conn)) => {
                 // What was accepted so far goes to those attached so far; the newcomer finds it in the history.
                 publisher.end_batch(channel, out);
                 publisher.expire(channel, now);
                 if **channel.name() == *LOBBY && !users.holds(conn, user.key()) {
-                    return Some(Answer::Refused(Refusal::Forbidden));
+                    return Answer::Refused(Refusal::Forbidden);
                 }
                 attach::subscribe(settings, channel, (conn, request), &user, now, out);
-                Some(Answer::Subscribed(Box::new(recovered(settings, channel, recover.as_deref()))))
+                Answer::Subscribed(Box::new(recovered(settings, channel, recover.as_deref())))
             }
             (Ask::History { since, limit, reverse, .. }, _) => {
                 publisher.expire(channel, now);
-                Some(history(settings, channel, since.as_deref(), limit as usize, reverse))
+                history(settings, channel, since.as_deref(), limit as usize, reverse)
             }
             (ask, asker) => unreachable!("{asker:?} can't ask {ask:?}"),
         }

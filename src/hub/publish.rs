@@ -65,37 +65,32 @@ impl Publisher {
 }
 
 impl Publisher {
-    /// Takes one publication for `channel`. Returns the answer, unless it has to wait for the end of the
-    /// channel's batch window: then it is in the batch.
+    /// Takes one publication for `channel` and returns the answer. Either the publication has been delivered, or it
+    /// is in the channel's batch.
     pub fn publish(
         &mut self,
         settings: &HubSettings,
         channel: &mut Channel,
-        (asker, request): (Asker, u32),
+        asker: Asker,
         publish: &Publish,
         now: Now,
         out: &mut Staging<Parcel>,
-    ) -> Option<Answer> {
+    ) -> Answer {
         if let Asker::Conn(conn) = asker
             && !channel.has(conn)
         {
-            return Some(Answer::Refused(Refusal::Forbidden));
+            return Answer::Refused(Refusal::Forbidden);
         }
         if publish.epoch.as_ref().is_some_and(|epoch| **epoch != **channel.epoch()) {
-            return Some(Answer::EpochChanged(channel.position()));
+            return Answer::EpochChanged(channel.position());
         }
         let content = match self.look_up(channel, publish, now) {
             Ok(content) => content,
-            Err(Answer::Published { placed, duplicate }) if !channel.batch.publications.is_empty() => {
-                // The publication itself may be in the batch, and comes first.
-                channel.batch.acks.push((asker, request, placed, duplicate));
-                return None;
-            }
-            Err(answer) => return Some(answer),
+            Err(answer) => return answer,
         };
         let publication = match self.encode(settings, channel, publish, now) {
             Ok(publication) => publication,
-            Err(refusal) => return Some(Answer::Refused(refusal)),
+            Err(refusal) => return Answer::Refused(refusal),
         };
         let Submitted::Accepted(placed) = self.engine.submit(channel);
         assert_eq!(placed.offset, publication.offset, "encoded for the place that it got");
@@ -106,26 +101,25 @@ impl Publisher {
         let window_ms = channel.namespace.batch_window_ms;
         if window_ms == 0 {
             deliver(channel, &publication, out);
-            return Some(Answer::Published { placed, duplicate: false });
+        } else {
+            let batch = &mut channel.batch;
+            if batch.publications.is_empty() {
+                batch.until_ms = now.mono_ms + window_ms;
+            }
+            batch.publications.push(publication);
         }
-        let batch = &mut channel.batch;
-        if batch.publications.is_empty() {
-            batch.until_ms = now.mono_ms + window_ms;
-        }
-        batch.publications.push(publication);
-        batch.acks.push((asker, request, placed, false));
-        None
+        Answer::Published { placed, duplicate: false }
     }
 
-    /// Ends the channel's batch window: its publications leave, and then their acknowledgements.
+    /// Ends the channel's batch window: its publications leave, and then the answers.
     pub fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) {
         if channel.batch.publications.is_empty() {
             return;
         }
         let batch = std::mem::take(&mut channel.batch);
         batch.publications.iter().for_each(|publication| deliver(channel, publication, out));
-        for (asker, request, placed, duplicate) in batch.acks {
-            super::answer(out, asker, request, Answer::Published { placed, duplicate });
+        for (asker, request, answer) in batch.answers {
+            super::answer(out, asker, request, answer);
         }
     }
 

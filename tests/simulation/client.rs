@@ -7,9 +7,13 @@ use serde_json::{Value, json};
 use uringcast::hub::users::DuplicateLogin;
 use uringcast::proto::text::Text;
 
+use crate::channels::{Book, Draft, Known, Place};
 use crate::codec::{self, Ear, Heard};
 use crate::dice::Dice;
-use crate::plan::{Account, Plan, key_of};
+use crate::plan::{Account, CHANNELS, Plan, key_of};
+
+/// A channel that nobody subscribes to.
+const ELSEWHERE: &str = "elsewhere";
 
 pub type Verdict<T = ()> = Result<T, String>;
 
@@ -29,12 +33,43 @@ pub enum What {
     Heartbeat,
     /// 400 whoever sends it.
     Malformed,
+    Subscribe {
+        channel: String,
+        since: Option<Place>,
+    },
+    Unsubscribe {
+        channel: String,
+    },
+    Publish(Box<Draft>),
+    History {
+        channel: String,
+        since: Option<Place>,
+        limit: usize,
+        reverse: bool,
+    },
+    Presence {
+        channel: String,
+    },
 }
 
 impl What {
     /// The account that it asks to sign in.
     pub fn account(&self) -> Option<usize> {
         if let Self::Auth(account) = self { Some(*account) } else { None }
+    }
+
+    /// The channel whose other answers the answer must not overtake.
+    pub fn channel(&self) -> Option<&str> {
+        match self {
+            Self::Message(_) | Self::Empty | Self::Users => Some("lobby"),
+            Self::Elsewhere => Some(ELSEWHERE),
+            Self::Publish(draft) => Some(&draft.channel),
+            Self::Subscribe { channel, .. }
+            | Self::Unsubscribe { channel }
+            | Self::History { channel, .. }
+            | Self::Presence { channel } => Some(channel),
+            Self::Auth(_) | Self::BadToken | Self::NoToken | Self::Heartbeat | Self::Malformed => None,
+        }
     }
 }
 
@@ -91,12 +126,14 @@ pub struct Client {
     pub polite: bool,
     /// The last page of users.
     pub users: Option<Value>,
-    /// The latest request about the lobby that was answered.
-    latest: Option<usize>,
+    /// The latest request about each channel that was answered: answers keep the order of requests per channel.
+    latest: BTreeMap<String, usize>,
+    /// Its channels.
+    pub book: Book,
 }
 
 impl Client {
-    pub fn new(number: usize, shard: usize, polite: bool) -> Self {
+    pub fn new(number: usize, shard: usize, polite: bool, known: Known) -> Self {
         Self {
             number,
             shard,
@@ -113,7 +150,8 @@ impl Client {
             anonymous_errors: BTreeMap::new(),
             polite,
             users: None,
-            latest: None,
+            latest: BTreeMap::new(),
+            book: Book { known, ..Book::default() },
         }
     }
 
@@ -139,6 +177,9 @@ impl Client {
     pub fn idea(&self, plan: &Plan, dice: &mut Dice) -> What {
         if self.attached.is_none() && dice.once_in(2) {
             return What::Auth(dice.between(1, plan.accounts.len() - 1));
+        }
+        if dice.below(100) < plan.channel_share {
+            return self.channel_idea(plan, dice);
         }
         match dice.weighted(&plan.topics) {
             0 if self.attached.is_none() || dice.once_in(8) => What::Auth(dice.between(1, plan.accounts.len() - 1)),
@@ -174,12 +215,22 @@ impl Client {
             _ => true,
         };
         let (kind, data) = match &what {
-            What::Auth(account) => ("auth", json!({ "token": plan.accounts[*account].token, "ping": dice.once_in(4) })),
+            What::Auth(account) => ("auth", self.auth(&plan.accounts[*account].token, plan, dice)),
             What::BadToken => ("auth", json!({ "token": "no such token" })),
             What::NoToken => ("auth", json!({})),
             What::Message(text) => ("message", json!({ "text": text })),
             What::Empty => ("message", json!({ "text": dice.pick(&["", " \t", "\0\u{3000}"]) })),
-            What::Elsewhere => ("message", json!({ "text": "x", "channel": "news" })),
+            What::Elsewhere => ("message", json!({ "text": "x", "channel": ELSEWHERE })),
+            What::Subscribe { channel, since } => {
+                ("subscribe", with_since(json!({ "channel": channel }), "recover", since))
+            }
+            What::Unsubscribe { channel } => ("unsubscribe", json!({ "channel": channel })),
+            What::Publish(draft) => self.publish(draft, plan),
+            What::History { channel, since, limit, reverse } => {
+                let data = json!({ "channel": channel, "limit": limit, "reverse": reverse });
+                ("history", with_since(data, "since", since))
+            }
+            What::Presence { channel } => ("presence", json!({ "channel": channel, "limit": 100 })),
             What::Users => ("users", json!({ "limit": dice.between(1, 9) })),
             What::Heartbeat => ("heartbeat", Value::Null),
             What::Malformed => (dice.pick(&["nonsense", "message"]), json!({ "text": 5 })),
@@ -190,6 +241,47 @@ impl Client {
         }
         self.asked.push(Asked { what, has_id, answer: None });
         codec::message(&envelope.to_string(), dice)
+    }
+
+    /// Signs in, sometimes with channels and where it was in the lobby.
+    fn auth(&mut self, token: &str, plan: &Plan, dice: &mut Dice) -> Value {
+        let mut data = json!({ "token": token, "ping": dice.once_in(4) });
+        let mut wanted = Vec::new();
+        if plan.channel_share > 0 && dice.once_in(2) {
+            for _ in 0..dice.below(4) {
+                let channel = dice.pick(&CHANNELS);
+                wanted.push((channel.to_owned(), self.since(channel, dice)));
+            }
+            let list =
+                wanted.iter().map(|(channel, since)| with_since(json!({ "channel": channel }), "recover", since));
+            data["channels"] = list.collect();
+            let lobby = self.since("lobby", dice);
+            data = with_since(data, "recover", &lobby);
+            wanted.push(("lobby".into(), lobby));
+        }
+        self.book.with_auth.insert(self.asked.len(), wanted);
+        data
+    }
+
+    fn publish(&mut self, draft: &Draft, plan: &Plan) -> (&'static str, Value) {
+        let pad = "x".repeat(draft.length);
+        let mut data = json!({ "channel": draft.channel });
+        if draft.text {
+            data["text"] = format!("{} {pad}", draft.tag).into();
+        } else {
+            data["data"] = json!({ "tag": draft.tag, "pad": pad });
+        }
+        let optional = [("key", &draft.key), ("idempotency_key", &draft.once), ("epoch", &draft.epoch)];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                data[name] = value.as_str().into();
+            }
+        }
+        if let (Some(_), Some(account)) = (&draft.once, self.account(plan)) {
+            let user = account.key.clone();
+            self.book.known.keyed.push((user, draft.clone()));
+        }
+        (if draft.text { "message" } else { "publish" }, data)
     }
 
     /// Takes bytes from the socket; returns what the client says to them at once.
@@ -239,6 +331,14 @@ impl Client {
         }
         match kind {
             "system" => self.connection_id = json["data"]["connection_id"].as_str().map(str::to_owned),
+            "message" if json["data"]["channel"] != "lobby" => self.read_publication(&json)?,
+            "publication" => self.read_publication(&json)?,
+            "gap" => self.read_gap(&json, plan)?,
+            "join" | "leave" | "presence_digest" => self.read_presence_push(&json)?,
+            "subscribed" => self.read_subscribed(&json, plan)?,
+            "unsubscribed" => self.read_unsubscribed(&json)?,
+            "history" => self.read_history(&json, plan)?,
+            "presence" => self.read_members(&json)?,
             "message" => {
                 self.read_message(&json)?;
                 self.lobby.push(raw);
@@ -264,6 +364,7 @@ impl Client {
                 self.answered(&json, Answer::Done, |what| *what == What::Users)?;
                 self.users = Some(json["data"].clone());
             }
+            "ack" if json["data"]["channel"] != "lobby" => self.read_channel_ack(&json)?,
             "ack" => self.read_ack(&json)?,
             "error" => self.read_error(&json, plan)?,
             "ping" | "draining" => {}
@@ -287,6 +388,10 @@ impl Client {
         if json["message"] != Text::Authenticated.in_language(plan.settings.hub.language) {
             return Err(format!("the wrong words: {}", json["message"]));
         }
+        let mut wanted = self.book.with_auth.get(&request).cloned().unwrap_or_default();
+        let since = wanted.pop().and_then(|(_, since)| since);
+        self.book.unnamed = wanted;
+        self.book.lobby_due = self.read_recovery(&data["lobby"], "lobby", since.as_ref(), plan)?;
         self.attached = Some(Attached {
             request,
             account,
@@ -299,12 +404,18 @@ impl Client {
 
     fn read_message(&mut self, json: &Value) -> Verdict {
         let attached = self.attached.as_ref().ok_or("a message before auth_success")?;
+        if self.book.lobby_due.is_some() {
+            return Err(format!("{json} before the gap"));
+        }
         let data = &json["data"];
         let next = attached.offset + self.texts.len() as u64 + 1;
         if data["offset"] != next || data["id"] != format!("{}-{next}", attached.epoch) {
             return Err(format!("offset {} ({}) where {next} has to come", data["offset"], data["id"]));
         }
         self.texts.push(data["text"].as_str().ok_or("no text")?.to_owned());
+        let epoch = attached.epoch.clone();
+        self.note("lobby", &epoch, data.clone());
+        self.book.known.positions.insert("lobby".into(), (epoch, next));
         Ok(())
     }
 
@@ -331,6 +442,9 @@ impl Client {
 
     fn read_error(&mut self, json: &Value, plan: &Plan) -> Verdict {
         let code = json["code"].as_u64().ok_or("no code")?;
+        if json["id"].is_null() && json["data"]["channel"].is_string() && json["data"]["channel"] != "lobby" {
+            return self.read_unnamed_error(json, plan);
+        }
         if json["id"].is_null() {
             *self.anonymous_errors.entry(code).or_default() += 1;
             return if matches!(code, 400 | 401 | 413 | 503 | 504) {
@@ -348,25 +462,26 @@ impl Client {
             (What::Auth(_), 429) if policy == DuplicateLogin::KickOld => Some(4429),
             (What::Auth(_), 504) if !attached => Some(1011),
             (What::Auth(_), 503) | (What::NoToken, 400) if !attached => None,
-            (What::Message(_) | What::Empty | What::Elsewhere | What::Users, 401) if !attached => None,
+            (what, 401) if !attached && what.channel().is_some() => None,
             (What::Message(_) | What::Users, 503 | 504) | (What::Empty, 400) | (What::Elsewhere, 403) if attached => {
                 None
             }
             (What::Message(text), 413) if attached && text.len() * 6 + 400 > plan.settings.hub.push_bytes => None,
+            (_, code) if attached && self.may_refuse(request, code, plan) => None,
             (what, _) => return Err(format!("{json} in answer to {what:?}")),
         };
         Ok(())
     }
 
     /// Notes the answer to the request that it names; each is answered once.
-    fn answered(&mut self, json: &Value, answer: Answer, fits: impl Fn(&What) -> bool) -> Verdict<usize> {
+    pub fn answered(&mut self, json: &Value, answer: Answer, fits: impl Fn(&What) -> bool) -> Verdict<usize> {
         let index = json["id"].as_str().and_then(|id| id.strip_prefix('q')).and_then(|id| id.parse::<usize>().ok());
         let index = index.ok_or_else(|| format!("{json} names no request"))?;
         match self.asked.get_mut(index) {
             Some(asked) if asked.has_id && asked.answer.is_none() && fits(&asked.what) => {
                 asked.answer = Some(answer);
-                if matches!(asked.what, What::Message(_) | What::Empty | What::Elsewhere)
-                    && self.latest.replace(index).is_some_and(|latest| latest > index)
+                if let Some(channel) = asked.what.channel()
+                    && self.latest.insert(channel.to_owned(), index).is_some_and(|latest| latest > index)
                 {
                     return Err(format!("{json} after the answer to a later request"));
                 }
@@ -375,6 +490,13 @@ impl Client {
             asked => Err(format!("{json} can't answer {asked:?}")),
         }
     }
+}
+
+fn with_since(mut data: Value, name: &str, since: &Option<Place>) -> Value {
+    if let Some((epoch, offset)) = since {
+        data[name] = json!({ "epoch": epoch, "offset": offset });
+    }
+    data
 }
 
 /// What makes a text unique.

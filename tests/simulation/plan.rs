@@ -9,7 +9,7 @@ use uringcast::config::{Auth, Config, Secret, StaticToken};
 use uringcast::http::Site;
 use uringcast::hub::HubSettings;
 use uringcast::hub::users::DuplicateLogin;
-use uringcast::namespace::Namespaces;
+use uringcast::namespace::{Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
 use uringcast::proto::handshake::{self, Policy};
 use uringcast::proto::text::Language;
 use uringcast::proto::websocket;
@@ -25,10 +25,15 @@ pub struct Account {
     pub key: String,
     pub id: Value,
     pub name: &'static str,
+    /// What its token grants.
+    pub channels: Vec<String>,
 }
 
 /// The account of the observer; nobody else uses it.
 pub const OBSERVER: usize = 0;
+
+/// The channels of a life, over several owners and namespaces; the last one's namespace is not configured.
+pub const CHANNELS: [&str; 7] = ["news", "plain/2", "d:one", "d:two", "q:one", "t:one", "none:x"];
 
 /// What a seed decides.
 #[derive(Debug)]
@@ -49,11 +54,16 @@ pub struct Plan {
     pub weights: [usize; 9],
     /// How likely each thing to say is, in the order of `Client::idea`.
     pub topics: [usize; 8],
+    /// Of 100 things to say, how many are about channels.
+    pub channel_share: usize,
 }
 
 impl Plan {
     pub fn new(dice: &mut Dice) -> Self {
-        let accounts = accounts(dice.between(1, 6));
+        let mut accounts = accounts(dice.between(1, 6));
+        for account in &mut accounts {
+            account.channels = CHANNELS.iter().filter(|_| dice.once_in(2)).map(|&name| name.to_owned()).collect();
+        }
         let shards = if dice.once_in(16) { 16 } else { dice.pick(&[1, 2, 2, 3, 3, 4, 5]) };
         Self {
             settings: Arc::new(settings(shards, dice)),
@@ -65,8 +75,26 @@ impl Plan {
             flush_budget: dice.pick(&[1, 2, 4, 192]),
             weights: weights(dice),
             topics: [dice.between(2, 8), dice.between(4, 40), 3, 2, 2, 1, 1, 1],
+            channel_share: dice.pick(&[0, 20, 50, 90]),
             accounts,
         }
+    }
+
+    /// Whether an account may subscribe.
+    pub fn may(&self, channel: &str, account: Option<&Account>) -> bool {
+        let (Some(namespace), Some(account)) = (self.settings.hub.namespaces.of(channel), account) else {
+            return false;
+        };
+        namespace.may_subscribe(&account.key, account.channels.iter().any(|granted| granted == channel))
+    }
+
+    /// Whether nothing that the channel's life brings leaves its history.
+    pub fn keeps_all(&self, channel: &str) -> bool {
+        let keeps = |namespace: &std::sync::Arc<Namespace>| {
+            namespace.history_size >= 100_000 && namespace.history_age_ms > 10_000_000
+        };
+        let hub = &self.settings.hub;
+        hub.recover_bytes >= 1 << 19 && hub.history_bytes > 1 << 28 && hub.namespaces.of(channel).is_some_and(keeps)
     }
 }
 
@@ -88,7 +116,7 @@ fn accounts(users: usize) -> Vec<Account> {
 }
 
 fn account(number: usize, id: Value, name: &'static str) -> Account {
-    Account { token: format!("token number {number}"), key: key_of(&id), id, name }
+    Account { token: format!("token number {number}"), key: key_of(&id), id, name, channels: Vec::new() }
 }
 
 /// The text by which a user is told from others.
@@ -101,31 +129,52 @@ fn verifier(accounts: &[Account]) -> Verifier {
         token: Secret::new(account.token.as_str()),
         user: account.id.clone(),
         name: Some(account.name.to_owned()),
-        channels: Vec::new(),
+        channels: account.channels.clone(),
     });
     let auth = Auth { tokens: tokens.collect(), ..Auth::default() };
     Verifier::new(&auth).expect("static tokens need no files")
 }
 
-fn namespaces(escape: bool) -> Arc<Namespaces> {
+fn namespaces(escape: bool, dice: &mut Dice) -> Arc<Namespaces> {
     let mut config = Config::default();
     config.lobby.escape = escape;
-    Arc::new(config.channel_namespaces())
+    let lobby = config.channel_namespaces().lobby().as_ref().clone();
+    let mut some = |name: &str| namespace(name, dice);
+    Arc::new(Namespaces::new(lobby, some(""), [some("d"), some("q"), some("t")]))
+}
+
+fn namespace(name: &str, dice: &mut Dice) -> Namespace {
+    let rules = [SubscribeRule::SignedIn, SubscribeRule::SignedIn, SubscribeRule::Token, SubscribeRule::Named];
+    let modes = [PresenceMode::Events, PresenceMode::Digest, PresenceMode::Count, PresenceMode::Off];
+    Namespace {
+        name: name.to_owned(),
+        subscribe: dice.pick(&rules),
+        users: vec!["0".to_owned(), "user-1".to_owned()],
+        publish: if dice.once_in(5) { PublishRule::Backend } else { PublishRule::Members },
+        history_size: dice.pick(&[0, 1, 5, 30, 1 << 20]),
+        history_age_ms: dice.pick(&[100, 3_000, 1 << 30]),
+        presence: dice.pick(&modes),
+        escape: dice.once_in(2),
+        overflow: dice.pick(&[Overflow::Disconnect, Overflow::DropOldest, Overflow::Conflate]),
+        batch_window_ms: if dice.once_in(2) { 0 } else { dice.between(5, 50) as u64 },
+        presence_window_ms: dice.pick(&[50, 300, 1_000]),
+    }
 }
 
 fn settings(shards: usize, dice: &mut Dice) -> Settings {
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
+    let outbox_bytes = dice.pick(&[600, 2_048, 8_192, 1 << 20]);
     Settings {
         hub: HubSettings {
             shards,
             language: dice.pick(&[Language::En, Language::Zh]),
-            namespaces: namespaces(dice.once_in(2)),
+            namespaces: namespaces(dice.once_in(2), dice),
             duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
             push_bytes: dice.pick(&[1_024, 1 << 20]),
-            recover_bytes: 1 << 20,
+            recover_bytes: outbox_bytes / 2,
             patience_ms: request_ms / 2,
             channels: 1_000,
-            history_bytes: 1 << 20,
+            history_bytes: dice.pick(&[2_000, 1 << 29, 1 << 29]),
             idempotency_keys: 1_000,
             presence_digest_above: 1_000,
             presence_list: 100,
@@ -134,7 +183,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         site: Arc::new(Site { path: "/ws".into(), echo: false, policy: Policy::default(), dev: None }),
         head: handshake::Limits::default(),
         messages: websocket::Limits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 },
-        outbox_bytes: dice.pick(&[600, 2_048, 8_192, 1 << 20]),
+        outbox_bytes,
         subscriptions: 128,
         requests_per_connection: dice.pick(&[1, 2, 4, 32]),
         request_ms,

@@ -10,6 +10,7 @@ use uringcast::hub::{LOBBY, owner_of};
 use uringcast::ids::{ConnId, ShardId};
 use uringcast::shard::{Action, Input, Shard};
 
+use crate::channels::Known;
 use crate::client::{Client, Verdict, What};
 use crate::codec;
 use crate::dice::Dice;
@@ -123,8 +124,18 @@ impl World {
         let id = self.shards[shard].open(true, self.now);
         let number = self.net.connect(id, room);
         self.note(|| format!("client {number} connects as {id}"));
-        self.clients.push(Client::new(number, shard, polite));
+        let known = self.memory();
+        self.clients.push(Client::new(number, shard, polite, known));
         self.net.pipes[number].up.extend(codec::upgrade_request());
+    }
+
+    /// What some client before knew: somebody comes back.
+    fn memory(&mut self) -> Known {
+        if self.clients.is_empty() || self.dice.once_in(4) {
+            return Known::default();
+        }
+        let before = self.dice.below(self.clients.len());
+        self.clients[before].book.known.clone()
     }
 
     /// The client has a socket that it has not let go of.
@@ -411,7 +422,8 @@ impl World {
     // ---- time ----
 
     fn pass_time(&mut self) -> Verdict {
-        let ms = self.dice.pick(&[1, 1, 10, 64, 64, 150, 150, 700, 3_000]);
+        let ms =
+            if self.dice.once_in(150) { 65_000 } else { self.dice.pick(&[1, 1, 10, 64, 64, 150, 150, 700, 3_000]) };
         self.advance(ms)
     }
 
