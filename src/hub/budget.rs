@@ -70,7 +70,7 @@ impl<K: Ord + Clone> Budget<K> {
         }
         if let Some(oldest_ms) = history.oldest_ms().filter(|oldest_ms| *oldest_ms != filed_ms) {
             self.unfile(channel, history, filed_ms);
-            self.file(channel, history, oldest_ms - oldest_ms % 7);
+            self.file(channel, history, oldest_ms);
         }
         freed
     }
