@@ -1,7 +1,7 @@
 //! uringcast: a WebSocket push server for Linux.
 //!
 //! The crate is a set of pure state machines (`proto`, `auth`, `hub`, `session`, `outbox`, `fanout`, `shard`)
-//! inside a thin monoio shell (`conn`, `listener`, `reactor`, `server`). The pure part names no runtime, no
+//! inside a thin monoio shell (`conn`, `listener`, `reactor`, `server`), with the backend's API (`control`) on tokio. The pure part names no runtime, no
 //! socket and no clock. `README.md`, "Architecture", has the picture.
 
 #[cfg(not(target_os = "linux"))]
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod conn;
+pub mod control;
 pub mod cpus;
 pub mod fanout;
 pub mod http;

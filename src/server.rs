@@ -1,6 +1,6 @@
 //! Boot and end: from a configuration to running shards, and from a signal to their end. Probes what it needs of
-//! the kernel first and says what is missing. The thread that calls `run` is the control thread: it waits for
-//! signals and tells the shards (flume, then the shard's bell).
+//! the kernel first and says what is missing. The thread that calls `run` waits for signals and tells the shards
+//! (flume, then the shard's bell) and the backend's API, which `control` runs on a thread of its own.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -13,9 +13,10 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::auth::{self, Verifier};
+use crate::auth::{self, ApiKeys, Verifier};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::control::{self, Control, Owners};
 use crate::cpus;
 use crate::http::Site;
 use crate::hub::HubSettings;
@@ -47,6 +48,14 @@ pub enum BootError {
     /// The listening address.
     #[error("cannot listen on {addr}: {cause}{}", listen_hint(.cause))]
     Listen {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+    /// The API's address.
+    #[error("cannot listen on {addr} for the HTTP API (http.listen): {cause}")]
+    ListenApi {
         /// What was asked for.
         addr: SocketAddr,
         /// What the kernel said.
@@ -108,6 +117,7 @@ pub struct Server {
     config: Config,
     shards: Vec<Handle>,
     signals: Signals,
+    control: Option<Control>,
 }
 
 /// A shard's thread, as the control thread sees it.
@@ -146,6 +156,7 @@ impl Server {
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
         let (addr, listeners) =
             listener::bind(config.listen, count).map_err(|cause| BootError::Listen { addr: config.listen, cause })?;
+        let api = api(config)?;
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
         let counters = Arc::new(Counters::default());
         let clock = Clock::start();
@@ -182,7 +193,30 @@ impl Server {
                 .unwrap_or_else(|_| Err(io::Error::other("a shard's thread died")))
                 .map_err(BootError::Uring)?;
         }
-        Ok(Self { addr, config: config.clone(), shards, signals })
+        let control = match api {
+            None => None,
+            Some((keys, listener)) => {
+                let parts = control::Parts {
+                    listener,
+                    keys,
+                    owners: Owners::new(shards.iter().map(|shard| (shard.commands.clone(), shard.waker.clone()))),
+                    namespaces: Arc::clone(&settings.hub.namespaces),
+                    counters,
+                    push_bytes: config.limits.push_bytes,
+                    request_ms: config.limits.request_ms,
+                    head_ms: config.limits.handshake_ms,
+                };
+                Some(Control::start(parts).map_err(system("starting the control thread"))?)
+            }
+        };
+        if let Some(control) = &control {
+            let addr = control.addr();
+            tracing::info!("HTTP API on http://{addr}");
+            if !addr.ip().is_loopback() {
+                tracing::warn!("the HTTP API can be reached from other machines and its keys travel in the clear");
+            }
+        }
+        Ok(Self { addr, config: config.clone(), shards, signals, control })
     }
 
     /// Where the server listens.
@@ -200,24 +234,31 @@ impl Server {
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, .. } = self;
+        let Self { config, shards, mut signals, control, .. } = self;
         for signal in signals.forever() {
             if signal != SIGHUP {
                 tracing::info!(signal, "going away");
                 break;
             }
-            reload(&config, &shards);
+            reload(&config, &shards, control.as_ref());
         }
         let patience = Duration::from_millis(config.shutdown_ms);
+        // First: what the backend was let in for is still answered by all shards.
+        if let Some(control) = &control {
+            control.drain(patience);
+        }
         shards.iter().for_each(|shard| shard.tell(Command::Drain(patience)));
         for (number, shard) in shards.into_iter().enumerate() {
             shard.thread.join().map_err(|_| BootError::Shard(number))?;
+        }
+        if let Some(control) = control {
+            control.stop();
         }
         Ok(())
     }
 }
 
-fn reload(config: &Config, shards: &[Handle]) {
+fn reload(config: &Config, shards: &[Handle], control: Option<&Control>) {
     match verifier(config) {
         Ok(verifier) => {
             let verifier = Arc::new(verifier);
@@ -226,6 +267,23 @@ fn reload(config: &Config, shards: &[Handle]) {
         }
         Err(error) => tracing::error!(%error, "the keys can't be read: the old ones stay in force"),
     }
+    if let Some(control) = control {
+        match ApiKeys::new(&config.http) {
+            Ok(keys) => {
+                control.set_keys(keys);
+                tracing::info!("API keys read anew");
+            }
+            Err(error) => tracing::error!(%error, "the API keys can't be read: the old ones stay in force"),
+        }
+    }
+}
+
+/// The API's keys and its socket, if it is to run.
+fn api(config: &Config) -> Result<Option<(ApiKeys, TcpListener)>, BootError> {
+    let Some(addr) = config.http.listener() else { return Ok(None) };
+    let keys = ApiKeys::new(&config.http)?;
+    let listener = TcpListener::bind(addr).map_err(|cause| BootError::ListenApi { addr, cause })?;
+    Ok(Some((keys, listener)))
 }
 
 /// What a shard's thread starts from.

@@ -34,7 +34,8 @@ impl Element<'_> {
         self.opening().len() + self.fields.len() + 2
     }
 
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    /// Appends the element, without a comma.
+    pub fn write(&self, out: &mut Vec<u8>) {
         out.reserve(self.encoded_len());
         out.extend_from_slice(self.opening());
         out.extend_from_slice(self.fields);

@@ -1,0 +1,433 @@
+//! The API's routes (docs/api.md): who may ask, how much at a time and for how long, what is asked of the owners and
+//! how their answers look in JSON. Every request ends in one answer within its deadline. Knows no socket.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{Query, Request, State as Shared};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::REQUESTS;
+use super::fault::Fault;
+use super::input::{self, History, Presence, Publication};
+use super::owners::{NotAsked, Owners};
+use crate::auth::ApiKeys;
+use crate::namespace::{LOBBY, Namespaces, PresenceMode};
+use crate::parcel::{Answer, Ask, Placed};
+use crate::proto::channel::is_channel_name;
+use crate::proto::encode::Member;
+use crate::proto::text::Text;
+use crate::reactor::Counters;
+
+/// A body's room beside its content: a broadcast's list of channels.
+const LIST_BYTES: usize = 256 * 1024;
+/// Channels of one broadcast that are asked at a time: a part of what a shard's queue of commands holds.
+const BROADCAST_WINDOW: usize = 32;
+
+/// What all requests share.
+#[derive(Debug)]
+pub struct State {
+    keys: RwLock<ApiKeys>,
+    owners: Owners,
+    namespaces: Arc<Namespaces>,
+    counters: Arc<Counters>,
+    requests: Semaphore,
+    body_bytes: usize,
+    patience: Duration,
+    draining: AtomicBool,
+}
+
+impl State {
+    /// With the bounds of the configuration.
+    pub fn new(
+        keys: ApiKeys,
+        owners: Owners,
+        namespaces: Arc<Namespaces>,
+        counters: Arc<Counters>,
+        push_bytes: usize,
+        request_ms: u64,
+    ) -> Self {
+        Self {
+            keys: RwLock::new(keys),
+            owners,
+            namespaces,
+            counters,
+            requests: Semaphore::new(REQUESTS as usize),
+            // A text may come with every character escaped, in twice the bytes.
+            body_bytes: push_bytes.saturating_mul(2).saturating_add(LIST_BYTES),
+            patience: Duration::from_millis(request_ms),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Requests are judged by these keys from now on.
+    pub fn set_keys(&self, keys: ApiKeys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// From now on requests are refused.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until no request is under way.
+    pub async fn idle(&self) {
+        let _ = self.requests.acquire_many(REQUESTS).await;
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        key_of(headers).is_some_and(|key| keys.matches(key))
+    }
+
+    fn check_channel(&self, name: &str) -> Result<(), Fault> {
+        if !is_channel_name(name) {
+            return Err(Fault::of(StatusCode::BAD_REQUEST, Text::BadChannel));
+        }
+        match self.namespaces.of(name) {
+            Some(_) => Ok(()),
+            None => Err(Fault::of(StatusCode::NOT_FOUND, Text::UnknownNamespace)),
+        }
+    }
+
+    /// Asks the owner of one channel.
+    async fn ask(&self, channel: &str, ask: Ask) -> Result<Answer, Fault> {
+        let answer = self.owners.ask(channel, ask).map_err(refusal)?;
+        self.wait(&answer, Instant::now() + self.patience).await
+    }
+
+    async fn wait(&self, answer: &flume::Receiver<Answer>, until: Instant) -> Result<Answer, Fault> {
+        match timeout_at(until, answer.recv_async()).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // The deadline has passed, or the shard has ended with the ask in its hands.
+            _ => Err(Fault::unknown()),
+        }
+    }
+}
+
+fn refusal(why: NotAsked) -> Fault {
+    match why {
+        NotAsked::Full(_) => Fault::busy(),
+        NotAsked::Gone => Fault::draining(),
+    }
+}
+
+/// `Authorization: Bearer KEY`, or `X-API-Key: KEY`.
+fn key_of(headers: &HeaderMap) -> Option<&str> {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let bearer = text("authorization").and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
+    bearer.or_else(|| text("x-api-key").map(str::trim))
+}
+
+/// All routes.
+pub fn router(state: Arc<State>) -> axum::Router {
+    let guarded = axum::Router::new()
+        .route("/api/publish", post(publish))
+        .route("/api/broadcast", post(broadcast))
+        .route("/api/presence", get(presence_by_query).post(presence))
+        .route("/api/history", post(history))
+        .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is no such endpoint") })
+        .method_not_allowed_fallback(|| async {
+            Fault::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method; the Allow header says with which")
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
+        .with_state(Arc::clone(&state));
+    // Whoever watches the server needs no right to publish.
+    let open = axum::Router::new()
+        .route("/health", get(health))
+        .method_not_allowed_fallback(|| async { Fault::new(StatusCode::METHOD_NOT_ALLOWED, "GET only") })
+        .with_state(state);
+    open.merge(guarded)
+}
+
+/// In front of everything but `/health`. The key comes first: without one nothing of a request is read but its head.
+async fn guard(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    if !state.admits(request.headers()) {
+        return Fault::new(StatusCode::UNAUTHORIZED, "a valid API key is needed: Authorization: Bearer KEY")
+            .into_response();
+    }
+    if state.is_draining() {
+        return last(Fault::draining().into_response());
+    }
+    let Ok(_permit) = state.requests.try_acquire() else { return Fault::busy().into_response() };
+    let response = next.run(request).await;
+    if state.is_draining() { last(response) } else { response }
+}
+
+/// The connection ends after this one.
+fn last(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+async fn health(Shared(state): Shared<Arc<State>>) -> Response {
+    #[derive(Serialize)]
+    struct Health {
+        status: &'static str,
+        connections: usize,
+        shards: usize,
+    }
+    let (code, status) =
+        if state.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") };
+    let response =
+        json(code, &Health { status, connections: state.counters.connections(), shards: state.owners.count() });
+    if state.is_draining() { last(response) } else { response }
+}
+
+async fn publish(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
+    let header = idempotency_key(request.headers())?;
+    let body = body(&state, request).await?;
+    let (channel, publication) = input::publish(&body, header.as_deref())?;
+    drop(body);
+    state.check_channel(&channel)?;
+    let answer = state.ask(&channel, Ask::Publish(publication.to(&channel))).await?;
+    let (placed, duplicate) = published(answer)?;
+    Ok(json(StatusCode::OK, &Published::new(&placed, duplicate)))
+}
+
+async fn broadcast(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Entry<'a> {
+        Done(Published<'a>),
+        Not { channel: &'a str, error: super::fault::Shown<'a> },
+    }
+    #[derive(Serialize)]
+    struct Results<'a> {
+        results: Vec<Entry<'a>>,
+    }
+    let header = idempotency_key(request.headers())?;
+    let body = body(&state, request).await?;
+    let (channels, publication) = input::broadcast(&body, header.as_deref())?;
+    drop(body);
+    let outcomes = to_each(&state, &channels, &publication).await;
+    let entry = |(channel, outcome)| match outcome {
+        &Ok((ref placed, duplicate)) => Entry::Done(Published::new(placed, duplicate)),
+        Err(fault) => Entry::Not { channel, error: Fault::shown(fault) },
+    };
+    let results = channels.iter().map(String::as_str).zip(&outcomes).map(entry).collect();
+    Ok(json(StatusCode::OK, &Results { results }))
+}
+
+type Outcome = Result<(Placed, bool), Fault>;
+
+/// Publishes to one channel after the other, some at a time. The outcomes are in the order of the channels.
+async fn to_each(state: &State, channels: &[String], publication: &Publication) -> Vec<Outcome> {
+    let until = Instant::now() + state.patience;
+    let mut waiting = VecDeque::new();
+    let mut outcomes = Vec::with_capacity(channels.len());
+    for channel in channels {
+        if waiting.len() >= BROADCAST_WINDOW {
+            finish_oldest(state, &mut waiting, &mut outcomes, until).await;
+        }
+        let mut asked = state.check_channel(channel).map(|()| Ask::Publish(publication.to(channel)));
+        let next = loop {
+            let ask = match asked {
+                Ok(_) if Instant::now() >= until => break Err(Fault::busy()),
+                Ok(ask) => ask,
+                Err(fault) => break Err(fault),
+            };
+            match state.owners.ask(channel, ask) {
+                Ok(answer) => break Ok(answer),
+                // It is this broadcast that fills the queue, or a part of what does.
+                Err(NotAsked::Full(ask)) if !waiting.is_empty() => {
+                    finish_oldest(state, &mut waiting, &mut outcomes, until).await;
+                    asked = Ok(ask);
+                }
+                Err(why) => break Err(refusal(why)),
+            }
+        };
+        waiting.push_back(next);
+    }
+    while !waiting.is_empty() {
+        finish_oldest(state, &mut waiting, &mut outcomes, until).await;
+    }
+    outcomes
+}
+
+async fn finish_oldest(
+    state: &State,
+    waiting: &mut VecDeque<Result<flume::Receiver<Answer>, Fault>>,
+    outcomes: &mut Vec<Outcome>,
+    until: Instant,
+) {
+    match waiting.pop_front() {
+        Some(Ok(answer)) => outcomes.push(state.wait(&answer, until).await.and_then(published)),
+        Some(Err(fault)) => outcomes.push(Err(fault)),
+        None => {}
+    }
+}
+
+async fn presence(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
+    let body = body(&state, request).await?;
+    members(&state, input::parse(&body)?).await
+}
+
+async fn presence_by_query(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
+    let query = Query::<Presence>::try_from_uri(request.uri())
+        .map_err(|error| Fault::malformed(format!("the query can't be read: {error}")))?;
+    members(&state, query.0).await
+}
+
+async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
+    #[derive(Serialize)]
+    struct Page<'a> {
+        channel: &'a str,
+        count: u64,
+        members: Vec<Member<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cursor: Option<&'a str>,
+    }
+    let limit = wanted.limit()?;
+    let Presence { channel, cursor, .. } = wanted;
+    state.check_channel(&channel)?;
+    let namespace = state.namespaces.of(&channel);
+    if channel != LOBBY && namespace.is_some_and(|namespace| namespace.presence == PresenceMode::Off) {
+        return Err(Fault::new(StatusCode::FORBIDDEN, "presence is off in this channel's namespace"));
+    }
+    let escape = namespace.is_none_or(|namespace| namespace.escape);
+    let cursor = cursor.map(Into::into);
+    let ask = if channel == LOBBY {
+        Ask::Users { cursor, limit }
+    } else {
+        Ask::Presence { channel: channel.as_str().into(), cursor, limit }
+    };
+    let page = match state.ask(&channel, ask).await? {
+        Answer::Users(page) | Answer::Presence(_, page) => page,
+        other => return Err(Fault::from_answer(other)),
+    };
+    let members =
+        page.members.iter().map(|(user, connections)| Member { user: user.json(escape), connections: *connections });
+    let shown =
+        Page { channel: &channel, count: page.count, members: members.collect(), cursor: page.cursor.as_deref() };
+    Ok(json(StatusCode::OK, &shown))
+}
+
+async fn history(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
+    let body = body(&state, request).await?;
+    let wanted: History = input::parse(&body)?;
+    state.check_channel(&wanted.channel)?;
+    let (since, limit) = (wanted.since()?, wanted.limit()?);
+    let ask = Ask::History { channel: wanted.channel.as_str().into(), since, limit, reverse: wanted.reverse };
+    let attached = match state.ask(&wanted.channel, ask).await? {
+        Answer::History(attached) => attached,
+        other => return Err(Fault::from_answer(other)),
+    };
+    // Publications are kept encoded: they are put in as they are.
+    let mut out = to_json(&attached.placed.position());
+    out.pop();
+    out.extend_from_slice(b",\"publications\":[");
+    for (at, publication) in attached.publications.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        publication.element().write(&mut out);
+    }
+    out.extend_from_slice(b"]}");
+    Ok(json_bytes(StatusCode::OK, out))
+}
+
+fn published(answer: Answer) -> Outcome {
+    match answer {
+        Answer::Published { placed, duplicate } => Ok((placed, duplicate)),
+        other => Err(Fault::from_answer(other)),
+    }
+}
+
+/// An accepted publication.
+#[derive(Serialize)]
+struct Published<'a> {
+    channel: &'a str,
+    epoch: &'a str,
+    offset: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
+}
+
+impl<'a> Published<'a> {
+    fn new(placed: &'a Placed, duplicate: bool) -> Self {
+        Self { channel: &placed.channel, epoch: &placed.epoch, offset: placed.offset, duplicate }
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().map_err(|_| Fault::malformed("the Idempotency-Key header is not ASCII"))?;
+    Ok(Some(text.to_owned()))
+}
+
+/// Reads the body, as long as it may be and within the deadline.
+async fn body(state: &State, request: Request) -> Result<Vec<u8>, Fault> {
+    check_type(request.headers())?;
+    let reading = read(request.into_body(), state.body_bytes);
+    timeout(state.patience, reading)
+        .await
+        .unwrap_or_else(|_| Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time, not done")))
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), Fault> {
+    let unsupported = |message| Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return unsupported("the body must not be compressed");
+    }
+    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    match essence {
+        Some(essence) if !essence.eq_ignore_ascii_case("application/json") => {
+            unsupported("the body must be JSON: Content-Type: application/json")
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn read(mut body: Body, most: usize) -> Result<Vec<u8>, Fault> {
+    let (mut bytes, mut dropped) = (Vec::new(), 0);
+    while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let frame = frame.map_err(|_| Fault::malformed("the body broke off"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if dropped == 0 && bytes.len() + data.len() <= most {
+            bytes.extend_from_slice(&data);
+            continue;
+        }
+        // Some more is taken and thrown away: a peer whose writes are cut would not read the answer.
+        bytes = Vec::new();
+        dropped += data.len();
+        if dropped > most {
+            break;
+        }
+    }
+    if dropped > 0 {
+        return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body may have {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// An answer in JSON.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    json_bytes(status, to_json(value))
+}
+
+fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("these shapes are all JSON")
+}

@@ -1,0 +1,306 @@
+//! What requests to the API carry: JSON or a query in, checked values out. It checks types, sizes and the syntax of
+//! channel names; which namespaces there are, and what a channel says to it, is not known here. Called by `api`.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::fault::Fault;
+use crate::parcel::{Content, Publish, Since};
+use crate::proto::decode::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
+use crate::proto::text::{Language, Text, trim};
+
+/// Data nested deeper than this is refused.
+const MAX_DEPTH: usize = 64;
+/// Channels in one broadcast.
+pub const MAX_CHANNELS: usize = 1000;
+/// Most members or publications in a page, and how many come if no limit is named.
+const PAGE_MAX: u32 = 1000;
+const PAGE_DEFAULT: u32 = 100;
+
+/// What is published, where it doesn't matter to which channel.
+#[derive(Debug, Deserialize)]
+struct Body<'a> {
+    #[serde(borrow, default, deserialize_with = "given")]
+    data: Option<&'a RawValue>,
+    text: Option<String>,
+    key: Option<String>,
+    idempotency_key: Option<String>,
+    epoch: Option<String>,
+    channel: Option<String>,
+    channels: Option<Vec<String>>,
+}
+
+/// `null` is data like any other.
+fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
+/// One publication, for any number of channels.
+#[derive(Debug)]
+pub struct Publication {
+    content: Content,
+    key: Option<Box<str>>,
+    idempotency_key: Option<Box<str>>,
+    epoch: Option<Box<str>>,
+}
+
+impl Publication {
+    /// The publication on its way to one channel.
+    pub fn to(&self, channel: &str) -> Box<Publish> {
+        let content = match &self.content {
+            Content::Text(text) => Content::Text(text.clone()),
+            Content::Json(json) => Content::Json(json.clone()),
+        };
+        Box::new(Publish {
+            channel: channel.into(),
+            sender: None,
+            content,
+            key: self.key.clone(),
+            idempotency_key: self.idempotency_key.clone(),
+            epoch: self.epoch.clone(),
+        })
+    }
+}
+
+/// `POST /api/publish`. `header` is the `Idempotency-Key`.
+pub fn publish(body: &[u8], header: Option<&str>) -> Result<(String, Publication), Fault> {
+    let body: Body<'_> = parse(body)?;
+    let Some(channel) = body.channel.clone() else { return Err(Fault::malformed("channel is missing")) };
+    if body.channels.is_some() {
+        return Err(Fault::malformed("channels is for /api/broadcast"));
+    }
+    Ok((channel, publication(body, header)?))
+}
+
+/// `POST /api/broadcast`.
+pub fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<String>, Publication), Fault> {
+    let mut body: Body<'_> = parse(body)?;
+    let Some(channels) = body.channels.take() else { return Err(Fault::malformed("channels is missing")) };
+    if !(1..=MAX_CHANNELS).contains(&channels.len()) {
+        return Err(Fault::malformed(format!("channels has {}, and may have 1 to {MAX_CHANNELS}", channels.len())));
+    }
+    if body.channel.is_some() || body.epoch.is_some() {
+        return Err(Fault::malformed("channel and epoch are for /api/publish"));
+    }
+    Ok((channels, publication(body, header)?))
+}
+
+fn publication(body: Body<'_>, header: Option<&str>) -> Result<Publication, Fault> {
+    let content = match (body.data, body.text) {
+        (Some(data), None) => {
+            check(data.get())?;
+            Content::Json(data.get().as_bytes().into())
+        }
+        (None, Some(text)) => {
+            let text = trim(&text);
+            if text.is_empty() {
+                return Err(Fault::malformed(Text::EmptyText.in_language(Language::En)));
+            }
+            Content::Text(text.into())
+        }
+        _ => return Err(Fault::malformed("exactly one of data and text is needed")),
+    };
+    let idempotency_key = match (body.idempotency_key.as_deref(), header) {
+        (Some(field), Some(header)) if field != header => {
+            return Err(Fault::malformed("the Idempotency-Key header and idempotency_key differ"));
+        }
+        (field, header) => field.or(header),
+    };
+    Ok(Publication {
+        content,
+        key: short("key", body.key.as_deref(), 0, MAX_KEY_BYTES)?,
+        idempotency_key: short("idempotency_key", idempotency_key, 1, MAX_IDEMPOTENCY_KEY_BYTES)?,
+        epoch: short("epoch", body.epoch.as_deref(), 0, MAX_EPOCH_BYTES)?,
+    })
+}
+
+fn short(name: &str, text: Option<&str>, least: usize, most: usize) -> Result<Option<Box<str>>, Fault> {
+    match text {
+        Some(text) if !(least..=most).contains(&text.len()) => {
+            Err(Fault::malformed(format!("{name} has {} bytes, and may have {least} to {most}", text.len())))
+        }
+        text => Ok(text.map(Into::into)),
+    }
+}
+
+/// `/api/presence`: a body or a query.
+#[derive(Debug, Deserialize)]
+pub struct Presence {
+    /// Whose members.
+    pub channel: String,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+    limit: Option<u64>,
+}
+
+impl Presence {
+    /// Most members in the page.
+    pub fn limit(&self) -> Result<u32, Fault> {
+        page(self.limit)
+    }
+}
+
+/// `POST /api/history`.
+#[derive(Debug, Deserialize)]
+pub struct History {
+    /// Whose publications.
+    pub channel: String,
+    since: Option<Place>,
+    limit: Option<u64>,
+    /// Newest first.
+    #[serde(default)]
+    pub reverse: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Place {
+    epoch: String,
+    offset: u64,
+}
+
+impl History {
+    /// Most publications in the page.
+    pub fn limit(&self) -> Result<u32, Fault> {
+        page(self.limit)
+    }
+
+    /// Only those after it.
+    pub fn since(&self) -> Result<Option<Box<Since>>, Fault> {
+        let Some(Place { epoch, offset }) = &self.since else { return Ok(None) };
+        let epoch = short("since.epoch", Some(epoch), 0, MAX_EPOCH_BYTES)?;
+        Ok(epoch.map(|epoch| Box::new(Since { epoch, offset: *offset })))
+    }
+}
+
+fn page(limit: Option<u64>) -> Result<u32, Fault> {
+    match limit {
+        Some(0) => Err(Fault::malformed("limit starts at 1")),
+        Some(limit) => Ok(u32::try_from(limit).unwrap_or(PAGE_MAX).min(PAGE_MAX)),
+        None => Ok(PAGE_DEFAULT),
+    }
+}
+
+/// Reads a JSON body.
+pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Fault> {
+    let text = std::str::from_utf8(body).map_err(|_| Fault::malformed("the body is not UTF-8"))?;
+    serde_json::from_str(text).map_err(|error| Fault::malformed(format!("the body can't be read: {error}")))
+}
+
+/// What serde_json lets pass in a value that it doesn't decode, and browsers would stumble over.
+fn check(json: &str) -> Result<(), Fault> {
+    let (mut depth, mut in_string, mut high) = (0_usize, false, false);
+    let mut bytes = json.as_bytes();
+    let lone = || Fault::malformed("data has half of a surrogate pair");
+    while let [byte, rest @ ..] = bytes {
+        bytes = rest;
+        let was_high = std::mem::take(&mut high);
+        if in_string && *byte == b'\\' {
+            let [escaped, rest @ ..] = bytes else { break };
+            bytes = rest;
+            let unit = if *escaped == b'u' { unit(rest) } else { 0 };
+            match (was_high, unit) {
+                (false, 0xd800..=0xdbff) => high = true,
+                (true, 0xdc00..=0xdfff) => {}
+                (false, 0xdc00..=0xdfff) | (true, _) => return Err(lone()),
+                (false, _) => {}
+            }
+            // The digits have no quote or backslash among them: they are passed over one by one, but not as what
+            // follows the first half of a pair.
+            bytes = if *escaped == b'u' { bytes.get(4..).unwrap_or_default() } else { bytes };
+            continue;
+        }
+        if was_high {
+            return Err(lone());
+        }
+        match byte {
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth -= 1,
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(Fault::malformed(format!("data is nested more than {MAX_DEPTH} deep")));
+        }
+    }
+    Ok(())
+}
+
+/// The four digits of an escape: it has them, or the text would be no JSON.
+fn unit(bytes: &[u8]) -> u32 {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap_or(0);
+    bytes.iter().take(4).fold(0, |unit, byte| unit * 16 + digit(byte))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn json_of(body: &str) -> Option<String> {
+        let (_, publication) = publish(body.as_bytes(), None).ok()?;
+        match publication.content {
+            Content::Json(json) => Some(String::from_utf8(json.into()).unwrap()),
+            Content::Text(_) => None,
+        }
+    }
+
+    #[test]
+    fn data_stays_as_it_was_written() {
+        for data in [
+            "null",
+            "0",
+            "-1.50E+400",
+            "123456789012345678901234567890",
+            r#"{"b": 1,"a" :[ true ],"b":2}"#,
+            r#""\u00e9\/\ud83d\ude00 é""#,
+            r#""\\ud800 \\\\""#,
+            r#"["\"", "[[[["]"#,
+            "{\n \"x\":\t1 }",
+        ] {
+            let body = format!("{{\"channel\":\"a\",\"data\": {data} }}");
+            assert_eq!(json_of(&body).as_deref(), Some(data));
+        }
+    }
+
+    #[test]
+    fn what_a_browser_could_not_read_is_refused() {
+        for data in [r#""\ud800""#, r#""\udc00""#, r#""\ud800x""#, r#""\ud800\n""#, r#""\ud800\ud800\udc00""#] {
+            assert_eq!(json_of(&format!("{{\"channel\":\"a\",\"data\":{data}}}")), None, "{data}");
+        }
+        let nested =
+            |depth: usize| format!("{{\"channel\":\"a\",\"data\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(json_of(&nested(64)).is_some());
+        assert!(json_of(&nested(65)).is_none());
+        assert!(json_of(&nested(100_000)).is_none());
+    }
+
+    #[test]
+    fn exactly_one_content() {
+        for body in [
+            r#"{"channel":"a"}"#,
+            r#"{"channel":"a","data":null,"text":"x"}"#,
+            r#"{"channel":"a","text":" \u0000 "}"#,
+            r#"{"channel":"a","text":5}"#,
+            r#"{"data":1}"#,
+            r#"{"channel":"a","data":1,"idempotency_key":""}"#,
+            r#"{"channel":"a","data":1"#,
+            "[]",
+            "",
+        ] {
+            assert!(publish(body.as_bytes(), None).is_err(), "{body}");
+        }
+        assert!(publish(br#"{"channel":"a","data":1,"idempotency_key":"x"}"#, Some("y")).is_err());
+        let (_, both) = publish(br#"{"channel":"a","text":" 0 ","idempotency_key":"x"}"#, Some("x")).unwrap();
+        assert!(matches!(&both.content, Content::Text(text) if **text == *"0"));
+        assert_eq!(both.idempotency_key.as_deref(), Some("x"));
+        let (_, header) = publish(br#"{"channel":"a","data":1}"#, Some("y")).unwrap();
+        assert_eq!(header.idempotency_key.as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn pages_are_bounded() {
+        assert!(page(Some(0)).is_err());
+        assert_eq!(page(None).unwrap(), 100);
+        assert_eq!(page(Some(u64::MAX)).unwrap(), 1000);
+    }
+}

@@ -1,0 +1,203 @@
+//! The control thread's server: the backend's HTTP API on a listener of its own (tokio, axum), apart from the shards so
+//! that nothing it does holds one up. This file owns the thread, the connections and their end; `api` has the routes,
+//! `input` what requests carry, `fault` what they are refused with, `owners` the way to the shards.
+//! Called by `server`, which starts it after the shards and ends it after them.
+
+mod api;
+mod fault;
+mod input;
+mod owners;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::auth::ApiKeys;
+use crate::namespace::Namespaces;
+use crate::reactor::Counters;
+use api::State;
+pub use owners::Owners;
+
+/// Connections at a time; further ones wait in the kernel until one ends.
+const CONNECTIONS: usize = 256;
+/// Requests at a time; further ones are answered 503.
+const REQUESTS: u32 = 128;
+/// How much of a request's head or body is read at once, and so the largest head.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// How long a peer may leave what is sent to it unread.
+const UNREAD: Duration = Duration::from_secs(30);
+/// How long to wait when the kernel has no descriptor left for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the requests under way are waited for before the shards are told to end, and the connections after.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What the API is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its socket: bound before anything runs, so that a port that is taken is known in time.
+    pub listener: TcpListener,
+    /// Who may ask.
+    pub keys: ApiKeys,
+    /// The shards.
+    pub owners: Owners,
+    /// Which channels there can be.
+    pub namespaces: Arc<Namespaces>,
+    /// How many connections the shards have.
+    pub counters: Arc<Counters>,
+    /// Largest encoded push, in bytes.
+    pub push_bytes: usize,
+    /// How long a request may take.
+    pub request_ms: u64,
+    /// How long a peer may take to send a request's head, and stay silent between two requests.
+    pub head_ms: u64,
+}
+
+/// The running API.
+#[derive(Debug)]
+pub struct Control {
+    addr: SocketAddr,
+    state: Arc<State>,
+    phase: watch::Sender<Phase>,
+    quiet: flume::Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Serving,
+    /// New requests are refused; those under way go on.
+    Draining,
+    Ending,
+}
+
+impl Control {
+    /// Starts the thread. On return requests are answered.
+    ///
+    /// # Errors
+    /// When the kernel refuses what the thread needs.
+    pub fn start(parts: Parts) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let Parts { listener, keys, owners, namespaces, counters, push_bytes, request_ms, head_ms } = parts;
+        let addr = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        let state = Arc::new(State::new(keys, owners, namespaces, counters, push_bytes, request_ms));
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let (idle, quiet) = flume::bounded(1);
+        let shared = Arc::clone(&state);
+        let body = async move {
+            let telling = tell_when_idle(Arc::clone(&shared), phases.clone(), idle);
+            let idle = tokio::spawn(telling);
+            serve(listener, shared, phases, Duration::from_millis(head_ms)).await;
+            idle.abort();
+        };
+        let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || runtime.block_on(body))?;
+        Ok(Self { addr, state, phase, quiet, thread })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Requests are judged by these keys from now on.
+    pub fn set_keys(&self, keys: ApiKeys) {
+        self.state.set_keys(keys);
+    }
+
+    /// Refuses new requests and waits a moment for those under way, while the shards can still answer them.
+    pub fn drain(&self, patience: Duration) {
+        self.state.drain();
+        self.phase.send_replace(Phase::Draining);
+        // Either way the shards end next; what is late learns that its outcome is unknown.
+        let _ = self.quiet.recv_timeout(patience.min(FAREWELL));
+    }
+
+    /// Ends the thread: the shards are gone.
+    pub fn stop(self) {
+        self.phase.send_replace(Phase::Ending);
+        if self.thread.join().is_err() {
+            tracing::error!("the control thread failed");
+        }
+    }
+}
+
+async fn tell_when_idle(state: Arc<State>, mut phases: watch::Receiver<Phase>, idle: flume::Sender<()>) {
+    let _ = phases.wait_for(|phase| *phase != Phase::Serving).await;
+    state.idle().await;
+    let _ = idle.try_send(());
+}
+
+async fn ending(phases: &mut watch::Receiver<Phase>) {
+    // A server that is gone without a word has ended too.
+    let _ = phases.wait_for(|phase| *phase == Phase::Ending).await;
+}
+
+/// Takes connections until the end, also while draining: a balancer that asks for `/health` is told.
+async fn serve(
+    listener: tokio::net::TcpListener,
+    state: Arc<State>,
+    mut phases: watch::Receiver<Phase>,
+    head: Duration,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let router = api::router(state);
+    let mut open = JoinSet::new();
+    let peers = phases.clone();
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        tokio::select! {
+            (accepted, place) = next => match accepted {
+                Ok((stream, _)) => {
+                    let (router, phases) = (router.clone(), peers.clone());
+                    open.spawn(async move {
+                        connection(stream, router, phases, head).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the API can't take a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = open.join_next() => {}
+            () = ending(&mut phases) => break,
+        }
+    }
+    drop(listener);
+    let _ = timeout(FAREWELL, async { while open.join_next().await.is_some() {} }).await;
+}
+
+async fn connection(stream: TcpStream, router: axum::Router, mut phases: watch::Receiver<Phase>, head: Duration) {
+    // Neither can fail on a TCP socket, and without them it would work too.
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut served = std::pin::pin!(served);
+    tokio::select! {
+        // What a peer does wrong is its own matter: it has been told in HTTP, or has gone.
+        _ = served.as_mut() => return,
+        () = ending(&mut phases) => served.as_mut().graceful_shutdown(),
+    }
+    let _ = served.await;
+}

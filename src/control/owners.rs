@@ -1,0 +1,51 @@
+//! The way from the control thread to the owners of channels: a bounded queue of commands per shard and its bell.
+//! Never waits for a shard: a full queue is the answer "busy". Knows nothing of HTTP.
+
+use std::sync::Arc;
+
+use crate::hub::owner_of;
+use crate::mesh::Waker;
+use crate::parcel::{Answer, Ask};
+use crate::reactor::Command;
+
+/// All shards, in order.
+#[derive(Debug)]
+pub struct Owners {
+    shards: Arc<[(flume::Sender<Command>, Waker)]>,
+}
+
+/// Why an ask did not get to its owner: it is certainly not done.
+#[derive(Debug)]
+pub enum NotAsked {
+    /// So many wait for the shard already; here it is back.
+    Full(Ask),
+    /// The shard has ended.
+    Gone,
+}
+
+impl Owners {
+    /// Each shard's commands and bell, in order.
+    pub fn new(shards: impl IntoIterator<Item = (flume::Sender<Command>, Waker)>) -> Self {
+        Self { shards: shards.into_iter().collect() }
+    }
+
+    /// How many shards there are.
+    pub fn count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Asks the owner of `channel`. The answer comes through what is returned; if that ends without one, the outcome
+    /// is unknown.
+    pub fn ask(&self, channel: &str, ask: Ask) -> Result<flume::Receiver<Answer>, NotAsked> {
+        let (commands, waker) = &self.shards[owner_of(channel, self.shards.len()).index()];
+        let (reply, answer) = flume::bounded(1);
+        match commands.try_send(Command::Ask(ask, reply)) {
+            Ok(()) => {
+                waker.wake();
+                Ok(answer)
+            }
+            Err(flume::TrySendError::Full(Command::Ask(ask, _))) => Err(NotAsked::Full(ask)),
+            Err(_) => Err(NotAsked::Gone),
+        }
+    }
+}
