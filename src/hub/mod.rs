@@ -230,6 +230,9 @@ impl Hub {
             },
         };
         if let Some(outcome) = outcome {
+            if let Some(channel) = self.channels.get_mut(&name).filter(|channel| channel.batch.holds_up(asker)) {
+                self.publisher.end_batch(channel, out);
+            }
             answer(out, asker, request, outcome);
         }
         self.file(&name, now);
