@@ -12,6 +12,7 @@ mod keys;
 mod limits;
 mod liveness;
 mod presence;
+mod proof;
 mod publishing;
 mod recovery;
 mod serve;
