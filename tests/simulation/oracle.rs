@@ -87,6 +87,7 @@ fn come_to_rest(world: &mut World) -> Verdict {
         if round % 64 == 63 {
             // Who waits for the end of a batch window waits for the clock.
             world.advance(1)?;
+            (0..world.shards.len()).try_for_each(|shard| world.turn(shard))?;
         }
         for client in 0..world.clients.len() {
             busy |= pump(world, client)?;
@@ -101,7 +102,8 @@ fn come_to_rest(world: &mut World) -> Verdict {
             return Ok(());
         }
     }
-    Err("does not come to rest".into())
+    let stuck: Vec<String> = world.shards.iter().map(uringcast::shard::Shard::what_waits).collect();
+    Err(format!("does not come to rest: {stuck:?}"))
 }
 
 fn pump(world: &mut World, client: usize) -> Verdict<bool> {
