@@ -74,6 +74,17 @@ pub struct HubSettings {
     pub presence_list: usize,
 }
 
+/// A channel as its owner sees it.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Owned {
+    pub name: Arc<str>,
+    pub epoch: Arc<str>,
+    pub offset: u64,
+    pub subscribers: usize,
+    pub members: u64,
+}
+
 type Channels = HashMap<Arc<str>, Channel, foldhash::quality::RandomState>;
 
 /// One shard's channels, and the users if it owns the lobby.
@@ -207,6 +218,12 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Every channel, as its owner sees it.
+    #[doc(hidden)]
+    pub fn owned(&self) -> Vec<Owned> {
+        self.channels.values().map(Channel::shown).collect()
     }
 
     /// How many channels there are.

@@ -278,6 +278,12 @@ impl Shard {
         format!("credits {credits:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, own {}", self.staging.own_len())
     }
 
+    /// The channels that this shard owns, as it sees them.
+    #[doc(hidden)]
+    pub fn owned(&self) -> Vec<crate::hub::Owned> {
+        self.hub.owned()
+    }
+
     /// What the connection has yet to be sent, in bytes, its share of the channels' runs included.
     #[doc(hidden)]
     pub fn waiting_bytes(&mut self, id: ConnId) -> Option<usize> {
