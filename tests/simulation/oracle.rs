@@ -97,9 +97,9 @@ fn settle(world: &mut World) -> Verdict {
 fn come_to_rest(world: &mut World) -> Verdict {
     for round in 0..PATIENCE {
         let mut busy = false;
-        if round % 64 == 63 {
+        if round % 16 == 15 {
             // Who waits for the end of a batch window waits for the clock.
-            world.advance(1)?;
+            world.advance(8)?;
             (0..world.shards.len()).try_for_each(|shard| world.turn(shard))?;
         }
         for client in 0..world.clients.len() {
