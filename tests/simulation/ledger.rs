@@ -108,7 +108,7 @@ fn publications(world: &World, ledger: &Ledger<'_>, drafts: &BTreeMap<&str, Vec<
     }
     for (tag, places) in &ledger.places {
         let epochs: BTreeSet<&str> = places.iter().map(|place| place.1).collect();
-        let once = drafts.get(tag.as_str()).is_none_or(|asked| asked.len() == 1);
+        let once = drafts.get(tag.as_str()).is_some_and(|asked| asked.len() == 1);
         if places.len() > 1 && once || places.len() > epochs.len() && is_short(world) {
             return Err(format!("{tag} was published more than once: {places:?}"));
         }
