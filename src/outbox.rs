@@ -64,12 +64,14 @@ enum Segment {
         to: u64,
         reason: GapReason,
     },
+    /// A gap that has been encoded, for it may be leaving.
+    Told(Vec<u8>),
 }
 
 impl Segment {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Head(bytes) | Self::Private(bytes) => bytes,
+            Self::Head(bytes) | Self::Private(bytes) | Self::Told(bytes) => bytes,
             Self::Slice { run, start, end } => &run.bytes[*start as usize..*end as usize],
             Self::Gap { .. } => &[],
         }
@@ -86,6 +88,8 @@ pub struct Outbox {
     bytes: usize,
     /// Of these, the ones that no other connection shares.
     private: usize,
+    /// Bytes of encoded gaps: what is dropped to keep a bound must not break it.
+    told: usize,
 }
 
 impl Outbox {
@@ -97,6 +101,11 @@ impl Outbox {
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes that count against a bound: gaps don't.
+    pub fn bounded_bytes(&self) -> usize {
+        self.bytes.saturating_sub(self.told)
     }
 
     /// Bytes that wait and that only this connection holds.
@@ -142,8 +151,8 @@ impl Outbox {
             let mut bytes = Vec::new();
             Push::Gap { channel, epoch, from: *from, to: *to, reason: *reason }.encode(&mut bytes);
             self.bytes += bytes.len();
-            self.private += bytes.len();
-            *segment = Segment::Private(bytes);
+            self.told += bytes.len();
+            *segment = Segment::Told(bytes);
         }
     }
 
@@ -167,8 +176,10 @@ impl Outbox {
                 break;
             }
             self.sent -= whole;
-            if matches!(first, Segment::Head(_) | Segment::Private(_)) {
-                self.private -= whole;
+            match first {
+                Segment::Head(_) | Segment::Private(_) => self.private -= whole,
+                Segment::Told(_) => self.told -= whole,
+                Segment::Slice { .. } | Segment::Gap { .. } => {}
             }
             self.segments.pop_front();
         }
@@ -199,13 +210,13 @@ impl Outbox {
         let newest = self.newest_by_key();
         // What goes as superseded needn't go as old.
         let superseded = self.superseded_bytes(&newest);
-        let mut excess = self.bytes.saturating_sub(keep).saturating_sub(superseded);
+        let mut excess = self.bounded_bytes().saturating_sub(keep).saturating_sub(superseded);
         let old = std::mem::take(&mut self.segments);
-        (self.bytes, self.private) = (0, 0);
+        (self.bytes, self.private, self.told) = (0, 0, 0);
         let mut begun = self.sent;
         for segment in old {
             match segment {
-                Segment::Head(_) | Segment::Private(_) => self.keep_private(segment),
+                Segment::Head(_) | Segment::Private(_) | Segment::Told(_) => self.keep_private(segment),
                 Segment::Gap { channel, epoch, from, to, reason } => self.add_gap(&channel, &epoch, from, to, reason),
                 Segment::Slice { run, start, end } => {
                     for (start, mark) in run.frames(start, end) {
@@ -232,7 +243,10 @@ impl Outbox {
 
     fn keep_private(&mut self, segment: Segment) {
         self.bytes += segment.bytes().len();
-        self.private += segment.bytes().len();
+        match segment {
+            Segment::Told(_) => self.told += segment.bytes().len(),
+            _ => self.private += segment.bytes().len(),
+        }
         self.segments.push_back(segment);
     }
 

@@ -5,6 +5,8 @@
 //! `SIM_SEEDS=10000 cargo test --profile quick --test simulation` runs more lives, and
 //! `SIM_SEED=7 cargo test --profile quick --test simulation one_life -- --nocapture` tells the story of one.
 
+#[path = "simulation/backend.rs"]
+mod backend;
 #[path = "simulation/channels.rs"]
 mod channels;
 #[path = "simulation/client.rs"]
@@ -15,6 +17,8 @@ mod codec;
 mod dice;
 #[path = "simulation/faults.rs"]
 mod faults;
+#[path = "simulation/ledger.rs"]
+mod ledger;
 #[path = "simulation/oracle.rs"]
 mod oracle;
 #[path = "simulation/plan.rs"]
@@ -91,7 +95,11 @@ fn many_lives() {
     }
     println!("{seeds} lives: {sum:?}");
     let everything = [sum.clients, sum.attached, sum.published, sum.kicked, sum.slow, sum.refused];
-    assert!(seeds < SEEDS || everything.iter().all(|&count| count > 100), "too little happened: {sum:?}");
+    let channels = [sum.heard, sum.recovered, sum.not_recovered, sum.gaps, sum.duplicates];
+    assert!(
+        seeds < SEEDS || everything.iter().chain(&channels).all(|&count| count > 100),
+        "too little happened: {sum:?}"
+    );
 }
 
 #[test]

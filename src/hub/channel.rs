@@ -108,6 +108,12 @@ impl Channel {
         Placed { channel: Arc::clone(&self.name), epoch: Arc::clone(&self.epoch), offset: self.offset }
     }
 
+    /// What a simulation compares with what clients know.
+    pub fn shown(&self) -> super::Owned {
+        let Placed { channel: name, epoch, offset } = self.position();
+        super::Owned { name, epoch, offset, subscribers: self.subscribers.len(), members: self.members.count() }
+    }
+
     /// Assigns the next offset.
     pub fn advance(&mut self) -> Placed {
         self.offset += 1;

@@ -74,6 +74,17 @@ pub struct HubSettings {
     pub presence_list: usize,
 }
 
+/// A channel as its owner sees it.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Owned {
+    pub name: Arc<str>,
+    pub epoch: Arc<str>,
+    pub offset: u64,
+    pub subscribers: usize,
+    pub members: u64,
+}
+
 type Channels = HashMap<Arc<str>, Channel, foldhash::quality::RandomState>;
 
 /// One shard's channels, and the users if it owns the lobby.
@@ -209,6 +220,12 @@ impl Hub {
         }
     }
 
+    /// Every channel, as its owner sees it.
+    #[doc(hidden)]
+    pub fn owned(&self) -> Vec<Owned> {
+        self.channels.values().map(Channel::shown).collect()
+    }
+
     /// How many channels there are.
     pub fn channels(&self) -> usize {
         self.channels.len()
@@ -216,6 +233,13 @@ impl Hub {
 
     fn execute(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
         let name = channel_of(&ask);
+        if !matches!(ask, Ask::Publish(_))
+            && let Some(channel) = self.channels.get_mut(&name)
+        {
+            // Only publications are gathered. What was accepted so far goes to those attached so far: a newcomer finds
+            // it in the history, and a page shows the channel as those who ask for it have it.
+            self.publisher.end_batch(channel, out);
+        }
         let outcome = match ask {
             Ask::Users { cursor, limit } => Answer::Users(Box::new(self.users.page(cursor.as_deref(), limit as usize))),
             Ask::Presence { channel, cursor, limit } => {
@@ -262,7 +286,6 @@ impl Hub {
                 answer
             }
             (Ask::Claim { user, recover }, Asker::Conn(conn)) => {
-                publisher.end_batch(channel, out);
                 publisher.expire(channel, now);
                 let claim = attach::claim(settings, users, channel, (conn, request), &user, now, out);
                 match claim {
@@ -274,8 +297,6 @@ impl Hub {
                 }
             }
             (Ask::Subscribe { user, recover, .. }, Asker::Conn(conn)) => {
-                // What was accepted so far goes to those attached so far; the newcomer finds it in the history.
-                publisher.end_batch(channel, out);
                 publisher.expire(channel, now);
                 if **channel.name() == *LOBBY && !users.holds(conn, user.key()) {
                     return Answer::Refused(Refusal::Forbidden);

@@ -201,12 +201,12 @@ impl Shard {
         if conn.is_closing() || conn.stage == Stage::Echo {
             return;
         }
-        if conn.outbox.bytes() > conn.shed_at.max(CONFLATE_BYTES).min(bound) {
+        if conn.outbox.bounded_bytes() > conn.shed_at.max(CONFLATE_BYTES).min(bound) {
             // Half of the bound at most is kept, so that the work is worth while.
             conn.outbox.shed(bound / 2);
-            conn.shed_at = conn.outbox.bytes() * 2;
+            conn.shed_at = conn.outbox.bounded_bytes() * 2;
         }
-        if conn.outbox.bytes() > bound {
+        if conn.outbox.bounded_bytes() > bound {
             let id = self.conns.id(slot);
             self.close_slow(id, now);
         }

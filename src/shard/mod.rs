@@ -270,6 +270,20 @@ impl Shard {
         answered && !self.is_stuck() && !self.has_work() && self.flush.is_none()
     }
 
+    /// For the failure message of a simulation that doesn't come to rest.
+    #[doc(hidden)]
+    pub fn what_waits(&self) -> String {
+        let credits: Vec<_> = self.credits.iter().map(|credits| (credits.left, credits.waiting.len())).collect();
+        let (stuck, dirty, flush) = (self.is_stuck(), self.wants_flush(), self.flush.is_some());
+        format!("credits {credits:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, own {}", self.staging.own_len())
+    }
+
+    /// The channels that this shard owns, as it sees them.
+    #[doc(hidden)]
+    pub fn owned(&self) -> Vec<crate::hub::Owned> {
+        self.hub.owned()
+    }
+
     /// What the connection has yet to be sent, in bytes, its share of the channels' runs included.
     #[doc(hidden)]
     pub fn waiting_bytes(&mut self, id: ConnId) -> Option<usize> {

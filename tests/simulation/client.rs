@@ -247,10 +247,12 @@ impl Client {
     fn auth(&mut self, token: &str, plan: &Plan, dice: &mut Dice) -> Value {
         let mut data = json!({ "token": token, "ping": dice.once_in(4) });
         let mut wanted = Vec::new();
-        if plan.channel_share > 0 && dice.once_in(2) {
+        if plan.channel_share > 0 && self.number > 0 && dice.once_in(2) {
             for _ in 0..dice.below(4) {
                 let channel = dice.pick(&CHANNELS);
-                wanted.push((channel.to_owned(), self.since(channel, dice)));
+                if wanted.iter().all(|(name, _)| name != channel) {
+                    wanted.push((channel.to_owned(), self.since(channel, dice)));
+                }
             }
             let list =
                 wanted.iter().map(|(channel, since)| with_since(json!({ "channel": channel }), "recover", since));

@@ -9,6 +9,7 @@ use uringcast::hub::users::DuplicateLogin;
 use uringcast::shard::CLOSE_MS;
 
 use crate::client::{Answer, Asked, Client, Verdict, What, published, tag};
+use crate::ledger;
 use crate::plan::{OBSERVER, Plan, key_of};
 use crate::wire::Reader;
 use crate::world::{WATCH, World};
@@ -31,6 +32,11 @@ pub struct Tally {
     pub kicked: usize,
     pub slow: usize,
     pub refused: usize,
+    pub heard: usize,
+    pub recovered: usize,
+    pub not_recovered: usize,
+    pub gaps: usize,
+    pub duplicates: usize,
 }
 
 impl Tally {
@@ -41,6 +47,11 @@ impl Tally {
         self.kicked += other.kicked;
         self.slow += other.slow;
         self.refused += other.refused;
+        self.heard += other.heard;
+        self.recovered += other.recovered;
+        self.not_recovered += other.not_recovered;
+        self.gaps += other.gaps;
+        self.duplicates += other.duplicates;
     }
 }
 
@@ -60,6 +71,8 @@ pub fn judge(world: &mut World) -> Verdict<Tally> {
         ending(world, client).map_err(blame)?;
     }
     master.publications(world)?;
+    world.backend.at_rest()?;
+    ledger::judge(world)?;
     kicks(world)?;
     Ok(tally(world))
 }
@@ -84,9 +97,10 @@ fn settle(world: &mut World) -> Verdict {
 fn come_to_rest(world: &mut World) -> Verdict {
     for round in 0..PATIENCE {
         let mut busy = false;
-        if round % 64 == 63 {
+        if round % 16 == 15 {
             // Who waits for the end of a batch window waits for the clock.
-            world.advance(1)?;
+            world.advance(8)?;
+            (0..world.shards.len()).try_for_each(|shard| world.turn(shard))?;
         }
         for client in 0..world.clients.len() {
             busy |= pump(world, client)?;
@@ -101,7 +115,8 @@ fn come_to_rest(world: &mut World) -> Verdict {
             return Ok(());
         }
     }
-    Err("does not come to rest".into())
+    let stuck: Vec<String> = world.shards.iter().map(uringcast::shard::Shard::what_waits).collect();
+    Err(format!("does not come to rest: {stuck:?}"))
 }
 
 fn pump(world: &mut World, client: usize) -> Verdict<bool> {
@@ -125,7 +140,7 @@ fn pump(world: &mut World, client: usize) -> Verdict<bool> {
 // ---- what all shards together must agree on ----
 
 /// The clients that were signed in to the end.
-fn stayed(world: &World) -> impl Iterator<Item = &Client> {
+pub fn stayed(world: &World) -> impl Iterator<Item = &Client> {
     world
         .clients
         .iter()
@@ -400,6 +415,7 @@ fn claims(plan: &Plan, world: &World, client: &Client) -> usize {
 fn tally(world: &World) -> Tally {
     let count = |fits: fn(&Client) -> bool| world.clients.iter().filter(|client| fits(client)).count();
     let asked = world.clients.iter().flat_map(|client| &client.asked);
+    let books = || world.clients.iter().map(|client| &client.book);
     Tally {
         clients: world.clients.len(),
         attached: count(|client| client.attached.is_some()),
@@ -407,5 +423,10 @@ fn tally(world: &World) -> Tally {
         kicked: count(|client| client.kicked),
         slow: world.slow.len(),
         refused: asked.filter(|asked| matches!(asked.answer, Some(Answer::Error(503 | 504)))).count(),
+        heard: books().map(|book| book.told.len()).sum(),
+        recovered: books().map(|book| book.recovered).sum(),
+        not_recovered: books().map(|book| book.not_recovered).sum(),
+        gaps: books().map(|book| book.gaps).sum(),
+        duplicates: books().flat_map(|book| &book.acked).filter(|acked| acked.duplicate).count(),
     }
 }

@@ -51,7 +51,7 @@ pub struct Plan {
     /// Sends in one step of a flush, at most.
     pub flush_budget: usize,
     /// How likely each action is, in the order of `world::ACTIONS`.
-    pub weights: [usize; 9],
+    pub weights: [usize; 10],
     /// How likely each thing to say is, in the order of `Client::idea`.
     pub topics: [usize; 8],
     /// Of 100 things to say, how many are about channels.
@@ -64,6 +64,7 @@ impl Plan {
         for account in &mut accounts {
             account.channels = CHANNELS.iter().filter(|_| dice.once_in(2)).map(|&name| name.to_owned()).collect();
         }
+        let channel_share = dice.pick(&[0, 20, 50, 90]);
         let shards = if dice.once_in(16) { 16 } else { dice.pick(&[1, 2, 2, 3, 3, 4, 5]) };
         Self {
             settings: Arc::new(settings(shards, dice)),
@@ -73,9 +74,9 @@ impl Plan {
             room: dice.pick(&[300, 1_500, 6_000, 65_536]),
             lane_budget: dice.pick(&[1, 2, 5, 256]),
             flush_budget: dice.pick(&[1, 2, 4, 192]),
-            weights: weights(dice),
+            weights: weights(channel_share, dice),
             topics: [dice.between(2, 8), dice.between(4, 40), 3, 2, 2, 1, 1, 1],
-            channel_share: dice.pick(&[0, 20, 50, 90]),
+            channel_share,
             accounts,
         }
     }
@@ -98,9 +99,9 @@ impl Plan {
     }
 }
 
-fn weights(dice: &mut Dice) -> [usize; 9] {
+fn weights(channel_share: usize, dice: &mut Dice) -> [usize; 10] {
     let mut lean = |base: usize| (base * dice.pick(&[1, 2, 4, 8])).div_ceil(4);
-    [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1), lean(100), lean(10)]
+    [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1), lean(100), lean(10), channel_share / 8]
 }
 
 fn accounts(users: usize) -> Vec<Account> {

@@ -10,19 +10,20 @@ use uringcast::hub::{LOBBY, owner_of};
 use uringcast::ids::{ConnId, ShardId};
 use uringcast::shard::{Action, Input, Shard};
 
+use crate::backend::Backend;
 use crate::channels::Known;
 use crate::client::{Client, Verdict, What};
 use crate::codec;
 use crate::dice::Dice;
 use crate::faults::{Fault, Lanes, Sabotage};
-use crate::plan::{OBSERVER, Plan};
+use crate::plan::{CHANNELS, OBSERVER, Plan};
 use crate::wire::{Net, Reader};
 
 /// The observer is the first client.
 pub const WATCH: usize = 0;
 
 /// What a step can be; `Plan::weights` has the odds.
-const ACTIONS: [fn(&mut World) -> Verdict; 9] = [
+const ACTIONS: [fn(&mut World) -> Verdict; 10] = [
     World::connect,
     World::speak,
     World::any_server_read,
@@ -32,6 +33,7 @@ const ACTIONS: [fn(&mut World) -> Verdict; 9] = [
     World::say_goodbye,
     World::any_turn,
     World::pass_time,
+    World::backend_asks,
 ];
 
 pub fn shard_id(index: usize) -> ShardId {
@@ -47,6 +49,7 @@ pub struct World {
     pub lanes: Lanes,
     pub net: Net,
     pub clients: Vec<Client>,
+    pub backend: Backend,
     /// Clients that were closed as slow, judged by what really waited for them.
     pub slow: BTreeSet<usize>,
     trace: bool,
@@ -69,6 +72,7 @@ impl World {
             net: Net::new(count, Dice::new(seed ^ 0x5eed), sabotage),
             now: Now { unix_ms: 1_800_000_000_000, mono_ms: 1_000 },
             clients: Vec::new(),
+            backend: Backend::default(),
             slow: BTreeSet::new(),
             plan,
             dice,
@@ -366,6 +370,8 @@ impl World {
         }
         self.note(|| format!("shard {shard} takes a turn"));
         self.shards[shard].turn(self.now);
+        let answers = self.shards[shard].take_backend_answers();
+        self.backend.hear(answers)?;
         self.lanes.ship(shard, &mut self.shards[shard]);
         self.act(shard)
     }
@@ -412,10 +418,18 @@ impl World {
     fn within_bounds(&mut self, shard: usize) -> Verdict {
         for (client, id) in self.connections(shard) {
             let waiting = self.shards[shard].waiting_bytes(id).unwrap_or(0);
-            if waiting > self.plan.settings.outbox_bytes && !self.shards[shard].is_closing(id) {
+            // A gap per channel stands outside the bound.
+            let gaps = 200 * CHANNELS.len();
+            if waiting > self.plan.settings.outbox_bytes + gaps && !self.shards[shard].is_closing(id) {
                 return Err(format!("{waiting} bytes wait for client {client} after a flush"));
             }
         }
+        Ok(())
+    }
+
+    fn backend_asks(&mut self) -> Verdict {
+        let said = self.backend.ask(&mut self.shards, &mut self.dice);
+        self.note(|| said);
         Ok(())
     }
 

@@ -1,0 +1,89 @@
+//! The backend: asks the owners through the same door as the API, and is answered exactly once.
+
+use std::collections::BTreeMap;
+
+use uringcast::hub::owner_of;
+use uringcast::parcel::{Answer, Ask, Content, Publish};
+use uringcast::shard::Shard;
+
+use crate::channels::Place;
+use crate::client::Verdict;
+use crate::dice::Dice;
+use crate::plan::CHANNELS;
+
+/// One publication of the backend.
+#[derive(Debug)]
+struct Asked {
+    channel: &'static str,
+    once: bool,
+    /// Where it is; `None` within if it was refused.
+    answer: Option<Option<Place>>,
+}
+
+/// All that the backend asked for.
+#[derive(Debug, Default)]
+pub struct Backend {
+    asked: Vec<Asked>,
+    /// The first number under which each repeated publication was sent.
+    tags: BTreeMap<u32, String>,
+}
+
+impl Backend {
+    /// Publishes something somewhere; sometimes once more under the same key.
+    pub fn ask(&mut self, shards: &mut [Shard], dice: &mut Dice) -> String {
+        let channel = dice.pick(&CHANNELS[..CHANNELS.len() - 1]);
+        let number = u32::try_from(self.asked.len()).expect("few");
+        let again = self.asked.iter().rposition(|asked| asked.once && asked.channel == channel);
+        let again = again.filter(|_| dice.once_in(3)).and_then(|at| self.tags.get(&(at as u32)).cloned());
+        let once = again.is_some() || dice.once_in(4);
+        let tag = again.unwrap_or_else(|| format!("backend{number}"));
+        let publish = Publish {
+            channel: channel.into(),
+            sender: None,
+            content: Content::Json(format!("{{\"tag\":\"{tag}\"}}").into_bytes().into()),
+            key: None,
+            idempotency_key: once.then(|| tag.as_str().into()),
+            epoch: None,
+        };
+        let owner = owner_of(channel, shards.len()).index();
+        shards[owner].ask_for_backend(number, Ask::Publish(Box::new(publish)));
+        self.asked.push(Asked { channel, once, answer: None });
+        self.tags.insert(number, tag.clone());
+        format!("the backend publishes {tag} in {channel}, once {once}")
+    }
+
+    pub fn hear(&mut self, answers: Vec<(u32, Answer)>) -> Verdict {
+        for (number, answer) in answers {
+            let asked = &mut self.asked[number as usize];
+            let place = match &answer {
+                Answer::Published { placed, duplicate } if asked.once || !duplicate => {
+                    Some((placed.epoch.to_string(), placed.offset))
+                }
+                Answer::Refused(_) => None,
+                answer => return Err(format!("the backend's {number} was answered {answer:?}")),
+            };
+            if asked.answer.replace(place).is_some() {
+                return Err(format!("the backend's {number} was answered twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody heard a publication of the backend's: one that said it was told of that place.
+    pub fn published(&self, tag: &str, channel: &str, epoch: &str, offset: u64) -> Verdict {
+        let place = Some(Some((epoch.to_owned(), offset)));
+        let said =
+            self.asked.iter().zip(self.tags.values()).filter(|(asked, said)| *said == tag && asked.channel == channel);
+        if said.clone().any(|(asked, _)| asked.answer == place) {
+            return Ok(());
+        }
+        Err(format!("{tag} is at {epoch} {offset} of {channel} and was answered {:?}", said.collect::<Vec<_>>()))
+    }
+
+    pub fn at_rest(&self) -> Verdict {
+        match self.asked.iter().position(|asked| asked.answer.is_none()) {
+            Some(number) => Err(format!("the backend's {number} has no answer")),
+            None => Ok(()),
+        }
+    }
+}
