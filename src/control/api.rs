@@ -1,5 +1,6 @@
 //! The API's routes (docs/api.md): who may ask, how much at a time and for how long, what is asked of the owners and
 //! how their answers look in JSON. Every request ends in one answer within its deadline. Knows no socket.
+//! `mod` serves the router that this file makes.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

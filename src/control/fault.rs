@@ -1,5 +1,6 @@
 //! What a request is refused with: an HTTP status and the JSON that says it again (docs/api.md, "Errors"). One table
-//! of the owners' refusals. Its sentences are English: they are read by whoever writes the backend.
+//! of the owners' refusals. Its sentences are English: they are read by whoever writes the backend. Called by `api`
+//! and `input`; knows no route.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,6 @@
 //! What requests to the API carry: JSON or a query in, checked values out. It checks types, sizes and the syntax of
-//! channel names; which namespaces there are, and what a channel says to it, is not known here. Called by `api`.
+//! channel names; which namespaces there are, and what a channel says to it, is not known here.
+//! Data is kept as it was written, once it is sure that a browser can read it. Called by `api`.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;

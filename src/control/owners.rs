@@ -1,5 +1,6 @@
 //! The way from the control thread to the owners of channels: a bounded queue of commands per shard and its bell.
 //! Never waits for a shard: a full queue is the answer "busy". Knows nothing of HTTP.
+//! Called by `api`; `server` makes it of the shards that it started.
 
 use std::sync::Arc;
 

@@ -54,14 +54,6 @@ pub struct Batch {
     pub until_ms: u64,
 }
 
-impl Batch {
-    /// Whether a client waits for an acknowledgement: no other answer to it may overtake that. The backend's
-    /// requests don't wait for each other.
-    pub fn holds_up(&self, asker: Asker) -> bool {
-        asker != Asker::Backend && self.acks.iter().any(|ack| ack.0 == asker)
-    }
-}
-
 impl Channel {
     /// A channel without a past. The epoch is 64 random bits: offsets of an earlier life can't pass for these.
     pub fn new(

@@ -1,9 +1,9 @@
 //! The idempotency keys of the channels that this shard owns: what was accepted lately under which key, so that
 //! a publish that comes again is answered and not done again. A key is one user's in one channel. It is kept for
-//! 5 minutes or until its user has used 256 newer ones here, and all keys together are bounded: when the table
-//! is full the oldest goes, and a retry of that one would be published once more (`cut_short` counts them; one
-//! user can't bring it about, for want of more than 256 places). Knows no clock and publishes nothing: `hub`
-//! checks, publishes, and records what was accepted. Only this process's memory: with an engine, its table rules.
+//! 5 minutes or until its user has used 256 newer ones here (the backend's have no such bound), and all keys
+//! together are bounded: when the table is full the oldest goes, and a retry of that one would be published once
+//! more (`cut_short` counts them; one user can't bring it about, for want of more than 256 places). Knows no clock
+//! and publishes nothing: `hub` checks, publishes, and records what was accepted. Only this process's memory: with an engine, its table rules.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -16,6 +16,9 @@ use crate::parcel::Placed;
 pub const KEPT_MS: u64 = 5 * 60_000;
 /// How many keys of one user are kept.
 pub const KEYS_PER_USER: u32 = 256;
+
+/// Whose keys those of the backend are: no user's key is empty.
+pub const BACKEND: &str = "";
 
 /// What is known of a key.
 #[derive(Debug)]
@@ -131,7 +134,9 @@ impl Dedup {
         let hash = self.hashing.hash_one((&**user, &*placed.channel, key));
         assert!(self.find(hash, user, &placed.channel, key).is_none(), "one key was accepted twice");
         assert!(self.newest_ms().is_none_or(|newest_ms| newest_ms <= mono_ms), "the monotonic clock went back");
-        if let Some(list) = self.users.get(&**user).filter(|list| list.len >= KEYS_PER_USER) {
+        // One backend publishes what thousands of users would: only the table's own bound is its.
+        let most = if **user == *BACKEND { u32::MAX } else { KEYS_PER_USER };
+        if let Some(list) = self.users.get(&**user).filter(|list| list.len >= most) {
             self.remove(list.oldest);
         }
         if self.all.len >= self.max_entries {
@@ -327,6 +332,16 @@ mod tests {
         assert_eq!(offset(dedup.check("ann", "b", "k1", 0, 300)), Some(1));
         assert_eq!(offset(dedup.check("bob", "news", "k", 0, 300)), Some(1));
         assert_eq!(dedup.cut_short(), 0);
+    }
+
+    #[test]
+    fn the_backend_has_as_many_as_the_table() {
+        let mut dedup = Dedup::new(1000);
+        for n in 0..=1000 {
+            dedup.record(&BACKEND.into(), &format!("k{n}"), 0, placed("news", n + 1), n);
+        }
+        assert_eq!(offset(dedup.check(BACKEND, "news", "k1", 0, 1000)), Some(2));
+        assert_eq!((dedup.len(), dedup.cut_short()), (1000, 1));
     }
 
     #[test]

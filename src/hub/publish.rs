@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::HubSettings;
 use super::budget::Budget;
 use super::channel::Channel;
-use super::dedup::{Dedup, Seen};
+use super::dedup::{self, Dedup, Seen};
 use super::history::{Bounds, History};
 use crate::clock::Now;
 use crate::mesh::Staging;
@@ -201,9 +201,9 @@ impl Publisher {
     }
 }
 
-/// Whose keys they are. The backend's start with what no user's key does.
+/// Whose keys they are.
 fn publisher_key(publish: &Publish) -> Arc<str> {
-    publish.sender.as_ref().map_or_else(|| "".into(), |user| Arc::clone(user.key()))
+    publish.sender.as_ref().map_or_else(|| dedup::BACKEND.into(), |user| Arc::clone(user.key()))
 }
 
 fn bounds(channel: &Channel) -> Bounds {
