@@ -37,7 +37,7 @@ async function inRoom(options, subscribeOptions) {
   assert.equal(room.state, 'subscribed');
   const back = async () => {
     all.last().drop(1006);
-    await all.clock.advance(30_000);
+    await all.clock.advance(all.states.at(-1).retryInMs);
     await all.signIn();
   };
   return { ...all, room, told: record(room), back };

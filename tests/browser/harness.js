@@ -88,6 +88,15 @@ export async function openTab(context, server) {
     socket.on('framesent', ({ payload }) => frames.push({ out: JSON.parse(payload) }));
     socket.on('framereceived', ({ payload }) => frames.push({ in: JSON.parse(payload) }));
   });
+  await page.addInitScript(() => {
+    const sockets = (window.sockets = []); // for tests that cut one
+    window.WebSocket = class extends WebSocket {
+      constructor(...args) {
+        super(...args);
+        sockets.push(this);
+      }
+    };
+  });
   await page.goto(server.http);
   return tab;
 }
