@@ -70,6 +70,10 @@ function signIn(name) {
 
   own.on('state', (event) => own === client && showState(event));
   own.on('message', ({ data }) => addMessage(data));
+  own.on('gap', ({ data }) => {
+    const count = data.to - data.from + 1;
+    addNote(count === 1 ? '1 message was missed.' : `${count} messages were missed.`);
+  });
   own.on('user_online', ({ data }) => comeOrGo(data, true));
   own.on('user_offline', ({ data }) => comeOrGo(data, false));
   own.on('error', ({ message }) => addNote(message ?? 'The server reported an error'));
@@ -119,7 +123,6 @@ function cameOnline(missed) {
   page.status.textContent = 'Online';
   page.notice.hidden = true;
   if (missed === null) addNote('Connected again. Messages may have been missed.');
-  else if (missed > 0) addNote(missed === 1 ? '1 message was missed.' : `${missed} messages were missed.`);
   if (!page.room.contains(document.activeElement)) page.text.focus({ preventScroll: true });
 }
 

@@ -1,4 +1,8 @@
-// A clock and a WebSocket that do only what a test tells them to. The client takes both through its `env` option.
+// A clock and a WebSocket that do only what a test tells them to, and a client on them. The client takes both through its
+// `env` option.
+
+import assert from 'node:assert/strict';
+import { Uringcast } from '../uringcast.js';
 
 export class FakeClock {
   #now = 0;
@@ -90,4 +94,48 @@ export class FakeSocket {
   of(type) {
     return this.sent.filter((envelope) => envelope.type === type);
   }
+}
+
+export const USER = { id: 1, username: 'Alice' };
+
+/** A client on fakes. `random` is 1 unless a test says otherwise, so that a wait is its upper bound. */
+export function setUp(options = {}) {
+  const clock = new FakeClock();
+  const sockets = [];
+  const states = [];
+  class WebSocket extends FakeSocket {
+    constructor(...args) {
+      super(...args);
+      sockets.push(this);
+    }
+  }
+  const { random = () => 1, ...rest } = options;
+  const env = { WebSocket, setTimeout: clock.setTimeout, clearTimeout: clock.clearTimeout, now: clock.now, random };
+  const client = new Uringcast('ws://host/ws', { token: 'secret', env, ...rest });
+  client.on('state', (event) => states.push(event));
+  const last = () => sockets.at(-1);
+  const signIn = async (lobby = { channel: 'lobby', epoch: 'e1', offset: 7 }) => {
+    await settle();
+    last().open();
+    last().push({ type: 'system', code: 200, message: 'connected, please authenticate', data: { connection_id: 'c' } });
+    last().push({ type: 'auth_success', code: 200, data: { user: USER, online_count: 1, lobby } });
+  };
+  const online = async () => {
+    client.connect();
+    await signIn();
+    assert.equal(client.state, 'online');
+  };
+  return { client, clock, sockets, states, last, signIn, online };
+}
+
+/** How a promise ended so far: a rejection's code and outcome, the value, or 'pending'. */
+export async function fate(promise) {
+  const seen = promise.then((value) => ({ value }), (error) => ({ code: error.code, outcome: error.outcome }));
+  return Promise.race([seen, settle().then(() => 'pending')]);
+}
+
+/** A promise whose rejection the test looks at later. */
+export function later(promise) {
+  promise.catch(() => {});
+  return promise;
 }

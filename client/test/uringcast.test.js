@@ -2,52 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { isFinal, Uringcast } from '../uringcast.js';
-import { FakeClock, FakeSocket, settle } from './fakes.js';
-
-const USER = { id: 1, username: 'Alice' };
-
-/** A client on fakes. `random` is 1 unless a test says otherwise, so that a wait is its upper bound. */
-function setUp(options = {}) {
-  const clock = new FakeClock();
-  const sockets = [];
-  const states = [];
-  class WebSocket extends FakeSocket {
-    constructor(...args) {
-      super(...args);
-      sockets.push(this);
-    }
-  }
-  const { random = () => 1, ...rest } = options;
-  const env = { WebSocket, setTimeout: clock.setTimeout, clearTimeout: clock.clearTimeout, now: clock.now, random };
-  const client = new Uringcast('ws://host/ws', { token: 'secret', env, ...rest });
-  client.on('state', (event) => states.push(event));
-  const last = () => sockets.at(-1);
-  const signIn = async (lobby = { channel: 'lobby', epoch: 'e1', offset: 7 }) => {
-    await settle();
-    last().open();
-    last().push({ type: 'system', code: 200, message: 'connected, please authenticate', data: { connection_id: 'c' } });
-    last().push({ type: 'auth_success', code: 200, data: { user: USER, online_count: 1, lobby } });
-  };
-  const online = async () => {
-    client.connect();
-    await signIn();
-    assert.equal(client.state, 'online');
-  };
-  return { client, clock, sockets, states, last, signIn, online };
-}
-
-/** How a promise ended so far: a rejection's code and outcome, the value, or 'pending'. */
-async function fate(promise) {
-  const seen = promise.then((value) => ({ value }), (error) => ({ code: error.code, outcome: error.outcome }));
-  return Promise.race([seen, settle().then(() => 'pending')]);
-}
-
-/** A promise whose rejection the test looks at later. */
-function later(promise) {
-  promise.catch(() => {});
-  return promise;
-}
+import { isFinal } from '../uringcast.js';
+import { fate, later, setUp, settle, USER } from './fakes.js';
 
 const names = (states) => states.map((event) => event.state);
 
@@ -694,8 +650,8 @@ test('the state event says how much went by while away', async () => {
   assert.equal(states.at(-1).missed, null);
 });
 
-test('recover: true asks for what was missed and hands it out in order', async () => {
-  const { client, clock, last, online, signIn } = setUp({ recover: true });
+test('after a reconnect the lobby asks for what was missed and hands it out in order, before anything newer', async () => {
+  const { client, clock, states, last, online, signIn } = setUp();
   await online();
   assert.equal('recover' in last().of('auth')[0].data, false);
   last().drop(1006);
@@ -707,8 +663,19 @@ test('recover: true asks for what was missed and hands it out in order', async (
     publications: [8, 9].map((offset) => ({ type: 'message', channel: 'lobby', offset, text: `m${offset}` })),
   });
   assert.deepEqual(last().of('auth')[0].data.recover, { epoch: 'e1', offset: 7 });
-  assert.deepEqual(texts, ['m8', 'm9']);
-  assert.deepEqual(client.position(), { epoch: 'e1', offset: 9 });
+  last().push({ type: 'message', code: 200, data: { channel: 'lobby', offset: 10, text: 'm10' } });
+  assert.deepEqual(texts, ['m8', 'm9', 'm10']);
+  assert.deepEqual(client.position(), { epoch: 'e1', offset: 10 });
+  assert.equal(states.at(-1).missed, 0);
+});
+
+test('recover: false asks for nothing that was missed', async () => {
+  const { clock, last, online, signIn } = setUp({ recover: false });
+  await online();
+  last().drop(1006);
+  await clock.advance(500);
+  await signIn();
+  assert.equal('recover' in last().of('auth')[0].data, false);
 });
 
 test('unknown types are surfaced, unknown fields ignored, nonsense dropped', async () => {

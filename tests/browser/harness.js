@@ -3,7 +3,9 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { chromium } from 'playwright-core';
@@ -17,12 +19,16 @@ const CHROMIUM_FLAGS = [
 
 export { delay };
 
-/** The server in dev mode. `port` 0 takes any free one; a given one is for coming back at the same address. */
-export async function startServer({ port = 0 } = {}) {
+/** The server in dev mode. `port` 0 takes any free one; a given one is for coming back at the same address. `config` is TOML. */
+export async function startServer({ port = 0, config = '' } = {}) {
   const bin = process.env.URINGCAST_BIN;
   assert.ok(bin, 'URINGCAST_BIN must name the server, for example target/quick/uringcast');
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('URINGCAST_')));
-  const child = spawn(bin, ['--dev', '--listen', `127.0.0.1:${port}`], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const folder = mkdtempSync(join(tmpdir(), 'uringcast-'));
+  const file = join(folder, 'uringcast.toml');
+  writeFileSync(file, config);
+  const child = spawn(bin, ['--dev', '--listen', `127.0.0.1:${port}`, '--config', file], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  child.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   let log = '';
   child.stderr.on('data', (chunk) => (log += chunk));
   const exited = once(child, 'exit');
@@ -81,6 +87,15 @@ export async function openTab(context, server) {
     tab.sockets.push({ url: socket.url(), frames });
     socket.on('framesent', ({ payload }) => frames.push({ out: JSON.parse(payload) }));
     socket.on('framereceived', ({ payload }) => frames.push({ in: JSON.parse(payload) }));
+  });
+  await page.addInitScript(() => {
+    const sockets = (window.sockets = []); // for tests that cut one
+    window.WebSocket = class extends WebSocket {
+      constructor(...args) {
+        super(...args);
+        sockets.push(this);
+      }
+    };
   });
   await page.goto(server.http);
   return tab;

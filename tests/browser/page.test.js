@@ -136,6 +136,29 @@ test('both tabs survive a restart of the server, and what was queued arrives onc
   assert.ok(await bob.page.locator('#log .message .text').getByText('written offline', { exact: true }).count() <= 1);
 });
 
+test('a tab that was cut off shows what it missed, once, and says nothing of it', { timeout: 60_000 }, async () => {
+  const alice = await openTab(context, server);
+  await signIn(alice, 'Alice');
+  const bob = await openTab(context, server);
+  await signIn(bob, 'Bob');
+  await note(alice, 'Bob joined');
+  await bob.page.route('**/token?*', (route) => route.abort()); // it stays away until that is lifted
+  await bob.page.evaluate(() => window.sockets.at(-1).close(3001));
+  await status(bob, /^Reconnecting/);
+  await note(alice, 'Bob left');
+  for (const text of ['while you were away', 'and this']) {
+    await say(alice, text);
+    await messages(alice, text);
+  }
+  await bob.page.unroute('**/token?*');
+  await status(bob, /^Online$/);
+  await say(alice, 'welcome back');
+  await messages(bob, 'welcome back');
+  assert.deepEqual(await bob.page.locator('#log .message .text').allTextContents(), ['while you were away', 'and this', 'welcome back']);
+  const notes = await bob.page.locator('#log .note .text').allTextContents();
+  assert.deepEqual(notes.filter((text) => text.includes('missed')), []);
+});
+
 test('the picture for the documentation', { skip: !process.env.SCREENSHOT && 'only with SCREENSHOT set', timeout: 60_000 }, async () => {
   const alice = await openTab(context, server);
   await alice.page.setViewportSize({ width: 1000, height: 600 });
