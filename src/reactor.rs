@@ -222,7 +222,8 @@ impl Reactor {
             self.flush(ready).await;
             self.ship();
             self.answer_backend();
-            if deadline.is_some() && self.shard.borrow().connections() == 0 {
+            // The channels that this shard owns are needed until the last subscriber has gone, whoever serves it.
+            if deadline.is_some() && self.counters.connections() == 0 {
                 return;
             }
             if let Some(at) = deadline

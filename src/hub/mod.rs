@@ -35,7 +35,7 @@ pub use crate::namespace::LOBBY;
 
 /// A channel without subscribers and history is kept at least so long, and as long as its history would be: so
 /// long a client that was away finds the offsets that it knows.
-const IDLE_MS: u64 = 60_000;
+const IDLE_MS: u64 = 5 * 60_000;
 
 /// Which shard owns a channel: the same on every shard and run (FNV-1a, so that it can be told from outside).
 pub fn owner_of(channel: &str, shards: usize) -> ShardId {
