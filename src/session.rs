@@ -9,6 +9,7 @@ use crate::clock::Now;
 use crate::hub::LOBBY;
 use crate::namespace::{Namespace, Namespaces, PublishRule};
 use crate::parcel::{Answer, Ask, Content, Publish, Refusal, Since};
+use crate::proto::channel::is_channel_name;
 use crate::proto::codes::close;
 use crate::proto::decode::{self, Command, Request, SubscribeTo};
 use crate::proto::encode::Reply;
@@ -33,9 +34,9 @@ pub struct Session {
     granted: Option<Box<[String]>>,
     /// Requests under way, oldest first.
     pending: Vec<Pending>,
-    /// A command whose answer must not overtake those of earlier requests on its channel. Nothing is read
-    /// meanwhile.
-    stalled: Option<Box<Stalled>>,
+    /// Commands whose answers must not overtake those of earlier requests on their channels, in order. Nothing is
+    /// read meanwhile.
+    stalled: Vec<Stalled>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -195,7 +196,7 @@ impl Session {
     /// Whether the next command may be read: not while signing in, nor behind one that is stalled, nor with
     /// `limit` requests under way.
     pub fn is_open(&self, limit: usize) -> bool {
-        self.stage != Stage::SigningIn && self.stalled.is_none() && self.pending.len() < limit
+        self.stage != Stage::SigningIn && self.stalled.is_empty() && self.pending.len() < limit
     }
 
     /// When the next request under way has to be answered.
@@ -249,7 +250,9 @@ impl Session {
                 let ask = Ask::Users { cursor: cursor.map(Into::into), limit: page(limit) };
                 Effect::Ask(self.ask(Kind::Page, id, LOBBY.into(), ask, rules, now))
             }
-            Command::History { channel, .. } | Command::Presence { channel, .. } if !rules.subscribed => {
+            Command::History { channel, .. } | Command::Presence { channel, .. }
+                if !self.takes_part(channel, rules) =>
+            {
                 self.local(Local::Refuse(403, Text::NotSubscribed), channel, id)
             }
             Command::History { channel, since, limit, reverse } => {
@@ -305,6 +308,9 @@ impl Session {
         now: Now,
     ) -> Result<Asked, (u16, Text)> {
         let channel = &*wanted.channel;
+        if !is_channel_name(channel) {
+            return Err((400, Text::BadChannel));
+        }
         let namespace = rules.namespaces.of(channel).ok_or((404, Text::UnknownNamespace))?;
         let waiting = self.pending.iter().filter(|pending| matches!(pending.kind, Kind::Subscribe));
         if rules.subscribed || waiting.clone().any(|pending| *pending.channel == *channel) {
@@ -335,11 +341,18 @@ impl Session {
     }
 
     fn unsubscribe<'a>(&mut self, channel: &'a str, id: Option<&'a str>, rules: &Rules<'_>) -> Effect<'a> {
-        let pending = self
+        let mut of_channel = self
             .pending
             .iter_mut()
-            .find(|pending| matches!(pending.kind, Kind::Subscribe) && *pending.channel == *channel);
-        if let Some(pending) = pending {
+            .filter(|pending| *pending.channel == *channel && !matches!(pending.kind, Kind::Cancelled));
+        let (first, more) = (of_channel.next(), of_channel.next().is_some());
+        if let Some(pending) = first
+            && matches!(pending.kind, Kind::Subscribe)
+        {
+            if more {
+                // What was asked of the channel since is answered first.
+                return self.local(Local::Unsubscribe, channel, id);
+            }
             pending.kind = Kind::Cancelled;
             return Effect::Cancel(pending.id.take(), channel, id);
         }
@@ -349,10 +362,10 @@ impl Session {
 
     /// Answers here, unless that would overtake an earlier request's answer on the channel.
     fn local<'a>(&mut self, what: Local, channel: &'a str, id: Option<&'a str>) -> Effect<'a> {
-        if !self.is_busy_with(channel) {
+        if !self.is_busy_with(channel) && self.stalled.iter().all(|stalled| *stalled.channel != *channel) {
             return Effect::Local(what, channel, id);
         }
-        self.stalled = Some(Box::new(Stalled { id: id.map(Into::into), channel: channel.into(), what }));
+        self.stalled.push(Stalled { id: id.map(Into::into), channel: channel.into(), what });
         Effect::Wait
     }
 
@@ -361,12 +374,19 @@ impl Session {
         self.pending.iter().filter(said).any(|pending| *pending.channel == *channel)
     }
 
-    /// The stalled command, once its turn has come. To be asked for after each answer and each time-out.
+    /// The first stalled command whose turn has come. To be asked for after each answer and each time-out, until
+    /// there is none.
     pub fn next_stalled(&mut self) -> Option<(Local, Box<str>, Option<Box<str>>)> {
-        if self.is_busy_with(&self.stalled.as_ref()?.channel) {
-            return None;
-        }
-        self.stalled.take().map(|stalled| (stalled.what, stalled.channel, stalled.id))
+        let at = self.stalled.iter().position(|stalled| !self.is_busy_with(&stalled.channel))?;
+        let Stalled { id, channel, what } = self.stalled.remove(at);
+        Some((what, channel, id))
+    }
+
+    /// Whether the client is subscribed, or will be by the time that what it asks now comes to the owner: asks of
+    /// a connection about a channel arrive in order.
+    fn takes_part(&self, channel: &str, rules: &Rules<'_>) -> bool {
+        let asked = |pending: &Pending| matches!(pending.kind, Kind::Subscribe) && *pending.channel == *channel;
+        rules.subscribed || self.pending.iter().any(asked)
     }
 
     fn message(
@@ -387,7 +407,7 @@ impl Session {
 
     fn publication(&self, channel: &str, content: Content, rules: &Rules<'_>) -> Result<Publish, (u16, Text)> {
         let may = |namespace: &Arc<Namespace>| namespace.publish == PublishRule::Members;
-        if !rules.subscribed {
+        if !self.takes_part(channel, rules) {
             return Err((403, Text::NotSubscribed));
         }
         if !rules.namespaces.of(channel).is_some_and(may) {
@@ -438,11 +458,11 @@ impl Session {
     }
 
     /// Asks for a channel that came with `auth`.
-    ///
-    /// # Errors
-    /// The code and text of the refusal.
-    pub fn subscribe_to(&mut self, wanted: &Wanted, rules: &Rules<'_>, now: Now) -> Result<Asked, (u16, Text)> {
-        self.subscribe(wanted, None, rules, now)
+    pub fn subscribe_to<'a>(&mut self, wanted: &'a Wanted, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+        match self.subscribe(wanted, None, rules, now) {
+            Ok(asked) => Effect::Ask(asked),
+            Err((code, text)) => self.local(Local::Refuse(code, text), &wanted.channel, None),
+        }
     }
 
     fn refused(&mut self, refusal: Refusal, kind: &Kind, id: Option<Box<str>>, channel: Arc<str>) -> Outcome {

@@ -13,7 +13,7 @@ use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
 use crate::proto::encode::{About, Element, GapReason, Member, Push, Recovery, Reply};
 use crate::proto::text::{Language, Text};
 use crate::publication::Publication;
-use crate::session::{Asked, Local, Outcome, Rules, Wanted};
+use crate::session::{Asked, Effect, Local, Outcome, Rules, Wanted};
 use crate::user::User;
 
 impl Shard {
@@ -56,7 +56,7 @@ impl Shard {
 
     /// The stalled command, if its turn has come; then the next ones may be read.
     pub(super) fn go_on(&mut self, id: ConnId) {
-        if let Some((what, channel, mark)) = self.conns.at(id.slot).session.next_stalled() {
+        while let Some((what, channel, mark)) = self.conns.at(id.slot).session.next_stalled() {
             self.local(id, what, &channel, mark.as_deref());
         }
         self.maybe_resume(id);
@@ -112,14 +112,13 @@ impl Shard {
     fn subscribe_all(&mut self, id: ConnId, channels: &[Wanted], now: Now) {
         for wanted in channels {
             let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
-            let asked = session.subscribe_to(wanted, &self.rules(id, &wanted.channel), now);
+            let effect = session.subscribe_to(wanted, &self.rules(id, &wanted.channel), now);
             self.conns.at(id.slot).session = session;
-            match asked {
-                Ok(asked) => self.send_ask(id, asked),
-                Err((code, text)) => {
-                    let about = Some(About::Channel { channel: &wanted.channel });
-                    self.say(id, &Reply::Error { code, text, about }, None);
-                }
+            match effect {
+                Effect::Ask(asked) => self.send_ask(id, asked),
+                Effect::Local(what, channel, mark) => self.local(id, what, channel, mark),
+                Effect::Wait => {}
+                effect => unreachable!("{effect:?} doesn't come of a subscribe"),
             }
         }
     }

@@ -9,6 +9,7 @@ use super::{
     Command, MAX_AUTH_CHANNELS, MAX_EPOCH_BYTES, MAX_ID_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES, Rejected,
     Request, Since, SubscribeTo,
 };
+use crate::proto::channel::MAX_CHANNEL_BYTES;
 use crate::proto::text::Text;
 
 /// The envelope's own fields.
@@ -83,7 +84,7 @@ impl<'t, 'a> Data<'t, 'a> {
             token: self.fields.optional_str("token")?.filter(|token| !token.is_empty()),
             ping: self.fields.optional_bool("ping")?.unwrap_or_default(),
             recover: self.fields.since("recover")?,
-            channels: self.fields.objects("channels", MAX_AUTH_CHANNELS, Fields::subscribe_to)?,
+            channels: self.fields.objects("channels", MAX_AUTH_CHANNELS, Fields::subscribe_to_any)?,
         })
     }
 
@@ -149,6 +150,12 @@ impl<'a> Fields<'_, 'a> {
     fn subscribe_to(self) -> Result<SubscribeTo<'a>, Text> {
         let (channel, token) = (self.channel()?, self.optional_str("token")?);
         Ok(SubscribeTo { channel, token, recover: self.since("recover")? })
+    }
+
+    /// As it comes with `auth`: a name that is none is refused by itself, not with the whole sign-in.
+    fn subscribe_to_any(self) -> Result<SubscribeTo<'a>, Text> {
+        let channel = self.optional_str_within("channel", 0..=MAX_CHANNEL_BYTES)?.ok_or(Text::Malformed)?;
+        Ok(SubscribeTo { channel, token: self.optional_str("token")?, recover: self.since("recover")? })
     }
 
     fn since(self, name: &str) -> Result<Option<Since<'a>>, Text> {
