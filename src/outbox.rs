@@ -260,7 +260,9 @@ impl Outbox {
 
     /// Adds to the channel's pending gap, or makes one: neighbours merge, and of `conflated` there is one.
     fn add_gap(&mut self, channel: &Arc<str>, epoch: &Arc<str>, from: u64, to: u64, reason: GapReason) {
-        let last = self.segments.iter_mut().rev().find_map(|segment| match segment {
+        // Not over what was said in between: it may be that the channel was left and subscribed to again.
+        let said = |segment: &&mut Segment| !matches!(segment, Segment::Head(_) | Segment::Private(_));
+        let last = self.segments.iter_mut().rev().take_while(said).find_map(|segment| match segment {
             Segment::Gap { channel: c, epoch: e, from, to, reason } if c == channel && e == epoch => {
                 Some((from, to, reason))
             }

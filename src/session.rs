@@ -434,7 +434,14 @@ impl Session {
     /// Takes an owner's answer. After `SignedIn`, the second part is for [`Session::subscribe_to`].
     pub fn answered(&mut self, request: u32, answer: &Answer) -> (Outcome, Vec<Wanted>) {
         let none = Vec::new();
-        let Some(at) = self.pending.iter().position(|pending| pending.request == request) else {
+        // PLANTED: the answer to a subscribe that was cancelled passes for that to the later one.
+        let stale = |pending: &Pending| {
+            cfg!(feature = "planted-stale-subscribed")
+                && matches!(pending.kind, Kind::Subscribe)
+                && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
+        };
+        let named = |pending: &Pending| pending.request == request;
+        let Some(at) = self.pending.iter().position(stale).or_else(|| self.pending.iter().position(named)) else {
             return (Outcome::Stale, none);
         };
         let Pending { id, kind, channel, .. } = self.pending.remove(at);

@@ -38,7 +38,7 @@ use oracle::Tally;
 use world::World;
 
 /// How many lives a plain `cargo test` runs.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1_000;
 /// Within how many a fault has to be noticed.
 const FAULT_SEEDS: u64 = 200;
 
@@ -79,6 +79,15 @@ fn silence_panics() {
             }
         }));
     });
+}
+
+/// With a fault planted in the server itself, a life goes wrong before long.
+#[test]
+#[cfg(feature = "planted")]
+fn a_planted_fault_is_noticed() {
+    let noticed = (0..SEEDS).find_map(|seed| life(seed, None, false).err().map(|why| (seed, why)));
+    let (seed, why) = noticed.expect("the planted fault goes unnoticed");
+    println!("seed {seed}: {}", why.chars().take(200).collect::<String>());
 }
 
 #[test]
