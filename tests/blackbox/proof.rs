@@ -337,7 +337,7 @@ async fn stalled() {
     const READERS: usize = 999;
     const BOUND: usize = 256 * 1024;
     let options = options().shards(2).env("URINGCAST_CHANNELS__OVERFLOW", "drop_oldest");
-    let options = options.env("URINGCAST_LIMITS__OUTBOX_BYTES", BOUND).env("URINGCAST_CHANNELS__HISTORY_SIZE", 100);
+    let options = options.env("URINGCAST_LIMITS__OUTBOX_BYTES", BOUND).env("URINGCAST_CHANNELS__HISTORY_SIZE", 0);
     let server = options.start();
     let mut bob = member(&server, "bob", "news").await;
     let mut readers = Vec::new();
@@ -356,9 +356,14 @@ async fn stalled() {
     socket.set_recv_buffer_size(4096).expect("a size");
     let mut tcp = socket.connect(server.addr).await.expect("connects");
     let mut hello = request(&server, "/ws", &[]).into_bytes();
-    let auth = json!({"type": "auth", "data": {"token": token("slow", "slow"), "channels": [{"channel": "news"}]}});
+    let auth = json!({"type": "auth", "data": {"token": token("slow", "slow"), "channels": [{"channel": "news"}, {"channel": "extra"}]}});
     hello.extend(frame(true, 1, auth.to_string().as_bytes()));
     tcp.write_all(&hello).await.expect("writes");
+    // What the others needn't carry fills the kernel's buffers, and then the bound.
+    bob.subscribe("extra").await;
+    for _ in 0..200 {
+        bob.publish("extra", json!("x".repeat(64 * 1024))).await;
+    }
     let with = latencies(&mut bob, &mut readers, origin).await;
     let during = server.resident();
     line("with one", &with, during);
