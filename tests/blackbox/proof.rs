@@ -240,6 +240,8 @@ fn bounds(bytes: &[u8]) -> Option<(usize, usize)> {
 
 async fn storm(mode: &str, above: u64, joins: usize) -> (Heard, Duration) {
     let options = options().shards(2).env("URINGCAST_CHANNELS__PRESENCE", mode);
+    // The listeners answer no pings.
+    let options = options.env("URINGCAST_LIVENESS__PING_INTERVAL_MS", 600_000);
     let options = options.env("URINGCAST_LIMITS__OUTBOX_BYTES", 64 << 20);
     let server = Arc::new(options.env("URINGCAST_LIMITS__PRESENCE_DIGEST_ABOVE", above).start());
     let mut first = member(&server, "first", "room").await;
