@@ -47,10 +47,10 @@ async fn lost(server: &Server, recover: Value, epoch: &Value, from: u64, top: u6
 #[tokio::test]
 async fn what_was_missed_comes_in_the_answer_and_never_again() {
     let (server, mut bob, epoch) = filled(members_publish(), 10).await;
-    for (at, rest) in [(0, 1..=10), (7, 8..=10), (10, 11..=10)] {
+    for at in [0, 7, 10] {
         let (mut ann, answer) = back(&server, since(&epoch, at)).await;
         assert_eq!((&answer["data"]["recovered"], offset(&answer)), (&json!(true), 10));
-        assert_eq!(listed(&answer), rest.collect::<Vec<u64>>());
+        assert_eq!(listed(&answer), (at + 1..=10).collect::<Vec<u64>>());
         ann.nothing_pending().await;
         ann.leave().await;
         bob.find("user_offline").await;
