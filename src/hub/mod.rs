@@ -241,6 +241,10 @@ impl Hub {
             self.publisher.end_batch(channel, out);
         }
         let outcome = match ask {
+            // What was asked behind a subscribe that was refused.
+            Ask::History { .. } | Ask::Presence { .. } if !self.takes_part(asker, &name) => {
+                Answer::Refused(Refusal::Forbidden)
+            }
             Ask::Users { cursor, limit } => Answer::Users(Box::new(self.users.page(cursor.as_deref(), limit as usize))),
             Ask::Presence { channel, cursor, limit } => {
                 let page = self.members(&channel, cursor.as_deref(), limit as usize);
@@ -332,6 +336,14 @@ impl Hub {
         channel.used_ms = now.mono_ms;
         self.channels.insert(Arc::clone(name), channel);
         Ok(())
+    }
+
+    /// Whether the asker may ask about the channel: the backend, and who subscribes.
+    fn takes_part(&self, asker: Asker, name: &str) -> bool {
+        match asker {
+            Asker::Backend => true,
+            Asker::Conn(conn) => self.channels.get(name).is_some_and(|channel| channel.has(conn)),
+        }
     }
 
     fn members(&mut self, name: &str, cursor: Option<&str>, limit: usize) -> UsersPage {

@@ -116,7 +116,10 @@ impl Shard {
             self.conns.at(id.slot).session = session;
             match effect {
                 Effect::Ask(asked) => self.send_ask(id, asked),
-                Effect::Local(what, channel, mark) => self.local(id, what, channel, mark),
+                // Told from the answer to `auth` by the channel that it names, the lobby too.
+                Effect::Local(Local::Refuse(code, text), channel, mark) => {
+                    self.say(id, &Reply::Error { code, text, about: Some(About::Channel { channel }) }, mark);
+                }
                 Effect::Wait => {}
                 effect => unreachable!("{effect:?} doesn't come of a subscribe"),
             }

@@ -247,7 +247,6 @@ fn channels_have_names() {
         ("message", r#"{"text":"a","channel":"é"}"#),
         ("history", r#"{"channel":"a\u0000"}"#),
         ("presence", r#"{"channel":"*"}"#),
-        ("auth", r#"{"token":"t","channels":[{"channel":"a"},{"channel":"a,b"}]}"#),
     ] {
         assert_eq!(command(kind, data), Err(Text::BadChannel), "{kind} {data}");
     }
