@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::auth::{Identity, Verifier};
 use crate::clock::Now;
 use crate::hub::LOBBY;
-use crate::namespace::{Namespace, Namespaces, PublishRule};
+use crate::namespace::{Namespace, Namespaces, PresenceMode, PublishRule};
 use crate::parcel::{Answer, Ask, Content, Publish, Refusal, Since};
 use crate::proto::channel::is_channel_name;
 use crate::proto::codes::close;
@@ -172,6 +172,13 @@ pub struct TimedOut {
     pub is_final: bool,
 }
 
+impl Rules<'_> {
+    /// Whether the channel's members may be asked for.
+    fn shows_members(&self, channel: &str) -> bool {
+        self.namespaces.of(channel).is_some_and(|namespace| namespace.presence != PresenceMode::Off)
+    }
+}
+
 impl Session {
     /// The signed-in user.
     pub fn user(&self) -> Option<&Arc<User>> {
@@ -260,6 +267,9 @@ impl Session {
                 let since = since.as_ref().map(owned);
                 let ask = Ask::History { channel: Arc::clone(&channel), since, limit: page(limit), reverse };
                 Effect::Ask(self.ask(Kind::Page, id, channel, ask, rules, now))
+            }
+            Command::Presence { channel, .. } if !rules.shows_members(channel) => {
+                self.local(Local::Refuse(403, Text::Forbidden), channel, id)
             }
             Command::Presence { channel, cursor, limit } => {
                 let channel: Arc<str> = channel.into();

@@ -15,6 +15,7 @@ mod liveness;
 mod presence;
 mod proof;
 mod publishing;
+mod races;
 mod recovery;
 mod serve;
 mod shards;

@@ -101,6 +101,9 @@ async fn off_says_nothing() {
     bob.leave().await;
     ann.find("user_offline").await;
     nothing_here(&mut ann, "room").await;
+    ann.send(&json!({"type": "presence", "id": "p", "data": {"channel": "room"}})).await;
+    let refused = ann.find("error").await;
+    assert_eq!((&refused["id"], &refused["code"]), (&json!("p"), &json!(403)));
 }
 
 /// Reads digests until the members are these.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use uringcast::namespace::{Overflow, PublishRule};
+use uringcast::namespace::{Overflow, PresenceMode, PublishRule};
 
 use crate::client::{Answer, Asked, Client, Verdict, What};
 use crate::dice::Dice;
@@ -419,6 +419,7 @@ impl Client {
             }
             (What::Unsubscribe { .. }, 404) => !self.book.subscribed.contains_key(channel),
             (What::Publish(_), 403) if namespace.is_some_and(|n| n.publish == PublishRule::Backend) => true,
+            (What::Presence { .. }, 403) if namespace.is_some_and(|n| n.presence == PresenceMode::Off) => true,
             (What::Publish(_) | What::History { .. } | What::Presence { .. }, 403) => !was_here,
             (What::Publish(draft), 409) => draft.epoch.is_some() || draft.once.is_some(),
             (What::Publish(draft), 413) => draft.length + 400 > plan.settings.hub.push_bytes,

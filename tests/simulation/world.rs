@@ -437,7 +437,7 @@ impl World {
 
     fn pass_time(&mut self) -> Verdict {
         let ms =
-            if self.dice.once_in(150) { 65_000 } else { self.dice.pick(&[1, 1, 10, 64, 64, 150, 150, 700, 3_000]) };
+            if self.dice.once_in(150) { 310_000 } else { self.dice.pick(&[1, 1, 10, 64, 64, 150, 150, 700, 3_000]) };
         self.advance(ms)
     }
 
