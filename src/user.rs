@@ -48,3 +48,23 @@ impl User {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A user whose id and name are `id`: for the tests of whoever holds users.
+    pub(crate) fn user(id: &str) -> Arc<User> {
+        let (name, channels) = (id.to_owned(), Vec::new());
+        let id = UserId::text(id).expect("an id");
+        let (expires_at_ms, issued_at_ms, token_id) = (None, None, None);
+        Arc::new(User::new(&Identity { id, name, expires_at_ms, issued_at_ms, token_id, channels }))
+    }
+
+    #[test]
+    fn a_name_is_shown_as_the_namespace_asks() {
+        assert_eq!(user("<b>").json(true).get(), r#"{"id":"<b>","username":"&lt;b&gt;"}"#);
+        assert_eq!(user("<b>").json(false).get(), r#"{"id":"<b>","username":"<b>"}"#);
+        assert_eq!(user("ann").json(true).get(), user("ann").json(false).get());
+    }
+}

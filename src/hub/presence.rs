@@ -304,23 +304,11 @@ impl Ord for ByKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Identity, UserId};
     use crate::ids::ShardId;
+    use crate::user::tests::user;
 
     const SETTINGS: AnnouncerSettings =
         AnnouncerSettings { mode: PresenceMode::Events, digest_above: 4, window_ms: 100, list_max: 10 };
-
-    fn user(id: &str) -> Arc<User> {
-        let identity = Identity {
-            id: UserId::text(id).expect("an id"),
-            name: id.to_owned(),
-            expires_at_ms: None,
-            issued_at_ms: None,
-            token_id: None,
-            channels: Vec::new(),
-        };
-        Arc::new(User::new(&identity))
-    }
 
     fn conn(slot: u32) -> ConnId {
         ConnId { shard: ShardId(0), slot, generation: 0 }

@@ -39,6 +39,9 @@ impl Engine {
     }
 }
 
+/// A scratch buffer above this is given back.
+const KEEP_BYTES: usize = 64 * 1024;
+
 /// What publishing needs beside the channel.
 #[derive(Debug)]
 pub struct Publisher {
@@ -48,9 +51,6 @@ pub struct Publisher {
     pub budget: Budget<Arc<str>>,
     scratch: Vec<u8>,
 }
-
-/// A scratch buffer above this is given back.
-const KEEP_BYTES: usize = 64 * 1024;
 
 impl Publisher {
     /// With the bounds of one shard.
@@ -62,9 +62,7 @@ impl Publisher {
             scratch: Vec::new(),
         }
     }
-}
 
-impl Publisher {
     /// Takes one publication for `channel` and returns the answer. Either the publication has been delivered, or it
     /// is in the channel's batch.
     pub fn publish(

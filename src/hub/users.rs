@@ -204,20 +204,8 @@ impl Holders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Identity, UserId};
     use crate::ids::ShardId;
-
-    fn user(id: &str) -> Arc<User> {
-        let identity = Identity {
-            id: UserId::text(id).expect("an id"),
-            name: id.to_owned(),
-            expires_at_ms: None,
-            issued_at_ms: None,
-            token_id: None,
-            channels: Vec::new(),
-        };
-        Arc::new(User::new(&identity))
-    }
+    use crate::user::tests::user;
 
     fn conn(slot: u32) -> ConnId {
         ConnId { shard: ShardId(0), slot, generation: 0 }
