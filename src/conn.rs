@@ -4,13 +4,13 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use monoio::net::TcpStream;
+use monoio::net::{TcpStream, UnixStream};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
@@ -21,24 +21,24 @@ use crate::shard::{Action, Input, Sent, Wire};
 /// Size of the one buffer that all of a shard's connections receive into.
 pub const RECEIVE_BYTES: usize = 64 * 1024;
 
-/// How bytes reach a peer. A closed set: TLS will be a case here, not a path of its own.
+/// A connection's socket, as the tasks that wait for it share it: the one that reads and, at times, one that
+/// writes. Closed when the last of them lets go.
+///
+/// monoio's `TcpStream` carries 72 bytes of addresses; its `UnixStream` is the bare descriptor, and all that is
+/// asked of it is to wait for readiness.
 #[derive(Debug)]
-pub enum Transport {
-    /// Plain TCP.
-    Tcp(TcpStream),
-}
+pub struct Transport(UnixStream);
 
 impl Transport {
-    async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable(false).await,
-        }
-    }
-
-    async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.writable(false).await,
-        }
+    /// Takes over an accepted socket.
+    ///
+    /// # Errors
+    /// When the runtime refuses the descriptor; it is closed then.
+    pub fn new(accepted: TcpStream) -> io::Result<Self> {
+        #[expect(unsafe_code, reason = "monoio's streams give their descriptor away as a number only")]
+        // SAFETY: `into_raw_fd` has just given up the only ownership of an open descriptor.
+        let fd = unsafe { OwnedFd::from_raw_fd(accepted.into_raw_fd()) };
+        UnixStream::from_std(fd.into()).map(Self)
     }
 }
 
@@ -106,10 +106,8 @@ impl AsFd for Socket {
 impl AsFd for Transport {
     #[expect(unsafe_code, reason = "monoio's streams have no AsFd")]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            // SAFETY: the stream keeps its descriptor open until it is dropped, which the borrow can't outlive.
-            Self::Tcp(stream) => unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) },
-        }
+        // SAFETY: the stream keeps its descriptor open until it is dropped, which the borrow can't outlive.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
     }
 }
 
@@ -132,53 +130,42 @@ impl Wire for Sockets {
     }
 }
 
-/// Serves one connection until it ends. A panic ends this connection and nothing else.
-pub async fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) {
-    let mut reading = std::pin::pin!(read(&reactor, id, &transport));
-    let caught = std::future::poll_fn(|context| {
-        let poll = std::panic::catch_unwind(AssertUnwindSafe(|| reading.as_mut().poll(context)));
-        match poll {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(())) => Poll::Ready(false),
-            Err(_) => Poll::Ready(true),
-        }
-    });
-    if caught.await {
-        tracing::error!(conn = %id, "a panic ended this connection; the shard lives on");
-    }
-    reactor.closed(id);
-}
-
-async fn read(reactor: &Rc<Reactor>, id: ConnId, transport: &Rc<Transport>) {
-    let mut input = Input::Open;
-    loop {
-        input = match input {
-            Input::Ended => return,
-            Input::Paused => {
+/// Serves one connection until it ends. Every idle connection holds this future: what it keeps across an `.await`
+/// is counted in bytes.
+pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl Future<Output = ()> {
+    // Not an `async fn`, which would keep its arguments twice.
+    async move {
+        let mut input = Input::Open;
+        while input != Input::Ended {
+            input = if input == Input::Paused {
                 resumed(&reactor.sockets, id).await;
-                reactor.with(|shard, now| shard.resume(id, now))
-            }
-            Input::Open => {
-                if transport.readable().await.is_err() {
-                    return;
-                }
-                match receive(reactor, id, transport) {
-                    Some(input) => input,
-                    None => return,
-                }
-            }
-        };
+                guarded(id, || reactor.with(|shard, now| shard.resume(id, now)))
+            } else if transport.0.readable(false).await.is_ok() {
+                guarded(id, || receive(&reactor, id, &transport))
+            } else {
+                Input::Ended
+            };
+        }
+        reactor.closed(id);
     }
 }
 
-/// Takes what the kernel has; `None` at the end of the stream.
-fn receive(reactor: &Rc<Reactor>, id: ConnId, transport: &Transport) -> Option<Input> {
+/// A panic over what one connection sent ends this connection and nothing else.
+fn guarded(id: ConnId, work: impl FnOnce() -> Input) -> Input {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        tracing::error!(conn = %id, "a panic ended this connection; the shard lives on");
+        Input::Ended
+    })
+}
+
+/// Takes what the kernel has.
+fn receive(reactor: &Rc<Reactor>, id: ConnId, transport: &Transport) -> Input {
     let mut buffer = reactor.buffer.borrow_mut();
     match rustix::net::recv(transport, &mut buffer[..], RecvFlags::DONTWAIT) {
-        Ok((0, _)) => None,
-        Ok((count, _)) => Some(reactor.with(|shard, now| shard.receive(id, &mut buffer[..count], now))),
-        Err(Errno::AGAIN | Errno::INTR) => Some(reactor.with(|shard, _| shard.input(id))),
-        Err(_) => None,
+        Ok((0, _)) => Input::Ended,
+        Ok((count, _)) => reactor.with(|shard, now| shard.receive(id, &mut buffer[..count], now)),
+        Err(Errno::AGAIN | Errno::INTR) => reactor.with(|shard, _| shard.input(id)),
+        Err(_) => Input::Ended,
     }
 }
 
@@ -229,7 +216,7 @@ pub fn act(reactor: &Rc<Reactor>, actions: Vec<Action>) {
 
 /// Waits until the kernel takes bytes again. The pure part asks for another writer if that wasn't enough.
 async fn write(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) {
-    if transport.writable().await.is_ok() {
+    if transport.0.writable(false).await.is_ok() {
         reactor.with_wire(|shard, wire, now| shard.writable(id, wire, now));
     }
 }

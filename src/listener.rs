@@ -109,7 +109,14 @@ fn admit(reactor: &Rc<Reactor>, stream: TcpStream) {
         reactor.counters.leave();
         return;
     }
-    let transport = Rc::new(Transport::Tcp(stream));
+    let transport = match Transport::new(stream) {
+        Ok(transport) => Rc::new(transport),
+        Err(error) => {
+            tracing::warn!(%error, "an accepted connection can't be served");
+            reactor.counters.leave();
+            return;
+        }
+    };
     let _ = SockRef::from(&*transport).set_tcp_nodelay(true);
     let _ = SockRef::from(&*transport).set_tcp_user_timeout(Some(UNACKED_MAX));
     let id = reactor.with(|shard, now| shard.open(count < reactor.connections_max, now));

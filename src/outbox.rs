@@ -78,9 +78,13 @@ impl Segment {
     }
 }
 
-/// The queue of one connection. Empty, it owns no memory.
+/// The queue of one connection. Empty, it is a pointer to nothing.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub struct Outbox(Option<Box<Queue>>);
+
+/// An outbox that holds something.
+#[derive(Debug, Default)]
+struct Queue {
     segments: VecDeque<Segment>,
     /// Bytes of the first segment that have been sent.
     sent: usize,
@@ -90,41 +94,120 @@ pub struct Outbox {
     private: usize,
     /// Bytes of encoded gaps: what is dropped to keep a bound must not break it.
     told: usize,
+    /// How much may wait before it is shed again; 0 at first.
+    shed_at: usize,
 }
 
 impl Outbox {
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.segments.is_empty()
+        self.0.is_none()
     }
 
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.0.as_ref().map_or(0, |queue| queue.bytes)
     }
 
     /// Bytes that count against a bound: gaps don't.
     pub fn bounded_bytes(&self) -> usize {
-        let sent = if matches!(self.segments.front(), Some(Segment::Told(_))) { self.sent } else { 0 };
-        self.bytes - (self.told - sent)
+        self.0.as_ref().map_or(0, |queue| queue.bounded_bytes())
     }
 
     /// Bytes that wait and that only this connection holds.
     pub fn private_bytes(&self) -> usize {
-        self.private
+        self.0.as_ref().map_or(0, |queue| queue.private)
     }
 
     /// Begins with what `write` appends to a buffer: the response to the upgrade. Before anything else.
     pub fn push_head(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         assert!(self.is_empty(), "a head comes first");
+        self.queue().push_head(write);
+    }
+
+    /// Appends what `write` appends to a buffer of this connection's own: whole frames.
+    pub fn push_private(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.queue().push_private(write);
+    }
+
+    /// Appends `run[start..end]`: whole frames.
+    pub fn push_slice(&mut self, run: &Run, start: usize, end: usize) {
+        if start < end {
+            self.queue().push_slice(run, start, end);
+        }
+    }
+
+    /// Encodes a gap whose turn to be sent has come. To be called before [`Self::pieces`]. Not those behind it:
+    /// they may still grow, and encoded ones of a client that reads in drips would pile up.
+    pub fn settle(&mut self) {
+        if let Some(queue) = &mut self.0 {
+            queue.settle();
+        }
+    }
+
+    /// The next pieces to send, up to the next gap and at most [`MAX_PIECES`], appended to `pieces`.
+    pub fn pieces<'a>(&'a self, pieces: &mut Vec<IoSlice<'a>>) {
+        if let Some(queue) = &self.0 {
+            queue.pieces(pieces);
+        }
+    }
+
+    /// Notes that `count` bytes were sent.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.bytes(), "{count} bytes were sent of {}", self.bytes());
+        if let Some(queue) = &mut self.0 {
+            queue.advance(count);
+            if queue.segments.is_empty() {
+                self.0 = None;
+            }
+        }
+    }
+
+    /// Drops every frame that has not begun to leave. What stays is the rest of the frame that has, or of the head.
+    pub fn drop_unstarted(&mut self) {
+        let rest = self.0.take().map_or_else(Vec::new, |queue| queue.started());
+        if !rest.is_empty() {
+            self.push_private(|buffer| *buffer = rest);
+        }
+    }
+
+    /// Sheds to `keep` bytes when more than `first` wait; after that, each time what was left has doubled.
+    pub fn shed_above(&mut self, first: usize, keep: usize) {
+        if let Some(queue) = &mut self.0
+            && queue.bounded_bytes() > queue.shed_at.max(first).min(keep * 2)
+        {
+            queue.shed(keep);
+            queue.shed_at = queue.bounded_bytes() * 2;
+        }
+    }
+
+    /// Drops publications that have not begun to leave, where their channel allows it: the superseded ones of
+    /// `conflate`, then the oldest ones, until no more than `keep` bytes wait. A gap stands where they stood.
+    pub fn shed(&mut self, keep: usize) {
+        if let Some(queue) = &mut self.0 {
+            queue.shed(keep);
+        }
+    }
+
+    fn queue(&mut self) -> &mut Queue {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl Queue {
+    fn bounded_bytes(&self) -> usize {
+        let sent = if matches!(self.segments.front(), Some(Segment::Told(_))) { self.sent } else { 0 };
+        self.bytes - (self.told - sent)
+    }
+
+    fn push_head(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut head = Vec::new();
         write(&mut head);
         (self.bytes, self.private) = (head.len(), head.len());
         self.segments.push_back(Segment::Head(head));
     }
 
-    /// Appends what `write` appends to a buffer of this connection's own: whole frames.
-    pub fn push_private(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    fn push_private(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if !matches!(self.segments.back(), Some(Segment::Private(_))) {
             self.segments.push_back(Segment::Private(Vec::new()));
         }
@@ -136,18 +219,12 @@ impl Outbox {
         }
     }
 
-    /// Appends `run[start..end]`: whole frames.
-    pub fn push_slice(&mut self, run: &Run, start: usize, end: usize) {
-        if start == end {
-            return;
-        }
+    fn push_slice(&mut self, run: &Run, start: usize, end: usize) {
         self.segments.push_back(Segment::Slice { run: Rc::clone(run), start: place(start), end: place(end) });
         self.bytes += end - start;
     }
 
-    /// Encodes a gap whose turn to be sent has come. To be called before [`Self::pieces`]. Not those behind it:
-    /// they may still grow, and encoded ones of a client that reads in drips would pile up.
-    pub fn settle(&mut self) {
+    fn settle(&mut self) {
         let Some(segment) = self.segments.front_mut() else { return };
         if let Segment::Gap { channel, epoch, from, to, reason } = segment {
             let mut bytes = Vec::new();
@@ -158,8 +235,7 @@ impl Outbox {
         }
     }
 
-    /// The next pieces to send, up to the next gap and at most [`MAX_PIECES`], appended to `pieces`.
-    pub fn pieces<'a>(&'a self, pieces: &mut Vec<IoSlice<'a>>) {
+    fn pieces<'a>(&'a self, pieces: &mut Vec<IoSlice<'a>>) {
         let mut skip = self.sent;
         let settled = self.segments.iter().take_while(|segment| !matches!(segment, Segment::Gap { .. }));
         for segment in settled.take(MAX_PIECES) {
@@ -168,9 +244,7 @@ impl Outbox {
         }
     }
 
-    /// Notes that `count` bytes were sent.
-    pub fn advance(&mut self, count: usize) {
-        assert!(count <= self.bytes, "{count} bytes were sent of {}", self.bytes);
+    fn advance(&mut self, count: usize) {
         self.bytes -= count;
         self.sent += count;
         while let Some(first) = self.segments.front() {
@@ -186,30 +260,21 @@ impl Outbox {
             }
             self.segments.pop_front();
         }
-        if self.segments.is_empty() {
-            *self = Self::default();
-        }
     }
 
-    /// Drops every frame that has not begun to leave. What stays is the rest of the frame that has, or of the head.
-    pub fn drop_unstarted(&mut self) {
-        let rest = match self.segments.front() {
+    /// What has begun to leave and not left.
+    fn started(&self) -> Vec<u8> {
+        match self.segments.front() {
             None => Vec::new(),
             Some(Segment::Head(head)) => head[self.sent..].to_vec(),
             Some(first) => {
                 let end = frame::first_boundary(first.bytes(), self.sent);
                 first.bytes()[self.sent..end].to_vec()
             }
-        };
-        *self = Self::default();
-        if !rest.is_empty() {
-            self.push_private(|buffer| *buffer = rest);
         }
     }
 
-    /// Drops publications that have not begun to leave, where their channel allows it: the superseded ones of
-    /// `conflate`, then the oldest ones, until no more than `keep` bytes wait. A gap stands where they stood.
-    pub fn shed(&mut self, keep: usize) {
+    fn shed(&mut self, keep: usize) {
         let newest = self.newest_by_key();
         // What goes as superseded needn't go as old.
         let superseded = self.superseded_bytes(&newest);
@@ -425,7 +490,7 @@ mod tests {
                 outbox.advance(n);
             }
             assert_eq!(got, expected);
-            assert_eq!((outbox.bytes(), outbox.private_bytes(), outbox.sent), (0, 0, 0));
+            assert_eq!((outbox.bytes(), outbox.private_bytes()), (0, 0));
         }
     }
 
@@ -502,7 +567,8 @@ mod tests {
             outbox.settle();
             outbox.advance(1);
             let told = outbox.bytes() - outbox.bounded_bytes();
-            assert!(told < 200 && outbox.segments.len() <= 8, "{told} bytes of gaps, {:?}", outbox.segments);
+            let segments = outbox.0.as_ref().map_or(0, |queue| queue.segments.len());
+            assert!(told < 200 && segments <= 8, "{told} bytes of gaps, {outbox:?}");
         }
     }
 

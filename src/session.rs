@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::auth::{Identity, Verifier};
 use crate::clock::Now;
 use crate::hub::LOBBY;
@@ -30,10 +32,22 @@ pub struct Session {
     wants_ping: bool,
     next_request: u32,
     user: Option<Arc<User>>,
-    /// Channels that the token grants beyond the namespaces' rules.
-    granted: Option<Box<[String]>>,
-    /// Requests under way, oldest first.
-    pending: Vec<Pending>,
+    /// What the token grants beyond the namespaces' rules.
+    granted: Option<Box<Granted>>,
+    underway: Option<Box<Underway>>,
+}
+
+/// What a token grants.
+#[derive(Debug)]
+struct Granted {
+    channels: Box<[String]>,
+}
+
+/// What waits for answers of owners.
+#[derive(Debug, Default)]
+struct Underway {
+    /// Requests, oldest first.
+    pending: SmallVec<[Pending; 1]>,
     /// Commands whose answers must not overtake those of earlier requests on their channels, in order. Nothing is
     /// read meanwhile.
     stalled: Vec<Stalled>,
@@ -203,13 +217,13 @@ impl Session {
     /// Whether the next command may be read: not while signing in, nor behind one that is stalled, nor with
     /// `limit` requests under way.
     pub fn is_open(&self, limit: usize) -> bool {
-        self.stage != Stage::SigningIn && self.stalled.is_empty() && self.pending.len() < limit
+        self.stage != Stage::SigningIn && self.stalled().is_empty() && self.pending().len() < limit
     }
 
     /// When the next request under way has to be answered.
     pub fn deadline_ms(&self) -> Option<u64> {
         let waits = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
-        self.pending.iter().find(waits).map(|pending| pending.deadline_ms)
+        self.pending().iter().find(waits).map(|pending| pending.deadline_ms)
     }
 
     /// Judges one command.
@@ -322,7 +336,7 @@ impl Session {
             return Err((400, Text::BadChannel));
         }
         let namespace = rules.namespaces.of(channel).ok_or((404, Text::UnknownNamespace))?;
-        let waiting = self.pending.iter().filter(|pending| matches!(pending.kind, Kind::Subscribe));
+        let waiting = self.pending().iter().filter(|pending| matches!(pending.kind, Kind::Subscribe));
         if rules.subscribed || waiting.clone().any(|pending| *pending.channel == *channel) {
             return Err((409, Text::AlreadySubscribed));
         }
@@ -341,7 +355,8 @@ impl Session {
 
     /// Whether the user's token or the channel's own token names the channel.
     fn is_granted(&self, wanted: &Wanted, user: &User, rules: &Rules<'_>, now: Now) -> bool {
-        let by_user = self.granted.iter().flatten().any(|granted| **granted == *wanted.channel);
+        let by_user =
+            self.granted.iter().flat_map(|granted| &granted.channels).any(|granted| **granted == *wanted.channel);
         let by_token = || {
             let token = wanted.token.as_deref()?;
             let grant = rules.verifier.verify_channel(token, now.unix_ms).ok()?;
@@ -352,8 +367,9 @@ impl Session {
 
     fn unsubscribe<'a>(&mut self, channel: &'a str, id: Option<&'a str>, rules: &Rules<'_>) -> Effect<'a> {
         let mut of_channel = self
-            .pending
+            .underway
             .iter_mut()
+            .flat_map(|underway| &mut underway.pending)
             .filter(|pending| *pending.channel == *channel && !matches!(pending.kind, Kind::Cancelled));
         let (first, more) = (of_channel.next(), of_channel.next().is_some());
         if let Some(pending) = first
@@ -372,23 +388,29 @@ impl Session {
 
     /// Answers here, unless that would overtake an earlier request's answer on the channel.
     fn local<'a>(&mut self, what: Local, channel: &'a str, id: Option<&'a str>) -> Effect<'a> {
-        if !self.is_busy_with(channel) && self.stalled.iter().all(|stalled| *stalled.channel != *channel) {
+        if !self.is_busy_with(channel) && self.stalled().iter().all(|stalled| *stalled.channel != *channel) {
             return Effect::Local(what, channel, id);
         }
-        self.stalled.push(Stalled { id: id.map(Into::into), channel: channel.into(), what });
+        self.underway.get_or_insert_default().stalled.push(Stalled {
+            id: id.map(Into::into),
+            channel: channel.into(),
+            what,
+        });
         Effect::Wait
     }
 
     fn is_busy_with(&self, channel: &str) -> bool {
         let said = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
-        self.pending.iter().filter(said).any(|pending| *pending.channel == *channel)
+        self.pending().iter().filter(said).any(|pending| *pending.channel == *channel)
     }
 
     /// The first stalled command whose turn has come. To be asked for after each answer and each time-out, until
     /// there is none.
     pub fn next_stalled(&mut self) -> Option<(Local, Box<str>, Option<Box<str>>)> {
-        let at = self.stalled.iter().position(|stalled| !self.is_busy_with(&stalled.channel))?;
-        let Stalled { id, channel, what } = self.stalled.remove(at);
+        let at = self.stalled().iter().position(|stalled| !self.is_busy_with(&stalled.channel))?;
+        let underway = self.underway.as_mut()?;
+        let Stalled { id, channel, what } = underway.stalled.remove(at);
+        self.give_back();
         Some((what, channel, id))
     }
 
@@ -396,7 +418,7 @@ impl Session {
     /// a connection about a channel arrive in order.
     fn takes_part(&self, channel: &str, rules: &Rules<'_>) -> bool {
         let asked = |pending: &Pending| matches!(pending.kind, Kind::Subscribe) && *pending.channel == *channel;
-        rules.subscribed || self.pending.iter().any(asked)
+        rules.subscribed || self.pending().iter().any(asked)
     }
 
     fn message(
@@ -437,7 +459,13 @@ impl Session {
         self.next_request = self.next_request.wrapping_add(1);
         let deadline_ms = now.mono_ms + rules.request_ms;
         let id = id.map(Into::into);
-        self.pending.push(Pending { request, deadline_ms, id, channel: Arc::clone(&channel), kind });
+        self.underway.get_or_insert_default().pending.push(Pending {
+            request,
+            deadline_ms,
+            id,
+            channel: Arc::clone(&channel),
+            kind,
+        });
         Asked { channel, request, ask }
     }
 
@@ -451,11 +479,10 @@ impl Session {
                 && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
         };
         let named = |pending: &Pending| pending.request == request;
-        let Some(at) = self.pending.iter().position(stale).or_else(|| self.pending.iter().position(named)) else {
+        let Some(at) = self.pending().iter().position(stale).or_else(|| self.pending().iter().position(named)) else {
             return (Outcome::Stale, none);
         };
-        let Pending { id, kind, channel, .. } = self.pending.remove(at);
-        self.give_back();
+        let Pending { id, kind, channel, .. } = self.remove_pending(at);
         let outcome = match (answer, kind) {
             (_, Kind::Cancelled) => Outcome::Stale,
             (Answer::Claimed { .. }, Kind::SignIn(wanted)) => {
@@ -504,9 +531,8 @@ impl Session {
     /// sign in once more, a kick meant for the first claim would hit the second.
     pub fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
         let late = |pending: &Pending| pending.deadline_ms <= now_ms && !matches!(pending.kind, Kind::Cancelled);
-        let at = self.pending.iter().position(late)?;
-        let Pending { request, id, channel, kind, .. } = self.pending.remove(at);
-        self.give_back();
+        let at = self.pending().iter().position(late)?;
+        let Pending { request, id, channel, kind, .. } = self.remove_pending(at);
         Some(TimedOut { request, id, channel, is_final: matches!(kind, Kind::SignIn(_)) })
     }
 
@@ -517,10 +543,23 @@ impl Session {
         user
     }
 
+    fn pending(&self) -> &[Pending] {
+        self.underway.as_ref().map_or(&[], |underway| &underway.pending)
+    }
+
+    fn stalled(&self) -> &[Stalled] {
+        self.underway.as_ref().map_or(&[], |underway| &underway.stalled)
+    }
+
+    fn remove_pending(&mut self, at: usize) -> Pending {
+        let removed = self.underway.as_mut().expect("something is pending").pending.remove(at);
+        self.give_back();
+        removed
+    }
+
     fn give_back(&mut self) {
-        if self.pending.is_empty() {
-            self.pending = Vec::new();
-        }
+        let idle = |underway: &mut Box<Underway>| underway.pending.is_empty() && underway.stalled.is_empty();
+        self.underway.take_if(idle);
     }
 }
 
@@ -534,8 +573,8 @@ fn owned(since: &decode::Since<'_>) -> Box<Since> {
     Box::new(Since { epoch: since.epoch.into(), offset: since.offset })
 }
 
-fn grants(channels: Vec<String>) -> Option<Box<[String]>> {
-    (!channels.is_empty()).then(|| channels.into())
+fn grants(channels: Vec<String>) -> Option<Box<Granted>> {
+    (!channels.is_empty()).then(|| Box::new(Granted { channels: channels.into() }))
 }
 
 fn page(limit: Option<u32>) -> u32 {

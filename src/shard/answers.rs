@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::conns::Conn;
+use super::conns::{Conn, Parked};
 use super::{Shard, Stage};
 use crate::clock::Now;
 use crate::fanout::Subscription;
@@ -151,7 +151,7 @@ impl Shard {
     /// Ends what the connection takes part in: subscriptions, and the user at the lobby's owner.
     pub(super) fn leave(&mut self, id: ConnId) {
         let conn = self.conns.at(id.slot);
-        conn.parked = Vec::new();
+        conn.forget_parked(|_| true);
         let held = conn.session.end();
         while let Some(subscription) = self.conns.at(id.slot).subscriptions.pop() {
             // The release takes care of the lobby.
@@ -249,7 +249,7 @@ impl Shard {
             self.staging.push(owner, parcel(id, request, ask));
         } else {
             credits.waiting.push_back(id);
-            self.conns.at(id.slot).parked.push((owner, request, ask));
+            self.conns.at(id.slot).park(Parked { owner, request, ask });
         }
         self.file_deadline(id);
     }
@@ -259,8 +259,7 @@ impl Shard {
         while let Some(next) = credits.waiting.pop_front() {
             let Some(conn) = self.conns.get(next) else { continue };
             // It may have given up on the ask for which it queued.
-            let Some(at) = conn.parked.iter().position(|parked| parked.0 == owner) else { continue };
-            let (_, request, ask) = conn.parked.remove(at);
+            let Some(Parked { request, ask, .. }) = conn.unpark(owner) else { continue };
             self.staging.push(owner, parcel(next, request, ask));
             self.maybe_resume(next);
             return;

@@ -1,6 +1,8 @@
 //! The connections of one shard: a table by slot, with generations, so that a `ConnId` of a connection that has
 //! gone finds nothing. Knows what a connection's state is, not what is done with it.
 
+use std::num::NonZeroU64;
+
 use smallvec::SmallVec;
 
 use crate::fanout::Subscription;
@@ -10,35 +12,51 @@ use crate::parcel::Ask;
 use crate::proto::websocket::Decoder;
 use crate::session::Session;
 
-/// One connection, from accept to the end.
+/// One connection, from accept to the end. There may be a million: what is empty most of the time is behind a
+/// pointer, and the whole fits two cache lines.
 #[derive(Debug, Default)]
 pub struct Conn {
-    pub(super) stage: Stage,
-    pub(super) decoder: Decoder,
-    pub(super) session: Session,
+    // What sending looks at comes first.
     pub(super) outbox: Outbox,
     pub(super) subscriptions: SmallVec<[Subscription; 1]>,
-    /// Received and not yet taken: a request head that is incomplete, or what came behind a frame that has to
-    /// wait. At most one receive's bytes, plus a head.
-    pub(super) input: Vec<u8>,
-    /// Asks that found no credit, in order; nothing is read meanwhile.
-    pub(super) parked: Vec<(ShardId, u32, Ask)>,
-    /// There was room for it when it came.
-    pub(super) admitted: bool,
-    /// Reading has stopped until something is done; [`Action::Resume`](super::Action) is due then.
-    pub(super) paused: bool,
-    /// How much may wait before the outbox sheds again; 0 at first.
-    pub(super) shed_at: usize,
     /// The kernel takes no more; the shell waits for writability.
     pub(super) blocked: bool,
     /// It is in the list of connections with something to send.
     pub(super) dirty: bool,
-    pub(super) opened_ms: u64,
+    /// Reading has stopped until something is done; [`Action::Resume`](super::Action) is due then.
+    pub(super) paused: bool,
+    /// There was room for it when it came.
+    pub(super) admitted: bool,
+    pub(super) stage: Stage,
+    pub(super) decoder: Decoder,
+    pub(super) session: Session,
+    held: Option<Box<Held>>,
+    /// When its stage began, in milliseconds of the monotonic clock.
+    pub(super) since_ms: u64,
     /// When the peer last showed that it lives.
     pub(super) seen_ms: u64,
-    pub(super) pinged_ms: Option<u64>,
+    /// When it was pinged, if the pong is awaited.
+    pub(super) pinged_ms: Option<NonZeroU64>,
     /// The tick of the wheel under which it is filed; entries under others are stale.
     pub(super) filed: u64,
+}
+
+/// What is kept of a connection that has to wait.
+#[derive(Debug, Default)]
+struct Held {
+    /// Received and not yet taken: a request head that is incomplete, or what came behind a frame that has to
+    /// wait. At most one receive's bytes, plus a head.
+    input: Vec<u8>,
+    /// Asks that found no credit, in order; nothing is read meanwhile.
+    parked: Vec<Parked>,
+}
+
+/// An ask that found no credit.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) owner: ShardId,
+    pub(super) request: u32,
+    pub(super) ask: Ask,
 }
 
 /// Where a connection is in its life.
@@ -51,12 +69,8 @@ pub(super) enum Stage {
     Native,
     /// The echo endpoint.
     Echo,
-    /// Something is to be said yet, and then it ends.
-    Closing {
-        /// When patience ends and the connection is reset.
-        until_ms: u64,
-        ending: Ending,
-    },
+    /// Something is to be said yet, and then it ends; after [`CLOSE_MS`](super::CLOSE_MS) at the latest.
+    Closing(Ending),
 }
 
 /// How a closing connection comes to its end.
@@ -72,11 +86,58 @@ pub(super) enum Ending {
 
 impl Conn {
     pub(super) fn new(admitted: bool, now_ms: u64) -> Self {
-        Self { admitted, opened_ms: now_ms, seen_ms: now_ms, ..Self::default() }
+        Self { admitted, since_ms: now_ms, seen_ms: now_ms, ..Self::default() }
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        matches!(self.stage, Stage::Closing { .. })
+        matches!(self.stage, Stage::Closing(_))
+    }
+
+    /// Moves on to a stage.
+    pub(super) fn enter(&mut self, stage: Stage, now_ms: u64) {
+        self.stage = stage;
+        self.since_ms = now_ms;
+    }
+
+    /// Keeps received bytes until they can be taken.
+    pub(super) fn hold_input(&mut self, bytes: &[u8]) {
+        self.held.get_or_insert_default().input.extend_from_slice(bytes);
+    }
+
+    /// What was kept, with nothing kept any more.
+    pub(super) fn take_input(&mut self) -> Vec<u8> {
+        self.change_held(|held| std::mem::take(&mut held.input))
+    }
+
+    /// Keeps an ask that found no credit.
+    pub(super) fn park(&mut self, parked: Parked) {
+        self.held.get_or_insert_default().parked.push(parked);
+    }
+
+    pub(super) fn is_parked(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.parked.is_empty())
+    }
+
+    /// The first parked ask for the owner, which has a credit for it now.
+    pub(super) fn unpark(&mut self, owner: ShardId) -> Option<Parked> {
+        self.change_held(|held| {
+            let at = held.parked.iter().position(|parked| parked.owner == owner)?;
+            Some(held.parked.remove(at))
+        })
+    }
+
+    /// Forgets the parked asks that `gone` names.
+    pub(super) fn forget_parked(&mut self, gone: impl Fn(&Parked) -> bool) {
+        self.change_held(|held| held.parked.retain(|parked| !gone(parked)));
+    }
+
+    fn change_held<R: Default>(&mut self, change: impl FnOnce(&mut Held) -> R) -> R {
+        let Some(held) = &mut self.held else { return R::default() };
+        let result = change(held);
+        if held.input.is_empty() && held.parked.is_empty() {
+            self.held = None;
+        }
+        result
     }
 }
 
@@ -146,5 +207,15 @@ impl Conns {
 
     pub(super) fn ids(&self) -> Vec<ConnId> {
         (0u32..).zip(&self.entries).filter(|(_, entry)| entry.conn.is_some()).map(|(slot, _)| self.id(slot)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_two_cache_lines() {
+        assert_eq!(size_of::<Conn>(), 128);
     }
 }

@@ -176,13 +176,8 @@ impl Shard {
 
     fn after_sending(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
-        if conn.outbox.is_empty() {
-            conn.shed_at = 0;
-        }
-        if conn.outbox.is_empty()
-            && let Stage::Closing { until_ms, ending: Ending::Finish } = conn.stage
-        {
-            conn.stage = Stage::Closing { until_ms, ending: Ending::Finished };
+        if conn.outbox.is_empty() && conn.stage == Stage::Closing(Ending::Finish) {
+            conn.stage = Stage::Closing(Ending::Finished);
             self.actions.push(Action::Finish(id));
         }
         self.maybe_resume(id);
@@ -201,11 +196,8 @@ impl Shard {
         if conn.is_closing() || conn.stage == Stage::Echo {
             return;
         }
-        if conn.outbox.bounded_bytes() > conn.shed_at.max(CONFLATE_BYTES).min(bound) {
-            // Half of the bound at most is kept, so that the work is worth while.
-            conn.outbox.shed(bound / 2);
-            conn.shed_at = conn.outbox.bounded_bytes() * 2;
-        }
+        // Half of the bound at most is kept, so that the work is worth while.
+        conn.outbox.shed_above(CONFLATE_BYTES.min(bound), bound / 2);
         if conn.outbox.bounded_bytes() > bound {
             let id = self.conns.id(slot);
             self.close_slow(id, now);

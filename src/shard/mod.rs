@@ -313,7 +313,7 @@ impl Shard {
                     }
                     self.close(id, close::GOING_AWAY, "server is going away", now);
                 }
-                Stage::Closing { .. } => {}
+                Stage::Closing(_) => {}
             }
         }
     }
@@ -365,8 +365,8 @@ impl Shard {
         self.push_private(id.slot, last);
         self.leave(id);
         let conn = self.conns.at(id.slot);
-        conn.input = Vec::new();
-        conn.stage = Stage::Closing { until_ms: now.mono_ms + CLOSE_MS, ending };
+        conn.take_input();
+        conn.enter(Stage::Closing(ending), now.mono_ms);
         self.file_deadline(id);
         self.maybe_resume(id);
     }

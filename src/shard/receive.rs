@@ -32,7 +32,7 @@ impl Shard {
     /// Goes on with what had been received before the input was paused.
     pub fn resume(&mut self, id: ConnId, now: Now) -> Input {
         if let Some(conn) = self.conns.get(id) {
-            let mut kept = std::mem::take(&mut conn.input);
+            let mut kept = conn.take_input();
             self.consume(id, &mut kept, now);
         }
         self.input(id)
@@ -53,19 +53,19 @@ impl Shard {
             if !self.is_open(id) {
                 let conn = self.conns.at(id.slot);
                 conn.paused = true;
-                conn.input.extend_from_slice(rest);
+                conn.hold_input(rest);
                 return;
             }
             let conn = self.conns.at(id.slot);
             let used = match conn.stage {
                 Stage::Handshake => self.handshake(id, rest, now),
-                Stage::Native | Stage::Echo | Stage::Closing { ending: Ending::AwaitClose, .. } => {
+                Stage::Native | Stage::Echo | Stage::Closing(Ending::AwaitClose) => {
                     let mut decoder = std::mem::take(&mut conn.decoder);
                     let used = self.frame(id, &mut decoder, rest, now);
                     self.conns.at(id.slot).decoder = decoder;
                     used
                 }
-                Stage::Closing { .. } => rest.len(),
+                Stage::Closing(_) => rest.len(),
             };
             rest = &mut rest[used..];
         }
@@ -79,7 +79,7 @@ impl Shard {
         let limit = self.settings.requests_per_connection;
         let conn = self.conns.at(id.slot);
         conn.is_closing()
-            || (conn.parked.is_empty() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
+            || (!conn.is_parked() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
     }
 
     /// Lets the shell read on if what stopped it is over.
@@ -93,18 +93,18 @@ impl Shard {
     /// Reads the request's head; returns how many bytes of `rest` it took.
     fn handshake(&mut self, id: ConnId, rest: &[u8], now: Now) -> usize {
         let conn = self.conns.at(id.slot);
-        let before = conn.input.len();
-        let kept = if before == 0 {
-            None
+        let mut kept = conn.take_input();
+        let before = kept.len();
+        let head = if before == 0 {
+            rest
         } else {
-            conn.input.extend_from_slice(rest);
-            Some(std::mem::take(&mut conn.input))
+            kept.extend_from_slice(rest);
+            &kept
         };
-        let head = kept.as_deref().unwrap_or(rest);
         let limits = self.settings.head;
         match Request::parse(head, &limits) {
             Ok(None) => {
-                self.conns.at(id.slot).input = kept.unwrap_or_else(|| rest.to_vec());
+                self.conns.at(id.slot).hold_input(head);
                 rest.len()
             }
             Ok(Some((request, taken))) => {
@@ -129,17 +129,16 @@ impl Shard {
             Err(refusal) => return self.respond(id, now, |out| refusal.write(out)),
             Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(out)),
             Ok(Route::Native(upgrade)) => {
-                self.conns.at(id.slot).stage = Stage::Native;
+                self.conns.at(id.slot).enter(Stage::Native, now.mono_ms);
                 upgrade
             }
             Ok(Route::Echo(upgrade)) => {
-                self.conns.at(id.slot).stage = Stage::Echo;
+                self.conns.at(id.slot).enter(Stage::Echo, now.mono_ms);
                 upgrade
             }
         };
         let conn = self.conns.at(id.slot);
         conn.outbox.push_head(|out| upgrade.write_response(out));
-        conn.opened_ms = now.mono_ms;
         if conn.stage == Stage::Native {
             let connection_id = format!("{:016x}-{id}", self.settings.boot_id);
             self.say(id, &Reply::System { connection_id: &connection_id, timestamp: now.unix_ms }, None);
@@ -184,8 +183,8 @@ impl Shard {
         let conn = self.conns.at(id.slot);
         let stage = conn.stage;
         match (event, stage) {
-            (Event::Close { .. }, Stage::Closing { .. }) => self.finish(id, now),
-            (_, Stage::Closing { .. }) => {}
+            (Event::Close { .. }, Stage::Closing(_)) => self.finish(id, now),
+            (_, Stage::Closing(_)) => {}
             (Event::Close { code, .. }, _) => {
                 // Answered in kind (§5.5.1); an empty Close has no code to give back.
                 self.end_with(id, Ending::Finish, now, |out| match code {
@@ -238,8 +237,7 @@ impl Shard {
 
     /// Both sides have said Close, or nothing more can be said: end our direction once all has left.
     pub(super) fn finish(&mut self, id: ConnId, now: Now) {
-        let conn = self.conns.at(id.slot);
-        conn.stage = Stage::Closing { until_ms: now.mono_ms + super::CLOSE_MS, ending: Ending::Finish };
+        self.conns.at(id.slot).enter(Stage::Closing(Ending::Finish), now.mono_ms);
         self.mark_dirty(id.slot);
         self.file_deadline(id);
     }

@@ -1,7 +1,9 @@
 //! Deadlines of connections: handshake, sign-in, requests, liveness, closing. Each connection is filed once in the
 //! wheel, under the next moment at which it has to be looked at. Part of `shard`.
 
-use super::conns::{Conn, Stage};
+use std::num::NonZeroU64;
+
+use super::conns::{Conn, Ending, Stage};
 use super::{Action, Shard};
 use crate::clock::Now;
 use crate::ids::ConnId;
@@ -38,22 +40,13 @@ impl Shard {
         let settings = std::sync::Arc::clone(&self.settings);
         let conn = self.conns.at(id.slot);
         let now_ms = now.mono_ms;
+        let since_ms = conn.since_ms;
         match conn.stage {
-            Stage::Closing { until_ms, .. } if until_ms <= now_ms => {
-                // Asked for anew until the shell has done it.
-                conn.stage = Stage::Closing { until_ms: now_ms + super::CLOSE_MS, ending: super::Ending::Finished };
-                self.actions.push(Action::Abort(id));
-                return;
-            }
-            Stage::Closing { .. } => return,
-            Stage::Handshake => {
-                if conn.opened_ms + settings.handshake_ms <= now_ms {
-                    conn.stage = Stage::Closing { until_ms: now_ms + super::CLOSE_MS, ending: super::Ending::Finished };
-                    self.actions.push(Action::Abort(id));
-                }
-                return;
-            }
-            Stage::Native if conn.session.is_anonymous() && conn.opened_ms + settings.auth_ms <= now_ms => {
+            // Asked for anew until the shell has done it.
+            Stage::Closing(_) if since_ms + super::CLOSE_MS <= now_ms => return self.abort(id, now),
+            Stage::Handshake if since_ms + settings.handshake_ms <= now_ms => return self.abort(id, now),
+            Stage::Closing(_) | Stage::Handshake => return,
+            Stage::Native if conn.session.is_anonymous() && since_ms + settings.auth_ms <= now_ms => {
                 return self.close(id, close::AUTH_TIMEOUT, "no auth in time", now);
             }
             Stage::Native | Stage::Echo => {}
@@ -64,9 +57,14 @@ impl Shard {
         }
     }
 
+    fn abort(&mut self, id: ConnId, now: Now) {
+        self.conns.at(id.slot).enter(Stage::Closing(Ending::Finished), now.mono_ms);
+        self.actions.push(Action::Abort(id));
+    }
+
     fn time_out_requests(&mut self, id: ConnId, now: Now) {
         while let Some(timed_out) = self.conns.at(id.slot).session.time_out(now.mono_ms) {
-            self.conns.at(id.slot).parked.retain(|parked| parked.1 != timed_out.request);
+            self.conns.at(id.slot).forget_parked(|parked| parked.request == timed_out.request);
             self.local(id, Local::Refuse(504, Text::Timeout), &timed_out.channel, timed_out.id.as_deref());
             if timed_out.is_final {
                 return self.close(id, close::INTERNAL, "sign-in timed out", now);
@@ -79,11 +77,11 @@ impl Shard {
         let conn = self.conns.at(id.slot);
         let silent = conn.seen_ms + self.settings.ping_interval_ms <= now.mono_ms;
         match conn.pinged_ms {
-            Some(pinged) if pinged + self.settings.pong_timeout_ms <= now.mono_ms => {
+            Some(pinged) if pinged.get() + self.settings.pong_timeout_ms <= now.mono_ms => {
                 self.close(id, close::NO_SIGN_OF_LIFE, "no sign of life", now);
             }
             None if silent => {
-                conn.pinged_ms = Some(now.mono_ms);
+                conn.pinged_ms = NonZeroU64::new(now.mono_ms);
                 let wants_ping = conn.session.wants_ping();
                 self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Ping, &[]));
                 if wants_ping {
@@ -97,13 +95,13 @@ impl Shard {
 
 fn next_deadline(conn: &Conn, settings: &super::Settings) -> u64 {
     let alive = match conn.pinged_ms {
-        Some(pinged) => pinged + settings.pong_timeout_ms,
+        Some(pinged) => pinged.get() + settings.pong_timeout_ms,
         None => conn.seen_ms + settings.ping_interval_ms,
     };
     let at_ms = match conn.stage {
-        Stage::Handshake => conn.opened_ms + settings.handshake_ms,
-        Stage::Closing { until_ms, .. } => until_ms,
-        Stage::Native if conn.session.is_anonymous() => alive.min(conn.opened_ms + settings.auth_ms),
+        Stage::Handshake => conn.since_ms + settings.handshake_ms,
+        Stage::Closing(_) => conn.since_ms + super::CLOSE_MS,
+        Stage::Native if conn.session.is_anonymous() => alive.min(conn.since_ms + settings.auth_ms),
         Stage::Native | Stage::Echo => alive,
     };
     conn.session.deadline_ms().map_or(at_ms, |deadline| deadline.min(at_ms))
