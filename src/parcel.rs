@@ -253,14 +253,24 @@ pub enum Refusal {
     Busy,
 }
 
+impl Ask {
+    /// Bytes that the ask carries beyond its own size.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Publish(publish) => match &publish.content {
+                Content::Text(text) => text.len(),
+                Content::Json(json) => json.len(),
+            },
+            _ => 0,
+        }
+    }
+}
+
 impl Parcel {
     /// Bytes that the parcel carries beyond its own size: what a turn's byte budget counts.
     pub fn weight(&self) -> usize {
         match self {
-            Self::Ask { ask: Ask::Publish(publish), .. } => match &publish.content {
-                Content::Text(text) => text.len(),
-                Content::Json(json) => json.len(),
-            },
+            Self::Ask { ask, .. } => ask.weight(),
             Self::Deliver { publication, .. } => publication.frame().len(),
             Self::Announce { frame, .. } => frame.len(),
             Self::Answer { answer: Answer::Users(page) | Answer::Presence(_, page), .. } => page.members.len() * 64,

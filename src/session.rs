@@ -2,9 +2,8 @@
 //! it into an [`Effect`], and turns owners' answers into [`Outcome`]s; it knows no socket, no lane and no queue.
 //! `shard` carries the effects out.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-
-use smallvec::SmallVec;
 
 use crate::auth::{Identity, Verifier};
 use crate::clock::Now;
@@ -21,6 +20,9 @@ use crate::user::User;
 /// Most members or publications in a page, and how many a client gets that names no limit.
 const PAGE_MAX: u32 = 1000;
 const PAGE_DEFAULT: u32 = 100;
+
+/// Nothing more is read of a client whose requests under way carry so much.
+const UNDERWAY_BYTES: usize = 128 * 1024;
 
 /// When a token expires that doesn't: the largest integer that JavaScript counts to.
 const NEVER_MS: u64 = (1 << 53) - 1;
@@ -46,8 +48,10 @@ struct Granted {
 /// What waits for answers of owners.
 #[derive(Debug, Default)]
 struct Underway {
-    /// Requests, oldest first.
-    pending: SmallVec<[Pending; 1]>,
+    /// Requests, oldest first: they are answered in nearly this order.
+    pending: VecDeque<Pending>,
+    /// What they carry.
+    bytes: usize,
     /// Commands whose answers must not overtake those of earlier requests on their channels, in order. Nothing is
     /// read meanwhile.
     stalled: Vec<Stalled>,
@@ -65,6 +69,8 @@ enum Stage {
 #[derive(Debug)]
 struct Pending {
     request: u32,
+    /// What it carries.
+    bytes: usize,
     deadline_ms: u64,
     /// The client's mark, if it gave one.
     id: Option<Box<str>>,
@@ -215,15 +221,19 @@ impl Session {
     }
 
     /// Whether the next command may be read: not while signing in, nor behind one that is stalled, nor with
-    /// `limit` requests under way.
+    /// `limit` requests or [`UNDERWAY_BYTES`] under way.
     pub fn is_open(&self, limit: usize) -> bool {
-        self.stage != Stage::SigningIn && self.stalled().is_empty() && self.pending().len() < limit
+        let Some(underway) = &self.underway else { return true };
+        self.stage != Stage::SigningIn
+            && underway.stalled.is_empty()
+            && underway.pending.len() < limit
+            && underway.bytes < UNDERWAY_BYTES
     }
 
     /// When the next request under way has to be answered.
     pub fn deadline_ms(&self) -> Option<u64> {
         let waits = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
-        self.pending().iter().find(waits).map(|pending| pending.deadline_ms)
+        self.pending().find(waits).map(|pending| pending.deadline_ms)
     }
 
     /// Judges one command.
@@ -336,7 +346,7 @@ impl Session {
             return Err((400, Text::BadChannel));
         }
         let namespace = rules.namespaces.of(channel).ok_or((404, Text::UnknownNamespace))?;
-        let waiting = self.pending().iter().filter(|pending| matches!(pending.kind, Kind::Subscribe));
+        let waiting = self.pending().filter(|pending| matches!(pending.kind, Kind::Subscribe));
         if rules.subscribed || waiting.clone().any(|pending| *pending.channel == *channel) {
             return Err((409, Text::AlreadySubscribed));
         }
@@ -401,7 +411,7 @@ impl Session {
 
     fn is_busy_with(&self, channel: &str) -> bool {
         let said = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
-        self.pending().iter().filter(said).any(|pending| *pending.channel == *channel)
+        self.pending().filter(said).any(|pending| *pending.channel == *channel)
     }
 
     /// The first stalled command whose turn has come. To be asked for after each answer and each time-out, until
@@ -418,7 +428,7 @@ impl Session {
     /// a connection about a channel arrive in order.
     fn takes_part(&self, channel: &str, rules: &Rules<'_>) -> bool {
         let asked = |pending: &Pending| matches!(pending.kind, Kind::Subscribe) && *pending.channel == *channel;
-        rules.subscribed || self.pending().iter().any(asked)
+        rules.subscribed || self.pending().any(asked)
     }
 
     fn message(
@@ -459,13 +469,11 @@ impl Session {
         self.next_request = self.next_request.wrapping_add(1);
         let deadline_ms = now.mono_ms + rules.request_ms;
         let id = id.map(Into::into);
-        self.underway.get_or_insert_default().pending.push(Pending {
-            request,
-            deadline_ms,
-            id,
-            channel: Arc::clone(&channel),
-            kind,
-        });
+        let underway = self.underway.get_or_insert_default();
+        let bytes = ask.weight();
+        underway.bytes += bytes;
+        let pending = Pending { request, bytes, deadline_ms, id, channel: Arc::clone(&channel), kind };
+        underway.pending.push_back(pending);
         Asked { channel, request, ask }
     }
 
@@ -479,7 +487,7 @@ impl Session {
                 && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
         };
         let named = |pending: &Pending| pending.request == request;
-        let Some(at) = self.pending().iter().position(stale).or_else(|| self.pending().iter().position(named)) else {
+        let Some(at) = self.pending().position(stale).or_else(|| self.pending().position(named)) else {
             return (Outcome::Stale, none);
         };
         let Pending { id, kind, channel, .. } = self.remove_pending(at);
@@ -531,7 +539,7 @@ impl Session {
     /// sign in once more, a kick meant for the first claim would hit the second.
     pub fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
         let late = |pending: &Pending| pending.deadline_ms <= now_ms && !matches!(pending.kind, Kind::Cancelled);
-        let at = self.pending().iter().position(late)?;
+        let at = self.pending().position(late)?;
         let Pending { request, id, channel, kind, .. } = self.remove_pending(at);
         Some(TimedOut { request, id, channel, is_final: matches!(kind, Kind::SignIn(_)) })
     }
@@ -543,8 +551,8 @@ impl Session {
         user
     }
 
-    fn pending(&self) -> &[Pending] {
-        self.underway.as_ref().map_or(&[], |underway| &underway.pending)
+    fn pending(&self) -> impl Iterator<Item = &Pending> + Clone {
+        self.underway.iter().flat_map(|underway| &underway.pending)
     }
 
     fn stalled(&self) -> &[Stalled] {
@@ -552,7 +560,9 @@ impl Session {
     }
 
     fn remove_pending(&mut self, at: usize) -> Pending {
-        let removed = self.underway.as_mut().expect("something is pending").pending.remove(at);
+        let underway = self.underway.as_mut().expect("something is pending");
+        let removed = underway.pending.remove(at).expect("one of the pending");
+        underway.bytes -= removed.bytes;
         self.give_back();
         removed
     }

@@ -153,8 +153,9 @@ settings! {
         push_bytes: usize = 1 << 20, range(1_024..=GIB);
         /// The most that may wait to be sent to one connection, in bytes. Above it the client is closed (4508).
         outbox_bytes: usize = 4 << 20, range(4_096..=GIB);
-        /// The most requests of one connection that may wait for their answer at a time.
-        requests_per_connection: usize = 32, range(1..=65_536);
+        /// The most requests of one connection that may wait for their answer at a time; nothing more is read of it
+        /// meanwhile. A client that publishes in bulk gets as many into one batch.
+        requests_per_connection: usize = 256, range(1..=65_536);
         /// How long a request may wait for its answer, in milliseconds.
         request_ms: u64 = 10_000, range(1..=DAY_MS);
         /// The most parcels in each lane between two shards.

@@ -48,7 +48,8 @@ impl Shard {
                 self.close(id, close_code, text.in_language(Language::En), now);
             }
             (Outcome::Stale, answer) => self.detach_stale(id, request, answer),
-            (Outcome::Silent, _) => {}
+            // It has nothing to be told, but its own publication to come.
+            (Outcome::Silent, _) => self.mark_dirty(id.slot),
             (outcome, answer) => unreachable!("{outcome:?} can't come of {answer:?}"),
         }
         self.go_on(id);

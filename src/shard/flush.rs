@@ -1,6 +1,7 @@
-//! Sending: once a turn, what all connections are due. Channels first, the subscriber in the outer loop and one
-//! run of bytes for all of them; then the connections that have something private only. It works in steps, so
-//! that the shell can let others run in between. Part of `shard`; the kernel is behind [`Wire`].
+//! Sending: once a turn, what all connections are due. First those who wait for an answer or for their own
+//! publication, for they go on when they have it; then channel by channel, the subscriber in the outer loop and one
+//! run of bytes for all of them. It works in steps, so that the shell can let others run in between. Part of
+//! `shard`; the kernel is behind [`Wire`].
 
 use std::io::IoSlice;
 
@@ -31,10 +32,10 @@ pub trait Wire {
 /// A flush under way: what was there when it began.
 #[derive(Debug)]
 pub(super) struct Flush {
-    /// Channels still to be walked, the current one last.
+    /// Connections that asked for something, still to be sent to.
+    askers: Vec<u32>,
+    /// Channels still to be walked after them, the current one last.
     channels: Vec<Walk>,
-    /// Connections with something private, still to be sent to.
-    private: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -56,14 +57,20 @@ impl Shard {
             Walk { channel, next: local.len(), runs: local.sealed() }
         });
         let channels = channels.collect();
-        self.flush = Some(Flush { channels, private: std::mem::take(&mut self.dirty) });
+        self.flush = Some(Flush { askers: std::mem::take(&mut self.dirty), channels });
     }
 
     /// Sends to about `budget` connections. Returns true when the flush is over.
     pub fn flush_step(&mut self, mut budget: usize, wire: &mut impl Wire, now: Now) -> bool {
         while budget > 0 {
             let Some(flush) = &mut self.flush else { return true };
-            if let Some(walk) = flush.channels.last_mut() {
+            if let Some(slot) = flush.askers.pop() {
+                let Some(conn) = self.conns.get_slot(slot) else { continue };
+                conn.dirty = false;
+                self.gather(slot);
+                self.send_outbox(slot, wire, now);
+                budget -= 1;
+            } else if let Some(walk) = flush.channels.last_mut() {
                 let local = self.fanout.channel(walk.channel);
                 let Some(index) = walk.next.min(local.len()).checked_sub(1) else {
                     local.forget(walk.runs);
@@ -73,11 +80,6 @@ impl Shard {
                 walk.next = index;
                 let channel = walk.channel;
                 budget -= usize::from(self.visit(channel, index, wire, now));
-            } else if let Some(slot) = flush.private.pop() {
-                let Some(conn) = self.conns.get_slot(slot) else { continue };
-                conn.dirty = false;
-                self.send_outbox(slot, wire, now);
-                budget -= 1;
             } else {
                 self.flush = None;
                 std::mem::take(&mut self.emptied).into_iter().for_each(|channel| self.fanout.remove_if_empty(channel));
@@ -108,11 +110,8 @@ impl Shard {
         if conn.outbox.is_empty() && !conn.blocked && conn.subscriptions.len() == 1 && local.sealed() == 1 {
             return self.send_run(channel, index, slot, wire, now);
         }
-        for subscription in &conn.subscriptions {
-            let local = self.fanout.channel(subscription.channel);
-            let outbox = &mut conn.outbox;
-            local.take_sealed(subscription.index as usize, |run, start, end| outbox.push_slice(run, start, end));
-        }
+        self.gather(slot);
+        let conn = self.conns.at(slot);
         if conn.blocked {
             self.check_bound(slot, now);
             return false;
@@ -122,6 +121,16 @@ impl Shard {
         }
         self.send_outbox(slot, wire, now);
         true
+    }
+
+    /// Moves what the flush has for a connection, of all its channels, into its outbox.
+    fn gather(&mut self, slot: u32) {
+        let conn = self.conns.at(slot);
+        for subscription in &conn.subscriptions {
+            let local = self.fanout.channel(subscription.channel);
+            let outbox = &mut conn.outbox;
+            local.take_sealed(subscription.index as usize, |run, start, end| outbox.push_slice(run, start, end));
+        }
     }
 
     /// The common case, and the fast one: nothing else waits, so the shared bytes go to the kernel as they are.
