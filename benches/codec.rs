@@ -1,9 +1,11 @@
 //! The codec against what one would write first: a byte loop for the mask, a decoder that copies, `std` for
-//! UTF-8, and a frame whose payload is built apart and copied in.
+//! UTF-8, and a frame whose payload is built apart and copied in. The decoder against tungstenite's too.
 
 use std::hint::black_box;
+use std::io::{self, Cursor, Read, Write};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 use uringcast::proto::websocket::{Decoder, Event, Limits};
 use uringcast::proto::{frame, mask, utf8};
 
@@ -69,9 +71,46 @@ fn decode(decoder: &mut Decoder, input: &mut [u8]) -> usize {
     total
 }
 
+/// A socket that has been sent these bytes and no more.
+struct Received(Cursor<Vec<u8>>);
+
+impl Read for Received {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+}
+
+impl Write for Received {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One connection of tungstenite's, which reads what has been received until that ends.
+fn tungstenite(socket: &mut WebSocket<Received>, input: &[u8]) -> usize {
+    let received = socket.get_mut();
+    received.0.get_mut().clear();
+    received.0.get_mut().extend_from_slice(input);
+    received.0.set_position(0);
+    let mut total = 0;
+    while let Ok(message) = socket.read() {
+        total += black_box(message).len();
+    }
+    total
+}
+
 fn decode_pipelined(criterion: &mut Criterion) {
     let bytes = pipelined();
     assert_eq!(naive_decode(&bytes), decode(&mut Decoder::new(), &mut bytes.clone()));
+    let mut socket = WebSocket::from_raw_socket(Received(Cursor::default()), Role::Server, None);
+    assert_eq!(naive_decode(&bytes), tungstenite(&mut socket, &bytes));
     let mut group = criterion.benchmark_group("decode 16 frames of 64");
     group.throughput(Throughput::Elements(16));
     let mut decoder = Decoder::new();
@@ -80,6 +119,9 @@ fn decode_pipelined(criterion: &mut Criterion) {
     });
     group.bench_function("copying", |bencher| {
         bencher.iter_batched_ref(|| bytes.clone(), |input| naive_decode(input), BatchSize::SmallInput)
+    });
+    group.bench_function("tungstenite", |bencher| {
+        bencher.iter_batched_ref(|| bytes.clone(), |input| tungstenite(&mut socket, input), BatchSize::SmallInput)
     });
     group.finish();
 }
