@@ -6,11 +6,16 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::StatusCode;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::Route;
 use crate::listener::Serve;
 use crate::room::Room;
+
+/// The library clears this much before every attempt to read, in vain or not; its 128 KiB would cost a broadcast more
+/// than the sends.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
 
 #[derive(Clone, Default)]
 pub struct Server {
@@ -42,7 +47,8 @@ pub async fn accept(stream: TcpStream) -> anyhow::Result<(WebSocketStream<TcpStr
         *refusal.status_mut() = StatusCode::NOT_FOUND;
         Err(refusal)
     };
-    let socket = tokio_tungstenite::accept_hdr_async(stream, check).await?;
+    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
+    let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, check, Some(config)).await?;
     Ok((socket, route.expect("accepted only with a route")))
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -55,26 +56,27 @@ async fn echo(socket: WebSocketStream<TcpStream>) -> Result<(), Error> {
 async fn fanout(socket: WebSocketStream<TcpStream>, room: Room<Batch>) -> Result<(), Error> {
     let (_, mut queue) = room.join().await;
     let (mut sink, stream) = socket.split();
-    // Side by side, so that a publisher that waits for its own full queue goes on emptying it.
-    let read = async {
-        let mut reads = stream.ready_chunks(BATCH_MESSAGES);
-        while let Some(read) = reads.next().await {
-            let batch = data(read)?;
-            if !batch.is_empty() {
-                room.publish(batch.into()).await;
-            }
-        }
-        Ok(())
-    };
-    let write = async {
+    // A task of its own, so that a publisher that waits for its own full queue goes on emptying it, and that no message
+    // to be written polls the reading half. It ends with this one.
+    let mut writer = JoinSet::new();
+    writer.spawn(async move {
         let mut pending = Vec::with_capacity(FLUSH_BATCHES);
         while queue.recv_many(&mut pending, FLUSH_BATCHES).await > 0 {
-            for message in pending.drain(..).flat_map(|batch| Vec::from(&*batch)) {
-                sink.feed(message).await?;
+            for batch in pending.drain(..) {
+                for message in batch.iter() {
+                    sink.feed(message.clone()).await?;
+                }
             }
             sink.flush().await?;
         }
-        Ok(())
-    };
-    tokio::select! { end = read => end, end = write => end }
+        Ok::<(), Error>(())
+    });
+    let mut reads = stream.ready_chunks(BATCH_MESSAGES);
+    while let Some(read) = reads.next().await {
+        let batch = data(read)?;
+        if !batch.is_empty() {
+            room.publish(batch.into()).await;
+        }
+    }
+    Ok(())
 }
