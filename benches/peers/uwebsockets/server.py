@@ -1,0 +1,41 @@
+"""uWebSockets by its Python binding, with one contract for all peers: /fanout sends every data message unchanged to
+every connection of /fanout, its sender included, in one order for all; /echo sends it back. Python sees a message
+once; the fan-out to the subscribers of the topic is the C++ library's own. It can't hold a publisher back: a
+connection for which more than HELD_BYTES_MAX wait is closed, so that a loss is never silent."""
+
+import argparse
+
+from socketify import App, AppListenOptions, CompressOptions
+
+HELD_BYTES_MAX = 1 << 30
+PAYLOAD_BYTES_MAX = 1 << 20
+TOPIC = "fanout"
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--listen", default="127.0.0.1:0")
+host, port = parser.parse_args().listen.rsplit(":", 1)
+
+app = App()
+every = {
+    "compression": CompressOptions.DISABLED,
+    "max_payload_length": PAYLOAD_BYTES_MAX,
+    "max_backpressure": HELD_BYTES_MAX,
+    "close_on_backpressure_limit": True,
+    "idle_timeout": 0,
+}
+app.ws(
+    "/fanout",
+    {
+        **every,
+        "open": lambda ws: ws.subscribe(TOPIC),
+        # The app's publish and not the connection's: the sender is a subscriber like the others.
+        "message": lambda ws, message, opcode: app.publish(TOPIC, message, opcode),
+    },
+)
+app.ws("/echo", {**every, "message": lambda ws, message, opcode: ws.send(message, opcode)})
+app.any("/*", lambda response, request: response.write_status(404).end(""))
+app.listen(
+    AppListenOptions(port=int(port), host=host),
+    lambda config: print(f"listening on ws://{host}:{config.port}", flush=True),
+)
+app.run()
