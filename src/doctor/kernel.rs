@@ -1,4 +1,5 @@
-//! What the kernel is and how it is set: version, io_uring, clocks, frequency, pages, swap. Pure.
+//! What the kernel is and how it is set: version, io_uring, clocks, frequency, pages, swap.
+//! Pure: judges a `Machine`, and reads nothing.
 
 use super::machine::Uring;
 use super::{Finding, Machine, SYSCTLS, Severity, bytes};

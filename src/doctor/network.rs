@@ -1,4 +1,5 @@
-//! What the network stack is set to: backlogs, buffers, ports, connection tracking, queues of the NIC. Pure.
+//! What the network stack is set to: backlogs, buffers, ports, connection tracking, queues of the NIC.
+//! Pure: judges a `Machine`, and reads nothing. Its measured figures are those of docs/sizing.md.
 
 use super::{Finding, IRQ, Machine, Nic, Plan, SYSCTLS, Severity, bytes, grouped};
 use crate::listener::BACKLOG;
@@ -91,7 +92,7 @@ fn buffers(check: &'static str, setting: Option<[u64; 3]>) -> Finding {
     Finding::off(Severity::Note, check, read)
         .should_be(format!("at most {BUFFER_MOST} as the last number"))
         .since(
-            "idle sockets have no buffers, but a reader that stops lets them grow before the server sees it: 5.3 MB were \
+            "idle sockets have no buffers, but a reader that stops lets them grow before the server sees it: 5 to 9 MB were \
              measured with 4 and 33 MB as the most, 2 MB with 1 MiB each",
         )
         .mended_by(SYSCTLS)

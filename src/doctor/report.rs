@@ -1,4 +1,5 @@
-//! What was found, for people and for programs. Pure.
+//! What was found, for people and for programs.
+//! Pure: judges nothing and prints nothing; main does.
 
 use std::fmt;
 
