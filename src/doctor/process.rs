@@ -41,7 +41,7 @@ fn open_files(limit: Option<Limit>, plan: &Plan) -> Finding {
     let why = match limit.hard.checked_sub(own).filter(|room| *room > 0) {
         None => format!("{} shards alone need {own}: the server does not start", plan.shards),
         Some(room) => format!(
-            "there is room for {} of {} connections; further ones are accepted and closed at once",
+            "there is room for {} of {} connections; newcomers beyond are closed, or wait",
             grouped(room),
             grouped(plan.connections)
         ),
