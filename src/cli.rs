@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::auth::{self, NewChannelToken, NewToken, UserId};
 use crate::config::{self, Config, ConfigError, Flags, Secret};
+use crate::doctor::DoctorArgs;
 
 /// A WebSocket push server.
 #[derive(Clone, Debug, Parser)]
@@ -32,6 +33,9 @@ pub enum Command {
     Token(TokenArgs),
     /// Print every configuration key with its value and meaning, as a configuration file
     Config(ConfigArgs),
+    /// Say what of this machine is in the server's way, how much it matters, and which file of tuning/ mends it
+    #[command(after_help = "Exit status: 0 nothing stops the server, 1 something does, 2 it could not be looked at.")]
+    Doctor(DoctorArgs),
 }
 
 /// The flags of `serve`.
@@ -97,7 +101,7 @@ impl Cli {
         match &self.command {
             None => Some(&self.serve),
             Some(Command::Serve(args)) => Some(args),
-            Some(Command::Token(_) | Command::Config(_)) => None,
+            Some(Command::Token(_) | Command::Config(_) | Command::Doctor(_)) => None,
         }
     }
 
@@ -119,6 +123,7 @@ impl Cli {
             Some(Command::Serve(args)) => args.config.as_ref(),
             Some(Command::Token(args)) => args.config.as_ref(),
             Some(Command::Config(args)) => args.config.as_ref(),
+            Some(Command::Doctor(args)) => args.config.as_ref(),
         }
     }
 

@@ -21,8 +21,13 @@ pub fn usable() -> io::Result<Vec<usize>> {
 
 /// How many shards use these CPUs well, within the cgroup's quota.
 pub fn shards_for(cpus: &[usize]) -> usize {
-    let quota = quota_of_this_process().unwrap_or(usize::MAX);
-    cpus.len().min(quota).clamp(1, SHARDS_MAX)
+    shards_within(cpus.len(), quota_of_this_process().map(|cpus| cpus as u64 * 1_000))
+}
+
+/// How many shards are started by default on so many usable CPUs, with a quota in thousandths of a CPU.
+pub fn shards_within(cpus: usize, quota: Option<u64>) -> usize {
+    let whole = quota.map_or(usize::MAX, |share| usize::try_from(share.div_ceil(1_000)).unwrap_or(usize::MAX));
+    cpus.min(whole).clamp(1, SHARDS_MAX)
 }
 
 /// Keeps the calling thread on one CPU.

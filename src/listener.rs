@@ -13,7 +13,7 @@ use crate::conn::{self, Transport};
 use crate::reactor::Reactor;
 
 /// Connections that may wait to be accepted, per shard; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 /// How long the port may still be held by a process that has just died, and how often it is tried again.
 const PORT_PATIENCE: Duration = Duration::from_millis(500);
 const PORT_RETRY: Duration = Duration::from_millis(10);

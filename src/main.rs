@@ -1,5 +1,6 @@
 //! The program: reads the command line and the configuration, and does what they say. Prints; the library doesn't.
-//! It ends with status 0 after an orderly end and 1 after any failure, with the reason on stderr.
+//! It ends with status 0 after an orderly end and 1 after any failure, with the reason on stderr; `doctor`'s own
+//! status says what it found.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use uringcast::cli::{self, Cli, Command};
 use uringcast::config::{self, Config, LogFormat};
+use uringcast::doctor;
 use uringcast::server::Server;
 
 #[global_allocator]
@@ -18,27 +20,36 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("uringcast: {error:#}");
-            ExitCode::FAILURE
+    run(&cli).unwrap_or_else(|error| {
+        eprintln!("uringcast: {error:#}");
+        match cli.command {
+            Some(Command::Doctor(_)) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
         }
-    }
+    })
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
-    let config = cli.load_config(&config::process_env())?;
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let env = config::process_env();
+    let load = || cli.load_config(&env);
     match &cli.command {
-        Some(Command::Config(_)) => print(&cli::config_text(&config)),
+        Some(Command::Config(_)) => print(&cli::config_text(&load()?))?,
         Some(Command::Token(args)) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
             let token_id = format!("{:032x}", rand::random::<u128>());
-            let token = args.token(&config, u64::try_from(now.as_millis())?, Some(&token_id))?;
-            print(&format!("{token}\n"))
+            let token = args.token(&load()?, u64::try_from(now.as_millis())?, Some(&token_id))?;
+            print(&format!("{token}\n"))?;
         }
-        None | Some(Command::Serve(_)) => serve(&config),
+        Some(Command::Doctor(args)) => {
+            let configured = args.config.is_some() || env.iter().any(|(name, _)| config::is_our_variable(name));
+            // A configuration at fault is a finding here, and not the end.
+            let report = doctor::run(args, load(), configured)?;
+            print(&if args.json { report.json()? + "\n" } else { report.to_string() })?;
+            return Ok(if report.stops() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
+        None | Some(Command::Serve(_)) => serve(&load()?)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(config: &Config) -> anyhow::Result<()> {

@@ -63,13 +63,13 @@ pub enum BootError {
     },
     /// io_uring.
     #[error(
-        "io_uring is not available: {0}. It needs Linux 5.11 or later with kernel.io_uring_disabled = 0; in a \
+        "io_uring is not available: {0}. It needs Linux 6.0 or later with kernel.io_uring_disabled = 0; in a \
          container the seccomp profile must allow io_uring_setup, io_uring_enter and io_uring_register (Docker's \
          default profile may not)"
     )]
     Uring(io::Error),
     /// Operations of io_uring.
-    #[error("this kernel's io_uring lacks {0}: Linux 5.11 or later is needed")]
+    #[error("this kernel's io_uring lacks {0}: Linux 6.0 or later is needed")]
     UringOperation(&'static str),
     /// File descriptors.
     #[error(
@@ -317,11 +317,9 @@ impl Boot {
         {
             tracing::warn!(%error, cpu, "this shard can't be pinned");
         }
-        let mut ring = io_uring::IoUring::builder();
-        ring.setup_coop_taskrun().setup_single_issuer();
         let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
             .with_entries(RING_ENTRIES)
-            .uring_builder(ring)
+            .uring_builder(ring())
             .enable_timer()
             .build();
         let mut runtime = match runtime {
@@ -412,10 +410,20 @@ fn warn_of_windows(config: &Config) {
     }
 }
 
-/// Whether the kernel gives us io_uring and the operations that the shards use.
-fn probe_uring() -> Result<(), BootError> {
+/// A shard's ring: one thread enters it, and completions wait until it does. Linux 6.0.
+fn ring() -> io_uring::Builder {
+    let mut ring = io_uring::IoUring::builder();
+    ring.setup_coop_taskrun().setup_single_issuer();
+    ring
+}
+
+/// Whether the kernel gives us io_uring as the shards use it: their flags and their operations.
+///
+/// # Errors
+/// [`BootError::Uring`] or [`BootError::UringOperation`].
+pub fn probe_uring() -> Result<(), BootError> {
     use io_uring::opcode;
-    let ring = io_uring::IoUring::new(8).map_err(BootError::Uring)?;
+    let ring = ring().build(8).map_err(BootError::Uring)?;
     let mut probe = io_uring::Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(BootError::Uring)?;
     let needed = [
@@ -441,11 +449,16 @@ fn forgo_huge_pages() {
     }
 }
 
+/// Descriptors that the process needs beside one for each connection.
+pub fn descriptors(shards: u64) -> u64 {
+    DESCRIPTORS + DESCRIPTORS_PER_SHARD * shards
+}
+
 /// Takes all the descriptors that the process may have.
 fn raise_descriptor_limit(shards: usize, config: &Config) -> Result<(), BootError> {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(u64::MAX);
-    let needed = DESCRIPTORS + DESCRIPTORS_PER_SHARD * shards as u64;
+    let needed = descriptors(shards as u64);
     if most < needed {
         return Err(BootError::Descriptors { limit: most, needed, shards });
     }

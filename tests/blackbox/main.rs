@@ -7,6 +7,7 @@
 mod api;
 mod channel_support;
 mod channels;
+mod doctor;
 mod echo;
 mod handshake;
 mod keys;

@@ -1,0 +1,382 @@
+//! A machine as far as the checks look at it: plain data, read from /proc and /sys once. Whatever can't be read or
+//! makes no sense is `None`. This is the only part of `doctor` that touches the machine; it judges nothing.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustix::thread::Pid;
+
+use crate::server;
+
+/// A limit of a process; `u64::MAX` is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What is in force.
+    pub soft: u64,
+    /// What it may be raised to.
+    pub hard: u64,
+}
+
+/// What came of setting up a ring as the shards do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Uring {
+    /// It was not tried: another machine's files are read.
+    #[default]
+    NotTried,
+    /// All that the server needs is there.
+    Works,
+    /// The kernel's answer.
+    Fails(String),
+}
+
+/// The least that the process's control group, and those above it, allow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// CPU time, in thousandths of a CPU.
+    pub cpus: Option<u64>,
+}
+
+/// A network interface with hardware behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// As in `ip link`.
+    pub name: String,
+    /// Receive queues.
+    pub rx_queues: u64,
+    /// Transmit queues.
+    pub tx_queues: u64,
+    /// Receive queues that hand packets on to other CPUs.
+    pub rps_queues: u64,
+}
+
+/// All that is known of a machine and of the process that is judged.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// Version of the kernel.
+    pub kernel: Option<(u32, u32)>,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// A ring.
+    pub uring: Uring,
+    /// `kernel.io_uring_disabled`; since 6.6.
+    pub uring_disabled: Option<u64>,
+    /// Whether a seccomp filter is on the process.
+    pub seccomp: Option<bool>,
+    /// Open files.
+    pub files: Option<Limit>,
+    /// Locked memory, in bytes.
+    pub memlock: Option<Limit>,
+    /// `fs.nr_open`.
+    pub nr_open: Option<u64>,
+    /// `fs.file-max`.
+    pub file_max: Option<u64>,
+    /// Files that are open now, in all.
+    pub files_open: Option<u64>,
+    /// Usable CPUs, by the affinity mask.
+    pub cpus: Option<Vec<usize>>,
+    /// CPUs that are online.
+    pub online: Option<Vec<usize>>,
+    /// The control group.
+    pub cgroup: Cgroup,
+    /// Memory in all, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Swap in all, in bytes.
+    pub swap_bytes: Option<u64>,
+    /// `vm.swappiness`.
+    pub swappiness: Option<u64>,
+    /// `vm.overcommit_memory`.
+    pub overcommit: Option<u64>,
+    /// Transparent huge pages: the word in brackets.
+    pub huge_pages: Option<String>,
+    /// The clock source in use.
+    pub clock: Option<String>,
+    /// Governors of the CPUs, each once; empty where nothing scales their frequency.
+    pub governors: Option<Vec<String>>,
+    /// `net.core.somaxconn`.
+    pub somaxconn: Option<u64>,
+    /// `net.ipv4.tcp_max_syn_backlog`.
+    pub syn_backlog: Option<u64>,
+    /// `net.ipv4.tcp_syncookies`.
+    pub syncookies: Option<u64>,
+    /// `net.ipv4.ip_local_port_range`.
+    pub ports: Option<[u64; 2]>,
+    /// `net.ipv4.tcp_mem`, in pages.
+    pub tcp_mem: Option<[u64; 3]>,
+    /// `net.ipv4.tcp_rmem`, in bytes.
+    pub tcp_rmem: Option<[u64; 3]>,
+    /// `net.ipv4.tcp_wmem`, in bytes.
+    pub tcp_wmem: Option<[u64; 3]>,
+    /// `net.ipv4.tcp_slow_start_after_idle`.
+    pub slow_start_after_idle: Option<u64>,
+    /// `net.netfilter.nf_conntrack_max`; absent where the module is.
+    pub conntrack_max: Option<u64>,
+    /// Interfaces; `None` if they can't be listed.
+    pub nics: Option<Vec<Nic>>,
+}
+
+impl Machine {
+    /// Reads this machine, or the copy of one below `root`; for the process `pid`, or this one.
+    ///
+    /// # Errors
+    /// When there is no /proc, or no such process.
+    pub fn read(root: Option<&Path>, pid: Option<u32>) -> io::Result<Self> {
+        let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+        let files = Files { root: root.map_or_else(|| PathBuf::from("/"), Path::to_owned), process };
+        // This one is always there and always readable: without it nothing is worth reading.
+        fs::metadata(files.path("proc/PID/limits")).map_err(|error| {
+            let path = files.path("proc/PID/limits");
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
+        let mut machine = files.machine();
+        if root.is_none() {
+            machine.uring = try_ring();
+            machine.page_bytes = rustix::param::page_size() as u64;
+            let of_process = pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+            if let Ok(set) = rustix::thread::sched_getaffinity(of_process) {
+                machine.cpus = Some((0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect());
+            }
+        }
+        Ok(machine)
+    }
+}
+
+/// Sets up a ring as a shard's is, and lets it go.
+fn try_ring() -> Uring {
+    match server::probe_uring() {
+        Ok(()) => Uring::Works,
+        Err(error) => Uring::Fails(error.to_string()),
+    }
+}
+
+/// Where files are read.
+struct Files {
+    root: PathBuf,
+    process: String,
+}
+
+impl Files {
+    /// PID stands for the process that is judged.
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.replace("PID", &self.process))
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.path(path)).ok().map(|text| text.trim().to_owned())
+    }
+
+    fn number(&self, path: &str) -> Option<u64> {
+        self.text(path)?.parse().ok()
+    }
+
+    fn sysctl<const N: usize>(&self, name: &str) -> Option<[u64; N]> {
+        numbers(&self.text(&format!("proc/sys/{name}"))?)?.try_into().ok()
+    }
+
+    /// Names in a folder, sorted.
+    fn names(&self, folder: &str) -> Option<Vec<String>> {
+        let entries = fs::read_dir(self.path(folder)).ok()?;
+        let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        names.sort();
+        Some(names)
+    }
+
+    fn machine(&self) -> Machine {
+        let memory = self.text("proc/meminfo");
+        let memory_bytes = |name| Some(field::<u64>(memory.as_deref()?, name)?.saturating_mul(1_024));
+        let status = self.text("proc/PID/status");
+        let status = status.as_deref();
+        Machine {
+            kernel: self.text("proc/sys/kernel/osrelease").as_deref().and_then(version),
+            page_bytes: 4_096,
+            uring: Uring::NotTried,
+            uring_disabled: self.number("proc/sys/kernel/io_uring_disabled"),
+            seccomp: status.and_then(|text| field::<u64>(text, "Seccomp")).map(|mode| mode != 0),
+            files: self.limit("Max open files"),
+            memlock: self.limit("Max locked memory"),
+            nr_open: self.number("proc/sys/fs/nr_open"),
+            file_max: self.number("proc/sys/fs/file-max"),
+            files_open: self.sysctl::<3>("fs/file-nr").map(|[open, ..]| open),
+            cpus: status.and_then(|text| cpu_list(&field::<String>(text, "Cpus_allowed_list")?)),
+            online: self.text("sys/devices/system/cpu/online").as_deref().and_then(cpu_list),
+            cgroup: self.cgroup(),
+            memory_bytes: memory_bytes("MemTotal"),
+            swap_bytes: memory_bytes("SwapTotal"),
+            swappiness: self.number("proc/sys/vm/swappiness"),
+            overcommit: self.number("proc/sys/vm/overcommit_memory"),
+            huge_pages: self.text("sys/kernel/mm/transparent_hugepage/enabled").as_deref().and_then(bracketed),
+            clock: self.text("sys/devices/system/clocksource/clocksource0/current_clocksource"),
+            governors: self.governors(),
+            somaxconn: self.number("proc/sys/net/core/somaxconn"),
+            syn_backlog: self.number("proc/sys/net/ipv4/tcp_max_syn_backlog"),
+            syncookies: self.number("proc/sys/net/ipv4/tcp_syncookies"),
+            ports: self.sysctl("net/ipv4/ip_local_port_range"),
+            tcp_mem: self.sysctl("net/ipv4/tcp_mem"),
+            tcp_rmem: self.sysctl("net/ipv4/tcp_rmem"),
+            tcp_wmem: self.sysctl("net/ipv4/tcp_wmem"),
+            slow_start_after_idle: self.number("proc/sys/net/ipv4/tcp_slow_start_after_idle"),
+            conntrack_max: self.number("proc/sys/net/netfilter/nf_conntrack_max"),
+            nics: self.nics(),
+        }
+    }
+
+    /// A line of /proc/PID/limits: its name, then the soft and the hard limit.
+    fn limit(&self, name: &str) -> Option<Limit> {
+        let text = self.text("proc/PID/limits")?;
+        let mut words = text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace();
+        let mut next = || match words.next()? {
+            "unlimited" => Some(u64::MAX),
+            number => number.parse().ok(),
+        };
+        Some(Limit { soft: next()?, hard: next()? })
+    }
+
+    fn governors(&self) -> Option<Vec<String>> {
+        let folder = "sys/devices/system/cpu";
+        let is_cpu = |name: &String| {
+            name.strip_prefix("cpu").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+        };
+        let cpus = self.names(folder)?.into_iter().filter(is_cpu);
+        let mut governors: Vec<String> =
+            cpus.filter_map(|cpu| self.text(&format!("{folder}/{cpu}/cpufreq/scaling_governor"))).collect();
+        governors.sort();
+        governors.dedup();
+        Some(governors)
+    }
+
+    /// What both versions of control groups say. A container may see its own group as the root.
+    fn cgroup(&self) -> Cgroup {
+        let groups = self.text("proc/PID/cgroup").unwrap_or_default();
+        let group = |controller: &str| {
+            groups.lines().find_map(|line| {
+                let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+                controllers.split(',').any(|name| name == controller).then(|| path.trim_end_matches('/').to_owned())
+            })
+        };
+        let (unified, memory, pids, cpu) = (group(""), group("memory"), group("pids"), group("cpu"));
+        let least = |mount: &str, path: &Option<String>, read: &dyn Fn(&str) -> Option<u64>| -> Option<u64> {
+            let mut path = path.as_deref()?;
+            let mut least = read(&format!("{mount}{path}"));
+            while let Some((parent, _)) = path.rsplit_once('/') {
+                path = parent;
+                least = [least, read(&format!("{mount}{path}"))].into_iter().flatten().min();
+            }
+            least
+        };
+        let file = |name: &'static str| move |folder: &str| self.number(&format!("{folder}/{name}"));
+        let quota = |folder: &str| {
+            let text = self.text(&format!("{folder}/cpu.max"))?;
+            let (quota, period) = text.split_once(' ')?;
+            share(quota.parse().ok()?, period.parse().ok()?)
+        };
+        let old_quota = |folder: &str| {
+            let quota = self.number(&format!("{folder}/cpu.cfs_quota_us"))?;
+            share(quota, self.number(&format!("{folder}/cpu.cfs_period_us"))?)
+        };
+        let both = |new: Option<u64>, old: Option<u64>| [new, old].into_iter().flatten().min();
+        let root = "sys/fs/cgroup";
+        Cgroup {
+            memory_bytes: both(
+                least(root, &unified, &file("memory.max")),
+                least(&format!("{root}/memory"), &memory, &file("memory.limit_in_bytes")),
+            ),
+            pids: both(
+                least(root, &unified, &file("pids.max")),
+                least(&format!("{root}/pids"), &pids, &file("pids.max")),
+            ),
+            cpus: both(least(root, &unified, &quota), least(&format!("{root}/cpu"), &cpu, &old_quota)),
+        }
+    }
+
+    fn nics(&self) -> Option<Vec<Nic>> {
+        let names = self.names("sys/class/net")?;
+        let nics = names.into_iter().filter_map(|name| {
+            let folder = format!("sys/class/net/{name}");
+            // What has no device behind it, as bridges and lo, has no queues of its own.
+            fs::metadata(self.path(&format!("{folder}/device"))).ok()?;
+            let queues = self.names(&format!("{folder}/queues"))?;
+            let count = |kind: &str| queues.iter().filter(|queue| queue.starts_with(kind)).count() as u64;
+            let steers = |queue: &&String| {
+                let mask = self.text(&format!("{folder}/queues/{queue}/rps_cpus"));
+                mask.is_some_and(|mask| mask.bytes().any(|byte| !b"0,".contains(&byte)))
+            };
+            let (rx_queues, tx_queues) = (count("rx-"), count("tx-"));
+            let rps_queues = queues.iter().filter(steers).count() as u64;
+            Some(Nic { name, rx_queues, tx_queues, rps_queues })
+        });
+        Some(nics.collect())
+    }
+}
+
+/// Thousandths of a CPU.
+fn share(quota_us: u64, period_us: u64) -> Option<u64> {
+    quota_us.saturating_mul(1_000).checked_div(period_us)
+}
+
+fn numbers(text: &str) -> Option<Vec<u64>> {
+    text.split_whitespace().map(|word| word.parse().ok()).collect()
+}
+
+/// The first word after "NAME:" at the start of a line.
+fn field<T: FromStr>(text: &str, name: &str) -> Option<T> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+/// "6.18.44-generic" is (6, 18).
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// "always [madvise] never" is "madvise".
+fn bracketed(text: &str) -> Option<String> {
+    Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
+}
+
+/// More CPUs than a kernel can have are no list of CPUs.
+const CPUS_MAX: usize = 1 << 16;
+
+/// "0-2,5" is 0, 1, 2, 5.
+fn cpu_list(text: &str) -> Option<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if last >= CPUS_MAX {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    if cpus.is_empty() { None } else { Some(cpus) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_writes_is_read() {
+        assert_eq!(version("6.18.44-fc"), Some((6, 18)));
+        assert_eq!(version("5.4"), Some((5, 4)));
+        assert_eq!(version("linux"), None);
+        assert_eq!(cpu_list("0-2,5"), Some(vec![0, 1, 2, 5]));
+        assert_eq!(cpu_list("7"), Some(vec![7]));
+        for wrong in ["", "a", "0-", "0-99999999999", "1,,2"] {
+            assert_eq!(cpu_list(wrong), None, "{wrong}");
+        }
+        assert_eq!(bracketed("always [madvise] never").as_deref(), Some("madvise"));
+        assert_eq!(bracketed("never"), None);
+        assert_eq!(numbers("4096\t131072 6291456"), Some(vec![4096, 131_072, 6_291_456]));
+        assert_eq!(numbers("4096 many"), None);
+        assert_eq!(field::<u64>("SwapFree: 1 kB\nMemTotal:   24684084 kB", "MemTotal"), Some(24_684_084));
+        assert_eq!(field::<u64>("MemTotal 5", "MemTotal"), None);
+        assert_eq!(share(150_000, 100_000), Some(1_500));
+        assert_eq!(share(1, 0), None);
+    }
+}
