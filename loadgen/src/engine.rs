@@ -215,7 +215,7 @@ impl<'a, W: Workload> Engine<'a, W> {
     pub fn new(control: &'a Control, index: usize, workload: W) -> Result<Self> {
         let plan = &control.plan;
         if let Some(cpu) = plan.cpus.get(index % plan.cpus.len().max(1)) {
-            system::pin(*cpu)?;
+            system::pin(&[*cpu])?;
         }
         system::exact_timers();
         let count = share(plan.connections, index, plan.threads);

@@ -117,14 +117,6 @@ impl Dialect {
             _ => Publish::to_channel(None),
         }
     }
-
-    /// The server told of a fault of its own, or refused a request.
-    pub fn refuses(&self, payload: &[u8]) -> bool {
-        match self {
-            Self::Template(template) => template.refuses(payload),
-            _ => matches!(kind(payload), b"error" | b"kicked" | b"gap"),
-        }
-    }
 }
 
 /// A publication but for its text.

@@ -62,6 +62,10 @@ pub struct Storm {
     /// When the sockets were dropped.
     dropped_at: Option<u64>,
     gone: u64,
+    /// When sending was last looked after, and the last one came back.
+    last: (u64, u64),
+    /// How long publications go on after that, so that what is live is checked, too.
+    after: u64,
 }
 
 impl Storm {
@@ -83,6 +87,8 @@ impl Storm {
             epochs: vec![None; slots],
             dropped_at: None,
             gone: 0,
+            last: (0, 0),
+            after: (2e9 / settings.rate.unwrap_or(1.0)) as u64,
         }
     }
 
@@ -134,6 +140,7 @@ impl Workload for Storm {
 
     fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
         let next = self.fanout.tick(wires, now);
+        self.last.0 = now;
         match self.fanout.window() {
             Some(window) if self.dropped_at.is_none() && now >= window.measured_from => {
                 self.drop_all(wires, now);
@@ -165,13 +172,15 @@ impl Workload for Storm {
         } else if let Some(dropped_at) = self.dropped_at {
             self.recover(slot, position);
             self.returns.back += 1;
+            self.last.1 = at;
             self.returns.seconds = at.saturating_sub(dropped_at) as f64 / 1e9;
         }
         self.epochs[slot] = epoch;
     }
 
     fn satisfied(&self) -> bool {
-        self.dropped_at.is_some() && self.returns.back + self.gone >= self.returns.dropped
+        let over = self.last.0 >= self.last.1 + self.after;
+        over && self.dropped_at.is_some() && self.returns.back + self.gone >= self.returns.dropped
     }
 
     fn ended(&mut self, slot: usize) {
