@@ -1,9 +1,10 @@
 //! The suite: works × rounds × servers, interleaved, each run against a server of its own start.
 //!
 //! Says what is done next and keeps what was found; starting is `process`, the works are `works`, the
-//! reckoning `outcome`, showing `table` and the HTML report. Called by `main`.
+//! reckoning `outcome`, showing `table` and `page`. Called by `main`.
 
 pub mod outcome;
+mod page;
 mod process;
 mod servers;
 mod table;
@@ -19,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use crate::args::{SuiteArgs, cpu_list};
 use crate::frame;
 use crate::random::Random;
-use crate::report::{Report, html};
+use crate::report::Report;
 use crate::system;
 use outcome::{Found, Outcome, Results, Skipped, Summary};
 use process::Absent;
@@ -68,7 +69,7 @@ pub fn suite(args: &SuiteArgs, interrupted: &Arc<AtomicBool>) -> Result<bool> {
         std::fs::write(path, text + "\n").with_context(|| format!("can't write {}", path.display()))?;
     }
     if let Some(path) = &args.html {
-        html::write_suite(&summary, path)?;
+        page::write(&summary, path)?;
     }
     if interrupted.load(Relaxed) {
         println!("interrupted: this is the part until then");

@@ -11,7 +11,10 @@ use crate::report::thousands;
 
 /// Marks a run in which the generator had no more to give.
 const BOUND: &str = "†";
-const BOUND_MEANS: &str = "† the load generator was the bottleneck: the server's CPU per message decides, not the rate.";
+/// What that mark means.
+pub const BOUND_MEANS: &str = "† the load generator was the bottleneck: the server's CPU per message decides, not the rate.";
+
+const COMPARED: [&str; 5] = ["per_second", "server_cpu_ns", "p99_us", "bytes_per_connection", "seconds"];
 
 /// A figure with its digits.
 pub fn shown(figure: &Figure, value: f64) -> String {
@@ -33,13 +36,19 @@ pub fn columns(outcome: &Outcome) -> Vec<Figure> {
     FIGURES.into_iter().filter(there).filter(|figure| !(plain && figure.key == "messages_per_receive")).collect()
 }
 
+/// Those of them that fit on a terminal.
+fn narrow(outcome: &Outcome) -> Vec<Figure> {
+    let wide = |figure: &Figure| !matches!(figure.key, "p90_us" | "max_us");
+    columns(outcome).into_iter().filter(wide).collect()
+}
+
 /// A column's title.
 pub fn title(figure: &Figure, outcome: &Outcome) -> String {
     if figure.key == "per_second" { outcome.unit.to_owned() } else { figure.title.to_owned() }
 }
 
 fn rows(outcome: &Outcome) -> Vec<Vec<String>> {
-    let columns = columns(outcome);
+    let columns = narrow(outcome);
     let mut rows = Vec::new();
     for results in &outcome.results {
         let mut row = vec![results.server.clone()];
@@ -49,7 +58,8 @@ fn rows(outcome: &Outcome) -> Vec<Vec<String>> {
                 continue;
             };
             let mut text = shown(figure, *value);
-            if let Some(ratio) = results.ratio.get(figure.key) {
+            // JSON and the page have the others' ratios, too.
+            if let Some(ratio) = results.ratio.get(figure.key).filter(|_| COMPARED.contains(&figure.key)) {
                 let _ = write!(text, " ({ratio:.2}×)");
             }
             if figure.key == "per_second" && results.generator_bound {
@@ -78,7 +88,7 @@ pub fn verdict(results: &Results) -> String {
 
 fn head(outcome: &Outcome) -> Vec<String> {
     let mut head = vec!["server".to_owned()];
-    head.extend(columns(outcome).iter().map(|figure| title(figure, outcome)));
+    head.extend(narrow(outcome).iter().map(|figure| title(figure, outcome)));
     head.push("faults".to_owned());
     head
 }
