@@ -219,7 +219,13 @@ impl<'a, W: Workload> Engine<'a, W> {
         }
         system::exact_timers();
         let count = share(plan.connections, index, plan.threads);
-        let slots = (0..count).map(|_| Slot { connection: None, stage: Stage::Unborn, started: 0, ending: false, again: false });
+        let slots = (0..count).map(|_| Slot {
+            connection: None,
+            stage: Stage::Unborn,
+            started: 0,
+            ending: false,
+            again: false,
+        });
         let rate = plan.connect_rate;
         Ok(Self {
             control,

@@ -103,7 +103,6 @@ fn fetch(target: &Target, name: &str, timeout: Duration) -> Result<String> {
     Ok(answer.token)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -112,10 +112,13 @@ pub fn write_single(report: &Report, path: &Path) -> Result<()> {
     });
     let lines: Vec<_> = each.collect();
     let names = ["messages", "sign-in", "coming back"];
-    let legend = lines.iter().map(|line| format!(
-        "<span><span class=\"swatch\" style=\"background:{}\"></span>{}</span>",
-        plot::colour(line.place), names[line.place]
-    ));
+    let legend = lines.iter().map(|line| {
+        format!(
+            "<span><span class=\"swatch\" style=\"background:{}\"></span>{}</span>",
+            plot::colour(line.place),
+            names[line.place]
+        )
+    });
     let legend: String = legend.collect();
     let _ = write!(body, "<div class=\"legend\">{legend}</div><div class=\"grid\">");
     body.push_str(&card("Latency", latency_plot(&lines)?));

@@ -9,7 +9,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 /// The width and height of a plot, in its own pixels.
-const SIZE: (u32, u32) = (620, 320);
+const SIZE: (u32, u32) = (600, 320);
 /// Stand-ins that become the page's colours.
 const TEXT: RGBColor = RGBColor(1, 2, 3);
 const LINE: RGBColor = RGBColor(4, 5, 6);
@@ -57,7 +57,8 @@ pub fn short(number: f64) -> String {
         n if n >= 1e3 => (number / 1e3, " k"),
         _ => (number, ""),
     };
-    let text = if value.abs() >= 10.0 || value.fract().abs() < 0.05 { format!("{value:.0}") } else { format!("{value:.1}") };
+    let text =
+        if value.abs() >= 10.0 || value.fract().abs() < 0.05 { format!("{value:.0}") } else { format!("{value:.1}") };
     text + unit
 }
 
@@ -85,8 +86,10 @@ pub fn lines(series: &[Series], x: &Axis<'_>, y: &Axis<'_>, steps: Option<usize>
     if let Some(steps) = steps {
         across = -0.15..(steps.max(2) - 1) as f64 + 0.15;
     }
-    let floor = if up.start > 0.0 { up.start / 1.5 } else { 0.1 };
-    let rising = floor..(up.end * 1.5).max(floor * 10.0);
+    // Whole powers of ten, so that there are always two ticks.
+    let power = |value: f64, round: fn(f64) -> f64| 10f64.powf(round(value.max(0.1).log10()));
+    let floor = power(up.start, f64::floor);
+    let rising = floor..power(up.end, f64::ceil).max(floor * 10.0) * 1.01;
     let flat = 0.0..(up.end * 1.08).max(1e-9);
     let mut svg = String::new();
     match (x.logarithmic, y.logarithmic) {
@@ -135,7 +138,7 @@ where
         .y_label_area_size(74)
         .build_cartesian_2d(across, up)
         .map_err(|error| failed(&error))?;
-    let text = ("sans-serif", 13).into_font().color(&TEXT);
+    let text = ("sans-serif", 16).into_font().color(&TEXT);
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)

@@ -193,7 +193,9 @@ impl<'a> Suite<'a> {
         let traffic = report.traffic.context("the try with uringcast brought nothing; give --wire-bytes")?;
         let message = frame::payload_of(traffic.bytes_per_message.round() as usize);
         self.settings.around_text = Some(message.saturating_sub(64));
-        eprintln!("a delivered message of uringcast's is {message} bytes long with a text of 64: others are padded to it");
+        eprintln!(
+            "a delivered message of uringcast's is {message} bytes long with a text of 64: others are padded to it"
+        );
         Ok(())
     }
 
@@ -204,9 +206,8 @@ impl<'a> Suite<'a> {
             Kind::Echo { pipeline } => (1, pipeline),
             _ => (1, 1),
         };
-        let fill = |text: &String| {
-            text.replace("{window}", &window.to_string()).replace("{pipeline}", &pipeline.to_string())
-        };
+        let fill =
+            |text: &String| text.replace("{window}", &window.to_string()).replace("{pipeline}", &pipeline.to_string());
         let argv: Vec<String> = server.command.iter().map(fill).collect();
         let own = server.cpus.as_deref().and_then(|list| cpu_list(list).ok());
         let cpus = own.as_deref().unwrap_or(&self.server_cpus);

@@ -45,7 +45,12 @@ fn render(summary: &Summary) -> Result<String> {
         "<p class=\"bad\">Not every run was faultless: see the last column of the tables.</p>\n"
     });
     for skipped in &summary.skipped {
-        let _ = writeln!(body, "<p class=\"quiet\">{} took no part: {}</p>", escaped(&skipped.server), escaped(&skipped.why));
+        let _ = writeln!(
+            body,
+            "<p class=\"quiet\">{} took no part: {}</p>",
+            escaped(&skipped.server),
+            escaped(&skipped.why)
+        );
     }
     let mut named: Vec<_> = places.iter().collect();
     named.sort_by_key(|(_, place)| **place);
@@ -71,20 +76,25 @@ fn scaling(summary: &Summary, places: &Places<'_>) -> Result<String> {
     let mut cards = String::new();
     for window in ["w1", "w64"] {
         let works = || {
-            let named = |work: &&Outcome| work.name.starts_with("fanout-") && work.name.ends_with(&format!("-{window}"));
+            let named =
+                |work: &&Outcome| work.name.starts_with("fanout-") && work.name.ends_with(&format!("-{window}"));
             summary.works.iter().filter(named)
         };
         if works().count() < 2 {
             continue;
         }
-        for (key, title, log) in [("per_second", "deliveries/s", false), ("server_cpu_ns", "server CPU ns per delivery", true)] {
-            let series: Vec<_> = places.iter().map(|(server, place)| {
-                let points = works().filter_map(|work| Some((f64::from(work.connections), work.median(server, key)?)));
-                Series { place: *place, points: points.collect() }
-            }).collect();
+        for (key, title) in [("per_second", "deliveries/s"), ("server_cpu_ns", "server CPU ns per delivery")] {
+            let series: Vec<_> = places
+                .iter()
+                .map(|(server, place)| {
+                    let points =
+                        works().filter_map(|work| Some((f64::from(work.connections), work.median(server, key)?)));
+                    Series { place: *place, points: points.collect() }
+                })
+                .collect();
             let count = |count: f64| plot::short(count.round());
             let x = Axis { title: "subscribers", label: &count, logarithmic: true };
-            let y = Axis { title, label: &plot::short, logarithmic: log };
+            let y = Axis { title, label: &plot::short, logarithmic: false };
             let title = format!("Fan-out, window {}: {title}", &window[1..]);
             cards.push_str(&card(&title, plot::lines(&series, &x, &y, None)?));
         }
@@ -122,7 +132,7 @@ fn work(outcome: &Outcome, places: &Places<'_>) -> Result<String> {
 }
 
 fn figures(outcome: &Outcome) -> String {
-    let columns = table::columns(outcome);
+    let columns = table::narrow(outcome);
     let mut html = "<table><tr><th>server</th>".to_owned();
     for figure in &columns {
         let _ = write!(html, "<th>{}</th>", escaped(&table::title(figure, outcome)));
@@ -135,7 +145,11 @@ fn figures(outcome: &Outcome) -> String {
                 html.push_str("<td>–</td>");
                 continue;
             };
-            let most = outcome.results.iter().filter_map(|other| other.median.get(figure.key)).fold(0.0, |a: f64, b| a.max(*b));
+            let most = outcome
+                .results
+                .iter()
+                .filter_map(|other| other.median.get(figure.key))
+                .fold(0.0, |a: f64, b| a.max(*b));
             let part = value / most.max(1e-9) * 100.0;
             let bar = if BARS.contains(&figure.key) {
                 format!(" style=\"background:linear-gradient(to right,var(--bar) {part:.1}%,transparent {part:.1}%)\"")
@@ -143,7 +157,8 @@ fn figures(outcome: &Outcome) -> String {
                 String::new()
             };
             let bound = if figure.key == "per_second" && results.generator_bound { "†" } else { "" };
-            let ratio = results.ratio.get(figure.key).map_or(String::new(), |ratio| format!("<small>{ratio:.2}×</small>"));
+            let ratio =
+                table::ratio(results, figure).map_or(String::new(), |ratio| format!("<small>{ratio:.2}×</small>"));
             let _ = write!(html, "<td{bar}>{}{bound}{ratio}</td>", table::shown(figure, *value));
         }
         let class = if results.passed() { "good" } else { "bad" };

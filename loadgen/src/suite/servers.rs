@@ -76,7 +76,9 @@ impl Server {
 
     /// It is able to do `work`.
     pub fn can(&self, work: &str) -> bool {
-        let covers = |name: &String| work.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        let covers = |name: &String| {
+            work.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
         self.works.is_empty() || self.works.iter().any(covers)
     }
 }

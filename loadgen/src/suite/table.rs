@@ -12,7 +12,8 @@ use crate::report::thousands;
 /// Marks a run in which the generator had no more to give.
 const BOUND: &str = "†";
 /// What that mark means.
-pub const BOUND_MEANS: &str = "† the load generator was the bottleneck: the server's CPU per message decides, not the rate.";
+pub const BOUND_MEANS: &str =
+    "† the load generator was the bottleneck: the server's CPU per message decides, not the rate.";
 
 const COMPARED: [&str; 5] = ["per_second", "server_cpu_ns", "p99_us", "bytes_per_connection", "seconds"];
 
@@ -25,7 +26,7 @@ pub fn shown(figure: &Figure, value: f64) -> String {
 }
 
 /// The figures that any server has in this work.
-pub fn columns(outcome: &Outcome) -> Vec<Figure> {
+fn columns(outcome: &Outcome) -> Vec<Figure> {
     let there = |figure: &Figure| outcome.results.iter().any(|results| results.median.contains_key(figure.key));
     // A frame holds one message of most servers.
     let same = |results: &Results| {
@@ -37,9 +38,14 @@ pub fn columns(outcome: &Outcome) -> Vec<Figure> {
 }
 
 /// Those of them that fit on a terminal.
-fn narrow(outcome: &Outcome) -> Vec<Figure> {
+pub fn narrow(outcome: &Outcome) -> Vec<Figure> {
     let wide = |figure: &Figure| !matches!(figure.key, "p90_us" | "max_us");
     columns(outcome).into_iter().filter(wide).collect()
+}
+
+/// The ratio to the base that is shown; JSON has all.
+pub fn ratio(results: &Results, figure: &Figure) -> Option<f64> {
+    results.ratio.get(figure.key).copied().filter(|_| COMPARED.contains(&figure.key))
 }
 
 /// A column's title.
@@ -58,8 +64,7 @@ fn rows(outcome: &Outcome) -> Vec<Vec<String>> {
                 continue;
             };
             let mut text = shown(figure, *value);
-            // JSON and the page have the others' ratios, too.
-            if let Some(ratio) = results.ratio.get(figure.key).filter(|_| COMPARED.contains(&figure.key)) {
+            if let Some(ratio) = ratio(results, figure) {
                 let _ = write!(text, " ({ratio:.2}×)");
             }
             if figure.key == "per_second" && results.generator_bound {
@@ -130,10 +135,7 @@ pub fn print(summary: &Summary) {
 
 /// All of it as Markdown.
 pub fn markdown(summary: &Summary) -> String {
-    let mut text = format!(
-        "{}; {}. Medians; (×) in parts of {}'s.\n",
-        summary.machine, summary.setup, summary.base
-    );
+    let mut text = format!("{}; {}. Medians; (×) in parts of {}'s.\n", summary.machine, summary.setup, summary.base);
     for outcome in &summary.works {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace('\n', " "));
         let head = head(outcome);

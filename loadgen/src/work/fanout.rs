@@ -470,7 +470,16 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { threads: 1, publishers: 2, window: 4, lockstep: false, rate: None, payload: 40, run: 1, sample_every: 1 }
+        Settings {
+            threads: 1,
+            publishers: 2,
+            window: 4,
+            lockstep: false,
+            rate: None,
+            payload: 40,
+            run: 1,
+            sample_every: 1,
+        }
     }
 
     fn delivery(publisher: u32, number: u32, offset: u64) -> Vec<u8> {

@@ -70,14 +70,7 @@ pub struct Storm {
 
 impl Storm {
     /// The workload of `thread` with its `slots` connections.
-    pub fn new(
-        settings: Settings,
-        publications: Arc<Publications>,
-        jitter: u64,
-        thread: usize,
-        slots: usize,
-    ) -> Self {
-        
+    pub fn new(settings: Settings, publications: Arc<Publications>, jitter: u64, thread: usize, slots: usize) -> Self {
         Self {
             fanout: Fanout::new(settings, publications, thread, slots),
             returns: Returns::default(),
