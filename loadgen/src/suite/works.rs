@@ -128,8 +128,11 @@ impl Work {
         Ok(ALL.into_iter().filter(asked).collect())
     }
 
-    /// `name` is this work's, or what stands before a dash in it.
+    /// `name` is this work's, or, if it is no other's, what stands before a dash in it.
     fn covered_by(&self, name: &str) -> bool {
+        if ALL.iter().any(|work| work.name == name) {
+            return self.name == name;
+        }
         self.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 
@@ -308,6 +311,7 @@ mod tests {
         };
         assert_eq!(names(&[]).unwrap().len(), ALL.len());
         assert_eq!(names(&["echo-100"]).unwrap(), ["echo-100-p1", "echo-100-p16"]);
+        assert_eq!(names(&["latency"]).unwrap(), ["latency"]);
         assert_eq!(names(&["storm", "fanout-8000-w1"]).unwrap(), ["fanout-8000-w1", "storm"]);
         assert!(names(&["fan"]).is_err());
     }

@@ -61,6 +61,8 @@ pub struct Shared {
     by: Vec<AtomicU32>,
     /// Who is signed in.
     online: Vec<AtomicBool>,
+    /// How many left and are not back yet.
+    absent: AtomicU32,
 }
 
 impl Shared {
@@ -80,6 +82,7 @@ impl Shared {
             sent: (0..rooms).map(|_| AtomicU32::new(0)).collect(),
             by: (0..settings.publishers).map(|_| AtomicU32::new(0)).collect(),
             online: (0..settings.connections).map(|_| AtomicBool::new(false)).collect(),
+            absent: AtomicU32::new(0),
         })
     }
 }
@@ -130,7 +133,6 @@ pub struct Chat {
     candidate: usize,
     /// Those that left and have to be sent back.
     away: Vec<(usize, u64)>,
-    absent: usize,
     asked: bool,
     last_tick: u64,
     scratch: Vec<u8>,
@@ -168,7 +170,6 @@ impl Chat {
             departures: 0,
             candidate: publishers,
             away: Vec::new(),
-            absent: 0,
             asked: false,
             last_tick: 0,
             scratch: Vec::new(),
@@ -309,7 +310,7 @@ impl Chat {
             let slot = self.candidate;
             self.candidate = if slot + 1 == self.slots { self.publishers } else { slot + 1 };
             if wires.is_ready(slot) {
-                self.absent += 1;
+                self.shared.absent.fetch_add(1, Relaxed);
                 self.visits.leaves += 1;
                 self.shared.online[self.number(slot)].store(false, Relaxed);
                 self.checker.ended(slot);
@@ -321,7 +322,7 @@ impl Chat {
 
     /// Asks the server how many users there are, once everything else is there.
     fn ask(&mut self, wires: &mut Wires<'_>) {
-        if self.asked || self.thread != 0 || self.absent > 0 {
+        if self.asked || self.thread != 0 || self.shared.absent.load(Relaxed) > 0 {
             return;
         }
         if let Some((out, random)) = wires.out(0) {
@@ -398,7 +399,7 @@ impl Workload for Chat {
     fn signed_in(&mut self, slot: usize, position: Option<&[u8]>, _: u64) {
         self.shared.online[self.number(slot)].store(true, Relaxed);
         if self.window.is_some() {
-            self.absent -= 1;
+            self.shared.absent.fetch_sub(1, Relaxed);
             self.visits.joins += 1;
         }
         let lobby = position.and_then(|position| {
@@ -415,14 +416,18 @@ impl Workload for Chat {
     }
 
     fn ended(&mut self, slot: usize) {
-        self.shared.online[self.number(slot)].store(false, Relaxed);
+        // One that was away failed to come back.
+        let was_online = self.shared.online[self.number(slot)].swap(false, Relaxed);
+        if !was_online && self.window.is_some() {
+            self.shared.absent.fetch_sub(1, Relaxed);
+        }
         self.checker.ended(slot);
     }
 
     fn complete(&self) -> bool {
         let sent = |slot| u64::from(self.shared.sent[self.room(self.number(slot))].load(Relaxed));
         let answered = self.thread != 0 || self.visits.online_count.is_some();
-        self.absent == 0 && answered && self.checker.complete(sent) && self.mistaken() == 0
+        self.shared.absent.load(Relaxed) == 0 && answered && self.checker.complete(sent) && self.mistaken() == 0
     }
 
     fn finish(&mut self) {
