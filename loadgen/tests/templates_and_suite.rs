@@ -46,10 +46,13 @@ impl Fault {
     }
 }
 
+/// By number, in the order of their coming; and the next one's number.
+type Members = (u64, BTreeMap<u64, Sender<Vec<u8>>>);
+
 struct Room {
     speech: Speech,
     fault: Fault,
-    members: Mutex<(u64, BTreeMap<u64, Sender<Vec<u8>>>)>,
+    members: Mutex<Members>,
 }
 
 impl Room {

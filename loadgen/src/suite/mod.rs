@@ -27,6 +27,9 @@ use process::Absent;
 use servers::{Server, Servers};
 use works::{Endpoint, Kind, PART, Run, Settings, WINDOWS, Work};
 
+/// The subscribers of the try that tells how long a delivery is. An offset has more digits the fewer there are:
+/// so many make it about as long as in the works.
+const LEARN: u32 = 500;
 const SECRET: &str = "URINGCAST_AUTH__HS256_SECRET";
 
 struct Suite<'a> {
@@ -186,7 +189,7 @@ impl<'a> Suite<'a> {
         }
         let uringcast = self.servers.all.iter().find(|server| server.is_uringcast());
         let uringcast = uringcast.context("a server has `pad` and none speaks uringcast: give --wire-bytes")?.clone();
-        let run = Run { connections: 2, kind: Kind::Fanout { window: 64, payload: 64 }, rate: None, seconds: 0.5 };
+        let run = Run { connections: LEARN, kind: Kind::Fanout { window: 64, payload: 64 }, rate: None, seconds: 0.5 };
         let report = self.once(&uringcast, &run).map_err(|absent| {
             anyhow::anyhow!("can't learn the length of a delivery from {}: {absent}; give --wire-bytes", uringcast.name)
         })?;
