@@ -24,7 +24,18 @@ run() {
 run echo --url "ws://$address/echo" --connections 20 --pipeline 4 --seconds 1 --warmup 0.2
 run fanout --url "ws://$address/ws" --subscribers 200 --publishers 4 --seconds 1 --warmup 0.2
 run connect --url "ws://$address/ws" --connections 500 --settle 0 --pid "$pid"
+run chat --url "ws://$address/ws" --connections 100 --churn 40 --away-ms 100 --seconds 1 --warmup 0.2 --threads 2
+run storm --url "ws://$address/ws" --connections 500 --before 0.3 --jitter-ms 200 --threads 2 --html "$scratch/storm.html"
 
 kill "$pid"
 trap 'rm -rf "$scratch"' EXIT
 wait "$pid" || { cat "$scratch/log"; echo "the server did not end well"; exit 1; }
+
+cat >"$scratch/servers.toml" <<END
+[[server]]
+name = "uringcast"
+command = ["$(realpath "$server")", "--listen", "127.0.0.1:0", "--shards", "1", "--echo"]
+env = { URINGCAST_AUTH__DUPLICATE_LOGIN = "allow" }
+END
+run suite --servers "$scratch/servers.toml" --rounds 1 --seconds 0.3 --scale-down 50 --html "$scratch/suite.html"
+grep -q '<svg' "$scratch/suite.html" && grep -q '<svg' "$scratch/storm.html"

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::echo;
 use crate::marker::MARKER;
+use crate::protocol::Template;
+use crate::work::echo;
 
 /// Measures WebSocket servers, and checks that nothing is lost, doubled, reordered or changed.
 #[derive(Parser)]
@@ -29,16 +30,22 @@ pub enum Command {
     Fanout(FanoutArgs),
     /// Opening connections, and what idle ones cost
     Connect(ConnectArgs),
+    /// Users who come, go and publish, with presence
+    Chat(ChatArgs),
+    /// All connections dropped at once, and all of them come back
+    Storm(StormArgs),
+    /// All of it, against one or more servers that are started by command
+    Suite(SuiteArgs),
 }
 
 /// What every command takes.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Common {
     /// Load threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
     /// CPUs to keep the threads on, in turn: 1 or 2,3 or 4-7
-    #[arg(long, value_name = "LIST")]
+    #[arg(long = "cpus", alias = "cpu", value_name = "LIST")]
     pub cpu: Option<String>,
     /// The server's process, for its CPU time and memory
     #[arg(long)]
@@ -58,10 +65,45 @@ pub struct Common {
     /// Write the report as JSON, too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the report as one HTML page with plots, too
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// What a server speaks that doesn't speak uringcast's protocol.
+#[derive(Args, Clone, Default)]
+pub struct Speak {
+    /// A TOML file with tables [protocol.NAME] (docs/loadgen.md)
+    #[arg(long, value_name = "FILE")]
+    pub protocol_file: Option<PathBuf>,
+    /// Which of them; "uringcast" is built in
+    #[arg(long, value_name = "NAME")]
+    pub protocol: Option<String>,
+    /// A message to send after the upgrade; may be given again (\r, \n, \t and \\ are read)
+    #[arg(long, value_name = "TEXT", conflicts_with = "protocol_file")]
+    pub hello: Vec<String>,
+    /// Text in the message that answers the hello
+    #[arg(long, value_name = "TEXT", conflicts_with = "protocol_file")]
+    pub hello_reply: Option<String>,
+    /// How to publish: {payload} and {length} are replaced
+    #[arg(long, value_name = "TEXT", conflicts_with = "protocol_file")]
+    pub publish: Option<String>,
+    /// Binary messages instead of text, with --hello, --publish or --plain
+    #[arg(long, conflicts_with = "protocol_file")]
+    pub binary_frames: bool,
+    /// No hello at all: what is sent is the payload, and everyone gets it
+    #[arg(long, conflicts_with = "protocol_file")]
+    pub plain: bool,
+    /// Choose the payload so that a delivered message is this long, as another server's is
+    #[arg(long, value_name = "BYTES")]
+    pub wire_bytes: Option<usize>,
+    /// As the suite has read it.
+    #[arg(skip)]
+    pub template: Option<Template>,
 }
 
 /// How long to send.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Span {
     /// How long to send
     #[arg(long, default_value_t = 5.0)]
@@ -75,7 +117,7 @@ pub struct Span {
 }
 
 /// Who signs in.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Auth {
     /// One user for every connection, or the same for all (the server must allow that)
     #[arg(long, value_enum, default_value_t = Users::Distinct)]
@@ -149,6 +191,9 @@ pub struct FanoutArgs {
     /// Closed loop: publications outstanding per publisher, closed by its own delivery
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub window: u32,
+    /// Send a whole window in one write, and the next one when all of it came back
+    #[arg(long, conflicts_with = "rate")]
+    pub lockstep: bool,
     /// Bytes in a publication's text
     #[arg(long, default_value_t = 64)]
     pub payload: usize,
@@ -158,6 +203,9 @@ pub struct FanoutArgs {
     /// How long to send.
     #[command(flatten)]
     pub span: Span,
+    /// Another protocol.
+    #[command(flatten)]
+    pub speak: Speak,
     /// Who signs in.
     #[command(flatten)]
     pub auth: Auth,
@@ -187,12 +235,141 @@ pub struct ConnectArgs {
     /// Keep the connections for so long after that
     #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
     pub hold: f64,
+    /// Another protocol.
+    #[command(flatten)]
+    pub speak: Speak,
     /// Who signs in.
     #[command(flatten)]
     pub auth: Auth,
     /// What every command takes.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// `loadgen chat`
+#[derive(Args)]
+pub struct ChatArgs {
+    /// Where the server is
+    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
+    pub url: String,
+    /// How many users, a connection each
+    #[arg(long, short, default_value_t = 500)]
+    pub connections: u32,
+    /// How many of them publish; those stay
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub publishers: u16,
+    /// Users that leave, a second; each comes back
+    #[arg(long, default_value_t = 20.0, value_name = "PER_SECOND")]
+    pub churn: f64,
+    /// How long one that left stays away
+    #[arg(long, default_value_t = 500)]
+    pub away_ms: u32,
+    /// Rooms that the users are spread over, beside the lobby that all are in; 0: all talk in the lobby
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub rooms: u16,
+    /// What the rooms' names begin with; members must be allowed to publish there
+    #[arg(long, default_value = "room-", value_name = "TEXT")]
+    pub room_prefix: String,
+    /// Bytes in a publication's text
+    #[arg(long, default_value_t = 64)]
+    pub payload: usize,
+    /// How long to send; without --rate it is 100 a second.
+    #[command(flatten)]
+    pub span: Span,
+    /// Who signs in.
+    #[command(flatten)]
+    pub auth: Auth,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `loadgen storm`
+#[derive(Args)]
+pub struct StormArgs {
+    /// Where the server is
+    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
+    pub url: String,
+    /// How many connections, publishers included
+    #[arg(long, short, default_value_t = 1_000)]
+    pub connections: u32,
+    /// How many of them publish; those stay
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub publishers: u16,
+    /// Publications a second over all publishers, before, during and after the drop
+    #[arg(long, default_value_t = 20.0, value_name = "PER_SECOND")]
+    pub rate: f64,
+    /// Spread the returns evenly over this time
+    #[arg(long, default_value_t = 0)]
+    pub jitter_ms: u32,
+    /// Publish for so long before the drop
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    pub before: f64,
+    /// All must be back within this time
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    pub within: f64,
+    /// Bytes in a publication's text
+    #[arg(long, default_value_t = 64)]
+    pub payload: usize,
+    /// Who signs in.
+    #[command(flatten)]
+    pub auth: Auth,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `loadgen suite`
+#[derive(Args)]
+pub struct SuiteArgs {
+    /// The servers and how to start them (docs/loadgen.md)
+    #[arg(long, value_name = "FILE")]
+    pub servers: PathBuf,
+    /// How often each work is done with each server; the medians count
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub rounds: u32,
+    /// CPUs of the servers: 0 or 0,1
+    #[arg(long, value_name = "LIST")]
+    pub server_cpu: Option<String>,
+    /// CPUs of the load threads, one each: 1 or 2,3
+    #[arg(long, value_name = "LIST")]
+    pub load_cpu: Option<String>,
+    /// Only these servers
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    pub only: Vec<String>,
+    /// Only these works
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    pub works: Vec<String>,
+    /// The server that ratios refer to [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub base: Option<String>,
+    /// How long each run sends
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Publications a second for latency-same [default: 70 % of what the base takes]
+    #[arg(long, value_name = "PER_SECOND")]
+    pub rate: Option<f64>,
+    /// Connections of the connect work
+    #[arg(long, default_value_t = 8_000, value_name = "N")]
+    pub idle: u32,
+    /// Make every number of connections this many times smaller, for a quick try
+    #[arg(long, default_value_t = 1, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub scale_down: u32,
+    /// Bytes of a delivered message for the servers that are padded [default: uringcast's, tried out first]
+    #[arg(long, value_name = "BYTES")]
+    pub wire_bytes: Option<usize>,
+    /// The deadline of every wait, in seconds
+    #[arg(long, default_value_t = 20.0, value_name = "SECONDS")]
+    pub timeout: f64,
+    /// Write the tables as Markdown
+    #[arg(long, value_name = "FILE")]
+    pub out_md: Option<PathBuf>,
+    /// Write everything as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write one HTML page with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 fn positive(name: &str, value: f64) -> Result<()> {
@@ -271,17 +448,56 @@ impl ConnectArgs {
     }
 }
 
-fn cpu_list(list: &str) -> Result<Vec<usize>> {
+impl ChatArgs {
+    /// Refuses what makes no sense.
+    pub fn check(&self) -> Result<()> {
+        self.common.check(self.connections)?;
+        self.span.check()?;
+        if u32::from(self.publishers) > self.connections {
+            bail!("publishers are users, too: --publishers must not exceed --connections");
+        }
+        if self.auth.users == Users::Same || self.auth.token.is_some() {
+            bail!("a chat is one of different users: no --users same and no --token");
+        }
+        if !self.churn.is_finite() || self.churn < 0.0 {
+            bail!("--churn must be at least 0");
+        }
+        if self.payload < MARKER {
+            bail!("--payload must be at least {MARKER}, the length of the marker in it");
+        }
+        Ok(())
+    }
+}
+
+impl StormArgs {
+    /// Refuses what makes no sense.
+    pub fn check(&self) -> Result<()> {
+        self.common.check(self.connections)?;
+        positive("rate", self.rate)?;
+        positive("before", self.before)?;
+        positive("within", self.within)?;
+        if u32::from(self.publishers) >= self.connections {
+            bail!("publishers stay: --publishers must be less than --connections");
+        }
+        if self.payload < MARKER {
+            bail!("--payload must be at least {MARKER}, the length of the marker in it");
+        }
+        Ok(())
+    }
+}
+
+/// The CPUs of `1`, `2,3` or `4-7`.
+pub fn cpu_list(list: &str) -> Result<Vec<usize>> {
     let mut cpus = Vec::new();
     for part in list.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let read = |text: &str| -> Result<usize> {
             let cpu = text.trim().parse();
-            cpu.with_context(|| format!("--cpu {list}: expected 1 or 2,3 or 4-7"))
+            cpu.with_context(|| format!("CPUs {list}: expected 1 or 2,3 or 4-7"))
         };
         let (first, last) = (read(first)?, read(last)?);
         if last < first || last > 4_096 {
-            bail!("--cpu {list}: {part} is no range of CPUs");
+            bail!("CPUs {list}: {part} is no range of CPUs");
         }
         cpus.extend(first..=last);
     }

@@ -5,7 +5,7 @@
 //! missing number was lost or only late.
 //! Called by the workloads.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::AddAssign;
 
 use serde::Serialize;
@@ -28,6 +28,9 @@ pub struct Faults {
     pub offset_breaks: u64,
     /// Requests that the server answered with an error.
     pub refused: u64,
+    /// Observers that believed, in the end, that someone was there who wasn't, or the other way round; and a
+    /// server's count of users that was wrong.
+    pub presence: u64,
     /// Connections that ended before their time.
     pub cut: u64,
     /// Connections that could not be opened or signed in.
@@ -36,7 +39,7 @@ pub struct Faults {
 
 impl Faults {
     /// The counts with their names.
-    pub fn named(&self) -> [(&'static str, u64); 8] {
+    pub fn named(&self) -> [(&'static str, u64); 9] {
         [
             ("lost", self.lost),
             ("doubled", self.doubled),
@@ -44,6 +47,7 @@ impl Faults {
             ("corrupted", self.corrupted),
             ("offset breaks", self.offset_breaks),
             ("refused", self.refused),
+            ("presence", self.presence),
             ("cut", self.cut),
             ("failed", self.failed),
         ]
@@ -63,6 +67,7 @@ impl AddAssign for Faults {
         self.corrupted += other.corrupted;
         self.offset_breaks += other.offset_breaks;
         self.refused += other.refused;
+        self.presence += other.presence;
         self.cut += other.cut;
         self.failed += other.failed;
     }
@@ -77,6 +82,8 @@ pub struct Checker {
     progress: u64,
     missing: HashMap<usize, BTreeSet<u32>>,
     remembered: usize,
+    /// Lanes that were told of a hole before what comes next.
+    forgiven: HashSet<usize>,
     /// What went wrong so far.
     pub faults: Faults,
 }
@@ -91,6 +98,7 @@ impl Checker {
             progress: 0,
             missing: HashMap::new(),
             remembered: 0,
+            forgiven: HashSet::new(),
             faults: Faults::default(),
         }
     }
@@ -117,6 +125,9 @@ impl Checker {
         } else if seen > expected {
             self.progress += u64::from(seen - expected) + 1;
             self.next[lane] = seen + 1;
+            if self.forgiven.remove(&lane) {
+                return;
+            }
             let skipped = (seen - expected) as usize;
             if self.remembered + skipped > REMEMBERED {
                 self.faults.lost += skipped as u64;
@@ -141,6 +152,23 @@ impl Checker {
         }
     }
 
+    /// The receiver was told that something is missing here: the next hole of each lane doesn't count.
+    pub fn forgive(&mut self, receiver: usize) {
+        self.forgiven.extend(receiver * self.senders..(receiver + 1) * self.senders);
+    }
+
+    /// The receiver is there (again), and number `next` of its only sender is the first that it should get.
+    pub fn restart(&mut self, receiver: usize, next: u32) {
+        let was = std::mem::replace(&mut self.next[receiver], next);
+        if !std::mem::take(&mut self.gone[receiver]) {
+            self.progress -= u64::from(was);
+        }
+        self.progress += u64::from(next);
+        if let Some(missing) = self.missing.remove(&receiver) {
+            self.remembered -= missing.len();
+        }
+    }
+
     /// Every receiver that is still there has all there is; `sent` is what it should have, all senders
     /// together.
     pub fn complete(&self, sent: impl Fn(usize) -> u64) -> bool {
@@ -154,7 +182,7 @@ impl Checker {
         self.remembered = 0;
         self.missing.clear();
         for (lane, next) in self.next.iter_mut().enumerate() {
-            if !self.gone[lane / self.senders] {
+            if !self.gone[lane / self.senders] && !self.forgiven.contains(&lane) {
                 let sent = sent(lane / self.senders, lane % self.senders);
                 self.faults.lost += u64::from(sent.saturating_sub(*next));
                 *next = sent;
@@ -206,6 +234,32 @@ mod tests {
         assert_eq!((faults.reordered, faults.lost, faults.doubled), (1, 0, 0));
         let faults = faults_of(&[0, 2, 1, 1], 3);
         assert_eq!((faults.reordered, faults.lost, faults.doubled), (1, 0, 1));
+    }
+
+    #[test]
+    fn a_hole_that_was_told_of_is_no_loss() {
+        let mut checker = Checker::new(1, 1);
+        checker.saw(0, 0, 0);
+        checker.forgive(0);
+        checker.saw(0, 0, 5);
+        assert!(checker.complete(|_| 6));
+        checker.saw(0, 0, 7);
+        checker.finish(|_, _| 8);
+        assert_eq!(checker.faults.lost, 1);
+    }
+
+    #[test]
+    fn a_receiver_that_returns_starts_where_it_is_told() {
+        let mut checker = Checker::new(1, 1);
+        checker.saw(0, 0, 0);
+        checker.saw(0, 0, 2);
+        checker.ended(0);
+        checker.restart(0, 6);
+        assert!(!checker.complete(|_| 7));
+        checker.saw(0, 0, 6);
+        assert!(checker.complete(|_| 7));
+        checker.finish(|_, _| 7);
+        assert!(!checker.faults.any());
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Counters {
     pub bytes_out: AtomicU64,
     /// The workload has all it waits for.
     pub complete: AtomicU64,
+    /// The workload needs no more of the window.
+    pub satisfied: AtomicU64,
 }
 
 /// What `run` and the threads share.

@@ -4,6 +4,8 @@
 //! Doesn't know what is measured: that is the `Workload`. Doesn't decide when a phase ends: that is `run`,
 //! which moves the phase on and reads the counters. Threads share nothing else.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context, Result};
@@ -44,12 +46,34 @@ pub trait Workload: Send {
     fn finish(&mut self);
     /// Messages received that count, and messages sent.
     fn counts(&self) -> (u64, u64);
+    /// Appends fields to the data of a connection's `auth`.
+    fn auth(&mut self, _slot: usize, _data: &mut Vec<u8>) {}
+    /// A connection is signed in; `position` is the answer that said so, if there was one.
+    fn signed_in(&mut self, _slot: usize, _position: Option<&[u8]>, _at: u64) {}
+    /// A connection that was told to leave is gone.
+    fn left(&mut self, _slot: usize, _at: u64) {}
+    /// All that was to happen did, so that the window may end before its time.
+    fn satisfied(&self) -> bool {
+        false
+    }
+}
+
+/// What a workload wants done with a connection.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    /// Close the socket without a word.
+    Drop(usize),
+    /// Say goodbye; the server closes.
+    Leave(usize),
+    /// Connect again at this time.
+    Return(usize, u64),
 }
 
 /// The sending side of a thread's connections.
 pub struct Wires<'a> {
     slots: &'a mut [Slot],
     touched: &'a mut Vec<usize>,
+    orders: &'a mut Vec<Order>,
     /// Masking keys.
     pub random: &'a mut Random,
     /// New messages may be sent.
@@ -69,6 +93,26 @@ impl Wires<'_> {
         }
         Some((&mut connection.out, self.random))
     }
+
+    /// Connection `slot` is signed in.
+    pub fn is_ready(&self, slot: usize) -> bool {
+        self.slots[slot].stage == Stage::Ready
+    }
+
+    /// Closes a signed-in connection's socket without a word.
+    pub fn cut(&mut self, slot: usize) {
+        self.orders.push(Order::Drop(slot));
+    }
+
+    /// Says goodbye on a signed-in connection; `left` tells of its end.
+    pub fn leave(&mut self, slot: usize) {
+        self.orders.push(Order::Leave(slot));
+    }
+
+    /// Connects `slot` again, whose connection was cut or has left, at time `at`.
+    pub fn reconnect(&mut self, slot: usize, at: u64) {
+        self.orders.push(Order::Return(slot, at));
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +122,8 @@ enum Stage {
     Upgrading,
     SigningIn(SignIn),
     Ready,
+    /// On its workload's wish.
+    Leaving,
     Closing,
     Gone,
 }
@@ -88,6 +134,8 @@ struct Slot {
     started: u64,
     /// The server ended its side: read to the end, since no further event will say so.
     ending: bool,
+    /// Not its first connection.
+    again: bool,
 }
 
 /// CPU time of a thread at the start of a phase.
@@ -113,6 +161,8 @@ pub struct Finished<W> {
     pub upgraded: Latencies,
     /// From the intended time of connecting to the end of the sign-in.
     pub signed_in: Latencies,
+    /// From the intended time of coming back to the end of the sign-in.
+    pub returned: Latencies,
     /// At the start of each phase.
     pub usage: [Usage; PHASES],
     /// When the last connection was ready or had failed.
@@ -131,6 +181,7 @@ struct Stats {
     examples: Vec<String>,
     upgraded: Latencies,
     signed_in: Latencies,
+    returned: Latencies,
 }
 
 /// One load thread.
@@ -147,6 +198,9 @@ pub struct Engine<'a, W> {
     stop: u64,
     next_slot: usize,
     connects: Option<Schedule>,
+    /// Connections that are to come back, the earliest first.
+    returning: BinaryHeap<Reverse<(u64, usize)>>,
+    orders: Vec<Order>,
     in_flight: usize,
     next_sweep: u64,
     unread: Vec<usize>,
@@ -161,11 +215,17 @@ impl<'a, W: Workload> Engine<'a, W> {
     pub fn new(control: &'a Control, index: usize, workload: W) -> Result<Self> {
         let plan = &control.plan;
         if let Some(cpu) = plan.cpus.get(index % plan.cpus.len().max(1)) {
-            system::pin(*cpu)?;
+            system::pin(&[*cpu])?;
         }
         system::exact_timers();
         let count = share(plan.connections, index, plan.threads);
-        let slots = (0..count).map(|_| Slot { connection: None, stage: Stage::Unborn, started: 0, ending: false });
+        let slots = (0..count).map(|_| Slot {
+            connection: None,
+            stage: Stage::Unborn,
+            started: 0,
+            ending: false,
+            again: false,
+        });
         let rate = plan.connect_rate;
         Ok(Self {
             control,
@@ -179,6 +239,8 @@ impl<'a, W: Workload> Engine<'a, W> {
             stop: 0,
             next_slot: 0,
             connects: rate.map(|rate| Schedule::new(control.clock.now(), rate, index, plan.threads)),
+            returning: BinaryHeap::new(),
+            orders: Vec::new(),
             in_flight: 0,
             next_sweep: 0,
             unread: Vec::new(),
@@ -229,6 +291,7 @@ impl<'a, W: Workload> Engine<'a, W> {
             examples: self.stats.examples,
             upgraded: self.stats.upgraded,
             signed_in: self.stats.signed_in,
+            returned: self.stats.returned,
             usage: self.usage,
             connected: self.connected,
         })
@@ -253,7 +316,8 @@ impl<'a, W: Workload> Engine<'a, W> {
         }
         if phase >= Phase::Freeze && before < Phase::Freeze {
             self.workload.finish();
-            let counted = |slot: &&mut Slot| slot.stage == Stage::Ready;
+            self.returning.clear();
+            let counted = |slot: &&mut Slot| matches!(slot.stage, Stage::Ready | Stage::Leaving);
             for slot in self.slots.iter_mut().filter(counted) {
                 slot.stage = Stage::Closing;
             }
@@ -268,15 +332,16 @@ impl<'a, W: Workload> Engine<'a, W> {
         let mut next = u64::MAX;
         if self.phase == Phase::Connect {
             next = self.connect_due(now);
-            if now >= self.next_sweep {
-                self.next_sweep = now + SECOND / 10;
-                self.sweep(now);
-            }
+        }
+        if now >= self.next_sweep && self.phase < Phase::Freeze {
+            self.next_sweep = now + SECOND / 10;
+            self.sweep(now);
         }
         if matches!(self.phase, Phase::Work | Phase::Drain) {
             let mut wires = Wires {
                 slots: &mut self.slots,
                 touched: &mut self.touched,
+                orders: &mut self.orders,
                 random: &mut self.random,
                 sending: now < self.stop,
             };
@@ -286,8 +351,67 @@ impl<'a, W: Workload> Engine<'a, W> {
                 self.attend(slot, |engine| engine.flush(slot));
             }
             self.touched = touched;
+            self.obey();
+            next = next.min(self.return_due(now));
         }
         next
+    }
+
+    /// Does what the workload asked for.
+    fn obey(&mut self) {
+        let mut orders = std::mem::take(&mut self.orders);
+        for order in orders.drain(..) {
+            match order {
+                Order::Return(slot, at) => self.returning.push(Reverse((at, slot))),
+                Order::Drop(slot) if self.slots[slot].stage == Stage::Ready => {
+                    self.slots[slot].connection = None;
+                    self.slots[slot].stage = Stage::Unborn;
+                    self.stats.open -= 1;
+                }
+                Order::Leave(slot) if self.slots[slot].stage == Stage::Ready => {
+                    self.slots[slot].stage = Stage::Leaving;
+                    self.attend(slot, |engine| {
+                        let connection = engine.slots[slot].connection.as_mut();
+                        let sent = connection.map(|connection| connection.close(&mut engine.random)).transpose()?;
+                        engine.stats.bytes_out += sent.unwrap_or_default() as u64;
+                        Ok(())
+                    });
+                }
+                // It was cut meanwhile, and counted.
+                Order::Drop(_) | Order::Leave(_) => {}
+            }
+        }
+        self.orders = orders;
+    }
+
+    /// Opens again what is to come back now.
+    fn return_due(&mut self, now: u64) -> u64 {
+        let most = (self.control.plan.in_flight / self.control.plan.threads).max(1);
+        while let Some(Reverse((at, slot))) = self.returning.peek().copied() {
+            if at > now {
+                return at;
+            }
+            if self.in_flight >= most {
+                return u64::MAX;
+            }
+            self.returning.pop();
+            // One that failed for good doesn't come back.
+            if self.slots[slot].stage == Stage::Unborn {
+                self.slots[slot].again = true;
+                self.begin(slot, at);
+            }
+        }
+        u64::MAX
+    }
+
+    fn begin(&mut self, slot: usize, intended: u64) {
+        self.in_flight += 1;
+        self.stats.open += 1;
+        let entry = &mut self.slots[slot];
+        entry.stage = Stage::Connecting;
+        entry.started = intended;
+        entry.ending = false;
+        self.attend(slot, |engine| engine.open(slot));
     }
 
     /// Opens the connections whose time has come.
@@ -305,11 +429,7 @@ impl<'a, W: Workload> Engine<'a, W> {
                 return intended;
             }
             self.next_slot += 1;
-            self.in_flight += 1;
-            self.stats.open += 1;
-            self.slots[slot].stage = Stage::Connecting;
-            self.slots[slot].started = intended;
-            self.attend(slot, |engine| engine.open(slot));
+            self.begin(slot, intended);
         }
         u64::MAX
     }
@@ -376,6 +496,11 @@ impl<'a, W: Workload> Engine<'a, W> {
                 self.workload.ended(slot);
             }
             Stage::Closing => return,
+            Stage::Leaving => {
+                self.slots[slot].stage = Stage::Unborn;
+                self.workload.left(slot, self.control.clock.now());
+                return;
+            }
             _ => {
                 self.in_flight -= 1;
                 self.stats.faults.failed += 1;
@@ -434,6 +559,7 @@ impl<'a, W: Workload> Engine<'a, W> {
                     slot,
                     at,
                     started: entry.started,
+                    again: entry.again,
                     stage: &mut entry.stage,
                     in_flight: &mut self.in_flight,
                     workload: &mut self.workload,
@@ -462,7 +588,7 @@ impl<'a, W: Workload> Engine<'a, W> {
     fn goodbye(&mut self) {
         for slot in 0..self.slots.len() {
             let entry = &mut self.slots[slot];
-            let upgraded = matches!(entry.stage, Stage::SigningIn(_) | Stage::Ready | Stage::Closing);
+            let upgraded = matches!(entry.stage, Stage::SigningIn(_) | Stage::Ready | Stage::Leaving | Stage::Closing);
             let Some(connection) = entry.connection.as_mut() else {
                 continue;
             };
@@ -487,6 +613,10 @@ impl<'a, W: Workload> Engine<'a, W> {
         counters.receives.store(stats.receives, Relaxed);
         counters.bytes_in.store(stats.bytes_in, Relaxed);
         counters.bytes_out.store(stats.bytes_out, Relaxed);
+        if self.phase == Phase::Work {
+            let satisfied = u64::from(self.workload.satisfied());
+            counters.satisfied.store(satisfied, Relaxed);
+        }
         if self.phase == Phase::Drain {
             let complete = u64::from(self.workload.complete());
             counters.complete.store(complete, Relaxed);
@@ -501,6 +631,7 @@ struct Dispatch<'a, W> {
     slot: usize,
     at: u64,
     started: u64,
+    again: bool,
     stage: &'a mut Stage,
     in_flight: &'a mut usize,
     workload: &'a mut W,
@@ -508,24 +639,33 @@ struct Dispatch<'a, W> {
     stats: &'a mut Stats,
 }
 
-impl<W> Dispatch<'_, W> {
-    fn signing_in(&mut self, state: SignIn) {
+impl<W: Workload> Dispatch<'_, W> {
+    fn signing_in(&mut self, state: SignIn, position: Option<&[u8]>) {
         *self.stage = Stage::SigningIn(state);
-        if state == SignIn::Done {
-            *self.stage = Stage::Ready;
-            *self.in_flight -= 1;
+        if state != SignIn::Done {
+            return;
+        }
+        *self.stage = Stage::Ready;
+        *self.in_flight -= 1;
+        let took = self.at.saturating_sub(self.started);
+        if self.again {
+            self.stats.returned.record(took.max(1));
+        } else {
             self.stats.ready += 1;
-            let took = self.at.saturating_sub(self.started);
             self.stats.signed_in.record(took);
         }
+        self.workload.signed_in(self.slot, position, self.at);
     }
 }
 
 impl<W: Workload> Sink for Dispatch<'_, W> {
-    fn upgraded(&mut self, _: &mut Outgoing) -> Result<(), Ended> {
+    fn upgraded(&mut self, out: &mut Outgoing) -> Result<(), Ended> {
         let took = self.at.saturating_sub(self.started);
-        self.stats.upgraded.record(took);
-        self.signing_in(self.plan.dialect.first());
+        if !self.again {
+            self.stats.upgraded.record(took);
+        }
+        let state = self.plan.dialect.hello(out, self.random);
+        self.signing_in(state, None);
         Ok(())
     }
 
@@ -539,9 +679,10 @@ impl<W: Workload> Sink for Dispatch<'_, W> {
         match *self.stage {
             Stage::Ready => self.workload.message(self.slot, payload, self.at),
             Stage::SigningIn(state) => {
-                let dialect = &self.plan.dialect;
-                let next = dialect.step(state, self.number, payload, out, self.random);
-                self.signing_in(next.map_err(Ended::SignIn)?);
+                let Self { plan, number, slot, workload, random, .. } = self;
+                let more = |data: &mut Vec<u8>| workload.auth(*slot, data);
+                let step = plan.dialect.step(state, *number, payload, out, random, more).map_err(Ended::SignIn)?;
+                self.signing_in(step.state, step.position.then_some(payload));
             }
             _ => {}
         }

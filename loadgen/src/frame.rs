@@ -154,6 +154,15 @@ pub fn append(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: u32) {
     mask(&mut out[start..], key);
 }
 
+/// The payload of an unmasked frame that is `frame` bytes long in all.
+pub fn payload_of(frame: usize) -> usize {
+    match frame {
+        0..=127 => frame.saturating_sub(2),
+        128..=65_539 => frame - 4,
+        _ => frame - 10,
+    }
+}
+
 /// Exclusive-ors `bytes` with the four bytes of `key`, over and over (RFC 6455, section 5.3).
 pub fn mask(bytes: &mut [u8], key: u32) {
     let wide = u64::from(key) | u64::from(key) << 32;
@@ -244,6 +253,7 @@ mod tests {
             let mut body = out[header + 4..].to_vec();
             mask(&mut body, 0x1234_5678);
             assert_eq!(body, payload);
+            assert_eq!(payload_of(header + length), length);
         }
     }
 }

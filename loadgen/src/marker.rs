@@ -46,6 +46,8 @@ pub struct Markers {
     finder: Finder<'static>,
     /// Where the last one was.
     place: usize,
+    /// How far the next one was from the end of the one before it in the same message.
+    stride: usize,
     padding: Vec<u8>,
 }
 
@@ -69,6 +71,7 @@ impl Markers {
             prefix,
             finder: Finder::new(&prefix).into_owned(),
             place: 0,
+            stride: 0,
             padding: padding(length.saturating_sub(MARKER)),
         }
     }
@@ -91,6 +94,26 @@ impl Markers {
         self.at(payload, self.place)
     }
 
+    /// Bytes of a whole text.
+    #[inline]
+    pub fn length(&self) -> usize {
+        MARKER + self.padding.len()
+    }
+
+    /// The next marker in `rest`, which begins where the publication before it in the same message ended.
+    #[inline]
+    pub fn find_next(&mut self, rest: &[u8]) -> Option<Marker> {
+        if rest.len() < self.length() {
+            return None;
+        }
+        if let Some(found) = self.at(rest, self.stride) {
+            return Some(found);
+        }
+        let place = self.finder.find(rest)?;
+        self.stride = place;
+        self.at(rest, place)
+    }
+
     #[inline]
     fn at(&self, payload: &[u8], place: usize) -> Option<Marker> {
         let bytes = payload.get(place..)?.first_chunk::<MARKER>()?;
@@ -105,7 +128,7 @@ impl Markers {
     /// The padding behind the marker is as it was sent.
     #[inline]
     pub fn intact(&self, payload: &[u8], place: usize) -> bool {
-        payload[place + MARKER..].starts_with(&self.padding)
+        payload.get(place + MARKER..).is_some_and(|rest| rest.starts_with(&self.padding))
     }
 }
 

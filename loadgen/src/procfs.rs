@@ -45,11 +45,32 @@ impl CpuTime {
     }
 }
 
-/// The CPU time of `pid`.
+/// `pid` and all its descendants.
+fn tree(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = all.get(at).copied() {
+        at += 1;
+        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else {
+            continue;
+        };
+        for task in tasks.flatten() {
+            // Kernels without this file have no children to tell of: then it is the process alone.
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    all
+}
+
+/// The CPU time of `pid` and its descendants.
 pub fn cpu_time(pid: u32) -> Option<CpuTime> {
-    let process = cpu_ticks(pid)?;
-    let threads = threads_time(pid);
-    Some(CpuTime { threads, process })
+    let mut all = CpuTime { threads: Some(0), process: cpu_ticks(pid)? };
+    for (i, each) in tree(pid).into_iter().enumerate() {
+        all.threads = all.threads.zip(threads_time(each)).map(|(sum, time)| sum + time);
+        all.process += if i == 0 { 0 } else { cpu_ticks(each).unwrap_or_default() };
+    }
+    Some(all)
 }
 
 fn threads_time(pid: u32) -> Option<u64> {
@@ -87,10 +108,19 @@ pub fn this_thread() -> (u64, u64) {
     (used, waited.unwrap_or_default().1)
 }
 
-/// The memory of `pid`.
+/// The memory of `pid` and its descendants.
 pub fn memory(pid: u32) -> Option<Memory> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    Some(parse_rollup(&text))
+    let mut all = None;
+    for each in tree(pid) {
+        let Ok(text) = fs::read_to_string(format!("/proc/{each}/smaps_rollup")) else {
+            continue;
+        };
+        let (sum, memory): (&mut Memory, _) = (all.get_or_insert_default(), parse_rollup(&text));
+        sum.rss += memory.rss;
+        sum.private += memory.private;
+        sum.anonymous += memory.anonymous;
+    }
+    all
 }
 
 fn parse_rollup(text: &str) -> Memory {
@@ -121,6 +151,10 @@ mod tests {
         assert!(readable(pid));
         assert!(cpu_time(pid).is_some());
         assert!(memory(pid).unwrap().rss > 0);
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(tree(pid).contains(&child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
         assert!(this_thread().0 > 0);
     }
 

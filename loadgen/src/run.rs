@@ -19,6 +19,8 @@ use crate::procfs::{self, CpuTime, Memory};
 
 /// How often the controller looks.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often the rate is noted.
+const POINT: u64 = SECOND / 5;
 /// Nothing received for so long after the connections are there: they have settled.
 const QUIET_BEFORE: u64 = SECOND / 5;
 /// Nothing received for so long after the last message was sent: nothing more will come.
@@ -86,6 +88,15 @@ impl Snapshot {
     }
 }
 
+/// The rate at one moment of the work.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Point {
+    /// Since the first message.
+    pub seconds: f64,
+    /// Messages received a second.
+    pub per_second: f64,
+}
+
 /// How a load thread spent a phase, in parts of the wall time.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Busy {
@@ -113,10 +124,16 @@ pub struct Measured<W> {
     pub upgraded: Latencies,
     /// Start of connecting to end of sign-in.
     pub signed_in: Latencies,
+    /// Intended time of coming back to end of sign-in.
+    pub returned: Latencies,
     /// How busy each thread was: while connecting, and while working.
     pub busy: [Vec<Busy>; 2],
     /// The server's memory before, and with all connections idle.
     pub memory: Option<(Memory, Memory)>,
+    /// The server's memory at the end of the measured window.
+    pub memory_after: Option<Memory>,
+    /// What came and went over time.
+    pub timeline: Vec<Point>,
     /// Messages sent and received over the whole run.
     pub total: Snapshot,
     /// Ended by a signal.
@@ -169,6 +186,8 @@ pub fn run<W: Workload>(
     measured.ready = sum(&control, |counters| &counters.ready);
     measured.window = course.window;
     measured.memory = memory.zip(course.memory);
+    measured.memory_after = course.memory_after;
+    measured.timeline = course.timeline;
     measured.total = course.total;
     measured.interrupted = interrupted.load(Relaxed);
     Ok(measured)
@@ -190,6 +209,8 @@ struct Followed {
     connecting: Difference,
     window: Option<Difference>,
     memory: Option<Memory>,
+    memory_after: Option<Memory>,
+    timeline: Vec<Point>,
     total: Snapshot,
 }
 
@@ -199,11 +220,13 @@ impl Course<'_> {
         self.connect();
         let connecting = self.snapshot().since(&before);
         let all_ready = sum(self.control, |c| &c.ready) == self.control.plan.connections as u64;
-        let (mut window, mut memory) = (None, None);
+        let (mut window, mut memory, mut memory_after) = (None, None, None);
+        let mut timeline = Vec::new();
         if all_ready && !self.over() {
             self.settle();
             memory = self.pid.and_then(procfs::memory);
-            window = Some(self.work());
+            window = Some(self.work(&mut timeline));
+            memory_after = self.pid.and_then(procfs::memory);
             self.drain();
         }
         let total = self.snapshot();
@@ -218,7 +241,7 @@ impl Course<'_> {
         }
         self.control.enter(Phase::End);
         self.bar.finish_and_clear();
-        Followed { connecting, window, memory, total }
+        Followed { connecting, window, memory, memory_after, timeline, total }
     }
 
     fn now(&self) -> u64 {
@@ -293,7 +316,7 @@ impl Course<'_> {
         }
     }
 
-    fn work(&self) -> Difference {
+    fn work(&self, timeline: &mut Vec<Point>) -> Difference {
         let start = self.now() + SECOND / 50;
         let after = |seconds: f64| start + (seconds * SECOND as f64) as u64;
         let window = Window {
@@ -304,25 +327,33 @@ impl Course<'_> {
         // The phase is entered once, so the cell is empty.
         let _ = self.control.window.set(window);
         self.control.enter(Phase::Work);
-        self.sleep_until(window.measured_from, window);
+        self.sleep_until(window.measured_from, window, timeline);
         let first = self.snapshot();
-        self.sleep_until(window.stop, window);
+        self.sleep_until(window.stop, window, timeline);
         self.snapshot().since(&first)
     }
 
-    fn sleep_until(&self, time: u64, window: Window) {
+    fn sleep_until(&self, time: u64, window: Window, timeline: &mut Vec<Point>) {
         let span = (window.stop - window.start) as f64;
-        let mut last = (self.now(), 0);
+        let threads = self.control.counters.len() as u64;
+        let mut last = (self.now(), sum(self.control, |c| &c.messages));
         let mut told = String::new();
         while !self.over() && sum(self.control, |c| &c.open) > 0 {
             let now = self.now();
+            if sum(self.control, |c| &c.satisfied) == threads {
+                return;
+            }
             let Some(left) = time.checked_sub(now).filter(|left| *left > 0) else {
                 return;
             };
-            if now - last.0 > SECOND / 4 || told.is_empty() {
+            if now - last.0 > POINT || told.is_empty() {
                 let messages = sum(self.control, |c| &c.messages);
                 let seconds = (now - last.0).max(1) as f64 / SECOND as f64;
                 let rate = (messages - last.1) as f64 / seconds;
+                if !told.is_empty() {
+                    let at = now.saturating_sub(window.start) as f64 / SECOND as f64;
+                    timeline.push(Point { seconds: at, per_second: rate });
+                }
                 told = format!("{rate:.0} messages/s");
                 last = (now, messages);
             }
@@ -352,8 +383,11 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
         window: None,
         upgraded: Latencies::default(),
         signed_in: Latencies::default(),
+        returned: Latencies::default(),
         busy: [Vec::new(), Vec::new()],
         memory: None,
+        memory_after: None,
+        timeline: Vec::new(),
         total: Snapshot::default(),
         interrupted: false,
     };
@@ -375,6 +409,7 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
         measured.examples.extend(thread.examples);
         measured.upgraded.merge(&thread.upgraded);
         measured.signed_in.merge(&thread.signed_in);
+        measured.returned.merge(&thread.returned);
     }
     measured.examples.truncate(5);
     measured

@@ -25,14 +25,19 @@ pub fn reserve_descriptors(connections: usize) -> Result<()> {
     }
 }
 
-/// Keeps the calling thread on `cpu`.
-pub fn pin(cpu: usize) -> Result<()> {
+/// Keeps the calling thread, and what it starts, on `cpus`; none leaves it where it may be.
+pub fn pin(cpus: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
-    if cpu >= CpuSet::MAX_CPU {
-        bail!("there is no CPU {cpu}");
+    for cpu in cpus {
+        if *cpu >= CpuSet::MAX_CPU {
+            bail!("there is no CPU {cpu}");
+        }
+        set.set(*cpu);
     }
-    set.set(cpu);
-    sched_setaffinity(None, &set).with_context(|| format!("can't run on CPU {cpu}"))
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    sched_setaffinity(None, &set).with_context(|| format!("can't run on CPUs {cpus:?}"))
 }
 
 /// Makes the calling thread's timers exact; the default lets them be 50 µs late.

@@ -3,6 +3,9 @@
 //! One report for all commands: what a command doesn't measure is absent. Reckons rates from counters and
 //! judges whether the generator itself was the limit. Called by `main`.
 
+pub mod html;
+pub mod plot;
+
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -12,7 +15,9 @@ use serde::Serialize;
 use crate::check::Faults;
 use crate::latency::Percentiles;
 use crate::procfs::Memory;
-use crate::run::{Busy, Difference, Measured};
+use crate::run::{Busy, Difference, Measured, Point};
+use crate::work::chat::Visits;
+use crate::work::storm::Returns;
 
 /// A thread that spends this part of its time on a CPU can't do more.
 const SATURATED: f64 = 0.95;
@@ -54,6 +59,14 @@ pub struct Report {
     pub stalls: u64,
     /// The server's memory.
     pub memory: Option<MemoryPerConnection>,
+    /// What the server's processes held resident at the end of the measured window, in bytes.
+    pub rss_after: Option<u64>,
+    /// Who came and went (chat).
+    pub chat: Option<Visits>,
+    /// How the dropped connections came back (storm).
+    pub storm: Option<Storm>,
+    /// Messages received over time.
+    pub timeline: Vec<Point>,
     /// How busy the load threads were in the part that counts.
     pub generator: Vec<Busy>,
     /// The generator was the bottleneck.
@@ -94,6 +107,8 @@ pub struct Traffic {
     pub received_per_second: f64,
     /// Frames per `recv` that brought data.
     pub coalescing: f64,
+    /// Messages per `recv` that brought data: a frame of another server may hold several.
+    pub per_receive: f64,
     /// Bytes received per message, headers included.
     pub bytes_per_message: f64,
     /// Bytes received a second.
@@ -104,6 +119,20 @@ pub struct Traffic {
     pub server_cpu_ns: Option<f64>,
     /// CPUs that the server used.
     pub server_cpus: Option<f64>,
+}
+
+/// How the dropped connections came back.
+#[derive(Serialize)]
+pub struct Storm {
+    /// What was counted.
+    #[serde(flatten)]
+    pub returns: Returns,
+    /// Connections that came back, a second.
+    pub per_second: f64,
+    /// From the intended time of coming back to the sign-in.
+    pub sign_in: Option<Percentiles>,
+    /// The server's CPU time per connection from the drop until all were back, in microseconds.
+    pub server_cpu_us: Option<f64>,
 }
 
 /// The server's memory, and what each connection added.
@@ -135,6 +164,7 @@ impl Traffic {
             sent_per_second: per_second(window.sent),
             received_per_second: per_second(window.messages),
             coalescing: ratio(window.frames, window.receives),
+            per_receive: ratio(window.messages, window.receives),
             bytes_per_message: ratio(window.bytes_in, window.messages),
             bytes_in_per_second: per_second(window.bytes_in),
             bytes_out_per_second: per_second(window.bytes_out),
@@ -191,6 +221,10 @@ impl Report {
                 .filter(|_| idle)
                 .map(|memory| MemoryPerConnection::of(memory, u64::from(connections))),
             generator_bound: false,
+            rss_after: measured.memory_after.map(|memory| memory.rss),
+            chat: None,
+            storm: None,
+            timeline: measured.timeline.clone(),
             generator: busy,
             faults: measured.faults,
             examples: measured.examples.clone(),
@@ -202,6 +236,24 @@ impl Report {
         }
         report.judge_generator();
         report
+    }
+
+    /// Notes how the dropped connections came back.
+    pub fn returned<W>(&mut self, returns: Returns, measured: &Measured<W>) {
+        if returns.unrecovered > 0 {
+            self.notes.push(format!(
+                "{} connections were told that what they had missed is gone, {} publications in all: the \
+                 history is shorter than their absence",
+                returns.unrecovered, returns.missed
+            ));
+        }
+        let cpu = measured.window.as_ref().and_then(|window| window.server_cpu);
+        self.storm = Some(Storm {
+            per_second: returns.back as f64 / returns.seconds.max(1e-9),
+            sign_in: measured.returned.percentiles(),
+            server_cpu_us: cpu.map(|cpu| ratio(cpu, returns.back) / 1e3),
+            returns,
+        });
     }
 
     fn judge_generator(&mut self) {
@@ -281,6 +333,7 @@ impl Report {
             ("send lag", &self.send_lag),
             ("upgrade", &self.connecting.upgrade),
             ("sign-in", &self.connecting.sign_in),
+            ("return", self.storm.as_ref().map_or(&None, |storm| &storm.sign_in)),
         ];
         println!("{}", percentile_table(&measured));
         for note in &self.notes {
@@ -321,6 +374,9 @@ impl Report {
             row("sent/s", thousands(traffic.sent_per_second));
             row(&format!("{what}/s"), thousands(traffic.received_per_second));
             row("frames per recv", format!("{:.2}", traffic.coalescing));
+            if (traffic.per_receive / traffic.coalescing.max(1e-9) - 1.0).abs() > 0.1 {
+                row("messages per recv", format!("{:.2}", traffic.per_receive));
+            }
             row("wire bytes per message in", format!("{:.0}", traffic.bytes_per_message));
             let megabytes = |bytes: f64| format!("{:.1} MB/s", bytes / 1e6);
             row("wire in", megabytes(traffic.bytes_in_per_second));
@@ -336,7 +392,28 @@ impl Report {
             let pushes = (thousands(self.pushes as f64), self.foreign);
             row("other pushes / foreign", format!("{} / {}", pushes.0, pushes.1));
         }
-        if let Some(memory) = &self.memory {
+        if let Some(storm) = &self.storm {
+            let returns = &storm.returns;
+            row("dropped / back", format!("{} / {}", returns.dropped, returns.back));
+            row("until all were back", format!("{:.3} s", returns.seconds));
+            row("returns/s", thousands(storm.per_second));
+            if let Some(cpu) = storm.server_cpu_us {
+                row("server CPU per return", format!("{cpu:.1} µs"));
+            }
+            row("recovered / not", format!("{} / {}", returns.recovered, returns.unrecovered));
+            row("replayed / missed", format!("{} / {}", returns.replayed, returns.missed));
+        }
+        if let Some(chat) = &self.chat {
+            row("left / came back", format!("{} / {}", chat.leaves, chat.joins));
+            let events = thousands(chat.presence_events as f64);
+            row("presence events (digests)", format!("{events} ({})", chat.digests));
+            let count = chat.online_count.map_or("?".to_owned(), |count| count.to_string());
+            row("users at the end", count);
+        }
+        if let Some(rss) = self.rss_after {
+            row("server RSS under load", format!("{:.1} MB", rss as f64 / 1e6));
+        }
+        if let Some(memory) = self.memory.as_ref().filter(|_| self.command == "connect") {
             row("server RSS per connection", format!("{:.0} B", memory.rss));
             row("… private", format!("{:.0} B", memory.private));
             row("… anonymous", format!("{:.0} B", memory.anonymous));
@@ -371,7 +448,7 @@ fn percentile_table(measured: &[(&str, &Option<Percentiles>)]) -> Table {
 }
 
 /// A number with its thousands set apart.
-fn thousands(number: f64) -> String {
+pub fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {

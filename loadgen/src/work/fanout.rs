@@ -13,10 +13,9 @@ use crate::check::{Checker, Faults};
 use crate::client::Outgoing;
 use crate::control::{Window, connection_number, share};
 use crate::engine::{Wires, Workload};
-use crate::frame::Opcode;
 use crate::latency::{Latencies, SECOND, Schedule};
-use crate::marker::{Markers, hex8, unhex};
-use crate::protocol::{self, Offsets};
+use crate::marker::{Marker, Markers, hex8, unhex};
+use crate::protocol::{Dialect, Offsets, Publish, Template, kind};
 use crate::random::Random;
 
 /// A closed window that sees nothing for so long gives up on what is outstanding.
@@ -35,6 +34,8 @@ pub struct Settings {
     pub publishers: usize,
     /// Publications outstanding per publisher (closed loop).
     pub window: u32,
+    /// The whole window leaves in one write, and the next only when all of it came back.
+    pub lockstep: bool,
     /// Publications a second over all publishers (open loop).
     pub rate: Option<f64>,
     /// Bytes in a publication's text.
@@ -47,6 +48,9 @@ pub struct Settings {
 
 /// What all threads know of the publications.
 pub struct Publications {
+    publish: Publish,
+    /// The server speaks another protocol than uringcast.
+    template: Option<Template>,
     sent: Vec<AtomicU32>,
     /// When the last ones of each publisher were sent (closed loop).
     stamps: Vec<Box<[AtomicU64]>>,
@@ -54,14 +58,20 @@ pub struct Publications {
 
 impl Publications {
     /// None yet.
-    pub fn new(settings: &Settings) -> Arc<Self> {
+    pub fn new(settings: &Settings, dialect: &Dialect) -> Arc<Self> {
         let remembered = (1 << 18) / settings.publishers.max(1);
         let ring = remembered.max(settings.window as usize * 4);
         let ring = ring.next_power_of_two();
         let ring = if settings.rate.is_some() { 0 } else { ring };
         let stamps = || (0..ring).map(|_| AtomicU64::new(0)).collect();
         let publishers = settings.publishers;
+        let template = match dialect {
+            Dialect::Template(template) => Some(template.clone()),
+            _ => None,
+        };
         Arc::new(Self {
+            publish: dialect.publish(settings.payload),
+            template,
             sent: (0..publishers).map(|_| AtomicU32::new(0)).collect(),
             stamps: (0..publishers).map(|_| stamps()).collect(),
         })
@@ -102,6 +112,8 @@ pub struct Fanout {
     publishers: Vec<Publisher>,
     scratch: Vec<u8>,
     primed: bool,
+    /// When sending was last looked after.
+    last_tick: u64,
     deliveries: u64,
     /// user_online, user_offline and whatever else the server pushed.
     pub pushes: u64,
@@ -143,6 +155,7 @@ impl Fanout {
             publishers: publishers.collect(),
             scratch: Vec::new(),
             primed: false,
+            last_tick: 0,
             deliveries: 0,
             pushes: 0,
             foreign: 0,
@@ -157,6 +170,46 @@ impl Fanout {
     /// What went wrong.
     pub fn faults(&self) -> Faults {
         self.checker.faults
+    }
+
+    /// The last offset that connection `slot` has seen, 0 before the first.
+    pub fn last_offset(&self, slot: usize) -> u64 {
+        self.last_offset[slot]
+    }
+
+    /// Connection `slot` starts at `offset`.
+    pub fn begin_at(&mut self, slot: usize, offset: u64) {
+        self.last_offset[slot] = offset;
+    }
+
+    /// Connection `slot` was told that what came before `offset` is gone.
+    pub fn skip_to(&mut self, slot: usize, offset: u64) {
+        self.last_offset[slot] = offset;
+        self.checker.forgive(slot);
+    }
+
+    /// Takes every publication in `payload`; tells how many there were.
+    #[inline]
+    pub fn publications(&mut self, slot: usize, payload: &[u8], at: u64) -> usize {
+        let Some(mut marker) = self.markers.find(payload) else {
+            return 0;
+        };
+        let (mut rest, mut count) = (payload, 0);
+        loop {
+            self.delivery(slot, rest, marker, at);
+            count += 1;
+            // A server may put several into one message.
+            rest = rest.get(marker.place + self.markers.length()..).unwrap_or_default();
+            match self.markers.find_next(rest) {
+                Some(next) => marker = next,
+                None => return count,
+            }
+        }
+    }
+
+    /// The window in which is sent, once it is known.
+    pub fn window(&self) -> Option<Window> {
+        self.window
     }
 
     /// The server's offsets were there to be checked.
@@ -222,19 +275,49 @@ impl Fanout {
     /// Not a publication of this run.
     #[cold]
     fn other(&mut self, slot: usize, payload: &[u8]) {
-        match protocol::kind(payload) {
+        if let Some(template) = &self.publications.template {
+            if template.refuses(payload) {
+                self.refused(payload);
+            } else {
+                self.pushes += 1;
+            }
+            return;
+        }
+        match kind(payload) {
             b"message" => {
                 self.foreign += 1;
                 self.check_offset(slot, payload);
             }
-            b"error" | b"kicked" | b"gap" => {
-                self.checker.faults.refused += 1;
-                if self.examples.len() < EXAMPLES {
-                    let text = &payload[..payload.len().min(200)];
-                    self.examples.push(String::from_utf8_lossy(text).into_owned());
-                }
-            }
+            b"error" | b"kicked" | b"gap" => self.refused(payload),
             _ => self.pushes += 1,
+        }
+    }
+
+    fn refused(&mut self, payload: &[u8]) {
+        self.checker.faults.refused += 1;
+        if self.examples.len() < EXAMPLES {
+            let text = &payload[..payload.len().min(200)];
+            self.examples.push(String::from_utf8_lossy(text).into_owned());
+        }
+    }
+
+    #[inline]
+    fn delivery(&mut self, slot: usize, payload: &[u8], marker: Marker, at: u64) {
+        self.deliveries += 1;
+        self.check_offset(slot, &payload[..marker.place]);
+        if !self.markers.intact(payload, marker.place) {
+            self.checker.faults.corrupted += 1;
+        }
+        let publisher = marker.publisher as usize;
+        if publisher >= self.settings.publishers {
+            return self.irregular(slot, publisher, marker.digits);
+        }
+        let expected = self.checker.next(slot, publisher);
+        if marker.digits == hex8(expected) {
+            self.checker.advance(slot, publisher);
+            self.record(slot, publisher, expected, at);
+        } else {
+            self.irregular(slot, publisher, marker.digits);
         }
     }
 
@@ -245,11 +328,9 @@ impl Fanout {
             stamps[sent as usize & (stamps.len() - 1)].store(now, Relaxed);
         }
         self.publications.sent[number].store(sent + 1, Relaxed);
-        let markers = &self.markers;
-        protocol::publication(&mut self.scratch, |text| {
-            markers.write(number as u32, sent, text);
-        });
-        out.frame(Opcode::Text, &self.scratch, random.key());
+        let (markers, publish) = (&self.markers, &self.publications.publish);
+        publish.write(&mut self.scratch, |text| markers.write(number as u32, sent, text));
+        out.frame(publish.opcode, &self.scratch, random.key());
     }
 
     fn outstanding(&self, slot: usize) -> u32 {
@@ -260,7 +341,11 @@ impl Fanout {
 
     fn fill_window(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, now: u64) {
         let number = self.publishers[slot].number;
-        for _ in self.outstanding(slot)..self.settings.window {
+        let outstanding = self.outstanding(slot);
+        if self.settings.lockstep && outstanding > 0 {
+            return;
+        }
+        for _ in outstanding..self.settings.window {
             self.publish(number, out, random, now);
         }
     }
@@ -315,24 +400,8 @@ impl Fanout {
 impl Workload for Fanout {
     #[inline]
     fn message(&mut self, slot: usize, payload: &[u8], at: u64) {
-        let Some(marker) = self.markers.find(payload) else {
-            return self.other(slot, payload);
-        };
-        self.deliveries += 1;
-        self.check_offset(slot, &payload[..marker.place]);
-        if !self.markers.intact(payload, marker.place) {
-            self.checker.faults.corrupted += 1;
-        }
-        let publisher = marker.publisher as usize;
-        if publisher >= self.settings.publishers {
-            return self.irregular(slot, publisher, marker.digits);
-        }
-        let expected = self.checker.next(slot, publisher);
-        if marker.digits == hex8(expected) {
-            self.checker.advance(slot, publisher);
-            self.record(slot, publisher, expected, at);
-        } else {
-            self.irregular(slot, publisher, marker.digits);
+        if self.publications(slot, payload, at) == 0 {
+            self.other(slot, payload);
         }
     }
 
@@ -353,6 +422,9 @@ impl Workload for Fanout {
         };
         if now < window.start {
             return window.start;
+        }
+        if wires.sending {
+            self.last_tick = now;
         }
         if let Some(rate) = self.settings.rate {
             return self.send_due(rate, window, wires, now);
@@ -377,7 +449,8 @@ impl Workload for Fanout {
         if let (Some(rate), Some(window)) = (self.settings.rate, self.window) {
             for publisher in &self.publishers {
                 let schedule = self.schedule(publisher.number, rate, window.start);
-                let due = schedule.due_before(window.stop);
+                // A window may end before its time.
+                let due = schedule.due_before(window.stop.min(self.last_tick));
                 let sent = publications.sent(publisher.number);
                 self.unsent += u64::from(due.saturating_sub(sent));
             }
@@ -397,7 +470,16 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        Settings { threads: 1, publishers: 2, window: 4, rate: None, payload: 40, run: 1, sample_every: 1 }
+        Settings {
+            threads: 1,
+            publishers: 2,
+            window: 4,
+            lockstep: false,
+            rate: None,
+            payload: 40,
+            run: 1,
+            sample_every: 1,
+        }
     }
 
     fn delivery(publisher: u32, number: u32, offset: u64) -> Vec<u8> {
@@ -409,7 +491,7 @@ mod tests {
 
     fn faults_of(seen: &[Vec<u8>]) -> (Faults, Fanout) {
         let settings = settings();
-        let publications = Publications::new(&settings);
+        let publications = Publications::new(&settings, &Dialect::Uringcast(None));
         for sent in &publications.sent {
             sent.store(3, Relaxed);
         }

@@ -1,0 +1,293 @@
+//! The commands: arguments become a plan and a workload, and what the run measured a report.
+//!
+//! Called by `main` for one run and by `suite` for many.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::args::{Auth, ChatArgs, Common, ConnectArgs, EchoArgs, FanoutArgs, Speak, StormArgs, Users};
+use crate::control::Plan;
+use crate::latency::{Latencies, SECOND};
+use crate::protocol::{Dialect, Template, Tokens, unescaped};
+use crate::random::Random;
+use crate::report::Report;
+use crate::run::{self, Measured, Times};
+use crate::system;
+use crate::target::Target;
+use crate::work::{chat, connect, echo, fanout, storm};
+
+fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
+    let target = Target::parse(url)?;
+    let connections = connections as usize;
+    system::reserve_descriptors(connections)?;
+    Ok(Plan {
+        dialect: Dialect::Raw,
+        connections,
+        threads: usize::from(common.threads),
+        cpus: common.cpus()?,
+        sources: target.sources(&common.source, connections),
+        connect_rate: None,
+        in_flight: common.in_flight.max(1),
+        timeout: (common.timeout * SECOND as f64) as u64,
+        delay_acks: common.delay_acks,
+        target,
+    })
+}
+
+fn tokens(auth: &Auth, plan: &Plan) -> Result<Tokens> {
+    let same = auth.users == Users::Same;
+    if let Some(token) = &auth.token {
+        return Ok(Tokens::Given(token.clone()));
+    }
+    if let Some(path) = &auth.secret_file {
+        return Tokens::minted(&read_secret(path)?, same);
+    }
+    if let Some(secret) = &auth.secret {
+        return Tokens::minted(secret.as_bytes(), same);
+    }
+    let count = if same { 1 } else { plan.connections };
+    Tokens::fetched(&plan.target, count, Duration::from_nanos(plan.timeout))
+}
+
+/// A secret without the line end that editors leave behind it.
+fn read_secret(path: &Path) -> Result<Vec<u8>> {
+    let secret = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    Ok(secret.trim_ascii_end().to_vec())
+}
+
+/// The template that the flags ask for, if they do.
+pub fn template(speak: &Speak) -> Result<Option<Template>> {
+    if let Some(template) = &speak.template {
+        return Ok(Some(template.clone()));
+    }
+    if let Some(path) = &speak.protocol_file {
+        let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+        let name = speak.protocol.as_deref().context("--protocol-file needs --protocol NAME")?;
+        return Template::named(&text, name).with_context(|| path.display().to_string()).map(Some);
+    }
+    match speak.protocol.as_deref() {
+        Some("uringcast") => return Ok(None),
+        Some(other) => bail!("--protocol {other} needs --protocol-file"),
+        None => {}
+    }
+    if speak.hello.is_empty() && speak.hello_reply.is_none() && speak.publish.is_none() && !speak.plain {
+        return Ok(None);
+    }
+    let bare = Template::default();
+    let template = Template {
+        binary: speak.binary_frames,
+        hello: speak.hello.iter().map(|text| unescaped(text)).collect(),
+        hello_reply: speak.hello_reply.as_deref().map(unescaped),
+        publish: speak.publish.as_deref().map_or(bare.publish, unescaped),
+        ..Template::default()
+    };
+    template.check()?;
+    Ok(Some(template))
+}
+
+fn dialect(speak: &Speak, auth: &Auth, plan: &Plan) -> Result<Dialect> {
+    Ok(match template(speak)? {
+        Some(template) => Dialect::Template(template),
+        None => Dialect::Uringcast(Some(tokens(auth, plan)?)),
+    })
+}
+
+/// The payload of a publication: as asked, or such that a delivery is as long as `--wire-bytes`.
+fn payload(speak: &Speak, dialect: &Dialect, asked: usize) -> Result<usize> {
+    let Some(bytes) = speak.wire_bytes else {
+        return Ok(asked);
+    };
+    match dialect {
+        Dialect::Template(template) => Ok(template.text_length(bytes).max(crate::marker::MARKER)),
+        _ => bail!("--wire-bytes is for protocols by template: uringcast adds what it adds"),
+    }
+}
+
+fn merged<'a>(parts: impl Iterator<Item = &'a Latencies>) -> Latencies {
+    let mut all = Latencies::default();
+    for part in parts {
+        all.merge(part);
+    }
+    all
+}
+
+/// `loadgen echo`
+pub fn echo(args: &EchoArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
+    args.check()?;
+    let plan = plan(&args.common, &args.url, args.connections)?;
+    let settings = echo::Settings {
+        connections: plan.connections,
+        threads: plan.threads,
+        pipeline: args.pipeline,
+        rate: args.span.rate,
+        payload: args.payload,
+        binary: args.binary,
+    };
+    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
+    let measured =
+        run::run(plan, times, args.common.pid, interrupted, |thread, slots| echo::Echo::new(settings, thread, slots))?;
+    let mut report = Report::new("echo", &args.url, args.connections, &measured, false);
+    for workload in &measured.workloads {
+        report.faults += workload.faults();
+        report.unsent += workload.unsent;
+    }
+    report.latency = merged(measured.workloads.iter().map(|w| &w.latencies)).percentiles();
+    report.send_lag = merged(measured.workloads.iter().map(|w| &w.lag)).percentiles();
+    report.paced(args.span.rate, format!("pipeline {}", args.pipeline));
+    Ok(report)
+}
+
+/// `loadgen fanout`
+pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
+    args.check()?;
+    let mut plan = plan(&args.common, &args.url, args.subscribers)?;
+    plan.dialect = dialect(&args.speak, &args.auth, &plan)?;
+    let settings = fanout::Settings {
+        threads: plan.threads,
+        publishers: usize::from(args.publishers),
+        window: args.window,
+        lockstep: args.lockstep,
+        rate: args.span.rate,
+        payload: payload(&args.speak, &plan.dialect, args.payload)?,
+        run: Random::seeded().key(),
+        sample_every: plan.connections.div_ceil(args.sample.max(1)),
+    };
+    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
+    let publications = fanout::Publications::new(&settings, &plan.dialect);
+    let numbered = matches!(plan.dialect, Dialect::Uringcast(_));
+    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+        fanout::Fanout::new(settings, Arc::clone(&publications), thread, slots)
+    })?;
+    Ok(fanout_report(args, &measured, numbered))
+}
+
+fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>, numbered: bool) -> Report {
+    let mut report = Report::new("fanout", &args.url, args.subscribers, measured, false);
+    for workload in &measured.workloads {
+        report.faults += workload.faults();
+        report.unsent += workload.unsent;
+        report.stalls += workload.stalls;
+        report.pushes += workload.pushes;
+        report.foreign += workload.foreign;
+        report.examples.extend(workload.examples.iter().cloned());
+    }
+    report.examples.truncate(5);
+    report.latency = merged(measured.workloads.iter().map(|w| &w.latencies)).percentiles();
+    report.send_lag = merged(measured.workloads.iter().map(|w| &w.lag)).percentiles();
+    let lockstep = if args.lockstep { " in lockstep" } else { "" };
+    report.paced(args.span.rate, format!("window {}{lockstep}", args.window));
+    if numbered && report.received > 0 && !measured.workloads.iter().any(fanout::Fanout::has_offsets) {
+        let note = "the server sent no offsets: only this run's own numbering was checked";
+        report.notes.push(note.to_owned());
+    }
+    report
+}
+
+/// `loadgen connect`
+pub fn connect(args: &ConnectArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
+    args.check()?;
+    let mut plan = plan(&args.common, &args.url, args.connections)?;
+    plan.dialect = match template(&args.speak)? {
+        Some(template) => Dialect::Template(template),
+        None if args.no_auth => Dialect::Uringcast(None),
+        None => Dialect::Uringcast(Some(tokens(&args.auth, &plan)?)),
+    };
+    plan.connect_rate = args.rate;
+    let times = Times { seconds: args.hold.max(0.01), warmup: 0.0, settle: args.settle };
+    let measured = run::run(plan, times, args.common.pid, interrupted, |_, _| connect::Idle::default())?;
+    let mut report = Report::new("connect", &args.url, args.connections, &measured, true);
+    report.pushes = report.received;
+    report.pace = match args.rate {
+        Some(rate) => format!("{rate} connections a second, timed from when each was due"),
+        None => format!("{} on their way at a time", args.common.in_flight),
+    };
+    Ok(report)
+}
+
+/// `loadgen chat`
+pub fn chat(args: &ChatArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
+    args.check()?;
+    let mut plan = plan(&args.common, &args.url, args.connections)?;
+    // Those who leave come back from another port.
+    let visits = (args.churn * args.span.seconds) as usize;
+    plan.sources = plan.target.sources(&args.common.source, plan.connections + visits);
+    plan.dialect = Dialect::Uringcast(Some(tokens(&args.auth, &plan)?));
+    let settings = chat::Settings {
+        connections: plan.connections,
+        threads: plan.threads,
+        publishers: usize::from(args.publishers),
+        rate: args.span.rate.unwrap_or(100.0),
+        churn: args.churn,
+        away: u64::from(args.away_ms) * (SECOND / 1_000),
+        rooms: usize::from(args.rooms),
+        payload: args.payload,
+        run: Random::seeded().key(),
+    };
+    let shared = chat::Shared::new(&settings, &args.room_prefix);
+    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
+    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+        chat::Chat::new(settings, Arc::clone(&shared), thread, slots)
+    })?;
+    let mut report = Report::new("chat", &args.url, args.connections, &measured, false);
+    let mut visits = chat::Visits::default();
+    for workload in &measured.workloads {
+        report.faults += workload.faults();
+        report.unsent += workload.unsent;
+        report.foreign += workload.foreign;
+        report.examples.extend(workload.examples.iter().cloned());
+        visits.merge(&workload.visits);
+    }
+    report.examples.truncate(5);
+    report.pushes = visits.presence_events;
+    report.latency = merged(measured.workloads.iter().map(|w| &w.latencies)).percentiles();
+    report.send_lag = merged(measured.workloads.iter().map(|w| &w.lag)).percentiles();
+    report.chat = Some(visits);
+    report.paced(Some(settings.rate), String::new());
+    Ok(report)
+}
+
+/// `loadgen storm`
+pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
+    args.check()?;
+    let mut plan = plan(&args.common, &args.url, args.connections)?;
+    // The ports of the dropped connections rest on this side.
+    plan.sources = plan.target.sources(&args.common.source, plan.connections * 4);
+    plan.dialect = Dialect::Uringcast(Some(tokens(&args.auth, &plan)?));
+    let settings = fanout::Settings {
+        threads: plan.threads,
+        publishers: usize::from(args.publishers),
+        window: 1,
+        lockstep: false,
+        rate: Some(args.rate),
+        payload: args.payload,
+        run: Random::seeded().key(),
+        sample_every: plan.connections.div_ceil(64),
+    };
+    let jitter = u64::from(args.jitter_ms) * (SECOND / 1_000);
+    let publications = fanout::Publications::new(&settings, &plan.dialect);
+    let times = Times { seconds: args.before + args.within, warmup: args.before, settle: 0.0 };
+    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+        storm::Storm::new(settings, Arc::clone(&publications), jitter, thread, slots)
+    })?;
+    let mut report = Report::new("storm", &args.url, args.connections, &measured, false);
+    let mut returns = storm::Returns::default();
+    for workload in &measured.workloads {
+        report.faults += workload.fanout.faults();
+        report.unsent += workload.fanout.unsent;
+        report.foreign += workload.fanout.foreign;
+        report.pushes += workload.fanout.pushes;
+        report.examples.extend(workload.fanout.examples.iter().cloned());
+        returns.merge(&workload.returns);
+    }
+    report.examples.truncate(5);
+    report.faults.failed += returns.dropped.saturating_sub(returns.back + report.faults.failed + report.faults.cut);
+    report.latency = merged(measured.workloads.iter().map(|w| &w.fanout.latencies)).percentiles();
+    report.send_lag = merged(measured.workloads.iter().map(|w| &w.fanout.lag)).percentiles();
+    report.returned(returns, &measured);
+    report.paced(Some(args.rate), String::new());
+    Ok(report)
+}

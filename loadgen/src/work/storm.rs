@@ -1,0 +1,195 @@
+//! The storm: everyone is on the lobby under a steady trickle of publications; all but the publishers lose
+//! their sockets at the same moment, and come back at once or spread over a jitter, with their position.
+//!
+//! What each gets in all is checked by `fanout`, across the cut: nothing lost, doubled or out of order,
+//! unless the server says that it could not recover. Called by `engine`.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::fanout::{Fanout, Publications, Settings};
+use crate::client::Outgoing;
+use crate::control::{Window, share};
+use crate::engine::{Wires, Workload};
+use crate::protocol::field;
+use crate::random::Random;
+
+/// What happened to one thread's connections, or to all of them.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Returns {
+    /// Sockets that were dropped.
+    pub dropped: u64,
+    /// Connections that came back and signed in.
+    pub back: u64,
+    /// From the drop to the last sign-in, in seconds.
+    pub seconds: f64,
+    /// Came back with all they had missed, as the server said.
+    pub recovered: u64,
+    /// Came back and were told that what they missed is gone.
+    pub unrecovered: u64,
+    /// Publications that the answers to signing in brought after.
+    pub replayed: u64,
+    /// Publications that those who were not recovered missed.
+    pub missed: u64,
+}
+
+impl Returns {
+    /// Adds another thread's.
+    pub fn merge(&mut self, other: &Self) {
+        self.dropped += other.dropped;
+        self.back += other.back;
+        self.seconds = self.seconds.max(other.seconds);
+        self.recovered += other.recovered;
+        self.unrecovered += other.unrecovered;
+        self.replayed += other.replayed;
+        self.missed += other.missed;
+    }
+}
+
+/// One thread's part of the storm.
+pub struct Storm {
+    /// The publishing and checking.
+    pub fanout: Fanout,
+    /// What came of it.
+    pub returns: Returns,
+    /// The thread's publishers, its first connections, stay.
+    publishers: usize,
+    slots: usize,
+    /// The time over which the connections come back, in nanoseconds.
+    jitter: u64,
+    epochs: Vec<Option<Box<str>>>,
+    /// When the sockets were dropped.
+    dropped_at: Option<u64>,
+    gone: u64,
+    /// When sending was last looked after, and the last one came back.
+    last: (u64, u64),
+    /// How long publications go on after that, so that what is live is checked, too.
+    after: u64,
+}
+
+impl Storm {
+    /// The workload of `thread` with its `slots` connections.
+    pub fn new(settings: Settings, publications: Arc<Publications>, jitter: u64, thread: usize, slots: usize) -> Self {
+        Self {
+            fanout: Fanout::new(settings, publications, thread, slots),
+            returns: Returns::default(),
+            publishers: share(settings.publishers, thread, settings.threads),
+            slots,
+            jitter,
+            epochs: vec![None; slots],
+            dropped_at: None,
+            gone: 0,
+            last: (0, 0),
+            after: (2e9 / settings.rate.unwrap_or(1.0)) as u64,
+        }
+    }
+
+    fn drop_all(&mut self, wires: &mut Wires<'_>, now: u64) {
+        self.dropped_at = Some(now);
+        for slot in self.publishers..self.slots {
+            if wires.is_ready(slot) {
+                wires.cut(slot);
+                let later = if self.jitter == 0 { 0 } else { wires.random.next() % self.jitter };
+                wires.reconnect(slot, now + later);
+                self.returns.dropped += 1;
+            }
+        }
+    }
+
+    /// Signed in again: takes what the answer brings after.
+    fn recover(&mut self, slot: usize, position: &[u8]) {
+        let top: u64 = field(position, "offset").and_then(|offset| offset.parse().ok()).unwrap_or(0);
+        if field(position, "recovered") == Some("true") {
+            self.returns.recovered += 1;
+            let start = memchr::memmem::find(position, b"\"publications\":").unwrap_or(position.len());
+            // Latency is that of what comes live: time 0 is before the measured window.
+            self.returns.replayed += self.fanout.publications(slot, &position[start..], 0) as u64;
+        } else {
+            self.returns.unrecovered += 1;
+            self.returns.missed += top.saturating_sub(self.fanout.last_offset(slot));
+            self.fanout.skip_to(slot, top);
+        }
+    }
+}
+
+impl Workload for Storm {
+    fn message(&mut self, slot: usize, payload: &[u8], at: u64) {
+        // The answer to signing in told of it already.
+        if self.dropped_at.is_some() && crate::protocol::kind(payload) == b"gap" {
+            self.fanout.pushes += 1;
+        } else {
+            self.fanout.message(slot, payload, at);
+        }
+    }
+
+    fn received(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, at: u64) {
+        self.fanout.received(slot, out, random, at);
+    }
+
+    fn start(&mut self, window: Window) {
+        self.fanout.start(window);
+    }
+
+    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
+        let next = self.fanout.tick(wires, now);
+        self.last.0 = now;
+        match self.fanout.window() {
+            Some(window) if self.dropped_at.is_none() && now >= window.measured_from => {
+                self.drop_all(wires, now);
+                next
+            }
+            Some(window) if self.dropped_at.is_none() => next.min(window.measured_from),
+            _ => next,
+        }
+    }
+
+    fn auth(&mut self, slot: usize, data: &mut Vec<u8>) {
+        if let Some(epoch) = &self.epochs[slot] {
+            let offset = self.fanout.last_offset(slot);
+            data.extend_from_slice(format!(r#","recover":{{"epoch":"{epoch}","offset":{offset}}}"#).as_bytes());
+        }
+    }
+
+    fn signed_in(&mut self, slot: usize, position: Option<&[u8]>, at: u64) {
+        let Some(position) = position else {
+            return;
+        };
+        // What stands before it is the user's.
+        let start = memchr::memmem::find(position, b"\"lobby\":").unwrap_or(0);
+        let position = &position[start..];
+        let epoch = field(position, "epoch").map(Into::into);
+        if self.epochs[slot].is_none() {
+            let offset = field(position, "offset").and_then(|offset| offset.parse().ok());
+            self.fanout.begin_at(slot, offset.unwrap_or(0));
+        } else if let Some(dropped_at) = self.dropped_at {
+            self.recover(slot, position);
+            self.returns.back += 1;
+            self.last.1 = at;
+            self.returns.seconds = at.saturating_sub(dropped_at) as f64 / 1e9;
+        }
+        self.epochs[slot] = epoch;
+    }
+
+    fn satisfied(&self) -> bool {
+        let over = self.last.0 >= self.last.1 + self.after;
+        over && self.dropped_at.is_some() && self.returns.back + self.gone >= self.returns.dropped
+    }
+
+    fn ended(&mut self, slot: usize) {
+        self.gone += u64::from(self.dropped_at.is_some());
+        self.fanout.ended(slot);
+    }
+
+    fn complete(&self) -> bool {
+        self.fanout.complete()
+    }
+
+    fn finish(&mut self) {
+        self.fanout.finish();
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        self.fanout.counts()
+    }
+}
