@@ -48,6 +48,9 @@ pub const FIGURES: [Figure; 17] = [
     figure("seconds", "until back s", 3, Some(false)),
 ];
 
+/// A server that delivers this part of an open loop keeps up with it.
+const KEPT_UP: f64 = 0.97;
+
 /// Figures by key; what wasn't measured is absent.
 pub type Figures = BTreeMap<&'static str, f64>;
 
@@ -146,6 +149,12 @@ impl Results {
     /// Nothing went wrong.
     pub fn passed(&self) -> bool {
         self.error.is_none() && !self.rounds.iter().any(|found| found.faults.any())
+    }
+
+    /// It was sent an open loop whose rate did not go through.
+    pub fn is_behind(&self, connections: u32) -> bool {
+        let both = self.median.get("rate").zip(self.median.get("per_second"));
+        both.is_some_and(|(rate, came)| *came < rate * f64::from(connections) * KEPT_UP)
     }
 
     fn reckon(&mut self) {
@@ -272,6 +281,10 @@ mod tests {
         assert_eq!(outcome.median("a", "per_second"), Some(4.0));
         assert_eq!(outcome.median("b", "per_second"), Some(8.0));
         assert_eq!(outcome.median("c", "per_second"), None);
+        let mut open = outcome.results[0].clone();
+        assert!(!open.is_behind(2));
+        open.median.insert("rate", 2.0);
+        assert!(!open.is_behind(2) && open.is_behind(3));
         assert_eq!(outcome.results[1].ratio.get("per_second"), Some(&2.0));
         assert!(outcome.results[1].generator_bound && !outcome.results[0].generator_bound);
     }

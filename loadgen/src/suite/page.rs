@@ -156,17 +156,17 @@ fn figures(outcome: &Outcome) -> String {
             } else {
                 String::new()
             };
-            let bound = if figure.key == "per_second" && results.generator_bound { "†" } else { "" };
+            let marks = if figure.key == "per_second" { table::marks(outcome, results) } else { String::new() };
             let ratio =
                 table::ratio(results, figure).map_or(String::new(), |ratio| format!("<small>{ratio:.2}×</small>"));
-            let _ = write!(html, "<td{bar}>{}{bound}{ratio}</td>", table::shown(figure, *value));
+            let _ = write!(html, "<td{bar}>{}{marks}{ratio}</td>", table::shown(figure, *value));
         }
         let class = if results.passed() { "good" } else { "bad" };
         let _ = write!(html, "<td class=\"{class}\">{}</td></tr>", escaped(&table::verdict(results)));
     }
     html.push_str("</table>");
-    if outcome.results.iter().any(|results| results.generator_bound) {
-        let _ = write!(html, "<p class=\"quiet\">{}</p>", table::BOUND_MEANS);
+    for means in table::legend(outcome) {
+        let _ = write!(html, "<p class=\"quiet\">{means}</p>");
     }
     html
 }

@@ -2,6 +2,7 @@
 //!
 //! Called by `suite`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -11,8 +12,10 @@ use crate::report::thousands;
 
 /// Marks a run in which the generator had no more to give.
 const BOUND: &str = "†";
-/// What that mark means.
-pub const BOUND_MEANS: &str =
+/// Marks an open loop whose rate did not go through.
+const BEHIND: &str = "‡";
+const BEHIND_MEANS: &str = "‡ less came through than the rate: its latency is that of an overload.";
+const BOUND_MEANS: &str =
     "† the load generator was the bottleneck: the server's CPU per message decides, not the rate.";
 
 const COMPARED: [&str; 5] = ["per_second", "server_cpu_ns", "p99_us", "bytes_per_connection", "seconds"];
@@ -48,6 +51,24 @@ pub fn ratio(results: &Results, figure: &Figure) -> Option<f64> {
     results.ratio.get(figure.key).copied().filter(|_| COMPARED.contains(&figure.key))
 }
 
+/// What has to be known of a rate.
+pub fn marks(outcome: &Outcome, results: &Results) -> String {
+    let bound = if results.generator_bound { BOUND } else { "" };
+    let behind = if results.is_behind(outcome.connections) { BEHIND } else { "" };
+    format!("{bound}{behind}")
+}
+
+/// What the marks in a work's table mean.
+pub fn legend(outcome: &Outcome) -> Vec<&'static str> {
+    let bound = outcome.results.iter().any(|results| results.generator_bound);
+    let behind = outcome.results.iter().any(|results| results.is_behind(outcome.connections));
+    [(bound, BOUND_MEANS), (behind, BEHIND_MEANS)]
+        .into_iter()
+        .filter(|(there, _)| *there)
+        .map(|(_, means)| means)
+        .collect()
+}
+
 /// A column's title.
 pub fn title(figure: &Figure, outcome: &Outcome) -> String {
     if figure.key == "per_second" { outcome.unit.to_owned() } else { figure.title.to_owned() }
@@ -67,8 +88,8 @@ fn rows(outcome: &Outcome) -> Vec<Vec<String>> {
             if let Some(ratio) = ratio(results, figure) {
                 let _ = write!(text, " ({ratio:.2}×)");
             }
-            if figure.key == "per_second" && results.generator_bound {
-                text.push_str(BOUND);
+            if figure.key == "per_second" {
+                text.push_str(&marks(outcome, results));
             }
             row.push(text);
         }
@@ -110,8 +131,8 @@ pub fn work(outcome: &Outcome) -> String {
         table.add_row(line);
     }
     let mut text = format!("{} ({} connections)\n{table}", outcome.title, outcome.connections);
-    if outcome.results.iter().any(|results| results.generator_bound) {
-        let _ = write!(text, "\n{BOUND_MEANS}");
+    for means in legend(outcome) {
+        let _ = write!(text, "\n{means}");
     }
     text
 }
@@ -147,8 +168,8 @@ pub fn markdown(summary: &Summary) -> String {
             text.push_str(&line(&row));
         }
     }
-    if summary.works.iter().flat_map(|work| &work.results).any(|results| results.generator_bound) {
-        let _ = write!(text, "\n{BOUND_MEANS}\n");
+    for means in summary.works.iter().flat_map(legend).collect::<BTreeSet<_>>() {
+        let _ = write!(text, "\n{means}\n");
     }
     for skipped in &summary.skipped {
         let _ = write!(text, "\nSkipped: {}: {}\n", skipped.server, skipped.why.replace('\n', " "));

@@ -456,3 +456,121 @@ impl Workload for Chat {
         (self.deliveries, self.sent)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            connections: 3,
+            threads: 1,
+            publishers: 1,
+            rate: 10.0,
+            churn: 1.0,
+            away: 1,
+            rooms: 0,
+            payload: 40,
+            run: 1,
+        }
+    }
+
+    fn push(offset: u64, number: u32) -> Vec<u8> {
+        let mut payload = format!(r#"{{"type":"message","data":{{"offset":{offset},"text":""#).into_bytes();
+        Markers::new(1, 40).write(0, number, &mut payload);
+        payload.extend(br#""}}"#);
+        payload
+    }
+
+    fn presence(kind: &str, number: usize) -> Vec<u8> {
+        format!(r#"{{"type":"{kind}","data":{{"user":{{"id":1,"username":"load-{number}"}},"online_count":2}}}}"#)
+            .into()
+    }
+
+    fn success(offset: u64) -> Vec<u8> {
+        format!(r#"{{"type":"auth_success","data":{{"online_count":3,"lobby":{{"offset":{offset}}}}}}}"#).into()
+    }
+
+    /// Three users, of whom the first publishes; two publications were sent to a lobby that stood at 7.
+    fn chat() -> Chat {
+        let shared = Shared::new(&settings(), "");
+        let mut chat = Chat::new(settings(), Arc::clone(&shared), 0, 3);
+        for slot in 0..3 {
+            chat.signed_in(slot, Some(&success(7)), 0);
+        }
+        shared.sent[0].store(2, Relaxed);
+        shared.by[0].store(2, Relaxed);
+        chat.start(Window { start: 0, measured_from: 0, stop: 10 });
+        chat.message(0, br#"{"type":"users","data":{"count":3,"members":[]}}"#, 0);
+        chat
+    }
+
+    fn all(chat: &mut Chat, slots: std::ops::Range<usize>) {
+        for slot in slots {
+            chat.message(slot, &push(8, 0), 1);
+            chat.message(slot, &push(9, 1), 1);
+        }
+    }
+
+    #[test]
+    fn an_orderly_chat_passes() {
+        let mut chat = chat();
+        all(&mut chat, 0..3);
+        assert!(chat.complete());
+        chat.finish();
+        assert_eq!(chat.faults(), Faults::default());
+    }
+
+    #[test]
+    fn a_loss_a_double_and_a_reorder_are_told_apart() {
+        let mut lost = chat();
+        all(&mut lost, 0..2);
+        lost.message(2, &push(9, 1), 1);
+        assert!(!lost.complete());
+        lost.finish();
+        assert_eq!((lost.faults().lost, lost.faults().doubled), (1, 0));
+        let mut doubled = chat();
+        all(&mut doubled, 0..3);
+        doubled.message(1, &push(8, 0), 1);
+        doubled.finish();
+        assert_eq!((doubled.faults().lost, doubled.faults().doubled), (0, 1));
+        let mut reordered = chat();
+        all(&mut reordered, 0..2);
+        reordered.message(2, &push(9, 1), 1);
+        reordered.message(2, &push(8, 0), 1);
+        reordered.finish();
+        assert_eq!((reordered.faults().lost, reordered.faults().reordered), (0, 1));
+    }
+
+    #[test]
+    fn one_that_comes_back_hears_what_follows_its_position() {
+        let mut chat = chat();
+        all(&mut chat, 0..2);
+        chat.shared.absent.store(1, Relaxed);
+        chat.shared.online[2].store(false, Relaxed);
+        chat.checker.ended(2);
+        chat.message(0, &presence("user_offline", 2), 1);
+        assert_eq!(chat.mistaken(), 0);
+        chat.signed_in(2, Some(&success(8)), 2);
+        assert_eq!(chat.mistaken(), 1, "nobody has told the observer yet");
+        chat.message(0, &presence("user_online", 2), 2);
+        assert!(!chat.complete());
+        chat.message(2, &push(9, 1), 2);
+        assert!(chat.complete());
+        chat.finish();
+        assert_eq!(chat.faults(), Faults::default());
+        assert_eq!((chat.visits.joins, chat.visits.presence_events), (1, 2));
+    }
+
+    #[test]
+    fn wrong_beliefs_and_a_wrong_count_are_faults() {
+        let mut chat = chat();
+        all(&mut chat, 0..3);
+        let digest = br#"{"type":"presence_digest","data":{"joined":[],"left":[{"id":1,"username":"load-1"}]}}"#;
+        chat.message(0, digest, 1);
+        assert!(!chat.complete());
+        chat.visits.online_count = Some(2);
+        chat.finish();
+        assert_eq!(chat.faults().presence, 2);
+    }
+}

@@ -77,6 +77,12 @@ impl Publications {
         })
     }
 
+    /// As if `publisher` had sent `number`.
+    #[cfg(test)]
+    pub fn pretend(&self, publisher: usize, number: u32) {
+        self.sent[publisher].store(number, Relaxed);
+    }
+
     fn sent(&self, publisher: usize) -> u32 {
         self.sent[publisher].load(Relaxed)
     }

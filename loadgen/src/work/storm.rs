@@ -193,3 +193,82 @@ impl Workload for Storm {
         self.fanout.counts()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Faults;
+    use crate::marker::Markers;
+    use crate::protocol::Dialect;
+
+    fn push(offset: u64, number: u32) -> String {
+        let mut text = Vec::new();
+        Markers::new(1, 40).write(0, number, &mut text);
+        let text = String::from_utf8(text).unwrap();
+        format!(r#"{{"type":"message","data":{{"offset":{offset},"text":"{text}"}}}}"#)
+    }
+
+    fn success(offset: u64, more: &str) -> Vec<u8> {
+        format!(r#"{{"type":"auth_success","data":{{"lobby":{{"epoch":"e","offset":{offset}{more}}}}}}}"#).into()
+    }
+
+    /// One publisher and one that has seen the first of five publications when it is cut.
+    fn storm() -> Storm {
+        let settings = Settings {
+            threads: 1,
+            publishers: 1,
+            window: 1,
+            lockstep: false,
+            rate: Some(10.0),
+            payload: 40,
+            run: 1,
+            sample_every: 1,
+        };
+        let publications = Publications::new(&settings, &Dialect::Uringcast(None));
+        publications.pretend(0, 5);
+        let mut storm = Storm::new(settings, publications, 0, 0, 2);
+        storm.fanout.ended(0);
+        storm.signed_in(1, Some(&success(3, "")), 0);
+        storm.message(1, push(4, 0).as_bytes(), 1);
+        storm.dropped_at = Some(2);
+        storm.returns.dropped = 1;
+        let mut data = Vec::new();
+        storm.auth(1, &mut data);
+        assert_eq!(data, br#","recover":{"epoch":"e","offset":4}"#);
+        storm
+    }
+
+    fn come_back(more: &str) -> (Faults, Returns) {
+        let mut storm = storm();
+        storm.signed_in(1, Some(&success(7, more)), 1_000_000_002);
+        storm.message(1, push(8, 4).as_bytes(), 2_000_000_000);
+        storm.finish();
+        (storm.fanout.faults(), storm.returns)
+    }
+
+    #[test]
+    fn what_is_replayed_and_what_follows_is_all_there_is() {
+        let list = [push(5, 1), push(6, 2), push(7, 3)].join(",");
+        let (faults, returns) = come_back(&format!(r#","recovered":true,"publications":[{list}]"#));
+        assert_eq!(faults, Faults::default());
+        assert_eq!((returns.back, returns.recovered, returns.replayed, returns.missed), (1, 1, 3, 0));
+        assert!((returns.seconds - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_hole_in_what_is_said_to_be_recovered_is_a_loss() {
+        let list = [push(5, 1), push(7, 3)].join(",");
+        let (faults, _) = come_back(&format!(r#","recovered":true,"publications":[{list}]"#));
+        assert_eq!((faults.lost, faults.offset_breaks), (1, 1));
+        let list = [push(4, 0), push(5, 1), push(6, 2), push(7, 3)].join(",");
+        let (faults, _) = come_back(&format!(r#","recovered":true,"publications":[{list}]"#));
+        assert_eq!((faults.lost, faults.doubled), (0, 1));
+    }
+
+    #[test]
+    fn what_the_server_says_is_gone_is_missed_but_no_fault() {
+        let (faults, returns) = come_back(r#","recovered":false,"publications":[]"#);
+        assert_eq!(faults, Faults::default());
+        assert_eq!((returns.unrecovered, returns.missed), (1, 3));
+    }
+}
