@@ -139,7 +139,7 @@ pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl
         while input != Input::Ended {
             input = if input == Input::Paused {
                 resumed(&reactor.sockets, id).await;
-                guarded(id, || reactor.with(|shard, now| shard.resume(id, now)))
+                guarded(id, || reactor.with_wire(|shard, wire, now| shard.resume(id, wire, now)))
             } else if transport.0.readable(false).await.is_ok() {
                 guarded(id, || receive(&reactor, id, &transport))
             } else {
@@ -163,7 +163,7 @@ fn receive(reactor: &Rc<Reactor>, id: ConnId, transport: &Transport) -> Input {
     let mut buffer = reactor.buffer.borrow_mut();
     match rustix::net::recv(transport, &mut buffer[..], RecvFlags::DONTWAIT) {
         Ok((0, _)) => Input::Ended,
-        Ok((count, _)) => reactor.with(|shard, now| shard.receive(id, &mut buffer[..count], now)),
+        Ok((count, _)) => reactor.with_wire(|shard, wire, now| shard.receive(id, &mut buffer[..count], wire, now)),
         Err(Errno::AGAIN | Errno::INTR) => reactor.with(|shard, _| shard.input(id)),
         Err(_) => Input::Ended,
     }

@@ -146,7 +146,7 @@ impl Outbox {
     }
 
     /// The next pieces to send, up to the next gap and at most [`MAX_PIECES`], appended to `pieces`.
-    pub fn pieces<'a>(&'a self, pieces: &mut Vec<IoSlice<'a>>) {
+    pub fn pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
         if let Some(queue) = &self.0 {
             queue.pieces(pieces);
         }
@@ -235,13 +235,11 @@ impl Queue {
         }
     }
 
-    fn pieces<'a>(&'a self, pieces: &mut Vec<IoSlice<'a>>) {
+    fn pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
         let mut skip = self.sent;
         let settled = self.segments.iter().take_while(|segment| !matches!(segment, Segment::Gap { .. }));
-        for segment in settled.take(MAX_PIECES) {
-            pieces.push(IoSlice::new(&segment.bytes()[skip..]));
-            skip = 0;
-        }
+        let skipping = |segment: &'a Segment| IoSlice::new(&segment.bytes()[std::mem::take(&mut skip)..]);
+        pieces.extend(settled.take(MAX_PIECES).map(skipping));
     }
 
     fn advance(&mut self, count: usize) {

@@ -5,6 +5,8 @@
 
 use std::io::IoSlice;
 
+use smallvec::SmallVec;
+
 use super::conns::{Ending, Stage};
 use super::{Action, Shard};
 use crate::clock::Now;
@@ -88,6 +90,16 @@ impl Shard {
         self.flush.is_none()
     }
 
+    /// Sends what a connection that has just been read from is to be told, while all of it is in the cache. What the
+    /// hubs have for it comes with the turn, and so does the judgement if the kernel takes no more.
+    pub(super) fn reply(&mut self, id: ConnId, wire: &mut impl Wire) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.dirty && !conn.blocked && self.send_waiting(id.slot, wire) && self.dirty.last() == Some(&id.slot) {
+            self.dirty.pop();
+            self.conns.at(id.slot).dirty = false;
+        }
+    }
+
     /// The kernel takes bytes again.
     pub fn writable(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
@@ -151,36 +163,47 @@ impl Shard {
             let outbox = &mut self.conns.at(slot).outbox;
             outbox.push_slice(&run, start, end);
             outbox.advance(count);
-            self.block(slot, now);
+            self.block(slot);
+            self.check_bound(slot, now);
         }
         true
     }
 
-    /// Sends what waits for one connection, as far as the kernel takes it.
+    /// Sends what waits for one connection, as far as the kernel takes it, and judges what is left.
     fn send_outbox(&mut self, slot: u32, wire: &mut impl Wire, now: Now) {
+        if self.conns.at(slot).blocked || !self.send_waiting(slot, wire) {
+            self.check_bound(slot, now);
+        }
+    }
+
+    /// Sends what waits for one connection. Returns false if the kernel takes no more.
+    fn send_waiting(&mut self, slot: u32, wire: &mut impl Wire) -> bool {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
-        if conn.blocked {
-            return self.check_bound(slot, now);
-        }
         while !conn.outbox.is_empty() {
             conn.outbox.settle();
-            let mut pieces = Vec::with_capacity(4);
+            let mut pieces = SmallVec::<[IoSlice<'_>; 4]>::new();
             conn.outbox.pieces(&mut pieces);
             debug_assert!(pieces.len() <= MAX_PIECES, "as many as one call takes");
             let offered: usize = pieces.iter().map(|piece| piece.len()).sum();
-            match wire.send(id, &pieces) {
-                Sent::Gone => return self.gone(slot),
+            let sent = wire.send(id, &pieces);
+            drop(pieces);
+            match sent {
+                Sent::Gone => {
+                    self.gone(slot);
+                    return true;
+                }
                 Sent::Bytes(count) => {
-                    drop(pieces);
                     conn.outbox.advance(count);
                     if count < offered {
-                        return self.block(slot, now);
+                        self.block(slot);
+                        return false;
                     }
                 }
             }
         }
         self.after_sending(id);
+        true
     }
 
     fn after_sending(&mut self, id: ConnId) {
@@ -192,11 +215,10 @@ impl Shard {
         self.maybe_resume(id);
     }
 
-    fn block(&mut self, slot: u32, now: Now) {
+    fn block(&mut self, slot: u32) {
         let id = self.conns.id(slot);
         self.conns.at(slot).blocked = true;
         self.actions.push(Action::AwaitWritable(id));
-        self.check_bound(slot, now);
     }
 
     fn check_bound(&mut self, slot: u32, now: Now) {

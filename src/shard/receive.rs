@@ -2,7 +2,7 @@
 //! has to come first, and goes on where it stopped. Part of `shard`; knows the wire formats through `proto`.
 
 use super::conns::{Ending, Stage};
-use super::{Action, Input, REPLY_BYTES, Shard};
+use super::{Action, Input, REPLY_BYTES, Shard, Wire};
 use crate::clock::Now;
 use crate::http::Route;
 use crate::hub::LOBBY;
@@ -17,8 +17,9 @@ use crate::proto::websocket::{Decoder, Event, ProtocolError};
 use crate::session::{Effect, Local};
 
 impl Shard {
-    /// Takes what was received; it is unmasked in place. Only while the input is [`Input::Open`].
-    pub fn receive(&mut self, id: ConnId, bytes: &mut [u8], now: Now) -> Input {
+    /// Takes what was received; it is unmasked in place. Replies leave at once, those of one read in one send. Only
+    /// while the input is [`Input::Open`].
+    pub fn receive(&mut self, id: ConnId, bytes: &mut [u8], wire: &mut impl Wire, now: Now) -> Input {
         if let Some(conn) = self.conns.get(id) {
             conn.seen_ms = now.mono_ms;
             if conn.pinged_ms.take().is_some() {
@@ -26,16 +27,33 @@ impl Shard {
             }
             self.consume(id, bytes, now);
         }
-        self.input(id)
+        self.reply_and_go_on(id, wire, now)
     }
 
     /// Goes on with what had been received before the input was paused.
-    pub fn resume(&mut self, id: ConnId, now: Now) -> Input {
-        if let Some(conn) = self.conns.get(id) {
-            let mut kept = conn.take_input();
-            self.consume(id, &mut kept, now);
+    pub fn resume(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) -> Input {
+        self.consume_held(id, now);
+        self.reply_and_go_on(id, wire, now)
+    }
+
+    /// Sending may make room for replies to what is held.
+    fn reply_and_go_on(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) -> Input {
+        loop {
+            let before = self.input(id);
+            self.reply(id, wire);
+            let after = self.input(id);
+            if (before, after) != (Input::Paused, Input::Open) {
+                return after;
+            }
+            self.consume_held(id, now);
         }
-        self.input(id)
+    }
+
+    fn consume_held(&mut self, id: ConnId, now: Now) {
+        if let Some(conn) = self.conns.get(id) {
+            let mut held = conn.take_input();
+            self.consume(id, &mut held, now);
+        }
     }
 
     /// What may be done with the connection's input.

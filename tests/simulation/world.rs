@@ -246,13 +246,13 @@ impl World {
         let (id, shard) = (pipe.id, self.clients[client].shard);
         let input = if pipe.reader == Reader::Woken {
             self.note(|| format!("client {client} is resumed"));
-            self.shards[shard].resume(id, self.now)
+            self.shards[shard].resume(id, &mut self.net, self.now)
         } else if pipe.aborted || pipe.up.is_empty() {
             if pipe.left || pipe.aborted { Input::Ended } else { return Ok(()) }
         } else {
             let count = pipe.up.len().min(most);
             let mut bytes: Vec<u8> = pipe.up.drain(..count).collect();
-            let input = self.shards[shard].receive(id, &mut bytes, self.now);
+            let input = self.shards[shard].receive(id, &mut bytes, &mut self.net, self.now);
             self.note(|| format!("client {client} has {count} bytes received: {input:?}"));
             input
         };
