@@ -55,7 +55,7 @@ pub fn run(bytes: &[u8]) {
             }
         }
         assert!(next(&outbox).len() <= outbox.bytes());
-        assert!(outbox.private_bytes() <= outbox.bytes() && outbox.bounded_bytes() <= outbox.bytes());
+        assert!(outbox.bounded_bytes() <= outbox.bytes());
     }
     while !outbox.is_empty() {
         send(&mut outbox, &mut model, usize::MAX);
