@@ -13,6 +13,8 @@ use uringcast::cli::{self, Cli, Command};
 use uringcast::config::{self, Config, LogFormat};
 use uringcast::server::Server;
 
+// Under the address sanitizer (`./check asan`) the allocations are its own to watch.
+#[cfg(not(asan))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
