@@ -70,11 +70,13 @@ impl Sockets {
         self.slots[slot] = Some(Socket { generation: id.generation, fd, transport, waker: None });
     }
 
-    /// Lets go of a connection's transport.
-    pub fn remove(&mut self, id: ConnId) {
-        if self.get(id).is_some() {
+    /// Lets go of a connection's transport. Returns whether it was still there.
+    pub fn remove(&mut self, id: ConnId) -> bool {
+        let found = self.get(id).is_some();
+        if found {
             self.slots[id.slot as usize] = None;
         }
+        found
     }
 
     fn get(&mut self, id: ConnId) -> Option<&mut Socket> {
@@ -139,9 +141,9 @@ pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl
         while input != Input::Ended {
             input = if input == Input::Paused {
                 resumed(&reactor.sockets, id).await;
-                guarded(id, || reactor.with_wire(|shard, wire, now| shard.resume(id, wire, now)))
+                guarded(&reactor, id, || reactor.with_wire(|shard, wire, now| shard.resume(id, wire, now)))
             } else if transport.0.readable(false).await.is_ok() {
-                guarded(id, || receive(&reactor, id, &transport))
+                guarded(&reactor, id, || receive(&reactor, id, &transport))
             } else {
                 Input::Ended
             };
@@ -150,12 +152,21 @@ pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl
     }
 }
 
-/// A panic over what one connection sent ends this connection and nothing else.
-fn guarded(id: ConnId, work: impl FnOnce() -> Input) -> Input {
-    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+/// A panic over what one connection sent ends this connection and nothing else. The peer is told (1011), unless that
+/// panics too.
+fn guarded(reactor: &Rc<Reactor>, id: ConnId, work: impl FnOnce() -> Input) -> Input {
+    caught(id, work)
+        .or_else(|| caught(id, || reactor.with(|shard, now| shard.fail_internally(id, now))))
+        .unwrap_or(Input::Ended)
+}
+
+/// What `work` returns, or nothing if it panics.
+fn caught<R>(id: ConnId, work: impl FnOnce() -> R) -> Option<R> {
+    let caught = std::panic::catch_unwind(AssertUnwindSafe(work));
+    if caught.is_err() {
         tracing::error!(conn = %id, "a panic ended this connection; the shard lives on");
-        Input::Ended
-    })
+    }
+    caught.ok()
 }
 
 /// Takes what the kernel has.
@@ -216,7 +227,13 @@ pub fn act(reactor: &Rc<Reactor>, actions: Vec<Action>) {
 
 /// Waits until the kernel takes bytes again. The pure part asks for another writer if that wasn't enough.
 async fn write(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) {
-    if transport.0.writable(false).await.is_ok() {
-        reactor.with_wire(|shard, wire, now| shard.writable(id, wire, now));
+    if transport.0.writable(false).await.is_ok()
+        && caught(id, || reactor.with_wire(|shard, wire, now| shard.writable(id, wire, now))).is_none()
+    {
+        // How far the stream got is not known any more. The reader finds its connection gone.
+        let _ = rustix::net::sockopt::set_socket_linger(&*transport, Some(Duration::ZERO));
+        let _ = rustix::net::shutdown(&*transport, Shutdown::Both);
+        reactor.sockets.borrow_mut().wake_reader(id);
+        reactor.closed(id);
     }
 }

@@ -15,6 +15,8 @@ use uringcast::config::{self, Config, LogFormat};
 use uringcast::doctor;
 use uringcast::server::Server;
 
+// Under the address sanitizer (`./check asan`) the allocations are its own to watch.
+#[cfg(not(asan))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -305,6 +305,8 @@ impl Queue {
             begun = 0;
         }
         self.bytes -= self.sent;
+        // If all that is left of the first segment has been sent, what follows is next: a gap, to be settled.
+        self.advance(0);
     }
 
     fn keep_private(&mut self, segment: Segment) {
@@ -441,6 +443,7 @@ mod tests {
         while !outbox.is_empty() {
             outbox.settle();
             let next = waiting(outbox);
+            assert!(!next.is_empty(), "nothing to send of {outbox:?}");
             outbox.advance(next.len());
             bytes.extend(next);
         }
@@ -567,6 +570,18 @@ mod tests {
             let told = outbox.bytes() - outbox.bounded_bytes();
             let segments = outbox.0.as_ref().map_or(0, |queue| queue.segments.len());
             assert!(told < 200 && segments <= 8, "{told} bytes of gaps, {outbox:?}");
+        }
+    }
+
+    #[test]
+    fn a_gap_behind_what_has_been_sent_is_told_next() {
+        let ticks = run(Overflow::DropOldest, &[(1, 0, "aaaa"), (2, 0, "bbbb"), (3, 0, "cccc")]);
+        for frames in 1..3 {
+            let mut outbox = Outbox::default();
+            outbox.push_slice(&ticks, 0, ticks.bytes.len());
+            outbox.advance(frames * 6);
+            outbox.shed(0);
+            assert_eq!(shown(&mut outbox), [format!("{}-3 slow_consumer", frames + 1)]);
         }
     }
 

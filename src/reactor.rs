@@ -191,11 +191,12 @@ impl Reactor {
         });
     }
 
-    /// A connection's task has ended.
+    /// A connection's task has ended. Its second, after a panic, may come later and change nothing.
     pub fn closed(self: &Rc<Self>, id: ConnId) {
         self.with(|shard, _| shard.closed(id));
-        self.sockets.borrow_mut().remove(id);
-        self.counters.leave();
+        if self.sockets.borrow_mut().remove(id) {
+            self.counters.leave();
+        }
     }
 
     /// Serves until it is told to drain and everyone has gone.

@@ -305,7 +305,8 @@ impl Boot {
         let own = self.own.index();
         let body = std::panic::AssertUnwindSafe(|| self.serve(ready));
         if !matches!(std::panic::catch_unwind(body), Ok(Ok(()))) {
-            tracing::error!(shard = own, "this shard's loop failed: the process ends");
+            // Not through the log, whose own thread would not get to it any more.
+            eprintln!("uringcast: the loop of shard {own} failed: the process ends");
             // The other shards can't go on without the channels that this one owned.
             std::process::abort();
         }

@@ -33,6 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 use client::Verdict;
+use dice::Dice;
 use faults::Fault;
 use oracle::Tally;
 use world::World;
@@ -123,6 +124,21 @@ fn one_life() {
 fn a_seed_is_a_life() {
     let tell = |seed| format!("{:?}", life(seed, None, false));
     assert_eq!(tell(3), tell(3));
+}
+
+/// As the fuzzer lives: its bytes are the dice, and what the same bytes do is the same.
+#[test]
+fn bytes_are_a_life() {
+    let live = |bytes: &[u8]| {
+        let mut world = World::with(Dice::loaded(bytes), 0, None, false);
+        world.live()?;
+        assert!(world.dice.is_spent());
+        oracle::judge(&mut world)
+    };
+    let bytes: Vec<u8> = (0..2_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let tally = live(&bytes).expect("a good life");
+    assert!(tally.clients > 1, "{tally:?}");
+    assert_eq!(format!("{tally:?}"), format!("{:?}", live(&bytes).expect("the same")));
 }
 
 #[test]

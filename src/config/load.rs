@@ -46,6 +46,17 @@ impl Config {
         loader.finish()
     }
 
+    /// What a file at `path` with this text says, without the environment and without flags.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    #[doc(hidden)]
+    pub fn of_text(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let mut loader = Loader::new(false);
+        loader.toml(&Source { path, text })?;
+        loader.finish()
+    }
+
     /// The configuration of dev mode with nothing else configured.
     pub fn dev(flags: &Flags) -> Result<Config, ConfigError> {
         let flags = Flags { dev: true, ..flags.clone() };
@@ -111,16 +122,22 @@ impl Loader {
     }
 
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let whole =
-            |problem| ConfigError { origin: Origin::File { path: path.to_owned(), line: None }, key: None, problem };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| whole(format!("cannot read the configuration file: {error}")))?;
-        let table = DeTable::parse(&text).map_err(|error| ConfigError {
-            origin: Source { path, text: &text }.origin(error.span().map(|span| span.start)),
-            // The message alone: the library's picture of the line might show a secret.
-            ..whole(format!("not valid TOML: {}", error.message()))
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            origin: Origin::File { path: path.to_owned(), line: None },
+            key: None,
+            problem: format!("cannot read the configuration file: {error}"),
         })?;
-        self.table(&Source { path, text: &text }, &mut Vec::new(), table.into_inner())
+        self.toml(&Source { path, text: &text })
+    }
+
+    fn toml(&mut self, source: &Source<'_>) -> Result<(), ConfigError> {
+        let table = DeTable::parse(source.text).map_err(|error| ConfigError {
+            origin: source.origin(error.span().map(|span| span.start)),
+            key: None,
+            // The message alone: the library's picture of the line might show a secret.
+            problem: format!("not valid TOML: {}", error.message()),
+        })?;
+        self.table(source, &mut Vec::new(), table.into_inner())
     }
 
     fn table(&mut self, source: &Source<'_>, path: &mut Vec<String>, table: DeTable<'_>) -> Result<(), ConfigError> {

@@ -42,20 +42,24 @@ impl<'a> Request<'a> {
     /// Parses the head of a request at the front of `buf`: `None` asks for more bytes, the number is the head's
     /// length. Bytes that can't become a request are refused as soon as they show it.
     pub fn parse(buf: &'a [u8], limits: &Limits) -> Result<Option<(Self, usize)>, Refusal> {
+        // What lies beyond the limit must not change the verdict, for it may not have come yet.
+        let (head, is_over) = match buf.get(..limits.head_bytes) {
+            Some(head) => (head, true),
+            None => (buf, false),
+        };
         let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut storage[..limits.headers.min(HEADERS_MAX)]);
-        let status = match parsed.parse(buf) {
-            Ok(status) => status,
-            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::head_too_large()),
-            Err(_) => return Err(Refusal::bad_request("malformed request")),
-        };
+        let status = parsed.parse(head);
+        // The first fault in the order of the bytes is the one that is told, however they were cut.
         if parsed.version == Some(0) {
             return Err(Refusal::bad_request("HTTP/1.1 is required"));
         }
         let head_bytes = match status {
-            httparse::Status::Complete(head_bytes) if head_bytes <= limits.head_bytes => head_bytes,
-            httparse::Status::Partial if buf.len() < limits.head_bytes => return Ok(None),
-            _ => return Err(Refusal::head_too_large()),
+            Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+            Ok(httparse::Status::Partial) if is_over => return Err(Refusal::head_too_large()),
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::head_too_large()),
+            Err(_) => return Err(Refusal::bad_request("malformed request")),
         };
         // A complete request has both; an empty string is refused below like any other that is no target.
         let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());

@@ -104,6 +104,8 @@ impl Shard {
     pub fn writable(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.blocked = false;
+        #[cfg(feature = "planted-panic")]
+        super::planted::at_write(id);
         let waiting = conn.outbox.bytes();
         self.send_outbox(id.slot, wire, now);
         let conn = self.conns.at(id.slot);

@@ -6,6 +6,8 @@
 mod answers;
 mod conns;
 mod flush;
+#[cfg(feature = "planted-panic")]
+mod planted;
 mod receive;
 mod timers;
 
@@ -221,6 +223,8 @@ impl Shard {
     /// The shard's own part of a turn: parcels to itself, within the same budget as a lane's, and asks that wait
     /// for room.
     pub fn turn(&mut self, now: Now) {
+        #[cfg(feature = "planted-panic")]
+        planted::at_turn();
         let mut weight = 0;
         for _ in 0..self.staging.own_len().min(LANE_PARCELS) {
             let Some(parcel) = self.staging.pop_own() else { break };

@@ -1,6 +1,8 @@
 //! What a connection sends: the HTTP request, then frames, then commands. Stops taking input whenever an answer
 //! has to come first, and goes on where it stopped. Part of `shard`; knows the wire formats through `proto`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use super::conns::{Ending, Stage};
 use super::{Action, Input, REPLY_BYTES, Shard, Wire};
 use crate::clock::Now;
@@ -165,6 +167,13 @@ impl Shard {
         self.file_deadline(id);
     }
 
+    /// What the connection sent made us panic: says so (1011) and takes nothing more from it.
+    pub fn fail_internally(&mut self, id: ConnId, now: Now) -> Input {
+        let Some(Stage::Native | Stage::Echo) = self.conns.get(id).map(|conn| conn.stage) else { return Input::Ended };
+        self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, close::INTERNAL, "internal error"));
+        self.input(id)
+    }
+
     fn respond(&mut self, id: ConnId, now: Now, write: impl FnOnce(&mut Vec<u8>)) {
         self.end_with(id, Ending::Finish, now, write);
     }
@@ -232,8 +241,14 @@ impl Shard {
             Ok(request) => {
                 let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
                 let rules = self.rules(id, request.command.channel().unwrap_or(LOBBY));
-                let effect = session.command(request, &rules, now);
+                let effect = catch_unwind(AssertUnwindSafe(|| {
+                    #[cfg(feature = "planted-panic")]
+                    super::planted::hear(id, text);
+                    session.command(request, &rules, now)
+                }));
+                // Put back come what may: whoever ends the connection has to find whom it signed in.
                 self.conns.at(id.slot).session = session;
+                let effect = effect.unwrap_or_else(|panic| resume_unwind(panic));
                 match effect {
                     Effect::Reply(reply, mark) => self.say(id, &reply, mark),
                     Effect::Wait => {}

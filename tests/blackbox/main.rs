@@ -13,6 +13,8 @@ mod handshake;
 mod keys;
 mod limits;
 mod liveness;
+#[cfg(feature = "planted-panic")]
+mod panics;
 mod presence;
 mod proof;
 mod publishing;

@@ -57,7 +57,11 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, fault: Option<Fault>, trace: bool) -> Self {
-        let mut dice = Dice::new(seed);
+        Self::with(Dice::new(seed), seed, fault, trace)
+    }
+
+    /// A world in which `dice` decide, and `seed` only what no step turns on.
+    pub fn with(mut dice: Dice, seed: u64, fault: Option<Fault>, trace: bool) -> Self {
         let plan = Plan::new(&mut dice);
         let count = plan.settings.hub.shards;
         let sabotage = Sabotage::new(fault, dice.below(12));
@@ -100,6 +104,9 @@ impl World {
             self.observe()?;
         }
         for _ in 0..self.plan.steps {
+            if self.dice.is_spent() {
+                break;
+            }
             let action = self.dice.weighted(&self.plan.weights);
             ACTIONS[action](self)?;
             self.observe()?;
