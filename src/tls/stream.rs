@@ -64,7 +64,7 @@ pub struct Stream {
     owed: bool,
     /// A whole record has come, so the peer speaks TLS.
     begun: bool,
-    /// Our close_notify is among what was sent or waits in `unsent`.
+    /// Nothing may be encrypted any more: our close_notify has left or waits in `unsent`, or a fault ended all.
     closed: bool,
 }
 
@@ -93,16 +93,20 @@ impl Stream {
             received
         };
         let (used, result) = self.process(incoming, plain);
-        let opened = result.map_err(|fault| match incoming.first() {
-            Some(byte) if !self.begun && byte.is_ascii_uppercase() => Fault::PlainHttp,
-            _ => fault,
+        let rest = &incoming[used..];
+        let result = match result {
+            Ok(Opened::Open) if rest.len() > RECEIVED_MAX => Err(Fault::TooLarge),
+            result => result,
+        };
+        let opened = result.map_err(|fault| {
+            self.closed = true;
+            match incoming.first() {
+                Some(byte) if !self.begun && byte.is_ascii_uppercase() => Fault::PlainHttp,
+                _ => fault,
+            }
         })?;
         self.begun |= used > 0;
-        let rest = &incoming[used..];
         if opened == Opened::Open && !rest.is_empty() {
-            if rest.len() > RECEIVED_MAX {
-                return Err(Fault::TooLarge);
-            }
             // Grown in place while a record comes in small parts; cut to size otherwise.
             self.held = if used == 0 && continued { joined } else { rest.to_vec() };
         }
@@ -137,7 +141,7 @@ impl Stream {
                 }
                 Ok(_) => Some(Ok(opened)),
                 Err(error) => {
-                    self.collect_alert(&mut incoming[used + discard..]);
+                    self.collect_alert();
                     Some(Err(error.into()))
                 }
             };
@@ -149,8 +153,10 @@ impl Stream {
     }
 
     /// After an error: what rustls tells the peer of it.
-    fn collect_alert(&mut self, incoming: &mut [u8]) {
-        while let Ok(ConnectionState::EncodeTlsData(data)) = self.session.process_tls_records(incoming).state {
+    fn collect_alert(&mut self) {
+        while self.session.wants_write()
+            && let Ok(ConnectionState::EncodeTlsData(data)) = self.session.process_tls_records(&mut []).state
+        {
             append(data, &mut self.unsent);
         }
     }
@@ -170,6 +176,9 @@ impl Stream {
     ) -> Option<usize> {
         if !self.flush(&mut kernel)? {
             return Some(0);
+        }
+        if self.closed {
+            return None;
         }
         if scratch.sealed.is_empty() {
             scratch.sealed = vec![0; BATCH_BYTES].into();
