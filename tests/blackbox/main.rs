@@ -23,4 +23,5 @@ mod shards;
 mod sign_in;
 mod slow;
 mod support;
+mod tls;
 mod tutorial;
