@@ -15,8 +15,10 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::ids::ConnId;
+use crate::proto::handshake::Refusal;
 use crate::reactor::Reactor;
 use crate::shard::{Action, Input, Sent, Wire};
+use crate::tls::{self, Fault, Opened};
 
 /// Size of the one buffer that all of a shard's connections receive into.
 pub const RECEIVE_BYTES: usize = 64 * 1024;
@@ -46,41 +48,99 @@ impl Transport {
 #[derive(Debug)]
 struct Socket {
     generation: u32,
-    fd: RawFd,
+    fd: Descriptor,
     /// Keeps `fd` open.
     transport: Rc<Transport>,
+    layer: Layer,
     /// The reader, while it must not read.
     waker: Option<Waker>,
+}
+
+/// The copy of a transport's descriptor that lies beside it: saves a walk through two pointers per send.
+#[derive(Debug)]
+struct Descriptor(RawFd);
+
+/// What is between the kernel's bytes and the shard's.
+#[derive(Debug)]
+pub enum Layer {
+    /// Nothing.
+    Tcp,
+    /// TLS.
+    Tls(Box<Secure>),
+}
+
+/// TLS on a socket.
+#[derive(Debug)]
+pub struct Secure {
+    stream: tls::Stream,
+    /// A task waits to send what TLS has to say of itself.
+    draining: bool,
+    /// Our direction ends when all has been sent.
+    finishing: bool,
+}
+
+impl Layer {
+    /// TLS, from its handshake on.
+    pub fn tls(stream: tls::Stream) -> Self {
+        Self::Tls(Box::new(Secure { stream, draining: false, finishing: false }))
+    }
 }
 
 /// The sockets of a shard's connections, by slot.
 #[derive(Debug, Default)]
 pub struct Sockets {
     slots: Vec<Option<Socket>>,
+    scratch: tls::Scratch,
 }
 
 impl Sockets {
     /// Takes the transport of a new connection.
-    pub fn insert(&mut self, id: ConnId, transport: Rc<Transport>) {
+    pub fn insert(&mut self, id: ConnId, transport: Rc<Transport>, layer: Layer) {
         let slot = id.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
-        let fd = transport.as_fd().as_raw_fd();
-        self.slots[slot] = Some(Socket { generation: id.generation, fd, transport, waker: None });
+        let fd = Descriptor(transport.as_fd().as_raw_fd());
+        self.slots[slot] = Some(Socket { generation: id.generation, fd, transport, layer, waker: None });
     }
 
     /// Lets go of a connection's transport. Returns whether it was still there.
     pub fn remove(&mut self, id: ConnId) -> bool {
-        let found = self.get(id).is_some();
-        if found {
-            self.slots[id.slot as usize] = None;
+        let Some(Socket { fd, layer, .. }) = self.get(id) else { return false };
+        if let Layer::Tls(secure) = layer {
+            // What can't be said now can't be said any more.
+            secure.stream.close();
+            let _ = secure.stream.flush(|bytes| send(fd, &[IoSlice::new(bytes)]));
         }
-        found
+        self.slots[id.slot as usize] = None;
+        true
     }
 
     fn get(&mut self, id: ConnId) -> Option<&mut Socket> {
-        self.slots.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.generation == id.generation)
+        get(&mut self.slots, id)
+    }
+
+    /// Ends our direction, as soon as all that was sent has left.
+    fn finish(&mut self, id: ConnId) {
+        let Some(Socket { fd, layer, .. }) = self.get(id) else { return };
+        if let Layer::Tls(secure) = layer {
+            secure.stream.close();
+            secure.finishing = true;
+        } else {
+            // Fails only if the peer is gone, and then reading says so.
+            let _ = rustix::net::shutdown(fd, Shutdown::Write);
+        }
+    }
+
+    /// Sends what TLS has to say of itself. Returns whether all of it has left, or can't any more.
+    fn drain(&mut self, id: ConnId) -> bool {
+        let Some(Socket { fd, layer: Layer::Tls(secure), .. }) = self.get(id) else { return true };
+        let drained = secure.stream.flush(|bytes| send(fd, &[IoSlice::new(bytes)])).unwrap_or(true);
+        if drained && std::mem::take(&mut secure.finishing) {
+            // As in `finish`.
+            let _ = rustix::net::shutdown(fd, Shutdown::Write);
+        }
+        drained
     }
 
     fn transport(&mut self, id: ConnId) -> Option<Rc<Transport>> {
@@ -94,14 +154,15 @@ impl Sockets {
     }
 }
 
-impl AsFd for Socket {
-    #[expect(
-        unsafe_code,
-        reason = "the copy of the descriptor beside its owner saves a walk through two pointers per send"
-    )]
+fn get(slots: &mut [Option<Socket>], id: ConnId) -> Option<&mut Socket> {
+    slots.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.generation == id.generation)
+}
+
+impl AsFd for Descriptor {
+    #[expect(unsafe_code, reason = "a copy of the descriptor, beside its owner")]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `fd` is the descriptor of `transport`, which keeps it open as long as this socket exists.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
+        // SAFETY: it is the descriptor of the socket's `transport`, which keeps it open as long as the socket exists.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
     }
 }
 
@@ -115,27 +176,38 @@ impl AsFd for Transport {
 
 impl Wire for Sockets {
     fn send(&mut self, conn: ConnId, pieces: &[IoSlice<'_>]) -> Sent {
-        let Some(socket) = self.get(conn) else { return Sent::Gone };
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        loop {
-            let sent = match pieces {
-                [one] => rustix::net::send(&*socket, one, flags),
-                many => rustix::net::sendmsg(&*socket, many, &mut SendAncillaryBuffer::default(), flags),
-            };
-            return match sent {
-                Ok(count) => Sent::Bytes(count),
-                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Sent::Bytes(0),
-                Err(Errno::INTR) => continue,
-                Err(_) => Sent::Gone,
-            };
-        }
+        let Some(Socket { fd, layer, .. }) = get(&mut self.slots, conn) else { return Sent::Gone };
+        let sent = match layer {
+            Layer::Tcp => send(fd, pieces),
+            Layer::Tls(secure) => {
+                secure.stream.send(pieces, &mut self.scratch, |bytes| send(fd, &[IoSlice::new(bytes)]))
+            }
+        };
+        sent.map_or(Sent::Gone, Sent::Bytes)
+    }
+}
+
+/// Offers bytes to the kernel; returns how many it took, or `None` if the peer is gone.
+fn send(fd: &Descriptor, pieces: &[IoSlice<'_>]) -> Option<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    loop {
+        let sent = match pieces {
+            [one] => rustix::net::send(fd, one, flags),
+            many => rustix::net::sendmsg(fd, many, &mut SendAncillaryBuffer::default(), flags),
+        };
+        return match sent {
+            Ok(count) => Some(count),
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Some(0),
+            Err(Errno::INTR) => continue,
+            Err(_) => None,
+        };
     }
 }
 
 /// Serves one connection until it ends. Every idle connection holds this future: what it keeps across an `.await`
 /// is counted in bytes.
+#[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
 pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl Future<Output = ()> {
-    // Not an `async fn`, which would keep its arguments twice.
     async move {
         let mut input = Input::Open;
         while input != Input::Ended {
@@ -174,9 +246,66 @@ fn receive(reactor: &Rc<Reactor>, id: ConnId, transport: &Transport) -> Input {
     let mut buffer = reactor.buffer.borrow_mut();
     match rustix::net::recv(transport, &mut buffer[..], RecvFlags::DONTWAIT) {
         Ok((0, _)) => Input::Ended,
-        Ok((count, _)) => reactor.with_wire(|shard, wire, now| shard.receive(id, &mut buffer[..count], wire, now)),
+        Ok((count, _)) => take(reactor, id, &mut buffer[..count]),
         Err(Errno::AGAIN | Errno::INTR) => reactor.with(|shard, _| shard.input(id)),
         Err(_) => Input::Ended,
+    }
+}
+
+/// Takes received bytes through the connection's layer to the shard.
+fn take(reactor: &Rc<Reactor>, id: ConnId, received: &mut [u8]) -> Input {
+    let mut sockets = reactor.sockets.borrow_mut();
+    let Some(Socket { layer: Layer::Tls(secure), fd, .. }) = sockets.get(id) else {
+        drop(sockets);
+        return reactor.with_wire(|shard, wire, now| shard.receive(id, received, wire, now));
+    };
+    let mut plain = reactor.plain.borrow_mut();
+    plain.clear();
+    let opened = secure.stream.open(received, &mut plain);
+    match opened {
+        // The stream ends behind this plaintext, as if the kernel had said so.
+        Ok(Opened::PeerClosed) => drop(rustix::net::shutdown(fd, Shutdown::Read)),
+        Err(Fault::PlainHttp) => {
+            let mut answer = Vec::new();
+            Refusal::bad_request("this port speaks TLS: use wss:// or https://").write(&mut answer);
+            send(fd, &[IoSlice::new(&answer)]);
+        }
+        Ok(Opened::Open) | Err(_) => {}
+    }
+    let drained = sockets.drain(id);
+    drop(sockets);
+    if let Err(fault) = opened {
+        reactor.counters.tls_failed();
+        tracing::debug!(conn = %id, %fault, "TLS failed");
+        return Input::Ended;
+    }
+    if !drained {
+        await_drained(reactor, id);
+    }
+    match &mut plain[..] {
+        [] => reactor.with(|shard, _| shard.input(id)),
+        bytes => reactor.with_wire(|shard, wire, now| shard.receive(id, bytes, wire, now)),
+    }
+}
+
+/// Has a task send what TLS has to say of itself, unless there is one.
+fn await_drained(reactor: &Rc<Reactor>, id: ConnId) {
+    let mut sockets = reactor.sockets.borrow_mut();
+    let Some(Socket { layer: Layer::Tls(secure), transport, .. }) = sockets.get(id) else { return };
+    if !std::mem::replace(&mut secure.draining, true) {
+        monoio::spawn(drain(Rc::clone(reactor), id, Rc::clone(transport)));
+    }
+}
+
+async fn drain(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) {
+    while transport.0.writable(false).await.is_ok() {
+        let mut sockets = reactor.sockets.borrow_mut();
+        if sockets.drain(id) {
+            if let Some(Socket { layer: Layer::Tls(secure), .. }) = sockets.get(id) {
+                secure.draining = false;
+            }
+            return;
+        }
     }
 }
 
@@ -209,15 +338,16 @@ pub fn act(reactor: &Rc<Reactor>, actions: Vec<Action>) {
                 }
             }
             Action::Finish(id) => {
-                if let Some(socket) = sockets.get(id) {
-                    // Fails only if the peer is gone, and then reading says so.
-                    let _ = rustix::net::shutdown(&*socket, Shutdown::Write);
+                sockets.finish(id);
+                if !sockets.drain(id) {
+                    drop(sockets);
+                    await_drained(reactor, id);
                 }
             }
             Action::Abort(id) => {
-                if let Some(socket) = sockets.get(id) {
-                    let _ = rustix::net::sockopt::set_socket_linger(&*socket, Some(Duration::ZERO));
-                    let _ = rustix::net::shutdown(&*socket, Shutdown::Both);
+                if let Some(Socket { fd, .. }) = sockets.get(id) {
+                    let _ = rustix::net::sockopt::set_socket_linger(&*fd, Some(Duration::ZERO));
+                    let _ = rustix::net::shutdown(&*fd, Shutdown::Both);
                 }
                 sockets.wake_reader(id);
             }
@@ -235,5 +365,15 @@ async fn write(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) {
         let _ = rustix::net::shutdown(&*transport, Shutdown::Both);
         reactor.sockets.borrow_mut().wake_reader(id);
         reactor.closed(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_forty_bytes() {
+        assert_eq!(size_of::<Option<Socket>>(), 40);
     }
 }

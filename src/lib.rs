@@ -30,5 +30,6 @@ pub mod reactor;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod tls;
 pub mod user;
 pub mod wheel;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use monoio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::conn::{self, Transport};
+use crate::conn::{self, Layer, Transport};
 use crate::reactor::Reactor;
+use crate::tls::Stream;
 
 /// Connections that may wait to be accepted, per shard; the kernel caps it at net.core.somaxconn.
 pub const BACKLOG: i32 = 4096;
@@ -72,8 +73,8 @@ fn socket(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts for one shard until it drains.
-pub async fn accept(reactor: Rc<Reactor>, listener: StdListener) {
+/// Accepts for one shard until it drains; with `tls` that is what is spoken there.
+pub async fn accept(reactor: Rc<Reactor>, listener: StdListener, tls: bool) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -88,7 +89,7 @@ pub async fn accept(reactor: Rc<Reactor>, listener: StdListener) {
                 if reactor.is_draining() {
                     return;
                 }
-                admit(&reactor, stream);
+                admit(&reactor, stream, tls);
             }
             Err(error) => {
                 if is_shortage(&error) {
@@ -103,7 +104,7 @@ pub async fn accept(reactor: Rc<Reactor>, listener: StdListener) {
     }
 }
 
-fn admit(reactor: &Rc<Reactor>, stream: TcpStream) {
+fn admit(reactor: &Rc<Reactor>, stream: TcpStream, tls: bool) {
     let count = reactor.counters.enter();
     if count >= reactor.connections_max + REFUSED_MAX {
         reactor.counters.leave();
@@ -117,11 +118,21 @@ fn admit(reactor: &Rc<Reactor>, stream: TcpStream) {
             return;
         }
     };
+    let layer = match tls.then(|| secure(reactor)).flatten() {
+        Some(stream) => Layer::tls(stream),
+        None if tls => return reactor.counters.leave(),
+        None => Layer::Tcp,
+    };
     let _ = SockRef::from(&*transport).set_tcp_nodelay(true);
     let _ = SockRef::from(&*transport).set_tcp_user_timeout(Some(UNACKED_MAX));
     let id = reactor.with(|shard, now| shard.open(count < reactor.connections_max, now));
-    reactor.sockets.borrow_mut().insert(id, Rc::clone(&transport));
+    reactor.sockets.borrow_mut().insert(id, Rc::clone(&transport), layer);
     monoio::spawn(conn::serve(Rc::clone(reactor), id, transport));
+}
+
+fn secure(reactor: &Reactor) -> Option<Stream> {
+    let config = reactor.certificate.borrow().clone()?;
+    Stream::new(config).inspect_err(|fault| tracing::error!(%fault, "no TLS for a new connection")).ok()
 }
 
 fn is_shortage(error: &io::Error) -> bool {

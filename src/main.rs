@@ -58,13 +58,20 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     config.require_key()?;
     let _guard = log_to_stderr(config)?;
     let server = Server::start(config)?;
-    let addr = server.addr();
+    let places = server.places();
     let shards = server.shards();
-    print(&format!("listening on ws://{addr}{} ({shards} shards)\n", config.path))?;
+    let plain = places.plain.map(|addr| format!("ws://{addr}{}", config.path));
+    let tls = places.tls.map(|addr| format!("wss://{addr}{}", config.path));
+    let urls: Vec<_> = plain.into_iter().chain(tls).collect();
+    print(&format!("listening on {} ({shards} shards)\n", urls.join(" and ")))?;
     if config.dev {
+        let page = match (places.plain, places.tls) {
+            (None, Some(addr)) => format!("https://{addr}/"),
+            (addr, _) => format!("http://{}/", addr.unwrap_or(config.listen)),
+        };
         tracing::warn!(
             "dev mode: this machine only, a secret made at this start, anyone may sign in under any name, the \
-             lobby is not HTML-escaped; open http://{addr}/"
+             lobby is not HTML-escaped; open {page}"
         );
     }
     server.run()?;

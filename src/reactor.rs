@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use monoio::net::UnixStream;
 use rustix::event::{EventfdFlags, eventfd};
+use rustls::ServerConfig;
 
 use crate::auth::Verifier;
 use crate::clock::{Clock, Now};
@@ -37,6 +38,8 @@ const CUT: Duration = Duration::from_millis(200);
 pub enum Command {
     /// Judge tokens by these keys from now on.
     Keys(Arc<Verifier>),
+    /// Show this certificate to whoever connects from now on.
+    Certificate(Arc<ServerConfig>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
     /// Say goodbye to everyone, wait so long at most, and end.
@@ -47,6 +50,7 @@ pub enum Command {
 #[derive(Debug, Default)]
 pub struct Counters {
     connections: AtomicUsize,
+    tls_failures: AtomicUsize,
 }
 
 impl Counters {
@@ -64,6 +68,16 @@ impl Counters {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
+
+    /// A connection was ended for what its peer sent as TLS.
+    pub fn tls_failed(&self) {
+        self.tls_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many connections were, since the start.
+    pub fn tls_failures(&self) -> usize {
+        self.tls_failures.load(Ordering::Relaxed)
+    }
 }
 
 /// One shard with its sockets, as the tasks of its thread share it. No borrow is held across an `.await`.
@@ -72,9 +86,13 @@ pub struct Reactor {
     shard: RefCell<Shard>,
     endpoint: RefCell<Endpoint<Parcel>>,
     commands: flume::Receiver<Command>,
-    listener: TcpListener,
+    doors: Vec<Door>,
     /// Where all connections receive into: nothing stays in it.
     pub buffer: RefCell<Box<[u8]>>,
+    /// What it becomes when it was encrypted.
+    pub plain: RefCell<Vec<u8>>,
+    /// What TLS is served with, if it is.
+    pub certificate: RefCell<Option<Arc<ServerConfig>>>,
     /// The transports.
     pub sockets: RefCell<Sockets>,
     /// Shared by all shards.
@@ -117,6 +135,15 @@ impl Signal {
     }
 }
 
+/// Where connections come in.
+#[derive(Debug)]
+pub struct Door {
+    /// One shard's share of an address.
+    pub listener: TcpListener,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+}
+
 /// What a reactor is made of.
 #[derive(Debug)]
 pub struct Parts {
@@ -126,8 +153,10 @@ pub struct Parts {
     pub endpoint: Endpoint<Parcel>,
     /// What the control thread says; its sender rings the endpoint's bell.
     pub commands: flume::Receiver<Command>,
-    /// Its own; the kernel spreads connections over all shards'.
-    pub listener: TcpListener,
+    /// Its own listeners; the kernel spreads connections over all shards'.
+    pub doors: Vec<Door>,
+    /// What TLS is served with, if it is.
+    pub certificate: Option<Arc<ServerConfig>>,
     /// Shared by all shards.
     pub counters: Arc<Counters>,
     /// Most connections of the process.
@@ -143,8 +172,10 @@ impl Reactor {
             shard: RefCell::new(parts.shard),
             endpoint: RefCell::new(parts.endpoint),
             commands: parts.commands,
-            listener: parts.listener,
+            doors: parts.doors,
             buffer: RefCell::new(vec![0; RECEIVE_BYTES].into()),
+            plain: RefCell::new(Vec::new()),
+            certificate: RefCell::new(parts.certificate),
             sockets: RefCell::new(Sockets::default()),
             counters: parts.counters,
             connections_max: parts.connections_max,
@@ -209,8 +240,9 @@ impl Reactor {
         let bell_fd = self.endpoint.borrow().bell().try_clone_to_owned()?;
         monoio::spawn(listen_to_bell(Rc::clone(&self), bell, bell_fd));
         monoio::spawn(keep_time(Rc::clone(&self)));
-        let listener = self.listener.try_clone()?;
-        monoio::spawn(crate::listener::accept(Rc::clone(&self), listener));
+        for door in &self.doors {
+            monoio::spawn(crate::listener::accept(Rc::clone(&self), door.listener.try_clone()?, door.tls));
+        }
         self.turns(&ready).await;
         Ok(())
     }
@@ -281,11 +313,14 @@ impl Reactor {
         for command in self.commands.try_iter() {
             match command {
                 Command::Keys(verifier) => self.with(|shard, _| shard.set_verifier(verifier)),
+                Command::Certificate(config) => drop(self.certificate.replace(Some(config))),
                 Command::Ask(ask, reply) => self.ask(ask, reply),
                 Command::Drain(patience) => {
                     self.draining.set(true);
-                    // Wakes the accepting task, and peers that come now are told at once that nobody listens.
-                    let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+                    for door in &self.doors {
+                        // Wakes the accepting task, and peers that come now are told at once that nobody listens.
+                        let _ = rustix::net::shutdown(&door.listener, rustix::net::Shutdown::Both);
+                    }
                     let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
                     let now = self.clock.now().mono_ms;
                     deadline.get_or_insert(now.saturating_add(patience));

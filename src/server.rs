@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
+use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -25,8 +26,9 @@ use crate::listener;
 use crate::mesh::{self, Waker};
 use crate::proto::handshake::{self, Origins, Policy};
 use crate::proto::websocket;
-use crate::reactor::{Command, Counters, Parts, Reactor};
+use crate::reactor::{Command, Counters, Door, Parts, Reactor};
 use crate::shard::{Settings, Shard};
+use crate::tls::{self, Identity};
 
 /// Entries of each shard's submission queue; a full one with many inline completions would overflow its
 /// completion queue.
@@ -48,6 +50,14 @@ pub enum BootError {
     /// The listening address.
     #[error("cannot listen on {addr}: {cause}{}", listen_hint(.cause))]
     Listen {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+    /// The second address, for TLS.
+    #[error("cannot listen on {addr} for TLS (tls.listen): {cause}{}", listen_hint(.cause))]
+    ListenTls {
         /// What was asked for.
         addr: SocketAddr,
         /// What the kernel said.
@@ -113,11 +123,21 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
 /// The running server.
 #[derive(Debug)]
 pub struct Server {
-    addr: SocketAddr,
+    places: Places,
     config: Config,
     shards: Vec<Handle>,
     signals: Signals,
     control: Option<Control>,
+    certificate: Option<tls::Watch>,
+}
+
+/// Where a server listens: at one of them at least.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// For plain connections.
+    pub plain: Option<SocketAddr>,
+    /// For TLS.
+    pub tls: Option<SocketAddr>,
 }
 
 /// A shard's thread, as the control thread sees it.
@@ -154,15 +174,16 @@ impl Server {
         let settings = Arc::new(settings(config, count)?);
         // Before any thread: so that they all inherit the handlers, and a signal during boot isn't lost.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
-        let (addr, listeners) =
-            listener::bind(config.listen, count).map_err(|cause| BootError::Listen { addr: config.listen, cause })?;
+        let identity = identity(config)?;
+        let (places, doors) = doors(config, count)?;
+        let served = identity.as_ref().map(|(_, _, served)| Arc::clone(served));
         let api = api(config)?;
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
         let counters = Arc::new(Counters::default());
         let clock = Clock::start();
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::with_capacity(count);
-        for (endpoint, listener) in endpoints.into_iter().zip(listeners) {
+        for (endpoint, doors) in endpoints.into_iter().zip(doors) {
             let (commands, inbox) = flume::bounded(COMMANDS);
             let waker = endpoint.waker();
             let own = endpoint.own();
@@ -172,7 +193,8 @@ impl Server {
                 settings: Arc::clone(&settings),
                 verifier: Arc::clone(&verifier),
                 cpu,
-                listener,
+                doors,
+                certificate: served.clone(),
                 endpoint,
                 commands: inbox,
                 counters: Arc::clone(&counters),
@@ -216,12 +238,14 @@ impl Server {
                 tracing::warn!("the HTTP API can be reached from other machines and its keys travel in the clear");
             }
         }
-        Ok(Self { addr, config: config.clone(), shards, signals, control })
+        let certificate = identity.map(|(identity, pair, _)| watch(identity, pair, &shards)).transpose();
+        let certificate = certificate.map_err(system("starting the certificate's thread"))?;
+        Ok(Self { places, config: config.clone(), shards, signals, control, certificate })
     }
 
     /// Where the server listens.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    pub fn places(&self) -> Places {
+        self.places
     }
 
     /// How many shards it has.
@@ -229,19 +253,23 @@ impl Server {
         self.shards.len()
     }
 
-    /// Waits for signals: SIGHUP reads the keys anew, SIGTERM and SIGINT end the server.
+    /// Waits for signals: SIGHUP reads keys and certificate anew, SIGTERM and SIGINT end the server.
     ///
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, control, .. } = self;
+        let Self { config, shards, mut signals, control, certificate, .. } = self;
         for signal in signals.forever() {
             if signal != SIGHUP {
                 tracing::info!(signal, "going away");
                 break;
             }
             reload(&config, &shards, control.as_ref());
+            if let Some(certificate) = &certificate {
+                certificate.reload();
+            }
         }
+        drop(certificate);
         let patience = Duration::from_millis(config.shutdown_ms);
         // First: what the backend was let in for is still answered by all shards.
         if let Some(control) = &control {
@@ -256,6 +284,42 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// The certificate, if TLS is spoken, and what is served with it.
+fn identity(config: &Config) -> Result<Option<(Identity, tls::Pair, Arc<ServerConfig>)>, ConfigError> {
+    let Some(identity) = Identity::new(&config.tls)? else { return Ok(None) };
+    let (pair, served) = identity.load()?;
+    Ok(Some((identity, pair, served)))
+}
+
+/// Tells every shard of each new certificate.
+fn watch(identity: Identity, pair: tls::Pair, shards: &[Handle]) -> io::Result<tls::Watch> {
+    let shards: Vec<_> = shards.iter().map(|shard| (shard.commands.clone(), shard.waker.clone())).collect();
+    tls::Watch::start(identity, pair, move |served| {
+        for (commands, waker) in &shards {
+            // As in `Handle::tell`.
+            let _ = commands.send(Command::Certificate(Arc::clone(&served)));
+            waker.wake();
+        }
+    })
+}
+
+/// Binds what is listened on; one list per shard.
+fn doors(config: &Config, shards: usize) -> Result<(Places, Vec<Vec<Door>>), BootError> {
+    let is_tls = config.tls.cert_file.is_some() && config.tls.listen.0.is_none();
+    let main = listener::bind(config.listen, shards);
+    let (addr, listeners) = main.map_err(|cause| BootError::Listen { addr: config.listen, cause })?;
+    let door = |tls| move |listener| Door { listener, tls };
+    let mut doors: Vec<Vec<Door>> = listeners.into_iter().map(door(is_tls)).map(|door| vec![door]).collect();
+    let Some(second) = config.tls.listen.0 else {
+        let places = if is_tls { (None, Some(addr)) } else { (Some(addr), None) };
+        return Ok((Places { plain: places.0, tls: places.1 }, doors));
+    };
+    let bound = listener::bind(second, shards);
+    let (tls, listeners) = bound.map_err(|cause| BootError::ListenTls { addr: second, cause })?;
+    doors.iter_mut().zip(listeners.into_iter().map(door(true))).for_each(|(doors, door)| doors.push(door));
+    Ok((Places { plain: Some(addr), tls: Some(tls) }, doors))
 }
 
 fn reload(config: &Config, shards: &[Handle], control: Option<&Control>) {
@@ -292,7 +356,8 @@ struct Boot {
     settings: Arc<Settings>,
     verifier: Arc<Verifier>,
     cpu: Option<usize>,
-    listener: TcpListener,
+    doors: Vec<Door>,
+    certificate: Option<Arc<ServerConfig>>,
     endpoint: mesh::Endpoint<crate::parcel::Parcel>,
     commands: flume::Receiver<Command>,
     counters: Arc<Counters>,
@@ -336,7 +401,8 @@ impl Boot {
                 shard,
                 endpoint: self.endpoint,
                 commands: self.commands,
-                listener: self.listener,
+                doors: self.doors,
+                certificate: self.certificate,
                 counters: self.counters,
                 connections_max: self.connections_max,
                 clock: self.clock,

@@ -36,7 +36,7 @@ const CLOCK: &str = "clock.rs";
 /// Who owns sockets and tasks; nothing pure knows of them.
 const SHELL: [&str; 9] = ["conn", "control", "reactor", "listener", "server", "cpus", "doctor", "cli", "main"];
 /// Which modules a module must not know, beside the shell: all that stands right of it in the design's chain.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("proto", &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "config", "shard"]),
     (
         "publication",
@@ -56,6 +56,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("session", &["mesh", "outbox", "fanout", "http", "shard", "config"]),
     ("http", &["user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "shard"]),
     ("shard", &["config"]),
+    ("tls", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "ids"]),
 ];
 
 /// Readable in one sitting.

@@ -256,15 +256,17 @@ impl Loader {
                 format!("auth.hs256_secret is given too ({other}): only one of the two can be"),
             ));
         }
+        self.check_tls()?;
         let unmeant = self.config.all_rules().find_map(|(path, rules)| rules.users_fault().map(|fault| (path, fault)));
         if let Some((path, fault)) = unmeant {
             return Err(self.blame(&format!("{path}.users"), fault));
         }
         if self.config.dev {
-            if !self.config.listen.ip().is_loopback() {
-                let listen = self.config.listen;
+            let places = [("listen", Some(self.config.listen)), ("tls.listen", self.config.tls.listen.0)];
+            let open = places.into_iter().find_map(|(key, addr)| Some((key, addr.filter(|a| !a.ip().is_loopback())?)));
+            if let Some((key, listen)) = open {
                 return Err(self.blame(
-                    "listen",
+                    key,
                     format!(
                         "dev mode hands a token to anyone who asks, so it listens on this machine \
                          only: {listen} is not a loopback address. Use 127.0.0.1:{}, or configure \
@@ -278,6 +280,18 @@ impl Loader {
             }
         }
         Ok(self.config)
+    }
+
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        let tls = &self.config.tls;
+        match (&tls.cert_file, &tls.key_file) {
+            (Some(_), None) => Err(self.blame("tls.cert_file", "needs tls.key_file beside it".to_owned())),
+            (None, Some(_)) => Err(self.blame("tls.key_file", "needs tls.cert_file beside it".to_owned())),
+            (None, None) if tls.listen.0.is_some() => {
+                Err(self.blame("tls.listen", "needs a certificate: tls.cert_file and tls.key_file".to_owned()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn origin_of(&self, key: &str) -> Origin {

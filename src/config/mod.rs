@@ -18,5 +18,5 @@ pub use channels::ChannelRules;
 pub use describe::describe;
 pub use error::{ConfigError, Origin};
 pub use load::{Flags, is_our_variable, process_env};
-pub use schema::{Auth, Config, Http, Limits, Liveness, Log, LogFormat, PublicKeyFile, StaticToken};
+pub use schema::{Auth, Config, Http, Limits, Liveness, Log, LogFormat, PublicKeyFile, StaticToken, Tls, TlsVersion};
 pub use setting::{OptionalAddr, Secret};

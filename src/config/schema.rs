@@ -58,6 +58,8 @@ settings! {
         liveness: Liveness;
         /// Bounds that keep one client, or all of them, from using up the server.
         limits: Limits;
+        /// Encryption of what clients send and are sent: wss. Without a certificate there is none.
+        tls: Tls;
         /// The backend's way in: publishing, presence and history over HTTP, on a listener of its own.
         http: Http;
         /// The channel that every authenticated connection is on.
@@ -177,6 +179,22 @@ settings! {
 }
 
 settings! {
+    /// Encryption of what clients send and are sent.
+    pub struct Tls {
+        /// A PEM file with the server's certificate, and after it those that lead to a root that clients trust. It is
+        /// read anew on SIGHUP and within seconds of a change; connections that are open stay.
+        cert_file: Option<PathBuf> = None, if_set(path_not_empty);
+        /// A PEM file with the certificate's private key.
+        key_file: Option<PathBuf> = None, if_set(path_not_empty);
+        /// An address and port for TLS beside `listen`, which then stays plain; port 0 takes a free one. With "" it
+        /// is `listen` that speaks TLS, as soon as there is a certificate.
+        listen: OptionalAddr = OptionalAddr(None);
+        /// The oldest version of TLS that is spoken: "1.2" or "1.3".
+        min_version: TlsVersion = TlsVersion::Tls12;
+    }
+}
+
+settings! {
     /// The backend's way in.
     pub struct Http {
         /// Address and port of that listener; port 0 takes a free one, "" switches it off. It is off as well while
@@ -243,7 +261,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
 textual! {
+    TlsVersion: "\"1.2\" or \"1.3\"";
     Language: "\"en\" or \"zh\"";
     LogFormat: "\"text\" or \"json\"";
     DuplicateLogin: "\"kick_old\", \"reject_new\" or \"allow\"";

@@ -21,6 +21,7 @@ use serde::Serialize;
 use crate::auth::{ApiKeys, Verifier};
 use crate::config::{Config, ConfigError, Origin};
 use crate::cpus;
+use crate::tls::Identity;
 
 pub use machine::{Cgroup, Limit, Machine, Nic, Uring};
 pub use report::Report;
@@ -191,6 +192,10 @@ fn judge_config(config: &Result<Config, ConfigError>, configured: bool) -> Findi
             Some(_) => ApiKeys::new(&config.http).map(drop),
             None => Ok(()),
         }
+    });
+    let sound = sound.and_then(|()| match Identity::new(&config.tls)? {
+        Some(identity) => identity.load().map(drop),
+        None => Ok(()),
     });
     match sound {
         Ok(()) => Finding::fine(CHECK, "loads, and so do its keys"),

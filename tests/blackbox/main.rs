@@ -25,4 +25,5 @@ mod shards;
 mod sign_in;
 mod slow;
 mod support;
+mod tls;
 mod tutorial;

@@ -193,6 +193,8 @@ pub struct Server {
     stderr: Text,
     stdout: Text,
     pub addr: SocketAddr,
+    /// Where TLS is spoken, if it is.
+    pub tls: Option<SocketAddr>,
     pub shards: usize,
     pub ready_line: String,
     /// A panic in the log is what the test is about.
@@ -219,12 +221,12 @@ impl Server {
         });
         let line = receive.recv_timeout(DEADLINE).unwrap_or_default();
         let parsed = parse_ready(line.trim_end_matches('\n'));
-        let Some((addr, shards)) = parsed else {
+        let Some((addr, tls, shards)) = parsed else {
             let _ = child.kill();
             let _ = child.wait();
             panic!("not a ready line: {line:?}; {:?}; stderr:\n{}", options.args, settled(&stderr));
         };
-        Self { child, stderr, stdout, addr, shards, ready_line: line, panics: false }
+        Self { child, stderr, stdout, addr, tls, shards, ready_line: line, panics: false }
     }
 
     pub fn pid(&self) -> u32 {
@@ -285,11 +287,17 @@ impl Drop for Server {
     }
 }
 
-/// `listening on ws://ADDR:PORT/ws (N shards)`
-fn parse_ready(line: &str) -> Option<(SocketAddr, usize)> {
-    let (addr, rest) = line.strip_prefix("listening on ws://")?.split_once("/ws (")?;
+/// `listening on ws://ADDR:PORT/ws (N shards)`, with `wss://…` in the URL's place or, after an "and", beside it.
+fn parse_ready(line: &str) -> Option<(SocketAddr, Option<SocketAddr>, usize)> {
+    let (urls, rest) = line.strip_prefix("listening on ")?.split_once(" (")?;
     let shards = rest.strip_suffix(" shards)").or_else(|| rest.strip_suffix(" shard)"))?;
-    Some((addr.parse().ok()?, shards.parse().ok()?))
+    let (mut plain, mut tls) = (None, None);
+    for url in urls.split(" and ") {
+        let (scheme, rest) = url.strip_suffix("/ws")?.split_once("://")?;
+        let place = if scheme == "wss" { &mut tls } else { &mut plain };
+        *place = Some(rest.parse().ok()?);
+    }
+    Some((plain.or(tls)?, tls, shards.parse().ok()?))
 }
 
 // ---------------------------------------------------------------------------------------------------------- tokens

@@ -1,0 +1,107 @@
+//! Who the server is: its certificate chain and private key, read from PEM files and made into what rustls serves
+//! with. Says which key of the configuration and which file is at fault. Decides on versions, ALPN and tickets.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::{Error as PemError, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::{ServerConfig, SupportedProtocolVersion, version};
+
+use crate::config::{ConfigError, Tls, TlsVersion};
+
+const BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
+const NEW: [&SupportedProtocolVersion; 1] = [&version::TLS13];
+
+/// The contents of the two files.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pair {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// Where the certificate and its key are, and what is made of them.
+#[derive(Debug)]
+pub struct Identity {
+    config: Tls,
+    /// Kept over reloads, so that clients may resume with tickets from before. They cost no memory per session.
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+impl Identity {
+    /// What the configuration names; `None` without a certificate.
+    ///
+    /// # Errors
+    /// When the machine has no randomness for the tickets' keys.
+    pub fn new(config: &Tls) -> Result<Option<Self>, ConfigError> {
+        if config.cert_file.is_none() {
+            return Ok(None);
+        }
+        let tickets = aws_lc_rs::Ticketer::new().map_err(|error| ConfigError::general(format!("TLS: {error}")))?;
+        Ok(Some(Self { config: config.clone(), tickets }))
+    }
+
+    /// Reads both files and checks that they belong together.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the key and the file at fault.
+    pub fn load(&self) -> Result<(Pair, Arc<ServerConfig>), ConfigError> {
+        let pair = self.read()?;
+        let served = self.serve(&pair)?;
+        Ok((pair, served))
+    }
+
+    /// What is in the files now.
+    pub(super) fn read(&self) -> Result<Pair, ConfigError> {
+        let read = |name, path: Option<&Path>| {
+            let bytes = std::fs::read(path.unwrap_or(Path::new("")));
+            bytes.map_err(|error| fault(name, path, format!("cannot be read: {error}")))
+        };
+        let certificate = read("tls.cert_file", self.config.cert_file.as_deref())?;
+        Ok(Pair { certificate, key: read("tls.key_file", self.config.key_file.as_deref())? })
+    }
+
+    /// What rustls serves with.
+    pub(super) fn serve(&self, pair: &Pair) -> Result<Arc<ServerConfig>, ConfigError> {
+        let of_cert = |problem: String| fault("tls.cert_file", self.config.cert_file.as_deref(), problem);
+        let of_key = |problem: String| fault("tls.key_file", self.config.key_file.as_deref(), problem);
+        let chain = CertificateDer::pem_slice_iter(&pair.certificate).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|error| of_cert(format!("is not PEM: {error}")))?;
+        if chain.is_empty() {
+            return Err(of_cert("holds no certificate (-----BEGIN CERTIFICATE-----)".to_owned()));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&pair.key).map_err(|error| match error {
+            PemError::NoItemsFound => of_key("holds no private key (-----BEGIN PRIVATE KEY-----)".to_owned()),
+            error => of_key(format!("is not PEM: {error}")),
+        })?;
+        let versions = if self.config.min_version == TlsVersion::Tls12 { &BOTH[..] } else { &NEW[..] };
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .map_err(|error| ConfigError::of_key("tls.min_version", error.to_string()))?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => of_key("is not the key of tls.cert_file".to_owned()),
+                rustls::Error::InvalidCertificate(error) => of_cert(format!("its certificate is unusable: {error}")),
+                error => of_key(format!("its key is unusable: {error}")),
+            })?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.ticketer = Arc::clone(&self.tickets);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // A WebSocket is one connection: who comes back needs one.
+        config.send_tls13_tickets = 1;
+        Ok(Arc::new(config))
+    }
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pair(…)")
+    }
+}
+
+fn fault(key: &str, path: Option<&Path>, problem: String) -> ConfigError {
+    ConfigError::of_key(key, format!("{}: {problem}", path.unwrap_or(Path::new("(no file)")).display()))
+}

@@ -1,0 +1,82 @@
+//! The thread that looks at the certificate's files: when they change, or when it is told to, it reads them anew and
+//! passes on what it made of them. A pair that doesn't fit, as while it is being written, is not passed on. It
+//! compares the contents, so that links, volumes and clocks that jump can't fool it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+
+use super::identity::{Identity, Pair};
+
+/// How often the files are looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// The running thread; it ends with this.
+#[derive(Debug)]
+pub struct Watch {
+    ask: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Watches the files of `identity`, which had `loaded` in them; `publish` gets what is to be served with from now on.
+    ///
+    /// # Errors
+    /// When the kernel refuses a thread.
+    pub fn start(
+        identity: Identity,
+        loaded: Pair,
+        publish: impl Fn(Arc<ServerConfig>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (ask, asked) = mpsc::channel();
+        let work = move || watch(&identity, loaded, &asked, publish);
+        let thread = std::thread::Builder::new().name("certificate".to_owned()).spawn(work)?;
+        Ok(Self { ask: Some(ask), thread: Some(thread) })
+    }
+
+    /// Reads the files now, whether they have changed or not.
+    pub fn reload(&self) {
+        if let Some(ask) = &self.ask {
+            // A thread that has ended needs no telling.
+            let _ = ask.send(());
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.ask = None;
+        if let Some(thread) = self.thread.take() {
+            // It panics over nothing that could be mended here.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(identity: &Identity, loaded: Pair, asked: &mpsc::Receiver<()>, publish: impl Fn(Arc<ServerConfig>)) {
+    // What was found last, good or bad: a fault is told once and not every time.
+    let mut last = Ok(loaded);
+    loop {
+        let told = match asked.recv_timeout(INTERVAL) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let found = identity.read();
+        if !told && found == last {
+            continue;
+        }
+        match found.as_ref().map_err(Clone::clone).and_then(|pair| identity.serve(pair)) {
+            Ok(config) => {
+                publish(config);
+                tracing::info!("TLS certificate read anew");
+            }
+            Err(error) => tracing::error!(%error, "the TLS certificate can't be taken: the old one stays in force"),
+        }
+        last = found;
+    }
+}
