@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::auth::{self, ApiKeys, Verifier};
+use crate::auth::{self, ApiKeys, CacheLimits, Verifier};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::control::{self, Control, Owners};
@@ -460,6 +460,10 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
         request_ms: limits.request_ms,
         handshake_ms: limits.handshake_ms,
         auth_ms: config.auth.deadline_ms,
+        token_cache: CacheLimits {
+            tokens: share(config.auth.cached_tokens),
+            bytes: share(config.auth.cached_tokens_bytes),
+        },
         ping_interval_ms: config.liveness.ping_interval_ms,
         pong_timeout_ms: config.liveness.pong_timeout_ms,
         boot_id: rand::random(),

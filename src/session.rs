@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::auth::{Identity, Verifier};
+use crate::auth::{Authenticator, Identity};
 use crate::clock::Now;
 use crate::hub::LOBBY;
 use crate::namespace::{Namespace, Namespaces, PresenceMode, PublishRule};
@@ -118,8 +118,8 @@ pub enum Local {
 /// What a session needs to judge a command.
 #[derive(Debug)]
 pub struct Rules<'a> {
-    /// Knows the keys.
-    pub verifier: &'a Verifier,
+    /// Judges tokens.
+    pub authenticator: &'a Authenticator,
     /// What the channels allow.
     pub namespaces: &'a Namespaces,
     /// How long a request may stay unanswered.
@@ -245,7 +245,7 @@ impl Session {
             Command::Auth { .. } if self.stage != Stage::Anonymous => refuse(409, Text::AuthTwice),
             Command::Auth { token: None, .. } => refuse(400, Text::TokenMissing),
             Command::Auth { token: Some(token), ping, recover, channels } => {
-                let Ok(identity) = rules.verifier.verify(token, now.unix_ms) else {
+                let Ok(identity) = rules.authenticator.verify(token, now.unix_ms) else {
                     return Effect::Close(Reply::AuthFailed, id, close::UNAUTHORIZED);
                 };
                 self.wants_ping = ping;
@@ -324,7 +324,7 @@ impl Session {
 
     fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let same = |identity: &Identity| self.user.as_ref().is_some_and(|user| **user.key() == *identity.id.key());
-        let reply = match rules.verifier.verify(token, now.unix_ms) {
+        let reply = match rules.authenticator.verify(token, now.unix_ms) {
             Ok(identity) if same(&identity) => {
                 self.granted = grants(identity.channels);
                 Reply::Refreshed { expires_at: identity.expires_at_ms.unwrap_or(NEVER_MS) }
@@ -369,7 +369,7 @@ impl Session {
             self.granted.iter().flat_map(|granted| &granted.channels).any(|granted| **granted == *wanted.channel);
         let by_token = || {
             let token = wanted.token.as_deref()?;
-            let grant = rules.verifier.verify_channel(token, now.unix_ms).ok()?;
+            let grant = rules.authenticator.verify_channel(token, now.unix_ms).ok()?;
             Some(grant.channel == *wanted.channel && grant.user_key == **user.key())
         };
         by_user || by_token() == Some(true)

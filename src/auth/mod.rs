@@ -1,20 +1,25 @@
 //! Token in, identity out. `claims` holds the rules of the contract (docs/protocol.md, "JWT claims"), `keys`
 //! turns the configured secrets and files into keys, `verify` brings a token, the keys and the rules together,
-//! `issue` signs tokens for trying things out. `api_keys` is for backends, who have no token. The clock is an
-//! argument; nothing here knows a connection. Only `Verifier::new`, `ApiKeys::new` and `hs256_secret` read files, at
-//! boot. Called by the shards for every `auth`, by the control thread, and by `cli`.
+//! `verified` remembers good signatures, `authenticator` is what one shard has of all that. `issue` signs tokens for
+//! trying things out; `api_keys` is for backends, who have no token. The clock is an argument; nothing here knows a
+//! connection. Only `Verifier::new`, `ApiKeys::new` and `hs256_secret` read files, at boot. Called by the shards for
+//! every `auth`, by the control thread, and by `cli`.
 
 mod api_keys;
+mod authenticator;
 mod claims;
 mod issue;
 mod keys;
+mod verified;
 mod verify;
 
 #[cfg(test)]
 mod tests;
 
 pub use api_keys::ApiKeys;
+pub use authenticator::Authenticator;
 pub use claims::{ChannelGrant, Identity, MAX_ID_BYTES, MAX_NAME_BYTES, UserId};
 pub use issue::{IssueError, NewChannelToken, NewToken, issue, issue_channel};
 pub use keys::hs256_secret;
+pub use verified::CacheLimits;
 pub use verify::{MAX_TOKEN_BYTES, TokenError, Verifier};

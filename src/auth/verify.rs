@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, Rules, UserId, is_channel_length};
 use super::keys;
+use super::verified::{CacheLimits, VerifiedTokens};
 use crate::config::{Auth, ConfigError, Secret, StaticToken};
 
 /// The longest token that is looked at.
@@ -102,22 +103,42 @@ impl Verifier {
 
     /// Who `token` speaks for at `now_ms` (Unix milliseconds).
     pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, TokenError> {
+        self.verify_with(token, now_ms, &mut VerifiedTokens::new(CacheLimits::default()))
+    }
+
+    /// The same, by one who remembers the tokens whose signature was found good.
+    pub(super) fn verify_with(
+        &self,
+        token: &str,
+        now_ms: u64,
+        verified: &mut VerifiedTokens,
+    ) -> Result<Identity, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Malformed);
         }
         match self.static_identity(token) {
             Some(identity) => Ok(identity.clone()),
-            None => self.rules.check(&self.signed_claims(token)?, now_ms),
+            None => self.rules.check(&self.signed_claims(token, verified)?, now_ms),
         }
     }
 
     /// What a channel token grants at `now_ms`: to one user, one channel. It signs nobody in, and a token that
     /// does grants no channel here.
     pub fn verify_channel(&self, token: &str, now_ms: u64) -> Result<ChannelGrant, TokenError> {
+        self.verify_channel_with(token, now_ms, &mut VerifiedTokens::new(CacheLimits::default()))
+    }
+
+    /// The same, by one who remembers.
+    pub(super) fn verify_channel_with(
+        &self,
+        token: &str,
+        now_ms: u64,
+        verified: &mut VerifiedTokens,
+    ) -> Result<ChannelGrant, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Malformed);
         }
-        self.rules.check_channel(&self.signed_claims(token)?, now_ms)
+        self.rules.check_channel(&self.signed_claims(token, verified)?, now_ms)
     }
 
     fn static_identity(&self, token: &str) -> Option<&Identity> {
@@ -131,11 +152,14 @@ impl Verifier {
         found
     }
 
-    fn signed_claims(&self, token: &str) -> Result<Map<String, Value>, TokenError> {
+    fn signed_claims(&self, token: &str, verified: &mut VerifiedTokens) -> Result<Map<String, Value>, TokenError> {
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
         if payload.contains('.') {
             return Err(TokenError::Malformed);
+        }
+        if verified.contains(token) {
+            return decode(payload);
         }
         let header: Header = decode(header)?;
         // RFC 7515 §4.1.11: an extension that must be understood and isn't.
@@ -145,7 +169,13 @@ impl Verifier {
         let mut outcome = TokenError::NoKey;
         for key in self.candidates(&header) {
             match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, key.algorithm) {
-                Ok(true) => return decode(payload),
+                Ok(true) => {
+                    // To compute an HMAC costs hardly more than to look the token up.
+                    if key.algorithm != Algorithm::HS256 {
+                        verified.insert(token);
+                    }
+                    return decode(payload);
+                }
                 Ok(false) => outcome = TokenError::Signature,
                 // The signature isn't base64.
                 Err(_) => return Err(TokenError::Malformed),

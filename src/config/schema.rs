@@ -121,6 +121,12 @@ settings! {
         /// What happens when a user who is connected signs in again: "kick_old" closes the older connection,
         /// "reject_new" the newer one, "allow" keeps both.
         duplicate_login: DuplicateLogin = DuplicateLogin::KickOld;
+        /// How many tokens are remembered whose signature was found good, over all shards, so that reconnects don't
+        /// pay for it again; those unused for longest go first. What a token says is judged anew each time. HS256 is
+        /// never remembered: it costs no more. 0: none.
+        cached_tokens: usize = 65_536, range(0..=100_000_000);
+        /// The most that those tokens may take, in bytes, over all shards.
+        cached_tokens_bytes: usize = 32 << 20, range(0..=TIB);
         /// How long a new connection has to authenticate, in milliseconds.
         deadline_ms: u64 = 10_000, range(1..=DAY_MS);
     }

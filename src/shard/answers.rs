@@ -82,7 +82,7 @@ impl Shard {
         let in_lobby = self.find_subscription(id, LOBBY).is_some();
         let subscriptions = self.conns.at(id.slot).subscriptions.len() - usize::from(in_lobby);
         Rules {
-            verifier: &self.verifier,
+            authenticator: &self.authenticator,
             namespaces: &self.settings.hub.namespaces,
             request_ms: self.settings.request_ms,
             subscriptions_max: self.settings.subscriptions,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use flush::{Sent, Wire};
 
-use crate::auth::Verifier;
+use crate::auth::{Authenticator, CacheLimits, Verifier};
 use crate::clock::Now;
 use crate::fanout::{Fanout, Subscription};
 use crate::http::Site;
@@ -67,6 +67,8 @@ pub struct Settings {
     pub handshake_ms: u64,
     /// How long a client has to sign in.
     pub auth_ms: u64,
+    /// What may be remembered of tokens that were found good.
+    pub token_cache: CacheLimits,
     /// Silence after which a client is pinged.
     pub ping_interval_ms: u64,
     /// How long it then has to show a sign of life.
@@ -114,7 +116,7 @@ struct Credits {
 pub struct Shard {
     own: ShardId,
     settings: Arc<Settings>,
-    verifier: Arc<Verifier>,
+    authenticator: Authenticator,
     hub: Hub,
     staging: Staging<Parcel>,
     conns: Conns,
@@ -157,8 +159,8 @@ impl Shard {
             backend: Vec::new(),
             key_hash: foldhash::quality::RandomState::default(),
             draining: false,
+            authenticator: Authenticator::new(verifier, settings.token_cache),
             settings,
-            verifier,
         }
     }
 
@@ -179,7 +181,7 @@ impl Shard {
 
     /// From now on tokens are judged by these keys.
     pub fn set_verifier(&mut self, verifier: Arc<Verifier>) {
-        self.verifier = verifier;
+        self.authenticator.set_verifier(verifier);
     }
 
     /// A socket was accepted.

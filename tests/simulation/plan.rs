@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use uringcast::auth::Verifier;
+use uringcast::auth::{CacheLimits, Verifier};
 use uringcast::config::{Auth, Config, Secret, StaticToken};
 use uringcast::http::Site;
 use uringcast::hub::HubSettings;
@@ -189,6 +189,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         requests_per_connection: dice.pick(&[1, 2, 4, 32]),
         request_ms,
         handshake_ms: dice.pick(&[400, 10_000, 10_000]),
+        token_cache: CacheLimits::default(),
         auth_ms: dice.pick(&[600, 10_000, 10_000]),
         ping_interval_ms: dice.pick(&[400, 25_000]),
         pong_timeout_ms: dice.pick(&[300, 10_000]),
