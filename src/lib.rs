@@ -1,6 +1,6 @@
 //! uringcast: a WebSocket push server for Linux.
 //!
-//! The crate is a set of pure state machines (`proto`, `auth`, `hub`, `session`, `outbox`, `fanout`, `shard`)
+//! The crate is a set of pure state machines (`proto`, `auth`, `rights`, `hub`, `session`, `outbox`, `fanout`, `shard`)
 //! inside a thin monoio shell (`conn`, `listener`, `reactor`, `server`), with the backend's API (`control`) on tokio. The pure part names no runtime, no
 //! socket and no clock. `README.md`, "Architecture", has the picture.
 
@@ -27,6 +27,7 @@ pub mod parcel;
 pub mod proto;
 pub mod publication;
 pub mod reactor;
+pub mod rights;
 pub mod server;
 pub mod session;
 pub mod shard;

@@ -186,6 +186,11 @@ pub enum Answer {
     Presence(Arc<str>, Box<UsersPage>),
     /// A page of users.
     Users(Box<UsersPage>),
+    /// Tokens are revoked on this shard, and so many connections ended for it. Only the backend asks for that.
+    Revoked {
+        /// Connections.
+        closed: u64,
+    },
     /// Not done.
     Refused(Refusal),
     /// Not done: the channel began a new life. This is where it stands.

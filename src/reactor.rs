@@ -18,7 +18,7 @@ use monoio::net::UnixStream;
 use rustix::event::{EventfdFlags, eventfd};
 use rustls::ServerConfig;
 
-use crate::auth::Verifier;
+use crate::auth::{Revocation, Verifier};
 use crate::clock::{Clock, Now};
 use crate::conn::{self, RECEIVE_BYTES, Sockets};
 use crate::ids::ConnId;
@@ -40,6 +40,8 @@ pub enum Command {
     Keys(Arc<Verifier>),
     /// Show this certificate to whoever connects from now on.
     Certificate(Arc<ServerConfig>),
+    /// Tokens count no more; tell when no connection lives by one.
+    Revoke(Arc<Revocation>, flume::Sender<Answer>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
     /// Say goodbye to everyone, wait so long at most, and end.
@@ -314,7 +316,14 @@ impl Reactor {
             match command {
                 Command::Keys(verifier) => self.with(|shard, _| shard.set_verifier(verifier)),
                 Command::Certificate(config) => drop(self.certificate.replace(Some(config))),
-                Command::Ask(ask, reply) => self.ask(ask, reply),
+                Command::Revoke(revocation, reply) => {
+                    let number = self.expect_answer(reply);
+                    self.with(|shard, now| shard.revoke(number, &revocation, now));
+                }
+                Command::Ask(ask, reply) => {
+                    let number = self.expect_answer(reply);
+                    self.with(|shard, _| shard.ask_for_backend(number, ask));
+                }
                 Command::Drain(patience) => {
                     self.draining.set(true);
                     for door in &self.doors {
@@ -330,11 +339,12 @@ impl Reactor {
         }
     }
 
-    fn ask(self: &Rc<Self>, ask: Ask, reply: flume::Sender<Answer>) {
+    /// A number under which the backend's answer will come.
+    fn expect_answer(&self, reply: flume::Sender<Answer>) -> u32 {
         let number = self.next_ask.get();
         self.next_ask.set(number.wrapping_add(1));
         self.backend.borrow_mut().insert(number, reply);
-        self.with(|shard, _| shard.ask_for_backend(number, ask));
+        number
     }
 
     fn answer_backend(&self) {

@@ -14,10 +14,10 @@ use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::auth::{self, ApiKeys, CacheLimits, Verifier};
+use crate::auth::{self, ApiKeys, CacheLimits, Revocations, Verifier};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::control::{self, Control, Owners};
+use crate::control::{self, Control, Ledger, Owners};
 use crate::cpus;
 use crate::http::Site;
 use crate::hub::HubSettings;
@@ -172,15 +172,16 @@ impl Server {
         raise_descriptor_limit(count, config)?;
         let verifier = Arc::new(verifier(config)?);
         let settings = Arc::new(settings(config, count)?);
+        let clock = Clock::start();
         // Before any thread: so that they all inherit the handlers, and a signal during boot isn't lost.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
         let identity = identity(config)?;
         let (places, doors) = doors(config, count)?;
         let served = identity.as_ref().map(|(_, _, served)| Arc::clone(served));
         let api = api(config)?;
+        let ledger = ledger(config, clock.now().unix_ms)?;
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
         let counters = Arc::new(Counters::default());
-        let clock = Clock::start();
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::with_capacity(count);
         for (endpoint, doors) in endpoints.into_iter().zip(doors) {
@@ -192,6 +193,7 @@ impl Server {
                 own,
                 settings: Arc::clone(&settings),
                 verifier: Arc::clone(&verifier),
+                revocations: ledger.table().clone(),
                 cpu,
                 doors,
                 certificate: served.clone(),
@@ -222,6 +224,9 @@ impl Server {
                     listener,
                     keys,
                     owners: Owners::new(shards.iter().map(|shard| (shard.commands.clone(), shard.waker.clone()))),
+                    ledger,
+                    revocations_kept_ms: config.auth.revocations_kept_s.saturating_mul(1000),
+                    clock,
                     namespaces: Arc::clone(&settings.hub.namespaces),
                     counters,
                     push_bytes: config.limits.push_bytes,
@@ -350,11 +355,17 @@ fn api(config: &Config) -> Result<Option<(ApiKeys, TcpListener)>, BootError> {
     Ok(Some((keys, listener)))
 }
 
+/// What was revoked before this start, if a file tells.
+fn ledger(config: &Config, now_ms: u64) -> Result<Ledger, ConfigError> {
+    Ledger::open(config.auth.revocations_file.as_deref(), config.limits.revocations, now_ms)
+}
+
 /// What a shard's thread starts from.
 struct Boot {
     own: ShardId,
     settings: Arc<Settings>,
     verifier: Arc<Verifier>,
+    revocations: Revocations,
     cpu: Option<usize>,
     doors: Vec<Door>,
     certificate: Option<Arc<ServerConfig>>,
@@ -396,7 +407,8 @@ impl Boot {
             }
         };
         runtime.block_on(async move {
-            let shard = Shard::new(self.own, self.settings, self.verifier, rand::random());
+            let mut shard = Shard::new(self.own, self.settings, self.verifier, rand::random());
+            shard.set_revocations(self.revocations);
             let reactor = Reactor::new(Parts {
                 shard,
                 endpoint: self.endpoint,

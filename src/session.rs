@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::auth::{Authenticator, Identity};
+use crate::auth::{Authenticator, Identity, Revocations};
 use crate::clock::Now;
 use crate::hub::LOBBY;
 use crate::namespace::{Namespace, Namespaces, PresenceMode, PublishRule};
@@ -15,6 +15,7 @@ use crate::proto::codes::close;
 use crate::proto::decode::{self, Command, Request, SubscribeTo};
 use crate::proto::encode::Reply;
 use crate::proto::text::{Text, trim};
+use crate::rights::{Grant, Lapse, NOTICE_MS, Rights};
 use crate::user::User;
 
 /// Most members or publications in a page, and how many a client gets that names no limit.
@@ -32,17 +33,13 @@ const NEVER_MS: u64 = (1 << 53) - 1;
 pub struct Session {
     stage: Stage,
     wants_ping: bool,
+    /// The client was told that its token expires.
+    noticed: bool,
     next_request: u32,
     user: Option<Arc<User>>,
-    /// What the token grants beyond the namespaces' rules.
-    granted: Option<Box<Granted>>,
+    /// What its tokens give, from the sign-in on.
+    rights: Option<Box<Rights>>,
     underway: Option<Box<Underway>>,
-}
-
-/// What a token grants.
-#[derive(Debug)]
-struct Granted {
-    channels: Box<[String]>,
 }
 
 /// What waits for answers of owners.
@@ -82,7 +79,8 @@ struct Pending {
 enum Kind {
     /// With the channels to subscribe to after it.
     SignIn(Vec<Wanted>),
-    Subscribe,
+    /// With the right that the channel's own token gives, if that was needed.
+    Subscribe(Option<Box<Grant>>),
     /// The client unsubscribed before the answer came: what the owner attached is to be detached.
     Cancelled,
     Publish,
@@ -139,6 +137,8 @@ pub enum Effect<'a> {
     Reply(Reply<'static>, Option<&'a str>),
     /// Say this and close with the code.
     Close(Reply<'static>, Option<&'a str>, u16),
+    /// Say this: there are other rights now, which may end subscriptions.
+    Refreshed(Reply<'static>, Option<&'a str>),
     /// Ask the channel's owner.
     Ask(Asked),
     /// Answer it here.
@@ -236,6 +236,48 @@ impl Session {
         self.pending().find(waits).map(|pending| pending.deadline_ms)
     }
 
+    fn rights(&self) -> Option<&Rights> {
+        self.rights.as_deref()
+    }
+
+    /// The next moment, in Unix milliseconds, at which the rights have to be looked at.
+    pub fn rights_change_ms(&self) -> Option<u64> {
+        self.user().and_then(|_| self.rights()?.next_ms(self.noticed))
+    }
+
+    /// Why the connection has to end: its token counts no more.
+    pub fn lapse(&self, revocations: &Revocations, now: Now) -> Option<Lapse> {
+        self.rights()?.lapse(self.claimed()?.key(), revocations, now.unix_ms)
+    }
+
+    /// When the token expires, if the client is to be told so now: once, [`NOTICE_MS`] ahead.
+    pub fn notice(&mut self, now: Now) -> Option<u64> {
+        self.user().filter(|_| !self.noticed)?;
+        let expires_at = self.rights()?.expires_at_ms()?;
+        self.noticed = expires_at <= now.unix_ms.saturating_add(NOTICE_MS);
+        self.noticed.then_some(expires_at)
+    }
+
+    /// Takes out the rights to channels that their own tokens gave and give no more.
+    pub fn drop_lapsed(&mut self, revocations: &Revocations, now: Now) -> Vec<(Box<str>, Lapse)> {
+        let (Some(rights), Some(user)) = (&mut self.rights, &self.user) else { return Vec::new() };
+        rights.drop_lapsed(user.key(), revocations, now.unix_ms)
+    }
+
+    /// Whether a channel that is subscribed may stay so.
+    pub fn may_stay(&self, channel: &str, namespaces: &Namespaces) -> bool {
+        let (Some(rights), Some(user)) = (self.rights(), self.claimed()) else { return false };
+        let rule = |namespace: &Arc<Namespace>| namespace.may_subscribe(user.key(), rights.grants(channel));
+        channel == LOBBY || namespaces.of(channel).is_some_and(rule)
+    }
+
+    /// A subscription has ended, and with it the right that its own token gave.
+    pub fn unsubscribed(&mut self, channel: &str) {
+        if let Some(rights) = &mut self.rights {
+            rights.forget(channel);
+        }
+    }
+
     /// Judges one command.
     pub fn command<'a>(&mut self, request: Request<'a>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let id = request.id;
@@ -316,7 +358,8 @@ impl Session {
         let user = Arc::new(User::new(identity));
         self.stage = Stage::SigningIn;
         self.user = Some(Arc::clone(&user));
-        self.granted = grants(identity.channels.clone());
+        self.rights = Some(Box::new(Rights::new(identity)));
+        self.noticed = false;
         let wanted = channels.iter().map(Wanted::from).collect();
         let ask = Ask::Claim { user, recover: recover.as_ref().map(owned) };
         Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
@@ -324,14 +367,14 @@ impl Session {
 
     fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let same = |identity: &Identity| self.user.as_ref().is_some_and(|user| **user.key() == *identity.id.key());
-        let reply = match rules.authenticator.verify(token, now.unix_ms) {
+        match rules.authenticator.verify(token, now.unix_ms) {
             Ok(identity) if same(&identity) => {
-                self.granted = grants(identity.channels);
-                Reply::Refreshed { expires_at: identity.expires_at_ms.unwrap_or(NEVER_MS) }
+                self.rights.as_mut().expect("signed in").renew(&identity);
+                self.noticed = false;
+                Effect::Refreshed(Reply::Refreshed { expires_at: identity.expires_at_ms.unwrap_or(NEVER_MS) }, id)
             }
-            _ => Reply::Error { code: 403, text: Text::OtherUser, about: None },
-        };
-        Effect::Reply(reply, id)
+            _ => Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about: None }, id),
+        }
     }
 
     fn subscribe(
@@ -346,7 +389,7 @@ impl Session {
             return Err((400, Text::BadChannel));
         }
         let namespace = rules.namespaces.of(channel).ok_or((404, Text::UnknownNamespace))?;
-        let waiting = self.pending().filter(|pending| matches!(pending.kind, Kind::Subscribe));
+        let waiting = self.pending().filter(|pending| matches!(pending.kind, Kind::Subscribe(_)));
         if rules.subscribed || waiting.clone().any(|pending| *pending.channel == *channel) {
             return Err((409, Text::AlreadySubscribed));
         }
@@ -354,25 +397,17 @@ impl Session {
             return Err((429, Text::TooManySubscriptions));
         }
         let user = Arc::clone(self.user.as_ref().expect("signed in"));
-        if !namespace.may_subscribe(user.key(), self.is_granted(wanted, &user, rules, now)) {
-            return Err((403, Text::Forbidden));
+        let mut grant = None;
+        if !namespace.may_subscribe(user.key(), self.rights().is_some_and(|rights| rights.names(channel))) {
+            grant = grant_for(wanted, &user, rules, now);
+            if !namespace.may_subscribe(user.key(), grant.is_some()) {
+                return Err((403, Text::Forbidden));
+            }
         }
         let channel: Arc<str> = channel.into();
         let recover = wanted.recover.clone();
         let ask = Ask::Subscribe { channel: Arc::clone(&channel), user, recover };
-        Ok(self.ask(Kind::Subscribe, id, channel, ask, rules, now))
-    }
-
-    /// Whether the user's token or the channel's own token names the channel.
-    fn is_granted(&self, wanted: &Wanted, user: &User, rules: &Rules<'_>, now: Now) -> bool {
-        let by_user =
-            self.granted.iter().flat_map(|granted| &granted.channels).any(|granted| **granted == *wanted.channel);
-        let by_token = || {
-            let token = wanted.token.as_deref()?;
-            let grant = rules.authenticator.verify_channel(token, now.unix_ms).ok()?;
-            Some(grant.channel == *wanted.channel && grant.user_key == **user.key())
-        };
-        by_user || by_token() == Some(true)
+        Ok(self.ask(Kind::Subscribe(grant), id, channel, ask, rules, now))
     }
 
     fn unsubscribe<'a>(&mut self, channel: &'a str, id: Option<&'a str>, rules: &Rules<'_>) -> Effect<'a> {
@@ -383,7 +418,7 @@ impl Session {
             .filter(|pending| *pending.channel == *channel && !matches!(pending.kind, Kind::Cancelled));
         let (first, more) = (of_channel.next(), of_channel.next().is_some());
         if let Some(pending) = first
-            && matches!(pending.kind, Kind::Subscribe)
+            && matches!(pending.kind, Kind::Subscribe(_))
         {
             if more {
                 // What was asked of the channel since is answered first.
@@ -427,7 +462,7 @@ impl Session {
     /// Whether the client is subscribed, or will be by the time that what it asks now comes to the owner: asks of
     /// a connection about a channel arrive in order.
     fn takes_part(&self, channel: &str, rules: &Rules<'_>) -> bool {
-        let asked = |pending: &Pending| matches!(pending.kind, Kind::Subscribe) && *pending.channel == *channel;
+        let asked = |pending: &Pending| matches!(pending.kind, Kind::Subscribe(_)) && *pending.channel == *channel;
         rules.subscribed || self.pending().any(asked)
     }
 
@@ -483,7 +518,7 @@ impl Session {
         // PLANTED: the answer to a subscribe that was cancelled passes for that to the later one.
         let stale = |pending: &Pending| {
             cfg!(feature = "planted-stale-subscribed")
-                && matches!(pending.kind, Kind::Subscribe)
+                && matches!(pending.kind, Kind::Subscribe(_))
                 && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
         };
         let named = |pending: &Pending| pending.request == request;
@@ -498,7 +533,12 @@ impl Session {
                 let user = Arc::clone(self.user.as_ref().expect("signing in"));
                 return (Outcome::SignedIn(id, user), wanted);
             }
-            (Answer::Subscribed(_), Kind::Subscribe) => Outcome::Subscribed(id),
+            (Answer::Subscribed(_), Kind::Subscribe(grant)) => {
+                if let (Some(grant), Some(rights)) = (grant, &mut self.rights) {
+                    rights.add(*grant);
+                }
+                Outcome::Subscribed(id)
+            }
             (Answer::Published { .. }, Kind::Publish) if id.is_none() => Outcome::Silent,
             (Answer::Published { .. }, Kind::Publish)
             | (Answer::Users(_) | Answer::Presence(..) | Answer::History(_), Kind::Page) => Outcome::Reply(id),
@@ -521,6 +561,7 @@ impl Session {
         if matches!(kind, Kind::SignIn(_)) {
             self.stage = Stage::Anonymous;
             self.user = None;
+            self.rights = None;
         }
         let (code, text) = match refusal {
             Refusal::AlreadyOnline => {
@@ -583,8 +624,10 @@ fn owned(since: &decode::Since<'_>) -> Box<Since> {
     Box::new(Since { epoch: since.epoch.into(), offset: since.offset })
 }
 
-fn grants(channels: Vec<String>) -> Option<Box<Granted>> {
-    (!channels.is_empty()).then(|| Box::new(Granted { channels: channels.into() }))
+/// What the channel's own token gives this user, if it is good and for this channel.
+fn grant_for(wanted: &Wanted, user: &User, rules: &Rules<'_>, now: Now) -> Option<Box<Grant>> {
+    let grant = rules.authenticator.verify_channel(wanted.token.as_deref()?, now.unix_ms).ok()?;
+    (grant.channel == *wanted.channel && grant.user_key == **user.key()).then(|| Box::new(grant.into()))
 }
 
 fn page(limit: Option<u32>) -> u32 {

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use source::Source;
 
 /// Bytes, parcels and the time go in, bytes and parcels come out: no runtime, no socket, no clock.
-const PURE: [&str; 15] = [
+const PURE: [&str; 16] = [
     "proto",
     "auth",
+    "rights",
     "hub",
     "session",
     "outbox",
@@ -46,7 +47,8 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("ids", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("clock", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("wheel", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
-    ("auth", &["user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
+    ("auth", &["rights", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
+    ("rights", &["user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),
     ("user", &["parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),
     ("parcel", &["mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),
     ("mesh", &["proto", "auth", "user", "parcel", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),

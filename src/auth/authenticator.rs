@@ -1,10 +1,11 @@
-//! What one shard judges tokens by: the keys, and the tokens that it has found good before. `verify` and `claims`
-//! have the rules; this is the state around them. Owned by a shard, asked by its sessions.
+//! What one shard judges tokens by: the keys, the tokens that it has found good before, and those that were revoked.
+//! `verify` and `claims` have the rules; this is the state around them. Owned by a shard, asked by its sessions.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::claims::{ChannelGrant, Identity};
+use super::revocations::{Revocation, Revocations, TokenMark};
 use super::verified::{CacheLimits, VerifiedTokens};
 use super::verify::{TokenError, Verifier};
 
@@ -13,12 +14,13 @@ use super::verify::{TokenError, Verifier};
 pub struct Authenticator {
     verifier: Arc<Verifier>,
     verified: RefCell<VerifiedTokens>,
+    revocations: Revocations,
 }
 
 impl Authenticator {
     /// With these keys, and so much memory for tokens that were found good.
     pub fn new(verifier: Arc<Verifier>, cache: CacheLimits) -> Self {
-        Self { verifier, verified: RefCell::new(VerifiedTokens::new(cache)) }
+        Self { verifier, verified: RefCell::new(VerifiedTokens::new(cache)), revocations: Revocations::default() }
     }
 
     /// From now on tokens are judged by these keys. What was found good by others counts no more.
@@ -32,7 +34,10 @@ impl Authenticator {
     /// # Errors
     /// Why the token is refused.
     pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, TokenError> {
-        self.verifier.verify_with(token, now_ms, &mut self.verified.borrow_mut())
+        let identity = self.verifier.verify_with(token, now_ms, &mut self.verified.borrow_mut())?;
+        let user_key = &identity.id.key();
+        let mark = TokenMark { user_key, issued_at_ms: identity.issued_at_ms, token_id: identity.token_id.as_deref() };
+        if self.revocations.revokes(mark, now_ms) { Err(TokenError::Revoked) } else { Ok(identity) }
     }
 
     /// What a channel token grants at `now_ms`.
@@ -40,7 +45,26 @@ impl Authenticator {
     /// # Errors
     /// Why the token is refused.
     pub fn verify_channel(&self, token: &str, now_ms: u64) -> Result<ChannelGrant, TokenError> {
-        self.verifier.verify_channel_with(token, now_ms, &mut self.verified.borrow_mut())
+        let grant = self.verifier.verify_channel_with(token, now_ms, &mut self.verified.borrow_mut())?;
+        let user_key = &grant.user_key;
+        let mark = TokenMark { user_key, issued_at_ms: grant.issued_at_ms, token_id: grant.token_id.as_deref() };
+        if self.revocations.revokes(mark, now_ms) { Err(TokenError::Revoked) } else { Ok(grant) }
+    }
+
+    /// From now on the tokens that this names count no more. Keys read anew change nothing about that.
+    pub fn revoke(&mut self, revocation: &Revocation, now_ms: u64) {
+        self.revocations.insert(revocation);
+        self.revocations.prune(now_ms);
+    }
+
+    /// What is in force from the start.
+    pub fn set_revocations(&mut self, revocations: Revocations) {
+        self.revocations = revocations;
+    }
+
+    /// What was revoked.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// How much is remembered.

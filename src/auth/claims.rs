@@ -15,7 +15,7 @@ pub const MAX_ID_BYTES: usize = 128;
 /// The longest user name.
 pub const MAX_NAME_BYTES: usize = 128;
 /// The longest token id (`jti`).
-const MAX_TOKEN_ID_BYTES: usize = 256;
+pub const MAX_TOKEN_ID_BYTES: usize = 256;
 /// The longest channel name there can be; a longer one in a token is a fault of whoever issued it.
 const MAX_CHANNEL_BYTES: usize = 200;
 /// Integers beyond this don't survive a JavaScript client.
@@ -122,6 +122,10 @@ pub struct ChannelGrant {
     pub channel: String,
     /// From this moment on the right has lapsed (`exp` plus the configured leeway).
     pub expires_at_ms: u64,
+    /// `iat`.
+    pub issued_at_ms: Option<u64>,
+    /// `jti`.
+    pub token_id: Option<String>,
 }
 
 /// What the configuration asks of claims.
@@ -158,7 +162,13 @@ impl Rules {
             _ => return Err(TokenError::Claims("channel")),
         };
         let user_key = user_id(claims)?.key().into_owned();
-        Ok(ChannelGrant { user_key, channel, expires_at_ms: self.check_validity(claims, now_ms)? })
+        Ok(ChannelGrant {
+            user_key,
+            channel,
+            expires_at_ms: self.check_validity(claims, now_ms)?,
+            issued_at_ms: time(claims, "iat")?,
+            token_id: token_id(claims)?,
+        })
     }
 
     /// Whether a token is in force and meant for us; returns when it ends.

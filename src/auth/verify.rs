@@ -38,6 +38,9 @@ pub enum TokenError {
     /// Its time has not come.
     #[error("not valid yet")]
     NotYet,
+    /// It was revoked.
+    #[error("revoked")]
+    Revoked,
     /// A claim is missing or not as it must be.
     #[error("claim {0} is missing or wrong")]
     Claims(&'static str),

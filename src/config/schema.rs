@@ -127,6 +127,11 @@ settings! {
         cached_tokens: usize = 65_536, range(0..=100_000_000);
         /// The most that those tokens may take, in bytes, over all shards.
         cached_tokens_bytes: usize = 32 << 20, range(0..=TIB);
+        /// How long a revocation is kept that doesn't name its tokens' end, in seconds: at least as long as tokens
+        /// live. A token that lives longer is taken again after it.
+        revocations_kept_s: u64 = 30 * 86_400, range(1..=3_650 * 86_400);
+        /// A file in which revocations outlive a restart; it is made if it isn't there. Unset: they don't.
+        revocations_file: Option<PathBuf> = None, if_set(path_not_empty);
         /// How long a new connection has to authenticate, in milliseconds.
         deadline_ms: u64 = 10_000, range(1..=DAY_MS);
     }
@@ -176,6 +181,8 @@ settings! {
         history_bytes: usize = 256 << 20, range(0..=TIB);
         /// The most idempotency keys that are remembered at a time, over all shards.
         idempotency_keys: usize = 1_000_000, range(1..=100_000_000);
+        /// The most revocations in force at a time; further ones are refused (507) until some have expired.
+        revocations: usize = 100_000, range(1..=10_000_000);
         /// Above so many members a channel's joins and leaves are told in digests even if its presence is "events";
         /// below half of it they are told one by one again.
         presence_digest_above: usize = 1_000, range(1..=100_000_000);

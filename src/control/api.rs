@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
@@ -18,11 +18,13 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::REQUESTS;
 use super::fault::Fault;
-use super::input::{self, History, Presence, Publication};
+use super::input::{self, History, Presence, Publication, Revoke};
+use super::ledger::{Ledger, NotKept};
 use super::owners::{NotAsked, Owners};
+use super::{Parts, REQUESTS};
 use crate::auth::ApiKeys;
+use crate::clock::Clock;
 use crate::namespace::{LOBBY, Namespaces, PresenceMode};
 use crate::parcel::{Answer, Ask, Placed};
 use crate::proto::channel::is_channel_name;
@@ -39,6 +41,9 @@ const BROADCAST_WINDOW: usize = 32;
 #[derive(Debug)]
 pub struct State {
     keys: RwLock<ApiKeys>,
+    ledger: Mutex<Ledger>,
+    revocations_kept_ms: u64,
+    clock: Clock,
     owners: Owners,
     namespaces: Arc<Namespaces>,
     counters: Arc<Counters>,
@@ -50,16 +55,13 @@ pub struct State {
 
 impl State {
     /// With the bounds of the configuration.
-    pub fn new(
-        keys: ApiKeys,
-        owners: Owners,
-        namespaces: Arc<Namespaces>,
-        counters: Arc<Counters>,
-        push_bytes: usize,
-        request_ms: u64,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { keys, owners, namespaces, counters, push_bytes, request_ms, .. } = parts;
         Self {
             keys: RwLock::new(keys),
+            ledger: Mutex::new(parts.ledger),
+            revocations_kept_ms: parts.revocations_kept_ms,
+            clock: parts.clock,
             owners,
             namespaces,
             counters,
@@ -144,6 +146,7 @@ pub fn router(state: Arc<State>) -> axum::Router {
         .route("/api/broadcast", post(broadcast))
         .route("/api/presence", get(presence_by_query).post(presence))
         .route("/api/history", post(history))
+        .route("/api/revoke", post(revoke))
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is no such endpoint") })
         .method_not_allowed_fallback(|| async {
             Fault::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method; the Allow header says with which")
@@ -343,6 +346,35 @@ async fn history(Shared(state): Shared<Arc<State>>, request: Request) -> Result<
     }
     out.extend_from_slice(b"]}");
     Ok(json_bytes(StatusCode::OK, out))
+}
+
+async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
+    #[derive(Serialize)]
+    struct Done {
+        expires_at: u64,
+        connections: u64,
+    }
+    let body = body(&state, request).await?;
+    let now_ms = state.clock.now().unix_ms;
+    let revocation = input::parse::<Revoke>(&body)?.revocation(now_ms, state.revocations_kept_ms)?;
+    let kept = state.ledger.lock().unwrap_or_else(PoisonError::into_inner).add(&revocation, now_ms);
+    if matches!(kept, Err(NotKept::Full)) {
+        return Err(Fault::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "there are as many revocations as limits.revocations allows, not done; issued_before alone covers all",
+        ));
+    }
+    let expires_at = revocation.until_ms;
+    let telling = state.owners.revoke(revocation);
+    let Ok(Some(connections)) = timeout(state.patience, telling).await else {
+        // Some shards may not know of it yet. To say it twice does no harm.
+        return Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, "not known to be done everywhere, ask again"));
+    };
+    if let Err(error) = kept {
+        tracing::error!(%error, "a revocation");
+        return Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
+    }
+    Ok(json(StatusCode::OK, &Done { expires_at, connections }))
 }
 
 fn published(answer: Answer) -> Outcome {

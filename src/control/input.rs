@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::fault::Fault;
+use crate::auth::{MAX_TOKEN_ID_BYTES, Revocation, Revoked, UserId};
 use crate::parcel::{Content, Publish, Since};
 use crate::proto::decode::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
 use crate::proto::text::{Language, Text, trim};
@@ -121,6 +122,44 @@ fn short(name: &str, text: Option<&str>, least: usize, most: usize) -> Result<Op
             Err(Fault::malformed(format!("{name} has {} bytes, and may have {least} to {most}", text.len())))
         }
         text => Ok(text.map(Into::into)),
+    }
+}
+
+/// `POST /api/revoke`. Times are in Unix milliseconds.
+#[derive(Debug, Deserialize)]
+pub struct Revoke {
+    user: Option<serde_json::Value>,
+    token_id: Option<String>,
+    issued_before: Option<u64>,
+    expires_at: Option<u64>,
+}
+
+impl Revoke {
+    /// What is revoked; for `kept_ms` from now on unless the request says until when.
+    pub fn revocation(self, now_ms: u64, kept_ms: u64) -> Result<Revocation, Fault> {
+        let revoked = match (self.user, self.token_id, self.issued_before) {
+            (None, Some(id), None) if (1..=MAX_TOKEN_ID_BYTES).contains(&id.len()) => Revoked::TokenId(id.into()),
+            (None, Some(_), None) => {
+                return Err(Fault::malformed(format!("token_id must have 1 to {MAX_TOKEN_ID_BYTES} bytes")));
+            }
+            (Some(user), None, before) => {
+                let id = UserId::from_json(&user).ok_or_else(|| {
+                    Fault::malformed("user must be an integer within ±(2^53−1) or a text of 1 to 128 bytes")
+                })?;
+                Revoked::User { key: id.key().into(), issued_before_ms: before.unwrap_or(now_ms) }
+            }
+            (None, None, Some(before_ms)) => Revoked::IssuedBefore(before_ms),
+            _ => {
+                return Err(Fault::malformed(
+                    "one of these is needed: token_id; user; user and issued_before; issued_before",
+                ));
+            }
+        };
+        let until_ms = self.expires_at.unwrap_or(now_ms.saturating_add(kept_ms));
+        if until_ms <= now_ms {
+            return Err(Fault::malformed("expires_at has passed: such tokens are refused anyway"));
+        }
+        Ok(Revocation { revoked, until_ms })
     }
 }
 

@@ -1,11 +1,13 @@
 //! The control thread's server: the backend's HTTP API on a listener of its own (tokio, axum), apart from the shards so
 //! that nothing it does holds one up. This file owns the thread, the connections and their end; `api` has the routes,
-//! `input` what requests carry, `fault` what they are refused with, `owners` the way to the shards.
+//! `input` what requests carry, `fault` what they are refused with, `ledger` what was revoked, `owners` the way to the
+//! shards.
 //! Called by `server`, which starts it after the shards and ends it after them.
 
 mod api;
 mod fault;
 mod input;
+mod ledger;
 mod owners;
 
 use std::io;
@@ -23,9 +25,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::auth::ApiKeys;
+use crate::clock::Clock;
 use crate::namespace::Namespaces;
 use crate::reactor::Counters;
 use api::State;
+pub use ledger::Ledger;
 pub use owners::Owners;
 
 /// Connections at a time; further ones wait in the kernel until one ends.
@@ -50,6 +54,12 @@ pub struct Parts {
     pub keys: ApiKeys,
     /// The shards.
     pub owners: Owners,
+    /// What was revoked.
+    pub ledger: Ledger,
+    /// How long a revocation is kept that doesn't say.
+    pub revocations_kept_ms: u64,
+    /// The same for all threads.
+    pub clock: Clock,
     /// Which channels there can be.
     pub namespaces: Arc<Namespaces>,
     /// How many connections the shards have.
@@ -87,21 +97,22 @@ impl Control {
     /// When the kernel refuses what the thread needs.
     pub fn start(parts: Parts) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let Parts { listener, keys, owners, namespaces, counters, push_bytes, request_ms, head_ms } = parts;
+        let Parts { listener, head_ms, .. } = &parts;
+        let head = Duration::from_millis(*head_ms);
         let addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let listener = {
             let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
+            tokio::net::TcpListener::from_std(listener.try_clone()?)?
         };
-        let state = Arc::new(State::new(keys, owners, namespaces, counters, push_bytes, request_ms));
+        let state = Arc::new(State::new(parts));
         let (phase, phases) = watch::channel(Phase::Serving);
         let (idle, quiet) = flume::bounded(1);
         let shared = Arc::clone(&state);
         let body = async move {
             let telling = tell_when_idle(Arc::clone(&shared), phases.clone(), idle);
             let idle = tokio::spawn(telling);
-            serve(listener, shared, phases, Duration::from_millis(head_ms)).await;
+            serve(listener, shared, phases, head).await;
             idle.abort();
         };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || runtime.block_on(body))?;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::auth::Revocation;
 use crate::hub::owner_of;
 use crate::mesh::Waker;
 use crate::parcel::{Answer, Ask};
@@ -33,6 +34,25 @@ impl Owners {
     /// How many shards there are.
     pub fn count(&self) -> usize {
         self.shards.len()
+    }
+
+    /// Tells all shards that tokens count no more, and waits until each has ended whoever lived by them. Returns how
+    /// many connections that were; `None` if a shard has ended instead.
+    pub async fn revoke(&self, revocation: Revocation) -> Option<u64> {
+        let revocation = Arc::new(revocation);
+        let mut answers = Vec::with_capacity(self.shards.len());
+        for (commands, waker) in self.shards.iter() {
+            let (reply, answer) = flume::bounded(1);
+            commands.send_async(Command::Revoke(Arc::clone(&revocation), reply)).await.ok()?;
+            waker.wake();
+            answers.push(answer);
+        }
+        let mut connections = 0;
+        for answer in answers {
+            let Answer::Revoked { closed } = answer.recv_async().await.ok()? else { return None };
+            connections += closed;
+        }
+        Some(connections)
     }
 
     /// Asks the owner of `channel`. The answer comes through what is returned; if that ends without one, the outcome

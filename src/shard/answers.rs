@@ -34,6 +34,9 @@ impl Shard {
                 let position = attached.placed.position();
                 self.say(id, &Reply::Subscribed { position, recovery, overflow }, mark.as_deref());
                 self.say_gap(id, attached);
+                // The rights may have changed since it was asked for.
+                self.end_unless_allowed(id, &attached.placed.channel, 403);
+                self.file_deadline(id);
             }
             (Outcome::Reply(mark), answer) => self.say_answer(id, answer, mark.as_deref()),
             (Outcome::Error(mark, code, text, channel), answer) => {
@@ -173,6 +176,7 @@ impl Shard {
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
             local.hand_over(subscription.index as usize, &mut conn.outbox);
+            conn.session.unsubscribed(channel);
             self.end_subscription(id, subscription, false);
         }
     }
@@ -196,7 +200,7 @@ impl Shard {
         }
     }
 
-    fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<usize> {
+    pub(super) fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<usize> {
         let channel = self.fanout.find(channel)?;
         self.conns.at(id.slot).subscriptions.iter().position(|subscription| subscription.channel == channel)
     }

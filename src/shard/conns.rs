@@ -201,6 +201,11 @@ impl Conns {
         self.entries.get_mut(slot as usize)?.conn.as_deref_mut()
     }
 
+    /// How many slots there are, empty ones included.
+    pub(super) fn slots(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn id(&self, slot: u32) -> ConnId {
         ConnId { shard: self.shard, slot, generation: self.entries[slot as usize].generation }
     }

@@ -9,6 +9,7 @@ mod flush;
 #[cfg(feature = "planted-panic")]
 mod planted;
 mod receive;
+mod rights;
 mod timers;
 
 use std::collections::VecDeque;
@@ -32,6 +33,7 @@ use crate::proto::{frame, handshake, websocket};
 use crate::wheel::Wheel;
 use conns::{Conn, Conns, Ending, Stage};
 use flush::Flush;
+use rights::Sweep;
 
 /// How long a peer has to end a connection that we are closing, before it is reset.
 pub const CLOSE_MS: u64 = 2_000;
@@ -130,6 +132,11 @@ pub struct Shard {
     envelopes: Option<EnvelopeDecoder>,
     credits: Vec<Credits>,
     wheel: Wheel<ConnId>,
+    /// The clocks by which deadlines of the wall clock are filed in it.
+    filed_by: Now,
+    /// When the wheel was last looked at.
+    ticked_ms: u64,
+    sweep: Sweep,
     actions: Vec<Action>,
     /// Answers to the backend.
     backend: Vec<(u32, Answer)>,
@@ -155,6 +162,9 @@ impl Shard {
             envelopes: Some(EnvelopeDecoder::default()),
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
             wheel: Wheel::default(),
+            filed_by: Now::default(),
+            ticked_ms: 0,
+            sweep: Sweep::default(),
             actions: Vec::new(),
             backend: Vec::new(),
             key_hash: foldhash::quality::RandomState::default(),
@@ -236,6 +246,7 @@ impl Shard {
                 break;
             }
         }
+        self.sweep(now);
         self.hub.turn(now, &mut self.staging);
         if let Some(at_ms) = self.hub.take_alarm() {
             self.actions.push(Action::Alarm(at_ms));
@@ -260,7 +271,7 @@ impl Shard {
 
     /// Whether something waits that a turn would take up.
     pub fn has_work(&self) -> bool {
-        self.staging.own_len() > 0 || self.wants_flush()
+        self.staging.own_len() > 0 || self.wants_flush() || self.sweep.is_under_way()
     }
 
     /// Whether a flush would find anything to do.

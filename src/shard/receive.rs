@@ -258,6 +258,11 @@ impl Shard {
                         self.local(id, Local::Refuse(409, Text::Cancelled), channel, cancelled.as_deref());
                         self.say(id, &Reply::Unsubscribed { channel, code: 200 }, mark);
                     }
+                    Effect::Refreshed(reply, mark) => {
+                        self.say(id, &reply, mark);
+                        self.review_subscriptions(id);
+                        self.file_deadline(id);
+                    }
                     Effect::Close(reply, mark, code) => {
                         self.say(id, &reply, mark);
                         self.close(id, code, "unauthorized", now);

@@ -17,6 +17,7 @@ impl Shard {
     /// Looks at every connection whose moment has come.
     pub fn tick(&mut self, now: Now) {
         self.hub.tick(now, &mut self.staging);
+        self.follow_clock(now);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
             for id in due {
                 let Some(conn) = self.conns.get(id).filter(|conn| conn.filed == tick) else { continue };
@@ -30,7 +31,11 @@ impl Shard {
     /// Files the connection under its next deadline, unless it is filed at that tick or before.
     pub(super) fn file_deadline(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
-        let at_ms = next_deadline(conn, &self.settings);
+        let (mut at_ms, rights) = (next_deadline(conn, &self.settings), conn.session.rights_change_ms());
+        if let Some(unix_ms) = rights {
+            at_ms = at_ms.min(self.mono_of(unix_ms));
+        }
+        let conn = self.conns.at(id.slot);
         if conn.filed == 0 || at_ms.div_ceil(crate::wheel::TICK_MS) < conn.filed {
             conn.filed = self.wheel.file(id, at_ms);
         }
@@ -50,6 +55,9 @@ impl Shard {
                 return self.close(id, close::AUTH_TIMEOUT, "no auth in time", now);
             }
             Stage::Native | Stage::Echo => {}
+        }
+        if self.judge_rights(id, now) {
+            return;
         }
         self.time_out_requests(id, now);
         if !self.conns.at(id.slot).is_closing() {

@@ -13,7 +13,7 @@ use crate::support::{Client, DEADLINE, Event, Options, SECRET, Server};
 
 const KEY: &str = "an-api-key-of-the-black-box-tests";
 
-fn options() -> Options {
+pub fn options() -> Options {
     Options::new()
         .env("URINGCAST_HTTP__KEYS", KEY)
         .env("URINGCAST_HTTP__LISTEN", "127.0.0.1:0")
@@ -23,7 +23,7 @@ fn options() -> Options {
 
 /// One HTTP answer.
 #[derive(Debug)]
-struct Answer {
+pub struct Answer {
     status: u16,
     head: String,
     body: Value,
@@ -32,13 +32,13 @@ struct Answer {
 
 impl Answer {
     #[track_caller]
-    fn ok(self) -> Value {
+    pub fn ok(self) -> Value {
         assert_eq!(self.status, 200, "{self:?}");
         self.body
     }
 
     #[track_caller]
-    fn refused(self, status: u16) -> Value {
+    pub fn refused(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.body["error"]["code"], status, "{self:?}");
         assert!(self.body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{self:?}");
@@ -48,13 +48,13 @@ impl Answer {
 
 /// A backend.
 #[derive(Clone)]
-struct Backend {
+pub struct Backend {
     addr: SocketAddr,
     headers: String,
 }
 
 impl Backend {
-    async fn of(server: &Server) -> Self {
+    pub async fn of(server: &Server) -> Self {
         let end = Instant::now() + DEADLINE;
         let addr = loop {
             let log = server.log();
@@ -100,7 +100,7 @@ impl Backend {
         Some(Answer { status, head: head.to_lowercase(), body, text: text.to_owned() })
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send("POST", path, body.to_string().as_bytes()).await
     }
 

@@ -20,6 +20,7 @@ mod proof;
 mod publishing;
 mod races;
 mod recovery;
+mod rights;
 mod serve;
 mod shards;
 mod sign_in;

@@ -11,10 +11,15 @@ fn grant(changes: Value) -> Result<ChannelGrant, TokenError> {
 
 #[test]
 fn a_channel_token_grants_one_channel_to_one_user() {
-    let token = hs256(&json!({"sub": 7, "channel": "chat:room", "exp": NOW_S + 60}));
+    let token = hs256(&json!({"sub": 7, "channel": "chat:room", "exp": NOW_S + 60, "iat": 5, "jti": "t"}));
     let granted = verifier(&with_secret()).verify_channel(&token, NOW_MS).unwrap();
-    let expected =
-        ChannelGrant { user_key: "7".to_owned(), channel: "chat:room".to_owned(), expires_at_ms: (NOW_S + 60) * 1000 };
+    let expected = ChannelGrant {
+        user_key: "7".to_owned(),
+        channel: "chat:room".to_owned(),
+        expires_at_ms: (NOW_S + 60) * 1000,
+        issued_at_ms: Some(5_000),
+        token_id: Some("t".to_owned()),
+    };
     assert_eq!(granted, expected);
     assert_eq!(grant(json!({"channel": "a", "user_id": null, "sub": "7"})).unwrap().user_key, "7");
     assert_eq!(grant(json!({"channel": "a", "user_id": 8, "sub": 7})).unwrap().user_key, "8");

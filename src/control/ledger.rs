@@ -1,0 +1,226 @@
+//! All revocations in force, as the control thread keeps them: with a bound, and, if the configuration names a file,
+//! over restarts. The file has a line of JSON for each; it is appended to, and now and then written anew beside itself
+//! and renamed. Called by `api` for each request to revoke; `server` opens it before the shards, which get copies.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::auth::{Revocation, Revocations};
+use crate::config::ConfigError;
+
+/// Lines that a file may have beyond twice those that are needed, before it is written anew.
+const SPARE_LINES: usize = 1_024;
+const KEY: &str = "auth.revocations_file";
+
+/// The revocations.
+#[derive(Debug)]
+pub struct Ledger {
+    table: Revocations,
+    most: usize,
+    journal: Option<Journal>,
+}
+
+#[derive(Debug)]
+struct Journal {
+    path: PathBuf,
+    file: File,
+    lines: usize,
+    /// Something could not be appended: the file is to be written anew.
+    behind: bool,
+}
+
+/// Why a revocation is not in the ledger, or not in the file.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    /// There are as many as there may be; nothing was done.
+    #[error("there are as many revocations as limits.revocations allows")]
+    Full,
+    /// It is in force, and would be lost at a restart.
+    #[error("it is in force but could not be written to auth.revocations_file: {0}")]
+    NotWritten(io::Error),
+}
+
+impl Ledger {
+    /// With room for `most`, and what the file holds, if there is to be one.
+    ///
+    /// # Errors
+    /// When the file can't be read or written, or holds something else.
+    pub fn open(path: Option<&Path>, most: usize, now_ms: u64) -> Result<Self, ConfigError> {
+        let mut table = Revocations::default();
+        let journal = match path {
+            None => None,
+            Some(path) => {
+                let error = |problem: String| ConfigError::of_key(KEY, format!("{}: {problem}", path.display()));
+                read(path, &mut table).map_err(error)?;
+                table.prune(now_ms);
+                let (file, lines) =
+                    write_anew(path, &table).map_err(|cause| error(format!("cannot write it: {cause}")))?;
+                Some(Journal { path: path.to_owned(), file, lines, behind: false })
+            }
+        };
+        Ok(Self { table, most, journal })
+    }
+
+    /// What is in force.
+    pub fn table(&self) -> &Revocations {
+        &self.table
+    }
+
+    /// Adds one.
+    ///
+    /// # Errors
+    /// [`NotKept`].
+    pub fn add(&mut self, revocation: &Revocation, now_ms: u64) -> Result<(), NotKept> {
+        if self.table.count() >= self.most {
+            self.table.prune(now_ms);
+        }
+        // What is there already, or takes the place of another, needs no room: tried out on the real thing only then.
+        if self.table.count() >= self.most && !self.table.has_room_within(revocation) {
+            return Err(NotKept::Full);
+        }
+        let is_new = self.table.insert(revocation);
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        journal.keep(is_new.then_some(revocation), &self.table).map_err(|cause| {
+            journal.behind = true;
+            NotKept::NotWritten(cause)
+        })
+    }
+}
+
+impl Journal {
+    fn keep(&mut self, revocation: Option<&Revocation>, table: &Revocations) -> io::Result<()> {
+        if self.behind || self.lines > 2 * table.count() + SPARE_LINES {
+            (self.file, self.lines) = write_anew(&self.path, table)?;
+            self.behind = false;
+        } else if let Some(revocation) = revocation {
+            self.file.write_all(&line(revocation)?)?;
+            self.file.sync_data()?;
+            self.lines += 1;
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path, table: &mut Revocations) -> Result<(), String> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text.map_err(|error| format!("cannot read it: {error}"))?,
+    };
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        // The last one was being written when the machine stopped; nobody was told that it was kept.
+        let Some(line) = line.strip_suffix('\n') else { break };
+        let revocation: Revocation =
+            serde_json::from_str(line).map_err(|error| format!("line {} is no revocation: {error}", index + 1))?;
+        table.insert(&revocation);
+    }
+    Ok(())
+}
+
+/// Writes the whole table beside the file and puts it in its place: at no moment is there less than before.
+fn write_anew(path: &Path, table: &Revocations) -> io::Result<(File, usize)> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let beside = PathBuf::from(name);
+    let mut bytes = Vec::new();
+    let mut lines = 0;
+    for revocation in table.iter() {
+        bytes.extend(line(&revocation)?);
+        lines += 1;
+    }
+    let mut file = File::create(&beside)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()?;
+    Ok((OpenOptions::new().append(true).open(path)?, lines))
+}
+
+fn line(revocation: &Revocation) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(revocation)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::auth::Revoked;
+
+    fn of_id(id: &str, until_ms: u64) -> Revocation {
+        Revocation { revoked: Revoked::TokenId(id.into()), until_ms }
+    }
+
+    fn of_user(key: &str, issued_before_ms: u64) -> Revocation {
+        Revocation { revoked: Revoked::User { key: key.into(), issued_before_ms }, until_ms: 1_000 }
+    }
+
+    #[test]
+    fn a_full_ledger_refuses_what_needs_room_and_forgets_nothing() {
+        let mut ledger = Ledger::open(None, 2, 0).unwrap();
+        ledger.add(&of_id("a", 100), 0).unwrap();
+        ledger.add(&of_user("u", 7), 0).unwrap();
+        assert!(matches!(ledger.add(&of_id("b", 100), 0), Err(NotKept::Full)));
+        assert!(matches!(ledger.add(&of_user("v", 7), 0), Err(NotKept::Full)));
+        // What is there may be said again, or be made to say more.
+        ledger.add(&of_id("a", 200), 0).unwrap();
+        ledger.add(&of_user("u", 7), 0).unwrap();
+        ledger.add(&of_user("u", 9), 0).unwrap();
+        assert_eq!(ledger.table().count(), 2);
+        // What has expired makes room.
+        ledger.add(&of_id("b", 300), 200).unwrap();
+        assert_eq!(ledger.table().count(), 2);
+    }
+
+    #[test]
+    fn the_file_brings_them_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("revocations");
+        let open = |now_ms| Ledger::open(Some(&path), 10, now_ms);
+        let mut ledger = open(0).unwrap();
+        ledger.add(&of_id("a\n\"", 100), 0).unwrap();
+        ledger.add(&of_user("u", 7), 0).unwrap();
+        ledger.add(&Revocation { revoked: Revoked::IssuedBefore(5), until_ms: 50 }, 0).unwrap();
+        let sorted = |ledger: &Ledger| {
+            let mut all: Vec<_> = ledger.table().iter().map(|one| format!("{one:?}")).collect();
+            all.sort();
+            all
+        };
+        let before = sorted(&ledger);
+        assert_eq!(before.len(), 3);
+        assert_eq!(sorted(&open(0).unwrap()), before);
+        // A line that was cut off was never acknowledged.
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"revoked\":{\"tok").unwrap();
+        assert_eq!(sorted(&open(0).unwrap()), before);
+        assert_eq!(open(60).unwrap().table().count(), 2, "what has expired is left out");
+        std::fs::write(&path, "nonsense\n").unwrap();
+        assert!(open(0).unwrap_err().to_string().contains("line 1 is no revocation"));
+    }
+
+    #[test]
+    fn a_file_that_can_not_be_appended_to_is_written_anew_once_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("revocations");
+        let mut ledger = Ledger::open(Some(&path), 10, 0).unwrap();
+        ledger.journal.as_mut().unwrap().file = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        assert!(matches!(ledger.add(&of_id("a", 100), 0), Err(NotKept::NotWritten(_))));
+        assert_eq!(ledger.table().count(), 1, "in force all the same");
+        ledger.add(&of_id("a", 100), 0).unwrap();
+        assert_eq!(Ledger::open(Some(&path), 10, 0).unwrap().table().count(), 1);
+    }
+
+    #[test]
+    fn the_file_does_not_grow_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("revocations");
+        let mut ledger = Ledger::open(Some(&path), 10, 0).unwrap();
+        for before_ms in 0..3_000 {
+            ledger.add(&of_user("u", before_ms), 0).unwrap();
+        }
+        let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= SPARE_LINES + 3, "{lines}");
+    }
+}

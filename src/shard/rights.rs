@@ -1,0 +1,143 @@
+//! Rights that end while a connection lives: its token expires, it is revoked, a new token grants less. Whatever the
+//! wheel or a revocation brings up is judged by the wall clock here, so that a clock that jumps cuts nobody early.
+//! Part of `shard`; what a right is, `session` knows.
+
+use std::sync::Arc;
+
+use super::Shard;
+use crate::auth::{Revocation, Revocations};
+use crate::clock::Now;
+use crate::hub::LOBBY;
+use crate::ids::ConnId;
+use crate::parcel::Answer;
+use crate::proto::codes::close;
+use crate::proto::encode::Reply;
+
+/// Connections that are looked at in one turn after a revocation: a fraction of a millisecond.
+const SWEEP_SLOTS: usize = 1024;
+/// How far the wall clock may drift from the monotonic one before all deadlines that depend on it are filed anew.
+const DRIFT_MS: u64 = 1_000;
+
+/// A walk over all connections, some each turn, for what was revoked. Revoking more lengthens it.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    next: usize,
+    closed: u64,
+    waiting: Vec<Waiting>,
+}
+
+/// Who waits until every connection has been looked at.
+#[derive(Debug)]
+struct Waiting {
+    request: u32,
+    /// Slots yet to be looked at.
+    left: usize,
+    /// What [`Sweep::closed`] was before.
+    closed: u64,
+}
+
+impl Sweep {
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
+impl Shard {
+    /// The backend has revoked tokens: none of them is taken from now on, and whoever lives by one ends within the
+    /// next turns. Then [`Answer::Revoked`] is among [`Shard::take_backend_answers`], under the same number.
+    pub fn revoke(&mut self, request: u32, revocation: &Revocation, now: Now) {
+        self.authenticator.revoke(revocation, now.unix_ms);
+        let (left, closed) = (self.conns.slots(), self.sweep.closed);
+        self.sweep.waiting.push(Waiting { request, left, closed });
+    }
+
+    /// What had been revoked before the start.
+    pub fn set_revocations(&mut self, revocations: Revocations) {
+        self.authenticator.set_revocations(revocations);
+    }
+
+    /// A turn's part of the walk.
+    pub(super) fn sweep(&mut self, now: Now) {
+        let Some(left) = self.sweep.waiting.iter().map(|waiting| waiting.left).max() else { return };
+        let count = left.min(SWEEP_SLOTS);
+        for _ in 0..count {
+            let slot = self.sweep.next % self.conns.slots();
+            self.sweep.next = slot + 1;
+            let slot = u32::try_from(slot).expect("slots are numbered so");
+            if self.conns.get_slot(slot).is_some() && self.judge_rights(self.conns.id(slot), now) {
+                self.sweep.closed += 1;
+            }
+        }
+        let all_closed = self.sweep.closed;
+        let backend = &mut self.backend;
+        self.sweep.waiting.retain_mut(|Waiting { request, left, closed }| {
+            *left = left.saturating_sub(count);
+            if *left == 0 {
+                backend.push((*request, Answer::Revoked { closed: all_closed - *closed }));
+            }
+            *left > 0
+        });
+    }
+
+    /// Ends what the connection's tokens give no more, and tells of what is about to end. Whether it has to close.
+    pub(super) fn judge_rights(&mut self, id: ConnId, now: Now) -> bool {
+        let session = &mut self.conns.at(id.slot).session;
+        let revocations = self.authenticator.revocations();
+        if let Some(why) = session.lapse(revocations, now) {
+            self.say(id, &Reply::AuthFailed, None);
+            self.close(id, close::UNAUTHORIZED, why.as_str(), now);
+            return true;
+        }
+        let (notice, lapsed) = (session.notice(now), session.drop_lapsed(revocations, now));
+        if let Some(expires_at) = notice {
+            self.say(id, &Reply::TokenExpiring { expires_at }, None);
+        }
+        for (channel, why) in lapsed {
+            self.end_unless_allowed(id, &channel, why.code());
+        }
+        false
+    }
+
+    /// Ends the subscriptions that newer rights don't cover.
+    pub(super) fn review_subscriptions(&mut self, id: ConnId) {
+        let of =
+            |subscription: &crate::fanout::Subscription| Arc::clone(self.fanout.channel(subscription.channel).name());
+        let channels: Vec<Arc<str>> = self.conns.at(id.slot).subscriptions.iter().map(of).collect();
+        for channel in channels {
+            self.end_unless_allowed(id, &channel, 403);
+        }
+    }
+
+    /// Ends a subscription that no right stands for.
+    pub(super) fn end_unless_allowed(&mut self, id: ConnId, channel: &str, code: u16) {
+        let may_stay = self.conns.at(id.slot).session.may_stay(channel, &self.settings.hub.namespaces);
+        if !may_stay && self.is_subscribed(id, channel) {
+            self.unsubscribe(id, channel);
+            self.say(id, &Reply::Unsubscribed { channel, code }, None);
+        }
+    }
+
+    /// If the wall clock has jumped, deadlines that depend on it are filed by its new reading.
+    pub(super) fn follow_clock(&mut self, now: Now) {
+        self.ticked_ms = now.mono_ms;
+        let expected = self.filed_by.unix_ms.saturating_add(now.mono_ms.saturating_sub(self.filed_by.mono_ms));
+        if expected.abs_diff(now.unix_ms) > DRIFT_MS {
+            self.filed_by = now;
+            for id in self.conns.ids() {
+                self.file_deadline(id);
+            }
+        }
+    }
+
+    /// A moment of the wall clock on the monotonic one, as long as the former doesn't jump; later than the tick that
+    /// is under way, so that what is filed there again isn't looked at for ever.
+    pub(super) fn mono_of(&self, unix_ms: u64) -> u64 {
+        let Self { filed_by, ticked_ms, .. } = self;
+        let at_ms = filed_by.mono_ms.saturating_add(unix_ms).saturating_sub(filed_by.unix_ms);
+        at_ms.max(ticked_ms + 1)
+    }
+
+    fn is_subscribed(&mut self, id: ConnId, channel: &str) -> bool {
+        channel != LOBBY && self.find_subscription(id, channel).is_some()
+    }
+}

@@ -1,0 +1,295 @@
+//! Rights that end while a connection lives, against the real binary: tokens that expire, newer ones that grant less,
+//! tokens of channels, and revocations by the backend, on every shard and over a restart.
+
+use serde_json::{Value, json};
+
+use crate::api::{Backend, options};
+use crate::support::{Client, Event, Options, Server, assert_shape, now_s, sign};
+
+/// A server whose channels ask for a token, but those of `open:`.
+fn guarded() -> Options {
+    options()
+        .env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow")
+        .env("URINGCAST_CHANNELS__SUBSCRIBE", "token")
+        .env("URINGCAST_CHANNELS__PUBLISH", "members")
+        .env("URINGCAST_NAMESPACES__OPEN__SUBSCRIBE", "signed_in")
+}
+
+fn claims(changes: Value) -> Value {
+    let mut claims = json!({"user_id": 1, "username": "Alice", "exp": now_s() + 600});
+    for (name, value) in changes.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+fn user_token(changes: Value) -> String {
+    sign(&claims(changes))
+}
+
+fn channel_token(channel: &str, changes: Value) -> String {
+    let mut claims = json!({"sub": 1, "channel": channel, "exp": now_s() + 600});
+    for (name, value) in changes.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    sign(&claims)
+}
+
+async fn signed_in(server: &Server, token: &str) -> Client {
+    let mut client = Client::open(server).await;
+    let answer = client.auth(token).await;
+    assert_eq!(answer["type"], "auth_success", "{answer}");
+    client
+}
+
+async fn refused(server: &Server, token: &str) {
+    let mut client = Client::open(server).await;
+    let answer = client.auth(token).await;
+    assert_eq!(answer["type"], "auth_failed", "{answer}");
+    client.closed(4401).await;
+}
+
+/// The connection is told that its token counts no more, whatever came before that.
+async fn cut(client: &mut Client, reason: &str) {
+    let failed = client.find("auth_failed").await;
+    assert_shape(&failed, &json!({"type": "auth_failed", "code": 401, "message": "<text>"}));
+    assert_eq!(client.closed(4401).await, reason);
+}
+
+/// Passes over what the lobby tells.
+async fn ended(client: &mut Client, channel: &str, code: u16) {
+    let told = client.find("unsubscribed").await;
+    assert_eq!(told, json!({"type": "unsubscribed", "code": code, "data": {"channel": channel}}));
+}
+
+#[tokio::test]
+async fn a_token_is_told_to_expire_and_does() {
+    let server = guarded().start();
+    let exp = now_s() + 3;
+    let mut short = signed_in(&server, &user_token(json!({"exp": exp}))).await;
+    let told = short.expect("token_expiring").await;
+    assert_eq!(told, json!({"type": "token_expiring", "data": {"expires_at": exp * 1000}}));
+    short.nothing_pending().await;
+    cut(&mut short, "token expired").await;
+    assert!(now_s() >= exp, "not before its time");
+}
+
+#[tokio::test]
+async fn a_refresh_in_time_keeps_the_connection() {
+    let server = guarded().start();
+    let mut client = signed_in(&server, &user_token(json!({"exp": now_s() + 3}))).await;
+    let mut witness = signed_in(&server, &user_token(json!({"exp": now_s() + 3}))).await;
+    client.expect("token_expiring").await;
+    let exp = now_s() + 600;
+    let answer = client.ask("refresh", json!({"token": user_token(json!({"exp": exp}))})).await;
+    assert_eq!(answer["data"]["expires_at"], exp * 1000, "{answer}");
+    cut(&mut witness, "token expired").await;
+    client.nothing_pending().await;
+    // A newer token may also end sooner; then it is told of anew.
+    let answer = client.ask("refresh", json!({"token": user_token(json!({"exp": now_s() + 2}))})).await;
+    assert_eq!(answer["type"], "refreshed", "{answer}");
+    client.find("token_expiring").await;
+    cut(&mut client, "token expired").await;
+}
+
+#[tokio::test]
+async fn the_right_to_a_channel_ends_with_its_token() {
+    let server = guarded().start();
+    let mut client = signed_in(&server, &user_token(json!({"channels": ["news"]}))).await;
+    let exp = now_s() + 2;
+    for (channel, exp) in [("a", exp), ("b", exp), ("c", exp + 600), ("open:x", exp), ("news", exp)] {
+        let token = channel_token(channel, json!({ "exp": exp }));
+        let answer = client.ask("subscribe", json!({"channel": channel, "token": token})).await;
+        assert_eq!(answer["type"], "subscribed", "{answer}");
+    }
+    let answer = client.ask("unsubscribe", json!({"channel": "b"})).await;
+    assert_eq!(answer["code"], 200);
+    // Of `b` there is nothing left to end, `open:` asks for no token, and `news` is the user's own.
+    ended(&mut client, "a", 401).await;
+    client.ask_refused("publish", json!({"channel": "a", "data": 1}), 403).await;
+    client.ask_refused("subscribe", json!({"channel": "a"}), 403).await;
+    for channel in ["c", "news"] {
+        let answer = client.ask("publish", json!({"channel": channel, "data": 1})).await;
+        assert_eq!(answer["type"], "ack", "{answer}");
+    }
+    client.nothing_pending().await;
+    // With a newer token it is had again.
+    let answer = client.ask("subscribe", json!({"channel": "a", "token": channel_token("a", json!({}))})).await;
+    assert_eq!(answer["type"], "subscribed", "{answer}");
+}
+
+#[tokio::test]
+async fn a_newer_token_that_grants_less_ends_what_it_does_not_grant() {
+    let server = guarded().start();
+    let mut client = signed_in(&server, &user_token(json!({"channels": ["a", "b"]}))).await;
+    for channel in ["a", "b", "open:x"] {
+        client.subscribe(channel).await;
+    }
+    let token = channel_token("c", json!({}));
+    assert_eq!(client.ask("subscribe", json!({"channel": "c", "token": token})).await["type"], "subscribed");
+    let narrower = user_token(json!({"channels": ["b", "d"]}));
+    // A subscribe that is under way by the old token's right ends too.
+    client
+        .pipeline(&[
+            json!({"type": "unsubscribe", "data": {"channel": "b"}}),
+            json!({"type": "refresh", "id": "r", "data": {"token": narrower}}),
+            json!({"type": "subscribe", "id": "s", "data": {"channel": "b"}}),
+        ])
+        .await;
+    ended(&mut client, "b", 200).await;
+    assert_eq!(client.expect("refreshed").await["id"], "r");
+    ended(&mut client, "a", 403).await;
+    assert_eq!(client.expect("subscribed").await["id"], "s");
+    client.nothing_pending().await;
+    client.subscribe("d").await;
+    client.ask_refused("subscribe", json!({"channel": "a"}), 403).await;
+    let others = user_token(json!({"user_id": 2, "channels": ["a"]}));
+    client.ask_refused("refresh", json!({ "token": others }), 403).await;
+    client.nothing_pending().await;
+}
+
+#[tokio::test]
+async fn a_revoked_user_is_cut_on_every_shard_and_kept_out() {
+    let server = guarded().shards(3).start();
+    let backend = Backend::of(&server).await;
+    let old = user_token(json!({"iat": now_s() - 10}));
+    let without_iat = user_token(json!({}));
+    let other = user_token(json!({"user_id": 2, "iat": now_s() - 10}));
+    let mut cut_ones = Vec::new();
+    for _ in 0..8 {
+        cut_ones.push(signed_in(&server, &old).await);
+        cut_ones.push(signed_in(&server, &without_iat).await);
+    }
+    let mut stays = signed_in(&server, &other).await;
+    let done = backend.post("/api/revoke", &json!({"user": "1"})).await.ok();
+    assert_eq!(done["connections"], 16, "{done}");
+    for client in &mut cut_ones {
+        cut(client, "token revoked").await;
+    }
+    // On every shard, since the kernel chooses which one a connection comes to.
+    for _ in 0..8 {
+        refused(&server, &old).await;
+        refused(&server, &without_iat).await;
+    }
+    let newer = user_token(json!({"iat": now_s() + 1}));
+    signed_in(&server, &newer).await;
+    stays.find("user_offline").await;
+    stays.ask_refused("refresh", json!({ "token": old }), 403).await;
+    assert_eq!(stays.ask("heartbeat", json!({})).await["code"], 200);
+    let again = backend.post("/api/revoke", &json!({"user": 1})).await.ok();
+    assert!(again["connections"].as_u64().unwrap() <= 1, "{again}");
+}
+
+#[tokio::test]
+async fn tokens_are_revoked_by_id_and_by_time_of_issue() {
+    let server = guarded().shards(2).start();
+    let backend = Backend::of(&server).await;
+    let now = now_s();
+    let with_id = |id: &str| user_token(json!({"jti": id, "iat": now - 5}));
+    let mut first = signed_in(&server, &with_id("first")).await;
+    let mut second = signed_in(&server, &with_id("second")).await;
+    let mut bob = signed_in(&server, &user_token(json!({"user_id": "bob", "iat": now - 50}))).await;
+    let channel = channel_token("a", json!({"jti": "of a channel"}));
+    assert_eq!(second.ask("subscribe", json!({"channel": "a", "token": channel})).await["type"], "subscribed");
+
+    assert_eq!(backend.post("/api/revoke", &json!({"token_id": "first"})).await.ok()["connections"], 1);
+    cut(&mut first, "token revoked").await;
+    refused(&server, &with_id("first")).await;
+    assert_eq!(backend.post("/api/revoke", &json!({"token_id": "of a channel"})).await.ok()["connections"], 0);
+    ended(&mut second, "a", 403).await;
+    second.ask_refused("subscribe", json!({"channel": "a", "token": channel}), 403).await;
+    second.nothing_pending().await;
+
+    let before = |seconds: i64| (now - seconds) * 1000;
+    let none = json!({"user": 1, "issued_before": before(5)});
+    assert_eq!(backend.post("/api/revoke", &none).await.ok()["connections"], 0, "issued then, and not before");
+    let one = json!({"issued_before": before(20)});
+    assert_eq!(backend.post("/api/revoke", &one).await.ok()["connections"], 1);
+    cut(&mut bob, "token revoked").await;
+    refused(&server, &user_token(json!({"user_id": "carol", "iat": now - 21}))).await;
+    // Whatever doesn't say when it was issued counts as issued before.
+    refused(&server, &user_token(json!({"user_id": "carol"}))).await;
+    signed_in(&server, &user_token(json!({"user_id": "carol", "iat": now - 20}))).await;
+    second.find("user_online").await;
+}
+
+#[tokio::test]
+async fn what_is_no_revocation_is_told_so() {
+    let server = guarded().env("URINGCAST_LIMITS__REVOCATIONS", 2).start();
+    let backend = Backend::of(&server).await;
+    for wrong in [
+        json!({}),
+        json!({"user_id": 1}),
+        json!({"user": null}),
+        json!({"user": 1.5}),
+        json!({"user": ""}),
+        json!({"token_id": ""}),
+        json!({"token_id": "x".repeat(257)}),
+        json!({"token_id": "a", "user": 1}),
+        json!({"token_id": "a", "issued_before": 1}),
+        json!({"issued_before": "yesterday"}),
+        json!({"user": 1, "expires_at": 1}),
+    ] {
+        backend.post("/api/revoke", &wrong).await.refused(400);
+    }
+    let end = (now_s() + 100) * 1000;
+    let done = backend.post("/api/revoke", &json!({"user": 1, "expires_at": end})).await.ok();
+    assert_eq!(done, json!({"expires_at": end, "connections": 0}));
+    let default = backend.post("/api/revoke", &json!({"user": 2})).await.ok()["expires_at"].as_i64().unwrap();
+    assert!((default / 1000 - now_s() - 30 * 86_400).abs() < 60, "{default}");
+    // Full: nothing is forgotten for it, and what needs no room is still taken.
+    backend.post("/api/revoke", &json!({"user": 3})).await.refused(507);
+    backend.post("/api/revoke", &json!({"user": 1, "expires_at": end})).await.ok();
+    refused(&server, &user_token(json!({}))).await;
+    signed_in(&server, &user_token(json!({"user_id": 3}))).await;
+}
+
+#[tokio::test]
+async fn revocations_outlive_a_reload_and_with_a_file_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("revoked");
+    let with_file = guarded().env("URINGCAST_AUTH__REVOCATIONS_FILE", file.to_str().unwrap());
+    let mut server = with_file.clone().start();
+    let backend = Backend::of(&server).await;
+    let token = user_token(json!({"jti": "stolen", "iat": now_s() - 5}));
+    backend.post("/api/revoke", &json!({"token_id": "stolen"})).await.ok();
+    refused(&server, &token).await;
+    server.signal("HUP");
+    while !server.log().contains("keys read anew") {
+        tokio::task::yield_now().await;
+    }
+    refused(&server, &token).await;
+    // Not even a goodbye.
+    server.signal("KILL");
+    server.ended(crate::support::DEADLINE);
+    let server = with_file.start();
+    refused(&server, &token).await;
+    let forgetful = guarded().start();
+    signed_in(&forgetful, &token).await;
+}
+
+#[tokio::test]
+async fn a_storm_of_revocations_ends_each_connection_once() {
+    let server = guarded().shards(2).start();
+    let backend = Backend::of(&server).await;
+    let mut clients = Vec::new();
+    for user in 0..40 {
+        clients.push(signed_in(&server, &user_token(json!({"user_id": user, "iat": now_s() - 5}))).await);
+    }
+    let revoking = (0..40).map(|user| {
+        let backend = backend.clone();
+        async move { backend.post("/api/revoke", &json!({"user": user})).await.ok()["connections"].as_u64().unwrap() }
+    });
+    let counts = futures_util::future::join_all(revoking).await;
+    // Walks that overlap each count what ended meanwhile.
+    assert!(counts.iter().all(|&count| (1..=40).contains(&count)), "{counts:?}");
+    for client in &mut clients {
+        loop {
+            match client.event().await {
+                Event::Close(code, reason) => break assert_eq!((code, reason.as_str()), (4401, "token revoked")),
+                Event::Text(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
