@@ -109,6 +109,7 @@ export class Uringcast {
   #lastHeard = 0;
   #drainUntil = null;
   #authId = null;
+  #renewedFor = 0; // the end of a token for which a newer one has been asked for
 
   #nextId = 1;
   #outbox = []; // messages without an acknowledgement, oldest first
@@ -341,6 +342,29 @@ export class Uringcast {
     }
   }
 
+  /**
+   * The token is about to expire: asks for a newer one, once for each end that the server names, and shows it. Without
+   * one, or with one that is refused, the server ends the connection, and the next sign-in asks again.
+   */
+  async #renew(expiresAt) {
+    const { token: source } = this.#options;
+    if (typeof source !== 'function' || !(expiresAt > this.#renewedFor)) return;
+    this.#renewedFor = expiresAt;
+    const turn = this.#turn;
+    let attempt = 0;
+    const tryOnce = async () => {
+      try {
+        const token = await source({ refused: false });
+        if (turn !== this.#turn) return;
+        await this.request('refresh', { token });
+      } catch (error) {
+        const mayWork = error instanceof UringcastError ? error.outcome === 'unknown' : !error?.final;
+        if (turn === this.#turn && mayWork) this.#after('renew', this.#backoff(attempt++), tryOnce);
+      }
+    };
+    await tryOnce();
+  }
+
   #lost(info) {
     const { stableMs, maxAttempts } = this.#options;
     const now = this.#env.now();
@@ -377,6 +401,7 @@ export class Uringcast {
     this.#onlineSince = null;
     this.#drainUntil = null;
     this.#authId = null;
+    this.#renewedFor = 0;
     this.#askedAtSignIn.clear();
     for (const subscription of this.#subscriptions.values()) subscription.stage = 'waiting';
 
@@ -486,6 +511,12 @@ export class Uringcast {
     subscription.listeners.emit('error', error);
   }
 
+  /** The channel's token has expired: it is subscribed anew with another, from where it was. */
+  #resubscribe(subscription) {
+    subscription.stage = 'waiting';
+    this.#prepare(subscription);
+  }
+
   #unsubscribe(subscription) {
     const { channel, stage } = subscription;
     if (stage === 'ended') return;
@@ -566,6 +597,7 @@ export class Uringcast {
     if (type === 'kicked') this.#finish({ code: KICKED, reason: envelope.message ?? '', by: 'server' });
     else if (type === 'auth_failed') this.#unauthorized(envelope.message ?? '');
     else if (type === 'draining') this.#drain(envelope.data?.reconnect_in_ms);
+    else if (type === 'token_expiring' && this.#state === 'online') this.#renew(envelope.data?.expires_at);
   }
 
   #signInRefused(envelope) {
@@ -606,7 +638,9 @@ export class Uringcast {
     this.#emit(PUSHES.has(type) ? type : 'unknown', envelope);
     if (subscription?.stage !== 'subscribed') return;
     if (CHANNEL_PUSHES.has(type)) subscription.listeners.emit(type, envelope);
-    else if (type === 'unsubscribed') this.#endSubscription(subscription, undefined, envelope);
+    else if (type !== 'unsubscribed') return;
+    else if (envelope.code === 401 && typeof subscription.token === 'function') this.#resubscribe(subscription);
+    else this.#endSubscription(subscription, undefined, envelope);
   }
 
   /** A position only grows within its epoch; only a gap or a new sign-in brings a new epoch. */
