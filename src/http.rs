@@ -49,6 +49,8 @@ pub enum Route {
 /// A page: status 200 and a body.
 #[derive(Debug)]
 pub struct Page {
+    /// The page of another origin that may read it (Fetch §3.2), if one asked that the configuration lists.
+    reader: Option<String>,
     content_type: &'static str,
     body: Cow<'static, [u8]>,
 }
@@ -69,10 +71,15 @@ impl Site {
                     "/token" => demo_token(secret, request.query().unwrap_or_default(), now_unix_ms),
                     path => asset(path),
                 };
-                if request.method() != "GET" {
-                    return Err(page.map_or_else(|refusal| refusal, |_| Refusal::method_not_allowed()));
+                let reader = request.origin().filter(|origin| self.policy.origins.lists(origin));
+                match request.method() {
+                    "GET" => page.map(|page| Route::Page(Page { reader: reader.map(str::to_owned), ..page })),
+                    // A preflight (Fetch §4.8): asked before what a page would not send by itself.
+                    "OPTIONS" if reader.is_some() => page.map(|page| {
+                        Route::Page(Page { reader: reader.map(str::to_owned), body: Cow::Borrowed(b""), ..page })
+                    }),
+                    _ => Err(page.map_or_else(|refusal| refusal, |_| Refusal::method_not_allowed())),
                 }
-                page.map(Route::Page)
             }
         }
     }
@@ -87,7 +94,7 @@ fn asset(path: &str) -> Result<Page, Refusal> {
         _ => return Err(Refusal::not_found()),
     };
     let file = Assets::get(file).ok_or(Refusal::not_found())?;
-    Ok(Page { content_type, body: file.data })
+    Ok(Page { reader: None, content_type, body: file.data })
 }
 
 /// Signs the visitor in under any name: only where the server is for trying things out.
@@ -102,7 +109,7 @@ fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<Page, Re
     let token =
         auth::issue(secret, &token, now_unix_ms).map_err(|_| Refusal::unavailable("no token can be made", 1))?;
     let body = serde_json::json!({ "token": token }).to_string();
-    Ok(Page { content_type: "application/json", body: Cow::Owned(body.into_bytes()) })
+    Ok(Page { reader: None, content_type: "application/json", body: Cow::Owned(body.into_bytes()) })
 }
 
 /// A query value (WHATWG URL, application/x-www-form-urlencoded); `None` if it isn't UTF-8 or cut short.
@@ -130,11 +137,16 @@ impl Page {
             "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
              Content-Security-Policy: default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; \
              form-action 'self'; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff\r\n\
-             Referrer-Policy: no-referrer\r\nConnection: close\r\n\r\n",
+             Referrer-Policy: no-referrer\r\nVary: Origin\r\nConnection: close\r\n",
             self.content_type,
             self.body.len()
         );
         out.extend_from_slice(head.as_bytes());
+        if let Some(reader) = &self.reader {
+            let cors = format!("Access-Control-Allow-Origin: {reader}\r\nAccess-Control-Allow-Methods: GET\r\n");
+            out.extend_from_slice(cors.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&self.body);
     }
 }

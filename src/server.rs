@@ -222,6 +222,7 @@ impl Server {
             Some((keys, listener)) => {
                 let parts = control::Parts {
                     listener,
+                    cors: Origins::List(config.http.cors_origins.clone()),
                     keys,
                     owners: Owners::new(shards.iter().map(|shard| (shard.commands.clone(), shard.waker.clone()))),
                     ledger,

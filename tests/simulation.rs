@@ -23,6 +23,8 @@ mod ledger;
 mod oracle;
 #[path = "simulation/plan.rs"]
 mod plan;
+#[path = "simulation/rights.rs"]
+mod rights;
 #[path = "simulation/wire.rs"]
 mod wire;
 #[path = "simulation/world.rs"]

@@ -135,11 +135,10 @@ impl Revocations {
     /// All of them, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Revocation> {
         let ids = self.token_ids.iter().map(|(id, &until_ms)| (Revoked::TokenId(id.clone()), until_ms));
-        let of_user = |(key, cutoff): (&Box<str>, &Cutoff)| {
-            (Revoked::User { key: key.clone(), issued_before_ms: cutoff.before_ms }, cutoff.until_ms)
+        let of_user = |(key, cutoff): (&str, &Cutoff)| {
+            (Revoked::User { key: key.into(), issued_before_ms: cutoff.before_ms }, cutoff.until_ms)
         };
-        let pairs = |(key, cutoffs)| std::iter::repeat(key).zip(cutoffs);
-        let users = self.users.iter().flat_map(pairs).map(of_user);
+        let users = self.users.iter().flat_map(|(key, cutoffs)| std::iter::repeat(&**key).zip(cutoffs)).map(of_user);
         let everyone = self.everyone.iter().map(|cutoff| (Revoked::IssuedBefore(cutoff.before_ms), cutoff.until_ms));
         ids.chain(users).chain(everyone).map(|(revoked, until_ms)| Revocation { revoked, until_ms })
     }

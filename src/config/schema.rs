@@ -219,6 +219,9 @@ settings! {
         /// A file with API keys, one a line, beside those of `keys`. Empty lines don't count, nor lines that begin
         /// with #.
         keys_file: Option<PathBuf> = None, if_set(path_not_empty);
+        /// Origins whose pages may use that listener from a browser (CORS), written as in `origins`. None by default:
+        /// an API key in a page is everyone's. `["https://status.example.com"]` lets such a page read /health.
+        cors_origins: Vec<String> = Vec::new(), origin_list;
     }
 }
 
@@ -420,12 +423,12 @@ fn endpoint_path(path: &String) -> Result<(), String> {
 fn origin_list(origins: &Vec<String>) -> Result<(), String> {
     let is_origin = |origin: &String| match origin.split_once("://") {
         Some((scheme, host)) => !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']),
-        None => origin == "*",
+        None => ["*", "null"].contains(&origin.as_str()),
     };
     match origins.iter().find(|origin| !is_origin(origin)) {
         Some(wrong) => Err(format!(
             "{wrong:?} is not an origin: write https://example.com, without a path or a slash \
-             at the end, or \"*\""
+             at the end, https://*.example.com, \"null\" or \"*\""
         )),
         None => Ok(()),
     }

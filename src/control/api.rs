@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{Query, Request, State as Shared};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -29,6 +29,7 @@ use crate::namespace::{LOBBY, Namespaces, PresenceMode};
 use crate::parcel::{Answer, Ask, Placed};
 use crate::proto::channel::is_channel_name;
 use crate::proto::encode::Member;
+use crate::proto::handshake::Origins;
 use crate::proto::text::Text;
 use crate::reactor::Counters;
 
@@ -41,6 +42,7 @@ const BROADCAST_WINDOW: usize = 32;
 #[derive(Debug)]
 pub struct State {
     keys: RwLock<ApiKeys>,
+    cors: Origins,
     ledger: Mutex<Ledger>,
     revocations_kept_ms: u64,
     clock: Clock,
@@ -59,6 +61,7 @@ impl State {
         let Parts { keys, owners, namespaces, counters, push_bytes, request_ms, .. } = parts;
         Self {
             keys: RwLock::new(keys),
+            cors: parts.cors,
             ledger: Mutex::new(parts.ledger),
             revocations_kept_ms: parts.revocations_kept_ms,
             clock: parts.clock,
@@ -157,8 +160,30 @@ pub fn router(state: Arc<State>) -> axum::Router {
     let open = axum::Router::new()
         .route("/health", get(health))
         .method_not_allowed_fallback(|| async { Fault::new(StatusCode::METHOD_NOT_ALLOWED, "GET only") })
-        .with_state(state);
-    open.merge(guarded)
+        .with_state(Arc::clone(&state));
+    open.merge(guarded).layer(middleware::from_fn_with_state(state, cors))
+}
+
+/// Lets pages of the listed origins read what is answered, and answers a browser that asks beforehand (Fetch §4.8).
+/// All others see what they would without: nothing, since a browser keeps it from them.
+async fn cors(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let Some(origin) = headers.get(header::ORIGIN).cloned() else { return next.run(request).await };
+    if !origin.to_str().is_ok_and(|origin| state.cors.lists(origin)) {
+        return next.run(request).await;
+    }
+    let preflight = request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    if preflight {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        let allowed = HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key, X-API-Key");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    response
 }
 
 /// In front of everything but `/health`. The key comes first: without one nothing of a request is read but its head.

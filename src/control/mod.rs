@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
 use crate::namespace::Namespaces;
+use crate::proto::handshake::Origins;
 use crate::reactor::Counters;
 use api::State;
 pub use ledger::Ledger;
@@ -50,6 +51,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// Its socket: bound before anything runs, so that a port that is taken is known in time.
     pub listener: TcpListener,
+    /// Which pages may ask from a browser.
+    pub cors: Origins,
     /// Who may ask.
     pub keys: ApiKeys,
     /// The shards.

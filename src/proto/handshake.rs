@@ -195,16 +195,60 @@ pub enum Origins {
     /// The Origin's host and port must be those of the Host header.
     #[default]
     SameHost,
-    /// The Origin must be one of these, scheme included, as browsers write it; `*` is any.
+    /// The Origin must be one of these, scheme included; `https://*.example.com` is each host below that one, and not
+    /// itself; `null` is what pages without an origin of their own send (sandboxed frames, files); `*` is any.
     List(Vec<String>),
 }
 
 impl Origins {
-    fn allow(&self, origin: &str, host: &str) -> bool {
+    /// Whether a page of this origin may, at a server that is called `host`.
+    pub fn allow(&self, origin: &str, host: &str) -> bool {
         match self {
             Self::SameHost => same_host(origin, host),
-            Self::List(list) => list.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)),
+            Self::List(_) => self.lists(origin),
         }
+    }
+
+    /// Whether the list names the origin.
+    pub fn lists(&self, origin: &str) -> bool {
+        let Self::List(list) = self else { return false };
+        list.iter().any(|allowed| allowed == "*" || matches_origin(allowed, origin))
+    }
+}
+
+/// Whether an origin is the one that a list's entry means. Ports count as in [`same_host`].
+fn matches_origin(allowed: &str, origin: &str) -> bool {
+    let (Some((scheme, allowed_host)), Some((origin_scheme, host))) =
+        (allowed.split_once("://"), origin.split_once("://"))
+    else {
+        return allowed.eq_ignore_ascii_case(origin);
+    };
+    let (wildcard, allowed_host) = match allowed_host.strip_prefix("*.") {
+        Some(below) => (true, below),
+        None => (false, allowed_host),
+    };
+    let (Some((allowed_host, allowed_port)), Some((host, port))) = (split_port(allowed_host), split_port(host)) else {
+        return false;
+    };
+    let host_fits = if wildcard {
+        let at = host.len().checked_sub(allowed_host.len() + 1).filter(|&at| at > 0);
+        at.and_then(|at| host.get(at..))
+            .and_then(|end| end.strip_prefix('.'))
+            .is_some_and(|end| end.eq_ignore_ascii_case(allowed_host))
+    } else {
+        host.eq_ignore_ascii_case(allowed_host)
+    };
+    let default_port = default_port(scheme).unwrap_or_default();
+    host_fits
+        && scheme.eq_ignore_ascii_case(origin_scheme)
+        && allowed_port.unwrap_or(default_port) == port.unwrap_or(default_port)
+}
+
+fn default_port(scheme: &str) -> Option<&'static str> {
+    match scheme {
+        _ if scheme.eq_ignore_ascii_case("http") => Some("80"),
+        _ if scheme.eq_ignore_ascii_case("https") => Some("443"),
+        _ => None,
     }
 }
 
@@ -214,11 +258,7 @@ fn same_host(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
         return false;
     };
-    let default_port = match scheme {
-        _ if scheme.eq_ignore_ascii_case("http") => "80",
-        _ if scheme.eq_ignore_ascii_case("https") => "443",
-        _ => return false,
-    };
+    let Some(default_port) = default_port(scheme) else { return false };
     let (Some((origin_host, origin_port)), Some((host, port))) = (split_port(authority), split_port(host)) else {
         return false;
     };

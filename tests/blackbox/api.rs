@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::support::{Client, DEADLINE, Event, Options, SECRET, Server};
 
-const KEY: &str = "an-api-key-of-the-black-box-tests";
+pub const KEY: &str = "an-api-key-of-the-black-box-tests";
 
 pub fn options() -> Options {
     Options::new()
@@ -24,8 +24,8 @@ pub fn options() -> Options {
 /// One HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
-    status: u16,
-    head: String,
+    pub status: u16,
+    pub head: String,
     body: Value,
     text: String,
 }
@@ -68,11 +68,11 @@ impl Backend {
         Self { addr, headers: format!("Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n") }
     }
 
-    fn with(&self, headers: &str) -> Self {
+    pub fn with(&self, headers: &str) -> Self {
         Self { addr: self.addr, headers: headers.to_owned() }
     }
 
-    async fn send(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+    pub async fn send(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         self.try_send(method, path, body).await.expect("an answer")
     }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::api::{Backend, options};
-use crate::support::{Client, Event, Options, Server, assert_shape, now_s, sign};
+use crate::support::{Client, Event, Options, Raw, SECRET, Server, assert_shape, http, now_s, request, sign};
 
 /// A server whose channels ask for a token, but those of `open:`.
 fn guarded() -> Options {
@@ -291,5 +291,128 @@ async fn a_storm_of_revocations_ends_each_connection_once() {
                 other => panic!("{other:?}"),
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn pages_of_listed_origins_may_read_and_no_others() {
+    let server = guarded().env("URINGCAST_HTTP__CORS_ORIGINS", "https://*.example.com").start();
+    let backend = Backend::of(&server).await;
+    let from = |origin: &str| backend.with(&format!("Origin: {origin}\r\nAccess-Control-Request-Method: POST\r\n"));
+    let ours = from("https://status.example.com");
+    let answer = ours.send("GET", "/health", b"").await;
+    assert!(answer.head.contains("access-control-allow-origin: https://status.example.com"), "{answer:?}");
+    assert_eq!(answer.status, 200);
+    let answer = ours.send("OPTIONS", "/api/publish", b"").await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert!(answer.head.contains("access-control-allow-headers: authorization"), "{answer:?}");
+    // To be allowed to ask is not to be allowed in.
+    ours.post("/api/publish", &json!({"channel": "a", "data": 1})).await.refused(401);
+    for origin in ["https://example.com", "https://evil.org", "null", "http://status.example.com"] {
+        let answer = from(origin).send("OPTIONS", "/api/publish", b"").await;
+        assert!(answer.status == 401 && !answer.head.contains("access-control"), "{origin}: {answer:?}");
+        let answer = from(origin).send("GET", "/health", b"").await;
+        assert!(answer.status == 200 && !answer.head.contains("access-control"), "{origin}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn demo_tokens_are_for_this_machine_and_for_listed_pages() {
+    let server = Options::bare(&["--dev", "--listen", "127.0.0.1:0"])
+        .env("URINGCAST_ORIGINS", "http://localhost:5173,https://*.example.com")
+        .start();
+    let ask = async |method: &str, origin: &str| {
+        let request = format!("{method} /token?name=A HTTP/1.1\r\nHost: {}\r\nOrigin: {origin}\r\n\r\n", server.addr);
+        http(&server, &request).await.0
+    };
+    for method in ["GET", "OPTIONS"] {
+        let response = ask(method, "http://localhost:5173").await;
+        assert_eq!(response.status, 200, "{method}");
+        assert_eq!(response.header("access-control-allow-origin"), Some("http://localhost:5173"), "{method}");
+    }
+    let response = ask("GET", "http://evil.org").await;
+    assert_eq!(response.header("access-control-allow-origin"), None, "a browser keeps it from that page");
+    assert_eq!(ask("OPTIONS", "http://evil.org").await.status, 405);
+    for (origin, status) in [
+        ("https://a.example.com", 101),
+        ("http://localhost:5173", 101),
+        ("https://example.com", 403),
+        ("https://a.example.com.evil.org", 403),
+        ("null", 403),
+    ] {
+        let mut raw = Raw::connect(&server).await;
+        let changes = [("Origin", origin), ("Sec-WebSocket-Protocol", "other, uringcast.v1")];
+        raw.write(request(&server, "/ws", &changes).as_bytes()).await;
+        let response = raw.response().await;
+        assert_eq!(response.status, status, "{origin}");
+        assert_eq!(response.header("sec-websocket-protocol"), (status == 101).then_some("uringcast.v1"), "{origin}");
+    }
+    // A subprotocol that is not spoken here is not claimed; who offers only such is served all the same.
+    let mut raw = Raw::connect(&server).await;
+    raw.write(request(&server, "/ws", &[("Sec-WebSocket-Protocol", "graphql-ws, URINGCAST.V1")]).as_bytes()).await;
+    let response = raw.response().await;
+    assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, None));
+}
+
+/// Whatever is wrong with what holds them, no secret and no token gets into the log, at its most talkative.
+#[tokio::test]
+async fn no_secret_is_ever_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "sesame-key-of-a-file-0123456789\n").unwrap();
+    let server =
+        guarded().env("URINGCAST_LOG__LEVEL", "trace").env("URINGCAST_HTTP__KEYS_FILE", keys.to_str().unwrap()).start();
+    let backend = Backend::of(&server).await;
+    let good = user_token(json!({"jti": "sesame-id", "iat": now_s() - 9}));
+    let forged = format!("{}sesame", &good[..good.len() - 6]);
+    let expired = user_token(json!({"exp": now_s() - 9}));
+    let channel = channel_token("a", json!({"exp": now_s() - 9}));
+    let mut client = signed_in(&server, &good).await;
+    for token in [&forged, &expired, &good.replace('.', "sesame")] {
+        refused(&server, token).await;
+        client.ask_refused("refresh", json!({ "token": token }), 403).await;
+    }
+    client.ask_refused("subscribe", json!({"channel": "a", "token": channel}), 403).await;
+    client.ask_refused("subscribe", json!({"channel": "no:such", "token": forged}), 404).await;
+    client.send_text(&format!(r#"{{"type":"auth","data":{{"token":"{forged}""#)).await;
+    client.refused(400).await;
+    for (path, header) in [
+        (format!("/ws?token={good}"), ("Authorization", format!("Bearer {good}"))),
+        (format!("/{forged}"), ("Cookie", format!("session={good}"))),
+        (format!("/ws?{expired}"), ("Sec-WebSocket-Protocol", good.clone())),
+        (format!("/ws?{expired}"), ("Origin", format!("http://{expired}"))),
+        (format!("/ws?{expired}"), ("Host", format!("{expired} {good}"))),
+    ] {
+        let mut raw = Raw::connect(&server).await;
+        raw.write(request(&server, &path, &[(header.0, &header.1)]).as_bytes()).await;
+        raw.response().await;
+    }
+    for key in ["sesame-key-of-nobody-0123456789", good.as_str()] {
+        let bearer = backend.with(&format!("Authorization: Bearer {key}\r\nX-API-Key: {key}\r\n"));
+        bearer.send("GET", &format!("/api/presence?channel={key}"), b"").await.refused(401);
+    }
+    let with_file = backend.with("X-API-Key: sesame-key-of-a-file-0123456789\r\n");
+    with_file.send("GET", "/api/presence?channel=open:x&limit=sesame", b"").await.refused(400);
+    backend.post("/api/revoke", &json!({"token_id": "sesame-id"})).await.ok();
+    cut(&mut client, "token revoked").await;
+    std::fs::write(&keys, "sesame key with spaces 0123456789\n").unwrap();
+    server.signal("HUP");
+    while !server.log().contains("the API keys can't be read") {
+        tokio::task::yield_now().await;
+    }
+    let log = server.log();
+    assert!(log.contains("keys read anew"), "{log}");
+    let signature = |token: &str| token.rsplit_once('.').map_or(token, |(_, signature)| signature).to_owned();
+    let secrets = [
+        SECRET.to_owned(),
+        crate::api::KEY.to_owned(),
+        "sesame".to_owned(),
+        signature(&good),
+        signature(&expired),
+        signature(&channel),
+        good[..40].to_owned(),
+    ];
+    for secret in &secrets {
+        assert!(!log.contains(secret.as_str()), "{secret} is in the log:\n{log}");
     }
 }

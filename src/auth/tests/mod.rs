@@ -6,6 +6,7 @@ mod api_keys;
 mod channel;
 mod claims;
 mod keys;
+mod revocations;
 mod verified;
 
 use std::path::{Path, PathBuf};

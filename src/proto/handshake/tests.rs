@@ -185,6 +185,31 @@ fn origins() {
     ] {
         assert_eq!(Origins::SameHost.allow(origin, host), same, "{origin} at {host}");
     }
+    let list = |entry: &str| Origins::List(vec![entry.into()]);
+    for (entry, origin, allowed) in [
+        ("https://*.a.com", "https://x.a.com", true),
+        ("https://*.a.com", "https://x.y.A.com", true),
+        ("https://*.a.com", "https://x.a.com:443", true),
+        ("https://*.a.com", "https://a.com", false),
+        ("https://*.a.com", "https://.a.com", false),
+        ("https://*.a.com", "https://xa.com", false),
+        ("https://*.a.com", "https://x.a.com.evil.org", false),
+        ("https://*.a.com", "https://evil.org/.a.com", false),
+        ("https://*.a.com", "http://x.a.com", false),
+        ("https://*.a.com", "https://x.a.com:8443", false),
+        ("https://*.a.com:8443", "https://x.a.com:8443", true),
+        ("https://*.a.com", "null", false),
+        ("https://a.com:443", "https://a.com", true),
+        ("https://a.com", "https://x.a.com", false),
+        ("https://a.com", "https://a.com@evil.org", false),
+        ("capacitor://localhost", "capacitor://localhost", true),
+        ("null", "null", true),
+        ("null", "https://a.com", false),
+        ("*", "null", true),
+    ] {
+        assert_eq!(list(entry).allow(origin, "b.com"), allowed, "{origin} by {entry}");
+    }
+    assert!(!Origins::SameHost.allow("null", "a.com"), "a sandboxed frame is nobody's page");
     let list = Origins::List(vec!["https://a.com".into(), "null".into()]);
     assert!(list.allow("https://a.com", "b.com") && list.allow("null", "b.com"));
     assert!(!list.allow("http://a.com", "a.com") && !list.allow("https://a.com:444", "a.com"));
