@@ -58,7 +58,7 @@ impl Scene {
         let auth = json!({"type": "auth", "data": {"token": jwt}}).to_string();
         let mut scene = Self { shard, id, paper: Paper::default(), now };
         for mut bytes in [codec::upgrade_request(), codec::message(&auth, &mut dice)] {
-            scene.shard.receive(id, &mut bytes, now);
+            scene.shard.receive(id, &mut bytes, &mut scene.paper, now);
         }
         scene.pass(64, 0);
         assert!(scene.was_told("auth_success"));
