@@ -42,7 +42,9 @@ proptest! {
             }
             prop_assert_eq!(table.iter().count(), table.count());
             let mut copy = Revocations::default();
-            table.iter().for_each(|one| drop(copy.insert(&one)));
+            for one in table.iter() {
+                copy.insert(&one);
+            }
             for (user, issued_at_ms, id) in &users {
                 let (user, id) = (user.to_string(), id.map(|id| id.to_string()));
                 let token = TokenMark { user_key: &user, issued_at_ms: *issued_at_ms, token_id: id.as_deref() };
