@@ -15,6 +15,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::ids::ConnId;
+use crate::metrics::Count;
+use crate::proto::proxy::{self, Proxied};
 use crate::reactor::Reactor;
 use crate::shard::{Action, Input, Sent, Wire};
 
@@ -39,6 +41,32 @@ impl Transport {
         // SAFETY: `into_raw_fd` has just given up the only ownership of an open descriptor.
         let fd = unsafe { OwnedFd::from_raw_fd(accepted.into_raw_fd()) };
         UnixStream::from_std(fd.into()).map(Self)
+    }
+}
+
+impl Transport {
+    /// Reads what a trusted proxy says first, and not a byte more.
+    ///
+    /// # Errors
+    /// When it says something else, or nothing.
+    pub async fn proxy_header(&self) -> io::Result<Proxied> {
+        let mut header = Vec::new();
+        loop {
+            if let Some(proxied) = proxy::parse(&header).map_err(io::Error::other)? {
+                return Ok(proxied);
+            }
+            self.0.readable(false).await?;
+            let have = header.len();
+            let wanted = proxy::wanted(&header).map_err(io::Error::other)?;
+            header.resize(have + wanted, 0);
+            let count = match rustix::net::recv(self, &mut header[have..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((count, _)) => count,
+                Err(Errno::AGAIN | Errno::INTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            header.truncate(have + count);
+        }
     }
 }
 
@@ -139,9 +167,9 @@ pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl
         while input != Input::Ended {
             input = if input == Input::Paused {
                 resumed(&reactor.sockets, id).await;
-                guarded(id, || reactor.with(|shard, now| shard.resume(id, now)))
+                guarded(&reactor, id, || reactor.with(|shard, now| shard.resume(id, now)))
             } else if transport.0.readable(false).await.is_ok() {
-                guarded(id, || receive(&reactor, id, &transport))
+                guarded(&reactor, id, || receive(&reactor, id, &transport))
             } else {
                 Input::Ended
             };
@@ -151,8 +179,9 @@ pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl
 }
 
 /// A panic over what one connection sent ends this connection and nothing else.
-fn guarded(id: ConnId, work: impl FnOnce() -> Input) -> Input {
+fn guarded(reactor: &Reactor, id: ConnId, work: impl FnOnce() -> Input) -> Input {
     std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        reactor.metrics.count(Count::Panics);
         tracing::error!(conn = %id, "a panic ended this connection; the shard lives on");
         Input::Ended
     })

@@ -15,17 +15,20 @@ use signal_hook::iterator::Signals;
 
 use crate::auth::{self, ApiKeys, Verifier};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Limits};
 use crate::control::{self, Control, Owners};
 use crate::cpus;
 use crate::http::Site;
 use crate::hub::HubSettings;
 use crate::ids::ShardId;
+use crate::limits::{Guard, Rate, Rates, Rules};
 use crate::listener;
+use crate::memory::{self, Watch};
 use crate::mesh::{self, Waker};
+use crate::metrics::Metrics;
 use crate::proto::handshake::{self, Origins, Policy};
 use crate::proto::websocket;
-use crate::reactor::{Command, Counters, Parts, Reactor};
+use crate::reactor::{Command, Counters, Entry, Parts, Reactor};
 use crate::shard::{Settings, Shard};
 
 /// Entries of each shard's submission queue; a full one with many inline completions would overflow its
@@ -118,6 +121,7 @@ pub struct Server {
     shards: Vec<Handle>,
     signals: Signals,
     control: Option<Control>,
+    watch: Option<Watch>,
 }
 
 /// A shard's thread, as the control thread sees it.
@@ -160,6 +164,12 @@ impl Server {
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
         let counters = Arc::new(Counters::default());
         let clock = Clock::start();
+        let entry = Entry {
+            guard: Arc::clone(&settings.guard),
+            proxy_protocol: config.limits.proxy_protocol,
+            patience: Duration::from_millis(config.limits.handshake_ms),
+            plain: true,
+        };
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::with_capacity(count);
         for (endpoint, listener) in endpoints.into_iter().zip(listeners) {
@@ -177,6 +187,7 @@ impl Server {
                 commands: inbox,
                 counters: Arc::clone(&counters),
                 connections_max: config.limits.connections,
+                entry: entry.clone(),
                 clock,
             };
             let ready = ready.clone();
@@ -202,6 +213,7 @@ impl Server {
                     owners: Owners::new(shards.iter().map(|shard| (shard.commands.clone(), shard.waker.clone()))),
                     namespaces: Arc::clone(&settings.hub.namespaces),
                     counters,
+                    metrics: settings.metrics.clone(),
                     push_bytes: config.limits.push_bytes,
                     request_ms: config.limits.request_ms,
                     head_ms: config.limits.handshake_ms,
@@ -216,7 +228,14 @@ impl Server {
                 tracing::warn!("the HTTP API can be reached from other machines and its keys travel in the clear");
             }
         }
-        Ok(Self { addr, config: config.clone(), shards, signals, control })
+        let watch = match memory::bound(config.limits.memory_bytes) {
+            Some(bound) => Some(
+                Watch::start(bound, Arc::clone(&settings.guard))
+                    .map_err(system("starting the thread that watches memory"))?,
+            ),
+            None => None,
+        };
+        Ok(Self { addr, config: config.clone(), shards, signals, control, watch })
     }
 
     /// Where the server listens.
@@ -234,7 +253,7 @@ impl Server {
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, control, .. } = self;
+        let Self { config, shards, mut signals, control, watch, .. } = self;
         for signal in signals.forever() {
             if signal != SIGHUP {
                 tracing::info!(signal, "going away");
@@ -253,6 +272,9 @@ impl Server {
         }
         if let Some(control) = control {
             control.stop();
+        }
+        if let Some(watch) = watch {
+            watch.stop();
         }
         Ok(())
     }
@@ -297,6 +319,7 @@ struct Boot {
     commands: flume::Receiver<Command>,
     counters: Arc<Counters>,
     connections_max: usize,
+    entry: Entry,
     clock: Clock,
 }
 
@@ -340,6 +363,7 @@ impl Boot {
                 listener: self.listener,
                 counters: self.counters,
                 connections_max: self.connections_max,
+                entry: self.entry,
                 clock: self.clock,
             });
             let _ = ready.send(Ok(()));
@@ -360,6 +384,7 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
     // Bounds of the process, shared out: owners are spread over the shards by a hash.
     let share = |bound: usize| bound.div_ceil(shards);
     warn_of_windows(config);
+    let guard = Arc::new(Guard::new(rules(limits)));
     let dev = if config.dev { auth::hs256_secret(&config.auth)? } else { None };
     Ok(Settings {
         hub: HubSettings {
@@ -367,6 +392,8 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
             language: config.language,
             namespaces: Arc::new(config.channel_namespaces()),
             duplicate_login: config.auth.duplicate_login,
+            connections_per_user: limits.connections_per_user,
+            guard: Arc::clone(&guard),
             push_bytes: limits.push_bytes,
             recover_bytes: limits.outbox_bytes / 2,
             patience_ms: limits.request_ms / 2,
@@ -376,6 +403,8 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
             presence_digest_above: limits.presence_digest_above as u64,
             presence_list: limits.presence_list,
         },
+        guard,
+        metrics: Metrics::new(shards),
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),
@@ -399,6 +428,34 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
         pong_timeout_ms: config.liveness.pong_timeout_ms,
         boot_id: rand::random(),
     })
+}
+
+/// Users whose rates are remembered at a time: those who sent something within the last seconds.
+const USERS: usize = 262_144;
+
+fn rules(limits: &Limits) -> Rules {
+    // A message that is allowed must fit, with its frame and what was sent along with it.
+    let room = |burst: u64| burst.max(limits.message_bytes as u64 * 2);
+    Rules {
+        exempt: limits.exempt.clone(),
+        trusted_proxies: limits.trusted_proxies.clone(),
+        forwarded_header: limits.forwarded_header,
+        connections_per_shard: limits.connections_per_shard,
+        connections_per_ip: limits.connections_per_ip,
+        arrivals: Rate::per_s(limits.new_connections_per_ip_per_s, limits.new_connections_per_ip_burst),
+        auth_failures: Rate::per_minute(limits.auth_failures_per_ip_per_minute, limits.auth_failures_per_ip_burst),
+        auth_attempts: limits.auth_attempts,
+        addresses: limits.addresses,
+        connection: Rates {
+            messages: Rate::per_s(limits.messages_per_s, limits.messages_burst),
+            bytes: Rate::per_s(limits.bytes_per_s, room(limits.bytes_burst)),
+        },
+        user: Rates {
+            messages: Rate::per_s(limits.user_messages_per_s, limits.user_messages_burst),
+            bytes: Rate::per_s(limits.user_bytes_per_s, room(limits.user_bytes_burst)),
+        },
+        users: USERS,
+    }
 }
 
 /// A publication that waits longer for its batch to leave than its request may take is never acknowledged in time.

@@ -23,9 +23,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::auth::ApiKeys;
+use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::reactor::Counters;
-use api::State;
+use api::{State, Watching};
 pub use owners::Owners;
 
 /// Connections at a time; further ones wait in the kernel until one ends.
@@ -54,6 +55,8 @@ pub struct Parts {
     pub namespaces: Arc<Namespaces>,
     /// How many connections the shards have.
     pub counters: Arc<Counters>,
+    /// What the shards count.
+    pub metrics: Metrics,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
     /// How long a request may take.
@@ -87,14 +90,15 @@ impl Control {
     /// When the kernel refuses what the thread needs.
     pub fn start(parts: Parts) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let Parts { listener, keys, owners, namespaces, counters, push_bytes, request_ms, head_ms } = parts;
+        let Parts { listener, keys, owners, namespaces, counters, metrics, push_bytes, request_ms, head_ms } = parts;
         let addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let listener = {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?
         };
-        let state = Arc::new(State::new(keys, owners, namespaces, counters, push_bytes, request_ms));
+        let watch = Watching { counters, metrics, is_open: addr.ip().is_loopback() };
+        let state = Arc::new(State::new(keys, owners, namespaces, watch, push_bytes, request_ms));
         let (phase, phases) = watch::channel(Phase::Serving);
         let (idle, quiet) = flume::bounded(1);
         let shared = Arc::clone(&state);
