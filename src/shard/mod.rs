@@ -299,13 +299,12 @@ impl Shard {
         if let Some(at_ms) = self.hub.take_alarm() {
             self.actions.push(Action::Alarm(at_ms));
         }
-        self.publish_metrics();
+        self.metrics.count(Count::Turns);
     }
 
-    /// Tells what is kept elsewhere, once a turn.
+    /// Tells what is kept elsewhere, once a tick: an idle shard has no turns.
     fn publish_metrics(&self) {
         let Self { metrics, hub, .. } = self;
-        metrics.count(Count::Turns);
         metrics.set(Gauge::Connections, self.conns.count());
         metrics.set(Gauge::Blocked, self.blocked);
         metrics.set(Gauge::Subscriptions, self.fanout.subscribers());

@@ -15,6 +15,7 @@ use crate::session::Local;
 impl Shard {
     /// Looks at every connection whose moment has come.
     pub fn tick(&mut self, now: Now) {
+        self.publish_metrics();
         self.hub.tick(now, &mut self.staging);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
             for id in due {

@@ -109,6 +109,7 @@ async fn nobody_else_may_send_one() {
         let server = options()
             .env("URINGCAST_LIMITS__PROXY_PROTOCOL", sends)
             .env("URINGCAST_LIMITS__TRUSTED_PROXIES", "127.0.0.2")
+            .env("URINGCAST_LIMITS__CONNECTIONS_PER_IP", 0)
             .start();
         for prelude in [from("192.0.2.1"), b"PROXY TCP4 192.0.2.1 10.0.0.1 50000 80\r\n".to_vec()] {
             assert_eq!(upgrade(&server, &prelude, &[]).await.0.status, 400, "{sends}");
