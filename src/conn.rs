@@ -15,7 +15,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::ids::ConnId;
+use crate::metrics::Count;
 use crate::proto::handshake::Refusal;
+use crate::proto::proxy::{self, Proxied};
 use crate::reactor::Reactor;
 use crate::shard::{Action, Input, Sent, Wire};
 use crate::tls::{self, Fault, Opened};
@@ -41,6 +43,32 @@ impl Transport {
         // SAFETY: `into_raw_fd` has just given up the only ownership of an open descriptor.
         let fd = unsafe { OwnedFd::from_raw_fd(accepted.into_raw_fd()) };
         UnixStream::from_std(fd.into()).map(Self)
+    }
+}
+
+impl Transport {
+    /// Reads what a trusted proxy says first, and not a byte more.
+    ///
+    /// # Errors
+    /// When it says something else, or nothing.
+    pub async fn proxy_header(&self) -> io::Result<Proxied> {
+        let mut header = Vec::new();
+        loop {
+            if let Some(proxied) = proxy::parse(&header).map_err(io::Error::other)? {
+                return Ok(proxied);
+            }
+            self.0.readable(false).await?;
+            let have = header.len();
+            let wanted = proxy::wanted(&header).map_err(io::Error::other)?;
+            header.resize(have + wanted, 0);
+            let count = match rustix::net::recv(self, &mut header[have..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((count, _)) => count,
+                Err(Errno::AGAIN | Errno::INTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            header.truncate(have + count);
+        }
     }
 }
 
@@ -227,15 +255,16 @@ pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl
 /// A panic over what one connection sent ends this connection and nothing else. The peer is told (1011), unless that
 /// panics too.
 fn guarded(reactor: &Rc<Reactor>, id: ConnId, work: impl FnOnce() -> Input) -> Input {
-    caught(id, work)
-        .or_else(|| caught(id, || reactor.with(|shard, now| shard.fail_internally(id, now))))
+    caught(reactor, id, work)
+        .or_else(|| caught(reactor, id, || reactor.with(|shard, now| shard.fail_internally(id, now))))
         .unwrap_or(Input::Ended)
 }
 
 /// What `work` returns, or nothing if it panics.
-fn caught<R>(id: ConnId, work: impl FnOnce() -> R) -> Option<R> {
+fn caught<R>(reactor: &Reactor, id: ConnId, work: impl FnOnce() -> R) -> Option<R> {
     let caught = std::panic::catch_unwind(AssertUnwindSafe(work));
     if caught.is_err() {
+        reactor.metrics.count(Count::Panics);
         tracing::error!(conn = %id, "a panic ended this connection; the shard lives on");
     }
     caught.ok()
@@ -275,7 +304,7 @@ fn take(reactor: &Rc<Reactor>, id: ConnId, received: &mut [u8]) -> Input {
     let drained = sockets.drain(id);
     drop(sockets);
     if let Err(fault) = opened {
-        reactor.counters.tls_failed();
+        reactor.metrics.count(Count::TlsFailures);
         tracing::debug!(conn = %id, %fault, "TLS failed");
         return Input::Ended;
     }
@@ -358,7 +387,7 @@ pub fn act(reactor: &Rc<Reactor>, actions: Vec<Action>) {
 /// Waits until the kernel takes bytes again. The pure part asks for another writer if that wasn't enough.
 async fn write(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) {
     if transport.0.writable(false).await.is_ok()
-        && caught(id, || reactor.with_wire(|shard, wire, now| shard.writable(id, wire, now))).is_none()
+        && caught(&reactor, id, || reactor.with_wire(|shard, wire, now| shard.writable(id, wire, now))).is_none()
     {
         // How far the stream got is not known any more. The reader finds its connection gone.
         let _ = rustix::net::sockopt::set_socket_linger(&*transport, Some(Duration::ZERO));

@@ -119,7 +119,8 @@ impl LocalChannel {
     }
 
     /// Moves all that the subscriber is due, the open run included, into its outbox: a private frame follows.
-    pub fn hand_over(&mut self, index: usize, outbox: &mut Outbox) {
+    /// Returns how many frames that were.
+    pub fn hand_over(&mut self, index: usize, outbox: &mut Outbox) -> usize {
         let due = {
             let subscriber = &self.subscribers[index];
             let start = if subscriber.run == self.open_number() { subscriber.start as usize } else { 0 };
@@ -128,13 +129,19 @@ impl LocalChannel {
         if due > COPY_BYTES {
             self.seal();
         }
-        self.take_sealed(index, |run, start, end| outbox.push_slice(run, start, end));
+        let mut frames = 0;
+        self.take_sealed(index, |run, start, end| {
+            frames += run.count(start, end);
+            outbox.push_slice(run, start, end);
+        });
         let subscriber = &mut self.subscribers[index];
         let open = &self.open[subscriber.start as usize..];
         if !open.is_empty() {
+            frames += self.marks.len() - self.marks.partition_point(|mark| mark.end <= subscriber.start);
             outbox.push_private(|buffer| buffer.extend_from_slice(open));
             subscriber.start = place(self.open.len());
         }
+        frames
     }
 
     /// How many bytes the subscriber is due, of sealed runs and the open one.
@@ -162,6 +169,7 @@ pub struct Fanout {
     free: Vec<u32>,
     /// Channels with frames that no flush has taken up, each once.
     dirty: Vec<u32>,
+    subscribers: usize,
 }
 
 impl Fanout {
@@ -177,6 +185,7 @@ impl Fanout {
 
     /// Subscribes a connection from here on: it gets what is appended after this.
     pub fn subscribe(&mut self, name: &Arc<str>, epoch: &Arc<str>, overflow: Overflow, slot: u32) -> Subscription {
+        self.subscribers += 1;
         let channel = match self.by_name.get(name) {
             Some(&channel) => channel,
             None => self.create(name, epoch, overflow),
@@ -194,6 +203,7 @@ impl Fanout {
 
     /// Ends a subscription. Returns the slot whose subscriber now has the freed index, if one moved there.
     pub fn unsubscribe(&mut self, subscription: Subscription) -> Option<u32> {
+        self.subscribers -= 1;
         let local = self.channel(subscription.channel);
         let index = subscription.index as usize;
         local.subscribers.swap_remove(index);
@@ -230,6 +240,11 @@ impl Fanout {
             self.channel(channel).dirty = false;
         }
         dirty
+    }
+
+    /// Subscriptions of all channels.
+    pub fn subscribers(&self) -> usize {
+        self.subscribers
     }
 
     /// Whether anything waits for a flush.

@@ -2,15 +2,22 @@
 //! over. Binds for `server`, accepts for `reactor`. Owns what happens when descriptors run out.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use monoio::net::{TcpListener, TcpStream};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::conn::{self, Layer, Transport};
+use crate::limits::Limit;
+use crate::metrics::Count;
+use crate::proto::handshake::Refusal;
+use crate::proto::proxy::Proxied;
 use crate::reactor::Reactor;
+use crate::shard::Arrival;
 use crate::tls::Stream;
 
 /// Connections that may wait to be accepted, per shard; the kernel caps it at net.core.somaxconn.
@@ -20,10 +27,14 @@ const PORT_PATIENCE: Duration = Duration::from_millis(500);
 const PORT_RETRY: Duration = Duration::from_millis(10);
 /// How long nothing is accepted after descriptors or memory ran out.
 const BACK_OFF: Duration = Duration::from_millis(50);
+/// How often that is logged.
+const SHORTAGE_TOLD: Duration = Duration::from_secs(10);
 /// Sent data that the peer doesn't acknowledge for so long ends the connection.
 const UNACKED_MAX: Duration = Duration::from_secs(30);
-/// Connections over the limit that may be told so at a time; beyond, they are cut without a word.
-const REFUSED_MAX: usize = 1024;
+/// Connections taken one after the other before the shard's other tasks have their turn.
+const ACCEPTS_PER_TURN: usize = 16;
+/// Connections that are told that descriptors ran out, one after the other, before the others have their turn.
+const REFUSALS_PER_TURN: usize = 64;
 
 /// Binds one listener per shard to the same address. Port 0 takes a free one.
 ///
@@ -75,45 +86,67 @@ fn socket(addr: SocketAddr) -> io::Result<Socket> {
 
 /// Accepts for one shard until it drains; with `tls` that is what is spoken there.
 pub async fn accept(reactor: Rc<Reactor>, listener: StdListener, tls: bool) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
+    let taken = listener.try_clone().and_then(|door| Ok((TcpListener::from_std(listener)?, door)));
+    let (listener, door) = match taken {
+        Ok(taken) => taken,
         Err(error) => {
             tracing::error!(%error, "the listener can't be used");
             return;
         }
     };
     let mut spare = Spare::new();
+    let mut shortage_told = None;
     loop {
-        match listener.accept().await {
-            Ok((stream, _peer)) => {
-                if reactor.is_draining() {
-                    return;
+        // Waits through the ring, behind whatever else is ready; the rest of a crowd is taken at once, up to a bound.
+        let mut accepted = listener.accept().await;
+        for _ in 0..ACCEPTS_PER_TURN {
+            match accepted {
+                Ok((stream, peer)) => {
+                    if reactor.is_draining() {
+                        return;
+                    }
+                    enter(&reactor, stream, peer.ip(), tls);
                 }
-                admit(&reactor, stream, tls);
-            }
-            Err(error) => {
-                if is_shortage(&error) {
-                    tracing::warn!(%error, "no descriptor or memory for a new connection: refusing for a moment");
-                    spare.refuse_one(&listener).await;
+                Err(error) if is_shortage(&error) => {
+                    reactor.metrics.refused(Limit::Descriptors);
+                    if shortage_told.is_none_or(|at: Instant| at.elapsed() > SHORTAGE_TOLD) {
+                        shortage_told = Some(Instant::now());
+                        tracing::warn!(%error, "no descriptor or memory for new connections: they are refused");
+                    }
+                    spare.refuse_some(&reactor, &door, tls);
                     monoio::time::sleep(BACK_OFF).await;
-                } else {
-                    tracing::debug!(%error, "accept");
+                    break;
+                }
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        tracing::debug!(%error, "accept");
+                    }
+                    break;
                 }
             }
+            accepted = accept_now(&door);
+        }
+        if reactor.is_draining() {
+            return;
         }
     }
 }
 
-fn admit(reactor: &Rc<Reactor>, stream: TcpStream, tls: bool) {
-    let count = reactor.counters.enter();
-    if count >= reactor.connections_max + REFUSED_MAX {
-        reactor.counters.leave();
-        return;
-    }
+/// Takes a connection that is there already; `WouldBlock` if there is none.
+fn accept_now(listener: &StdListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    Ok((TcpStream::from_std(stream)?, peer))
+}
+
+/// A connection that was accepted: counted from here on, at once or when a trusted proxy has said whose it is.
+fn enter(reactor: &Rc<Reactor>, stream: TcpStream, peer: IpAddr, tls: bool) {
+    let over = reactor.enter();
     let transport = match Transport::new(stream) {
         Ok(transport) => Rc::new(transport),
         Err(error) => {
             tracing::warn!(%error, "an accepted connection can't be served");
+            reactor.metrics.count(Count::Unadmitted);
             reactor.counters.leave();
             return;
         }
@@ -125,7 +158,32 @@ fn admit(reactor: &Rc<Reactor>, stream: TcpStream, tls: bool) {
     };
     let _ = SockRef::from(&*transport).set_tcp_nodelay(true);
     let _ = SockRef::from(&*transport).set_tcp_user_timeout(Some(UNACKED_MAX));
-    let id = reactor.with(|shard, now| shard.open(count < reactor.connections_max, now));
+    if !reactor.entry.proxy_protocol || !reactor.entry.guard.is_proxy(peer) {
+        return admit(reactor, transport, layer, Arrival { from: peer, over });
+    }
+    let reactor = Rc::clone(reactor);
+    monoio::spawn(async move {
+        let header = monoio::time::timeout(reactor.entry.patience, transport.proxy_header()).await;
+        match header {
+            Ok(Ok(proxied)) if !reactor.is_draining() => {
+                let from = if let Proxied::From(client) = proxied { client } else { peer };
+                admit(&reactor, transport, layer, Arrival { from, over });
+            }
+            refused => {
+                let why = refused.map_or_else(|_| "not in time".to_owned(), |said| format!("{said:?}"));
+                tracing::debug!(%peer, why, "a trusted proxy sent no PROXY header");
+                reactor.metrics.refused(Limit::ProxyProtocol);
+                reactor.counters.leave();
+            }
+        }
+    });
+}
+
+fn admit(reactor: &Rc<Reactor>, transport: Rc<Transport>, layer: Layer, arrival: Arrival) {
+    let Some(id) = reactor.with(|shard, now| shard.open(arrival, now)) else {
+        reactor.counters.leave();
+        return;
+    };
     reactor.sockets.borrow_mut().insert(id, Rc::clone(&transport), layer);
     monoio::spawn(conn::serve(Rc::clone(reactor), id, transport));
 }
@@ -141,7 +199,18 @@ fn is_shortage(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&Errno::from_raw_os_error(code))
 }
 
-/// A descriptor kept for the day there are no more: let go, it lets one connection in, to be closed at once, so
+/// Answers whatever was asked. What has come is read first: a socket that is closed over unread bytes is reset, and
+/// the answer might be lost.
+fn tell_unavailable(socket: &OwnedFd) {
+    let mut asked = [0; 4096];
+    let _ = rustix::net::recv(socket, &mut asked[..], RecvFlags::DONTWAIT);
+    let mut answer = Vec::new();
+    Refusal::unavailable("out of descriptors", 5).write(&mut answer);
+    let _ = rustix::net::send(socket, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = rustix::net::shutdown(socket, Shutdown::Write);
+}
+
+/// A descriptor kept for the day there are no more: let go, it lets one connection in, to be told and closed at once, so
 /// that peers see an end instead of hanging in the backlog.
 struct Spare(Option<std::fs::File>);
 
@@ -150,11 +219,29 @@ impl Spare {
         Self(std::fs::File::open("/dev/null").ok())
     }
 
-    async fn refuse_one(&mut self, listener: &TcpListener) {
-        if self.0.take().is_some() {
-            // It is readable: accept just failed for lack of a descriptor, not of a connection.
-            drop(listener.accept().await);
+    /// Takes connections on the spare's place, one after the other, and tells each why it can't stay.
+    fn refuse_some(&mut self, reactor: &Reactor, door: &StdListener, tls: bool) {
+        for _ in 0..REFUSALS_PER_TURN {
+            if self.0.take().is_none() {
+                break;
+            }
+            let accepted = rustix::net::accept_with(door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+            if let Ok(socket) = &accepted {
+                reactor.metrics.count(Count::Accepted);
+                if !tls {
+                    tell_unavailable(socket);
+                }
+            }
+            let none_left = accepted.is_err();
+            // Its place is the spare's again.
+            drop(accepted);
+            *self = Self::new();
+            if none_left {
+                break;
+            }
         }
-        *self = Self::new();
+        if self.0.is_none() {
+            *self = Self::new();
+        }
     }
 }

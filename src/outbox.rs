@@ -29,6 +29,17 @@ pub struct Frames {
     pub marks: Vec<Mark>,
 }
 
+impl Frames {
+    /// How many frames there are from `start` to `end`, both of which are boundaries.
+    pub fn count(&self, start: usize, end: usize) -> usize {
+        if (start, end) == (0, self.bytes.len()) {
+            return self.marks.len();
+        }
+        let before = |place: usize| self.marks.partition_point(|mark| mark.end as usize <= place);
+        before(end) - before(start)
+    }
+}
+
 /// One frame of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mark {
@@ -171,14 +182,17 @@ impl Outbox {
         }
     }
 
-    /// Sheds to `keep` bytes when more than `first` wait; after that, each time what was left has doubled.
-    pub fn shed_above(&mut self, first: usize, keep: usize) {
+    /// Sheds to `keep` bytes when more than `first` wait; after that, each time what was left has doubled. Returns
+    /// whether it did.
+    pub fn shed_above(&mut self, first: usize, keep: usize) -> bool {
         if let Some(queue) = &mut self.0
             && queue.bounded_bytes() > queue.shed_at.max(first).min(keep * 2)
         {
             queue.shed(keep);
             queue.shed_at = queue.bounded_bytes() * 2;
+            return true;
         }
+        false
     }
 
     /// Drops publications that have not begun to leave, where their channel allows it: the superseded ones of

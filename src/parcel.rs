@@ -246,6 +246,8 @@ pub enum Refusal {
     AlreadyOnline,
     /// Too many sign-ins of this user took each other over.
     TooManySignIns,
+    /// The user has as many connections as a user may have.
+    TooManyConnections,
     /// This connection may not publish here.
     Forbidden,
     /// The encoded push would be over its limit.

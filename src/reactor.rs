@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monoio::net::UnixStream;
 use rustix::event::{EventfdFlags, eventfd};
@@ -22,7 +22,9 @@ use crate::auth::{Revocation, Verifier};
 use crate::clock::{Clock, Now};
 use crate::conn::{self, RECEIVE_BYTES, Sockets};
 use crate::ids::ConnId;
+use crate::limits::{Guard, Limit};
 use crate::mesh::Endpoint;
+use crate::metrics::{Count, ShardMetrics};
 use crate::parcel::{Answer, Ask, Parcel};
 use crate::shard::{LANE_BYTES, LANE_PARCELS, Shard};
 
@@ -52,7 +54,6 @@ pub enum Command {
 #[derive(Debug, Default)]
 pub struct Counters {
     connections: AtomicUsize,
-    tls_failures: AtomicUsize,
 }
 
 impl Counters {
@@ -70,16 +71,17 @@ impl Counters {
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
+}
 
-    /// A connection was ended for what its peer sent as TLS.
-    pub fn tls_failed(&self) {
-        self.tls_failures.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many connections were, since the start.
-    pub fn tls_failures(&self) -> usize {
-        self.tls_failures.load(Ordering::Relaxed)
-    }
+/// What is done with connections before they come to a shard.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Knows the proxies.
+    pub guard: Arc<Guard>,
+    /// Trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// How long it may take to come.
+    pub patience: Duration,
 }
 
 /// One shard with its sockets, as the tasks of its thread share it. No borrow is held across an `.await`.
@@ -101,6 +103,10 @@ pub struct Reactor {
     pub counters: Arc<Counters>,
     /// Most connections of the process.
     pub connections_max: usize,
+    /// Of connections that have just been accepted.
+    pub entry: Entry,
+    /// This shard's numbers.
+    pub metrics: Arc<ShardMetrics>,
     clock: Clock,
     turn: Signal,
     /// Who waits for the answers to what the backend asked, by number.
@@ -163,6 +169,8 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// Most connections of the process.
     pub connections_max: usize,
+    /// Of connections that have just been accepted.
+    pub entry: Entry,
     /// The same for all shards.
     pub clock: Clock,
 }
@@ -171,6 +179,8 @@ impl Reactor {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Rc<Self> {
         Rc::new(Self {
+            metrics: Arc::clone(parts.shard.metrics()),
+            entry: parts.entry,
             shard: RefCell::new(parts.shard),
             endpoint: RefCell::new(parts.endpoint),
             commands: parts.commands,
@@ -224,9 +234,15 @@ impl Reactor {
         });
     }
 
+    /// The next connection's place in the process. To be given back by [`Reactor::closed`] or `counters.leave`.
+    pub fn enter(&self) -> Option<Limit> {
+        self.metrics.count(Count::Accepted);
+        (self.counters.enter() >= self.connections_max).then_some(Limit::Connections)
+    }
+
     /// A connection's task has ended. Its second, after a panic, may come later and change nothing.
     pub fn closed(self: &Rc<Self>, id: ConnId) {
-        self.with(|shard, _| shard.closed(id));
+        self.with(|shard, now| shard.closed(id, now));
         if self.sockets.borrow_mut().remove(id) {
             self.counters.leave();
         }
@@ -275,6 +291,7 @@ impl Reactor {
             if left || work {
                 yield_fairly(ready).await;
             } else if stuck {
+                self.metrics.count(Count::LaneFull);
                 monoio::time::sleep(STUCK).await;
             } else if self.endpoint.borrow().fall_asleep() {
                 self.turn.wait().await;
@@ -305,10 +322,12 @@ impl Reactor {
         if !self.shard.borrow().wants_flush() {
             return;
         }
+        let started = Instant::now();
         self.with(|shard, _| shard.begin_flush());
         while !self.with_wire(|shard, wire, now| shard.flush_step(SENDS_PER_STEP, wire, now)) {
             yield_fairly(ready).await;
         }
+        self.metrics.flushed(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
 
     fn obey(self: &Rc<Self>, deadline: &mut Option<u64>) {

@@ -16,17 +16,20 @@ use signal_hook::iterator::Signals;
 
 use crate::auth::{self, ApiKeys, CacheLimits, Revocations, Verifier};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Limits};
 use crate::control::{self, Control, Ledger, Owners};
 use crate::cpus;
 use crate::http::Site;
 use crate::hub::HubSettings;
 use crate::ids::ShardId;
+use crate::limits::{Guard, Rate, Rates, Rules};
 use crate::listener;
+use crate::memory::{self, Watch};
 use crate::mesh::{self, Waker};
+use crate::metrics::Metrics;
 use crate::proto::handshake::{self, Origins, Policy};
 use crate::proto::websocket;
-use crate::reactor::{Command, Counters, Door, Parts, Reactor};
+use crate::reactor::{Command, Counters, Door, Entry, Parts, Reactor};
 use crate::shard::{Settings, Shard};
 use crate::tls::{self, Identity};
 
@@ -129,6 +132,7 @@ pub struct Server {
     signals: Signals,
     control: Option<Control>,
     certificate: Option<tls::Watch>,
+    memory: Option<Watch>,
 }
 
 /// Where a server listens: at one of them at least.
@@ -182,6 +186,11 @@ impl Server {
         let ledger = ledger(config, clock.now().unix_ms)?;
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
         let counters = Arc::new(Counters::default());
+        let entry = Entry {
+            guard: Arc::clone(&settings.guard),
+            proxy_protocol: config.limits.proxy_protocol,
+            patience: Duration::from_millis(config.limits.handshake_ms),
+        };
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::with_capacity(count);
         for (endpoint, doors) in endpoints.into_iter().zip(doors) {
@@ -201,6 +210,7 @@ impl Server {
                 commands: inbox,
                 counters: Arc::clone(&counters),
                 connections_max: config.limits.connections,
+                entry: entry.clone(),
                 clock,
             };
             let ready = ready.clone();
@@ -230,6 +240,7 @@ impl Server {
                     clock,
                     namespaces: Arc::clone(&settings.hub.namespaces),
                     counters,
+                    metrics: settings.metrics.clone(),
                     push_bytes: config.limits.push_bytes,
                     request_ms: config.limits.request_ms,
                     head_ms: config.limits.handshake_ms,
@@ -246,7 +257,11 @@ impl Server {
         }
         let certificate = identity.map(|(identity, pair, _)| watch(identity, pair, &shards)).transpose();
         let certificate = certificate.map_err(system("starting the certificate's thread"))?;
-        Ok(Self { places, config: config.clone(), shards, signals, control, certificate })
+        let memory = memory::bound(config.limits.memory_bytes)
+            .map(|bound| Watch::start(bound, Arc::clone(&settings.guard)))
+            .transpose()
+            .map_err(system("starting the thread that watches memory"))?;
+        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory })
     }
 
     /// Where the server listens.
@@ -264,7 +279,7 @@ impl Server {
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, control, certificate, .. } = self;
+        let Self { config, shards, mut signals, control, certificate, memory, .. } = self;
         for signal in signals.forever() {
             if signal != SIGHUP {
                 tracing::info!(signal, "going away");
@@ -287,6 +302,9 @@ impl Server {
         }
         if let Some(control) = control {
             control.stop();
+        }
+        if let Some(watch) = memory {
+            watch.stop();
         }
         Ok(())
     }
@@ -374,6 +392,7 @@ struct Boot {
     commands: flume::Receiver<Command>,
     counters: Arc<Counters>,
     connections_max: usize,
+    entry: Entry,
     clock: Clock,
 }
 
@@ -418,6 +437,7 @@ impl Boot {
                 certificate: self.certificate,
                 counters: self.counters,
                 connections_max: self.connections_max,
+                entry: self.entry,
                 clock: self.clock,
             });
             let _ = ready.send(Ok(()));
@@ -438,6 +458,7 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
     // Bounds of the process, shared out: owners are spread over the shards by a hash.
     let share = |bound: usize| bound.div_ceil(shards);
     warn_of_windows(config);
+    let guard = Arc::new(Guard::new(rules(limits)));
     let dev = if config.dev { auth::hs256_secret(&config.auth)? } else { None };
     Ok(Settings {
         hub: HubSettings {
@@ -445,6 +466,8 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
             language: config.language,
             namespaces: Arc::new(config.channel_namespaces()),
             duplicate_login: config.auth.duplicate_login,
+            connections_per_user: limits.connections_per_user,
+            guard: Arc::clone(&guard),
             push_bytes: limits.push_bytes,
             recover_bytes: limits.outbox_bytes / 2,
             patience_ms: limits.request_ms / 2,
@@ -454,6 +477,8 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
             presence_digest_above: limits.presence_digest_above as u64,
             presence_list: limits.presence_list,
         },
+        guard,
+        metrics: Metrics::new(shards),
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),
@@ -481,6 +506,34 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
         pong_timeout_ms: config.liveness.pong_timeout_ms,
         boot_id: rand::random(),
     })
+}
+
+/// Users whose rates are remembered at a time: those who sent something within the last seconds.
+const USERS: usize = 262_144;
+
+fn rules(limits: &Limits) -> Rules {
+    // A message that is allowed must fit, with its frame and what was sent along with it.
+    let room = |burst: u64| burst.max(limits.message_bytes as u64 * 2);
+    Rules {
+        exempt: limits.exempt.clone(),
+        trusted_proxies: limits.trusted_proxies.clone(),
+        forwarded_header: limits.forwarded_header,
+        connections_per_shard: limits.connections_per_shard,
+        connections_per_ip: limits.connections_per_ip,
+        arrivals: Rate::per_s(limits.new_connections_per_ip_per_s, limits.new_connections_per_ip_burst),
+        auth_failures: Rate::per_minute(limits.auth_failures_per_ip_per_minute, limits.auth_failures_per_ip_burst),
+        auth_attempts: limits.auth_attempts,
+        addresses: limits.addresses,
+        connection: Rates {
+            messages: Rate::per_s(limits.messages_per_s, limits.messages_burst),
+            bytes: Rate::per_s(limits.bytes_per_s, room(limits.bytes_burst)),
+        },
+        user: Rates {
+            messages: Rate::per_s(limits.user_messages_per_s, limits.user_messages_burst),
+            bytes: Rate::per_s(limits.user_bytes_per_s, room(limits.user_bytes_burst)),
+        },
+        users: USERS,
+    }
 }
 
 /// A publication that waits longer for its batch to leave than its request may take is never acknowledged in time.

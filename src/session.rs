@@ -568,6 +568,9 @@ impl Session {
                 return Outcome::Close(id, 409, Text::AlreadyOnline, close::SIGNED_IN_ELSEWHERE);
             }
             Refusal::TooManySignIns => return Outcome::Close(id, 429, Text::TooManySignIns, close::RATE_LIMITED),
+            Refusal::TooManyConnections => {
+                return Outcome::Close(id, 429, Text::TooManyConnections, close::RATE_LIMITED);
+            }
             Refusal::Forbidden => (403, Text::NotSubscribed),
             Refusal::TooLarge => (413, Text::TooLarge),
             Refusal::KeyReused => (409, Text::KeyReused),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use source::Source;
 
 /// Bytes, parcels and the time go in, bytes and parcels come out: no runtime, no socket, no clock.
-const PURE: [&str; 16] = [
+const PURE: [&str; 18] = [
     "proto",
     "auth",
     "rights",
@@ -27,6 +27,8 @@ const PURE: [&str; 16] = [
     "http",
     "namespace",
     "publication",
+    "limits",
+    "metrics",
 ];
 /// What a pure module can't name: words of code, and paths with everything below them.
 const IMPURE_WORDS: [&str; 7] = ["monoio", "tokio", "async", "await", "Instant", "SystemTime", "rustix"];
@@ -35,9 +37,10 @@ const IMPURE_PATHS: [&str; 3] = ["std::net", "std::os", "std::thread"];
 const CLOCK: &str = "clock.rs";
 
 /// Who owns sockets and tasks; nothing pure knows of them.
-const SHELL: [&str; 9] = ["conn", "control", "reactor", "listener", "server", "cpus", "doctor", "cli", "main"];
+const SHELL: [&str; 10] =
+    ["conn", "control", "reactor", "listener", "server", "memory", "cpus", "doctor", "cli", "main"];
 /// Which modules a module must not know, beside the shell: all that stands right of it in the design's chain.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("proto", &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "config", "shard"]),
     (
         "publication",
@@ -49,6 +52,11 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("wheel", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("auth", &["rights", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("rights", &["user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),
+    (
+        "limits",
+        &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config", "metrics"],
+    ),
+    ("metrics", &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),
     ("user", &["parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),
     ("parcel", &["mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),
     ("mesh", &["proto", "auth", "user", "parcel", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::users::DuplicateLogin;
+use crate::limits::Net;
+use crate::proto::forwarded::ForwardedHeader;
 use crate::proto::text::Language;
 
 use super::channels::ChannelRules;
@@ -160,8 +162,60 @@ settings! {
         headers: usize = 64, range(8..=1_024);
         /// How long a new connection has to complete its handshake, in milliseconds.
         handshake_ms: u64 = 10_000, range(1..=DAY_MS);
-        /// The most connections at a time, over all shards.
+        /// The most connections at a time, over all shards. Above it they are answered 503.
         connections: usize = 1_000_000, range(1..=100_000_000);
+        /// The most connections at a time on one shard (503); 0 is no bound of its own.
+        connections_per_shard: usize = 0, range(0..=100_000_000);
+        /// The most connections at a time from one address (429). IPv6 counts by /64, here and below; 0 is no bound.
+        connections_per_ip: u32 = 512, range(0..=100_000_000);
+        /// How many new connections a second one address may make, over time (429); 0 is no bound …
+        new_connections_per_ip_per_s: u64 = 50, range(0..=1_000_000);
+        /// … and how many at once.
+        new_connections_per_ip_burst: u64 = 512, range(1..=10_000_000);
+        /// The most addresses that are remembered, for the limits per address. Those without a connection are forgotten
+        /// as soon as they may do again all that they might; newcomers that still find no place are answered 503.
+        addresses: usize = 1_000_000, range(64..=100_000_000);
+        /// The most connections at a time of one user (`error` 429, then 4429), with `auth.duplicate_login = "allow"`; 0
+        /// is no bound.
+        connections_per_user: usize = 100, range(0..=100_000_000);
+        /// How many tokens one connection may have refused: after so many it is closed (4429).
+        auth_attempts: u8 = 5, range(1..=255);
+        /// How many tokens of one address may be refused in a minute, over time; above it none is looked at (`error`
+        /// 429, then 4429). 0 is no bound …
+        auth_failures_per_ip_per_minute: u64 = 60, range(0..=1_000_000);
+        /// … and how many at once.
+        auth_failures_per_ip_burst: u64 = 60, range(1..=1_000_000);
+        /// How many messages a second one connection may send, over time; pings count. What is over is answered `error`
+        /// 429 and not done; who goes on for more than ten of these is closed (4429). 0 is no bound …
+        messages_per_s: u64 = 100, range(0..=10_000_000);
+        /// … and how many at once.
+        messages_burst: u64 = 500, range(1..=100_000_000);
+        /// How many bytes a second one connection may send, over time; the same answers. 0 is no bound …
+        bytes_per_s: u64 = 1 << 20, range(0..=1 << 40);
+        /// … and how many at once: never less than one message may have.
+        bytes_burst: u64 = 4 << 20, range(1..=1 << 40);
+        /// The same four over all connections of a user.
+        user_messages_per_s: u64 = 200, range(0..=10_000_000);
+        /// Messages of a user at once.
+        user_messages_burst: u64 = 1_000, range(1..=100_000_000);
+        /// Bytes of a user a second; the messages' own, without their frames.
+        user_bytes_per_s: u64 = 2 << 20, range(0..=1 << 40);
+        /// Bytes of a user at once: never less than one message may have.
+        user_bytes_burst: u64 = 8 << 20, range(1..=1 << 40);
+        /// Networks that are free of the limits per address and of rates. A proxy on this machine belongs into
+        /// `trusted_proxies`, so that its clients count by their own addresses.
+        exempt: Vec<Net> = loopback();
+        /// Networks whose word on where a connection came from is taken: reverse proxies and balancers.
+        trusted_proxies: Vec<Net> = Vec::new();
+        /// Trusted proxies begin every connection with a PROXY protocol header, version 2; without one it is ended.
+        /// False: none of them does, and they say it in HTTP, below.
+        proxy_protocol: bool = false;
+        /// The header in which trusted proxies say it: "x-forwarded-for" or "forwarded" (RFC 7239). The other is not
+        /// read: a proxy that writes one passes the other on as a client made it up.
+        forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor;
+        /// Above so many resident bytes no new connection or channel is taken (503), until they are below 95 % of it.
+        /// 0 switches it off. Unset: 80 % of the machine's memory or of the cgroup's limit.
+        memory_bytes: Option<u64> = None, if_set(range(0..=1 << 50));
         /// The largest push, encoded, in bytes: what a text becomes when it is escaped and wrapped.
         push_bytes: usize = 1 << 20, range(1_024..=GIB);
         /// The most that may wait to be sent to one connection, in bytes. Above it the client is closed (4508).
@@ -267,6 +321,23 @@ impl Limits {
     }
 }
 
+/// This machine: 127.0.0.0/8 and ::1.
+fn loopback() -> Vec<Net> {
+    ["127.0.0.0/8", "::1"].into_iter().filter_map(|net| net.parse().ok()).collect()
+}
+
+impl Element for Net {
+    const WANTED_LIST: &'static str = "a list of networks such as \"10.0.0.0/8\" or \"2001:db8::/32\"";
+
+    fn from_word(word: &str) -> Option<Net> {
+        word.parse().ok()
+    }
+
+    fn show_list(list: &[Net]) -> Shown {
+        show_plain(&list)
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -293,6 +364,7 @@ textual! {
     Language: "\"en\" or \"zh\"";
     LogFormat: "\"text\" or \"json\"";
     DuplicateLogin: "\"kick_old\", \"reject_new\" or \"allow\"";
+    ForwardedHeader: "\"x-forwarded-for\" or \"forwarded\"";
 }
 
 /// A PEM file with one public key.

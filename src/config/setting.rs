@@ -128,7 +128,9 @@ macro_rules! parsed {
 }
 
 parsed! {
+    u8: "a whole number from 0 to 255";
     u16: "a whole number from 0 to 65535";
+    u32: "a whole number, 0 or more";
     u64: "a whole number, 0 or more";
     usize: "a whole number, 0 or more";
 }

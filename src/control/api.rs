@@ -25,6 +25,7 @@ use super::owners::{NotAsked, Owners};
 use super::{Parts, REQUESTS};
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
+use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::namespace::{LOBBY, Namespaces, PresenceMode};
 use crate::parcel::{Answer, Ask, Placed};
 use crate::proto::channel::is_channel_name;
@@ -33,10 +34,22 @@ use crate::proto::handshake::Origins;
 use crate::proto::text::Text;
 use crate::reactor::Counters;
 
+const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 /// A body's room beside its content: a broadcast's list of channels.
 const LIST_BYTES: usize = 256 * 1024;
 /// Channels of one broadcast that are asked at a time: a part of what a shard's queue of commands holds.
 const BROADCAST_WINDOW: usize = 32;
+
+/// What whoever watches the server is told.
+#[derive(Debug)]
+pub struct Watching {
+    /// How many connections the shards have.
+    pub counters: Arc<Counters>,
+    /// What they count.
+    pub metrics: Metrics,
+    /// The listener can only be reached from this machine: metrics need no key.
+    pub is_open: bool,
+}
 
 /// What all requests share.
 #[derive(Debug)]
@@ -48,7 +61,7 @@ pub struct State {
     clock: Clock,
     owners: Owners,
     namespaces: Arc<Namespaces>,
-    counters: Arc<Counters>,
+    watching: Watching,
     requests: Semaphore,
     body_bytes: usize,
     patience: Duration,
@@ -57,8 +70,8 @@ pub struct State {
 
 impl State {
     /// With the bounds of the configuration.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { keys, owners, namespaces, counters, push_bytes, request_ms, .. } = parts;
+    pub fn new(parts: Parts, watching: Watching) -> Self {
+        let Parts { keys, owners, namespaces, push_bytes, request_ms, .. } = parts;
         Self {
             keys: RwLock::new(keys),
             cors: parts.cors,
@@ -67,7 +80,7 @@ impl State {
             clock: parts.clock,
             owners,
             namespaces,
-            counters,
+            watching,
             requests: Semaphore::new(REQUESTS as usize),
             // A text may come with every character escaped, in twice the bytes.
             body_bytes: push_bytes.saturating_mul(2).saturating_add(LIST_BYTES),
@@ -159,6 +172,7 @@ pub fn router(state: Arc<State>) -> axum::Router {
     // Whoever watches the server needs no right to publish.
     let open = axum::Router::new()
         .route("/health", get(health))
+        .route("/metrics", get(metrics))
         .method_not_allowed_fallback(|| async { Fault::new(StatusCode::METHOD_NOT_ALLOWED, "GET only") })
         .with_state(Arc::clone(&state));
     open.merge(guarded).layer(middleware::from_fn_with_state(state, cors))
@@ -186,11 +200,10 @@ async fn cors(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
     response
 }
 
-/// In front of everything but `/health`. The key comes first: without one nothing of a request is read but its head.
+/// In front of everything but `/health` and `/metrics`. The key comes first: without one nothing of a request is read but its head.
 async fn guard(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     if !state.admits(request.headers()) {
-        return Fault::new(StatusCode::UNAUTHORIZED, "a valid API key is needed: Authorization: Bearer KEY")
-            .into_response();
+        return Fault::new(StatusCode::UNAUTHORIZED, NO_KEY).into_response();
     }
     if state.is_draining() {
         return last(Fault::draining().into_response());
@@ -215,9 +228,20 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     }
     let (code, status) =
         if state.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") };
-    let response =
-        json(code, &Health { status, connections: state.counters.connections(), shards: state.owners.count() });
+    let response = json(
+        code,
+        &Health { status, connections: state.watching.counters.connections(), shards: state.owners.count() },
+    );
     if state.is_draining() { last(response) } else { response }
+}
+
+/// Numbers only, of nobody in particular. A scrape goes on while the server drains: that is when it is looked at.
+async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Result<Response, Fault> {
+    if !state.watching.is_open && !state.admits(&headers) {
+        return Err(Fault::new(StatusCode::UNAUTHORIZED, NO_KEY));
+    }
+    let text = state.watching.metrics.text().map_err(|_| Fault::busy())?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 
 async fn publish(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {

@@ -26,10 +26,11 @@ use tokio::time::timeout;
 
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::proto::handshake::Origins;
 use crate::reactor::Counters;
-use api::State;
+use api::{State, Watching};
 pub use ledger::Ledger;
 pub use owners::Owners;
 
@@ -67,6 +68,8 @@ pub struct Parts {
     pub namespaces: Arc<Namespaces>,
     /// How many connections the shards have.
     pub counters: Arc<Counters>,
+    /// What the shards count.
+    pub metrics: Metrics,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
     /// How long a request may take.
@@ -108,7 +111,12 @@ impl Control {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(listener.try_clone()?)?
         };
-        let state = Arc::new(State::new(parts));
+        let watching = Watching {
+            counters: Arc::clone(&parts.counters),
+            metrics: parts.metrics.clone(),
+            is_open: addr.ip().is_loopback(),
+        };
+        let state = Arc::new(State::new(parts, watching));
         let (phase, phases) = watch::channel(Phase::Serving);
         let (idle, quiet) = flume::bounded(1);
         let shared = Arc::clone(&state);

@@ -29,7 +29,7 @@ pub fn claim(
     now: Now,
     out: &mut Staging<Parcel>,
 ) -> Result<(), Refusal> {
-    match users.claim(conn, user, settings.duplicate_login, now.mono_ms)? {
+    match users.claim(conn, user, settings.duplicate_login, settings.connections_per_user, now.mono_ms)? {
         Claimed::First => announce(settings, lobby, Change::Joined(Arc::clone(user)), users.count(), now, out),
         Claimed::Another => {}
         Claimed::Instead(old) => {

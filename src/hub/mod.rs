@@ -20,6 +20,7 @@ use rand::rngs::StdRng;
 
 use crate::clock::Now;
 use crate::ids::{ConnId, ShardId};
+use crate::limits::Guard;
 use crate::mesh::Staging;
 use crate::namespace::Namespaces;
 use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Refusal, Since, UsersPage};
@@ -56,6 +57,10 @@ pub struct HubSettings {
     pub namespaces: Arc<Namespaces>,
     /// What a second sign-in of a user does.
     pub duplicate_login: DuplicateLogin,
+    /// Most connections of one user; 0 is no bound.
+    pub connections_per_user: usize,
+    /// Knows when memory is short: then no channel is made.
+    pub guard: Arc<Guard>,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
     /// Most bytes of publications in one recovery or page.
@@ -72,6 +77,21 @@ pub struct HubSettings {
     pub presence_digest_above: u64,
     /// Most users named in one digest.
     pub presence_list: usize,
+}
+
+/// What a hub has, and what it has done.
+#[derive(Clone, Copy, Debug)]
+pub struct Holdings {
+    /// Users online, on the lobby's owner.
+    pub users: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Bytes of all histories.
+    pub history_bytes: usize,
+    /// Publications accepted so far.
+    pub publications: u64,
+    /// Publications that left a history for the bound over all of them.
+    pub evictions: u64,
 }
 
 /// A channel as its owner sees it.
@@ -103,6 +123,8 @@ pub struct Hub {
     /// Channels by their next deadline.
     wheel: Wheel<Arc<str>>,
     random: StdRng,
+    publications: u64,
+    evictions: u64,
 }
 
 #[derive(Debug)]
@@ -127,6 +149,8 @@ impl Hub {
             alarm_ms: 0,
             wheel: Wheel::default(),
             random: StdRng::seed_from_u64(seed),
+            publications: 0,
+            evictions: 0,
         }
     }
 
@@ -226,9 +250,15 @@ impl Hub {
         self.channels.values().map(Channel::shown).collect()
     }
 
-    /// How many channels there are.
-    pub fn channels(&self) -> usize {
-        self.channels.len()
+    /// What it has and has done.
+    pub fn holdings(&self) -> Holdings {
+        Holdings {
+            users: self.users.count() as usize,
+            channels: self.channels.len(),
+            history_bytes: self.publisher.budget.bytes(),
+            publications: self.publications,
+            evictions: self.evictions,
+        }
     }
 
     fn execute(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
@@ -280,12 +310,13 @@ impl Hub {
         now: Now,
         out: &mut Staging<Parcel>,
     ) -> Answer {
-        let Self { settings, channels, users, publisher, .. } = self;
+        let Self { settings, channels, users, publisher, publications, .. } = self;
         let channel = channels.get_mut(name).expect("made before");
         channel.used_ms = now.mono_ms;
         match (ask, asker) {
             (Ask::Publish(publish), asker) => {
                 let answer = publisher.publish(settings, channel, asker, &publish, now, out);
+                *publications += u64::from(matches!(answer, Answer::Published { duplicate: false, .. }));
                 self.evict();
                 answer
             }
@@ -322,7 +353,8 @@ impl Hub {
             return Ok(());
         }
         let namespace = self.settings.namespaces.of(name).ok_or(Refusal::Forbidden)?;
-        if self.channels.len() >= self.settings.channels && **name != *LOBBY {
+        let full = self.channels.len() >= self.settings.channels || self.settings.guard.is_short_of_memory();
+        if full && **name != *LOBBY {
             return Err(Refusal::TooManyChannels);
         }
         let announcer = Announcer::new(AnnouncerSettings {
@@ -361,10 +393,10 @@ impl Hub {
 
     /// Histories over the shard's bound give up what is oldest of all.
     fn evict(&mut self) {
-        let Self { channels, publisher, .. } = self;
+        let Self { channels, publisher, evictions, .. } = self;
         while let Some(victim) = publisher.budget.victim() {
             let channel = channels.get_mut(&victim).expect("a channel in the budget exists");
-            publisher.budget.evict(&victim, &mut channel.history);
+            *evictions += u64::from(publisher.budget.evict(&victim, &mut channel.history) > 0);
         }
     }
 

@@ -81,7 +81,7 @@ impl Users {
         self.online.len() as u64
     }
 
-    /// Signs a user in on `conn`.
+    /// Signs a user in on `conn`; at most `most` connections may hold one, 0 is no bound.
     ///
     /// # Errors
     /// The refusal that `policy` asks for; nothing has changed then.
@@ -90,6 +90,7 @@ impl Users {
         conn: ConnId,
         user: &Arc<User>,
         policy: DuplicateLogin,
+        most: usize,
         now_ms: u64,
     ) -> Result<Claimed, Refusal> {
         let Some(entry) = self.online.get_mut(user.key()) else {
@@ -100,6 +101,7 @@ impl Users {
         };
         match policy {
             DuplicateLogin::RejectNew => Err(Refusal::AlreadyOnline),
+            DuplicateLogin::Allow if most > 0 && entry.holders.len() >= most => Err(Refusal::TooManyConnections),
             DuplicateLogin::Allow => {
                 entry.holders.add(conn);
                 Ok(Claimed::Another)
@@ -215,8 +217,8 @@ mod tests {
     fn kick_old_replaces_the_holder_and_a_late_release_does_nothing() {
         let mut users = Users::default();
         let ann = user("ann");
-        assert_eq!(users.claim(conn(1), &ann, DuplicateLogin::KickOld, 0), Ok(Claimed::First));
-        assert_eq!(users.claim(conn(2), &ann, DuplicateLogin::KickOld, 0), Ok(Claimed::Instead(conn(1))));
+        assert_eq!(users.claim(conn(1), &ann, DuplicateLogin::KickOld, 0, 0), Ok(Claimed::First));
+        assert_eq!(users.claim(conn(2), &ann, DuplicateLogin::KickOld, 0, 0), Ok(Claimed::Instead(conn(1))));
         assert!(matches!(users.release(conn(1), "ann"), Released::Nothing));
         assert_eq!(users.count(), 1);
         assert!(users.holds(conn(2), "ann") && !users.holds(conn(1), "ann"));
@@ -229,19 +231,19 @@ mod tests {
         let mut users = Users::default();
         let ann = user("ann");
         for n in 0..WAR_CLAIMS as u32 {
-            assert!(users.claim(conn(n), &ann, DuplicateLogin::KickOld, u64::from(n)).is_ok());
+            assert!(users.claim(conn(n), &ann, DuplicateLogin::KickOld, 0, u64::from(n)).is_ok());
         }
-        assert_eq!(users.claim(conn(9), &ann, DuplicateLogin::KickOld, 9_999), Err(Refusal::TooManySignIns));
+        assert_eq!(users.claim(conn(9), &ann, DuplicateLogin::KickOld, 0, 9_999), Err(Refusal::TooManySignIns));
         assert!(users.holds(conn(4), "ann"));
-        assert_eq!(users.claim(conn(9), &ann, DuplicateLogin::KickOld, 10_000), Ok(Claimed::Instead(conn(4))));
-        assert_eq!(users.claim(conn(10), &ann, DuplicateLogin::KickOld, 10_000), Err(Refusal::TooManySignIns));
+        assert_eq!(users.claim(conn(9), &ann, DuplicateLogin::KickOld, 0, 10_000), Ok(Claimed::Instead(conn(4))));
+        assert_eq!(users.claim(conn(10), &ann, DuplicateLogin::KickOld, 0, 10_000), Err(Refusal::TooManySignIns));
     }
 
     #[test]
     fn reject_new_keeps_the_holder() {
         let mut users = Users::default();
-        assert_eq!(users.claim(conn(1), &user("ann"), DuplicateLogin::RejectNew, 0), Ok(Claimed::First));
-        assert_eq!(users.claim(conn(2), &user("ann"), DuplicateLogin::RejectNew, 0), Err(Refusal::AlreadyOnline));
+        assert_eq!(users.claim(conn(1), &user("ann"), DuplicateLogin::RejectNew, 0, 0), Ok(Claimed::First));
+        assert_eq!(users.claim(conn(2), &user("ann"), DuplicateLogin::RejectNew, 0, 0), Err(Refusal::AlreadyOnline));
         assert!(users.holds(conn(1), "ann"));
     }
 
@@ -249,9 +251,9 @@ mod tests {
     fn allow_counts_a_user_once_however_many_connections() {
         let mut users = Users::default();
         let ann = user("ann");
-        assert_eq!(users.claim(conn(0), &ann, DuplicateLogin::Allow, 0), Ok(Claimed::First));
+        assert_eq!(users.claim(conn(0), &ann, DuplicateLogin::Allow, 0, 0), Ok(Claimed::First));
         for n in 1..1000 {
-            assert_eq!(users.claim(conn(n), &ann, DuplicateLogin::Allow, 0), Ok(Claimed::Another));
+            assert_eq!(users.claim(conn(n), &ann, DuplicateLogin::Allow, 0, 0), Ok(Claimed::Another));
         }
         assert_eq!(users.count(), 1);
         assert_eq!(users.page(None, 10).members[0].1, 1000);
@@ -263,10 +265,23 @@ mod tests {
     }
 
     #[test]
+    fn a_user_has_no_more_connections_than_may_be() {
+        let mut users = Users::default();
+        let ann = user("ann");
+        for n in 0..3 {
+            assert!(users.claim(conn(n), &ann, DuplicateLogin::Allow, 3, 0).is_ok());
+        }
+        assert_eq!(users.claim(conn(3), &ann, DuplicateLogin::Allow, 3, 0), Err(Refusal::TooManyConnections));
+        assert!(users.claim(conn(3), &user("bob"), DuplicateLogin::Allow, 3, 0).is_ok());
+        users.release(conn(1), "ann");
+        assert!(users.claim(conn(4), &ann, DuplicateLogin::Allow, 3, 0).is_ok());
+    }
+
+    #[test]
     fn pages_cover_everyone_once() {
         let mut users = Users::default();
         for n in 0..25 {
-            users.claim(conn(n), &user(&format!("u{n:02}")), DuplicateLogin::KickOld, 0).expect("new");
+            users.claim(conn(n), &user(&format!("u{n:02}")), DuplicateLogin::KickOld, 0, 0).expect("new");
         }
         let mut seen = Vec::new();
         let mut cursor = None;

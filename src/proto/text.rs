@@ -79,6 +79,12 @@ pub enum Text {
     EpochChanged,
     /// An idempotency key that came before with other content.
     KeyReused,
+    /// More messages or bytes than a connection or a user may send.
+    TooManyMessages,
+    /// More connections than a user may have.
+    TooManyConnections,
+    /// More refused tokens than a connection or an address may show.
+    TooManyAttempts,
 }
 
 impl Text {
@@ -124,6 +130,9 @@ impl Text {
             Self::TooManySubscriptions => ("too many subscriptions", "订阅的频道过多"),
             Self::Cancelled => ("cancelled", "已取消"),
             Self::EpochChanged => ("the channel's epoch has changed", "频道的epoch已变更"),
+            Self::TooManyMessages => ("too many messages, not done, slow down", "消息发送过于频繁,请稍后再试"),
+            Self::TooManyConnections => ("too many connections of this user", "该账号的连接数过多"),
+            Self::TooManyAttempts => ("too many failed sign-ins", "认证失败次数过多"),
             Self::KeyReused => ("idempotency_key was used with other content", "该idempotency_key已用于其他内容"),
         }
     }

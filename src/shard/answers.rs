@@ -9,6 +9,8 @@ use crate::clock::Now;
 use crate::fanout::Subscription;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
+use crate::limits::Limit;
+use crate::metrics::Count;
 use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
 use crate::proto::encode::{About, Element, GapReason, Member, Push, Recovery, Reply};
 use crate::proto::text::{Language, Text};
@@ -21,6 +23,7 @@ impl Shard {
     pub(super) fn answered(&mut self, id: ConnId, request: u32, answer: &Answer, now: Now) {
         let Some(conn) = self.conns.get(id) else { return self.detach_stale(id, request, answer) };
         let (outcome, after) = conn.session.answered(request, answer);
+        self.count_refusal(answer);
         match (outcome, answer) {
             (Outcome::SignedIn(mark, user), Answer::Claimed { lobby, online_count }) => {
                 self.signed_in(id, request, lobby, *online_count, &user, mark.as_deref());
@@ -70,6 +73,9 @@ impl Shard {
     pub(super) fn local(&mut self, id: ConnId, what: Local, channel: &str, mark: Option<&str>) {
         match what {
             Local::Refuse(code, text) => {
+                if text == Text::TooManySubscriptions {
+                    self.metrics.refused(Limit::Subscriptions);
+                }
                 self.say(id, &Reply::Error { code, text, about: about(channel) }, mark);
             }
             Local::Unsubscribe => {
@@ -103,6 +109,7 @@ impl Shard {
         user: &User,
         mark: Option<&str>,
     ) {
+        self.metrics.count(Count::SignIns);
         self.attach(id, request, &lobby.placed);
         let publications = elements(&lobby.publications);
         let user = user.json(self.settings.hub.namespaces.lobby().escape);
@@ -122,6 +129,9 @@ impl Shard {
                 Effect::Ask(asked) => self.send_ask(id, asked),
                 // Told from the answer to `auth` by the channel that it names, the lobby too.
                 Effect::Local(Local::Refuse(code, text), channel, mark) => {
+                    if text == Text::TooManySubscriptions {
+                        self.metrics.refused(Limit::Subscriptions);
+                    }
                     self.say(id, &Reply::Error { code, text, about: Some(About::Channel { channel }) }, mark);
                 }
                 Effect::Wait => {}
@@ -175,7 +185,8 @@ impl Shard {
             // What came before is the client's.
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
-            local.hand_over(subscription.index as usize, &mut conn.outbox);
+            let frames = local.hand_over(subscription.index as usize, &mut conn.outbox);
+            self.metrics.add(Count::Deliveries, frames);
             conn.session.unsubscribed(channel);
             self.end_subscription(id, subscription, false);
         }

@@ -1,12 +1,14 @@
 //! The connections of one shard: a table by slot, with generations, so that a `ConnId` of a connection that has
 //! gone finds nothing. Knows what a connection's state is, not what is done with it.
 
-use std::num::NonZeroU64;
+use core::net::IpAddr;
+use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
 use crate::fanout::Subscription;
 use crate::ids::{ConnId, ShardId};
+use crate::limits::{Address, Limit, Meters};
 use crate::outbox::Outbox;
 use crate::parcel::Ask;
 use crate::proto::websocket::Decoder;
@@ -25,20 +27,24 @@ pub struct Conn {
     pub(super) dirty: bool,
     /// Reading has stopped until something is done; [`Action::Resume`](super::Action) is due then.
     pub(super) paused: bool,
-    /// There was room for it when it came.
-    pub(super) admitted: bool,
+    /// It is only there to be told that it was over this limit when it came.
+    pub(super) refused: Option<Limit>,
+    /// Tokens of it that were refused.
+    pub(super) failures: u8,
     pub(super) stage: Stage,
     pub(super) decoder: Decoder,
     pub(super) session: Session,
     held: Option<Box<Held>>,
+    /// What it has sent of late, if that is measured and matters yet.
+    pub(super) meters: Option<Box<Meters>>,
     /// When its stage began, in milliseconds of the monotonic clock.
     pub(super) since_ms: u64,
     /// When the peer last showed that it lives.
     pub(super) seen_ms: u64,
-    /// When it was pinged, if the pong is awaited.
-    pub(super) pinged_ms: Option<NonZeroU64>,
-    /// The tick of the wheel under which it is filed; entries under others are stale.
-    pub(super) filed: u64,
+    /// How long after that it was pinged, if the pong is awaited.
+    pinged_after_ms: Option<NonZeroU32>,
+    /// The tick of the wheel under which it is filed; entries under others are stale. 32 bits last for eight years.
+    pub(super) filed: u32,
 }
 
 /// What is kept of a connection that has to wait.
@@ -49,6 +55,8 @@ struct Held {
     input: Vec<u8>,
     /// Asks that found no credit, in order; nothing is read meanwhile.
     parked: Vec<Parked>,
+    /// The trusted proxy whose request is to say where it came from.
+    proxy: Option<IpAddr>,
 }
 
 /// An ask that found no credit.
@@ -85,8 +93,25 @@ pub(super) enum Ending {
 }
 
 impl Conn {
-    pub(super) fn new(admitted: bool, now_ms: u64) -> Self {
-        Self { admitted, since_ms: now_ms, seen_ms: now_ms, ..Self::default() }
+    pub(super) fn new(refused: Option<Limit>, now_ms: u64) -> Self {
+        Self { refused, since_ms: now_ms, seen_ms: now_ms, ..Self::default() }
+    }
+
+    /// When it was pinged, in milliseconds of the monotonic clock, if the pong is awaited.
+    pub(super) fn pinged_ms(&self) -> Option<u64> {
+        Some(self.seen_ms + u64::from(self.pinged_after_ms?.get()))
+    }
+
+    /// It is being pinged.
+    pub(super) fn ping(&mut self, now_ms: u64) {
+        let after_ms = u32::try_from(now_ms - self.seen_ms).unwrap_or(u32::MAX);
+        self.pinged_after_ms = NonZeroU32::new(after_ms.max(1));
+    }
+
+    /// It shows that it lives. Returns whether a pong was awaited.
+    pub(super) fn seen(&mut self, now_ms: u64) -> bool {
+        self.seen_ms = now_ms;
+        self.pinged_after_ms.take().is_some()
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -107,6 +132,16 @@ impl Conn {
     /// What was kept, with nothing kept any more.
     pub(super) fn take_input(&mut self) -> Vec<u8> {
         self.change_held(|held| std::mem::take(&mut held.input))
+    }
+
+    /// Remembers the trusted proxy whose request is to say where it came from.
+    pub(super) fn came_through(&mut self, proxy: IpAddr) {
+        self.held.get_or_insert_default().proxy = Some(proxy);
+    }
+
+    /// That proxy, once.
+    pub(super) fn take_proxy(&mut self) -> Option<IpAddr> {
+        self.change_held(|held| held.proxy.take())
     }
 
     /// Keeps an ask that found no credit.
@@ -134,7 +169,7 @@ impl Conn {
     fn change_held<R: Default>(&mut self, change: impl FnOnce(&mut Held) -> R) -> R {
         let Some(held) = &mut self.held else { return R::default() };
         let result = change(held);
-        if held.input.is_empty() && held.parked.is_empty() {
+        if held.input.is_empty() && held.parked.is_empty() && held.proxy.is_none() {
             self.held = None;
         }
         result
@@ -144,6 +179,8 @@ impl Conn {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
+    /// What it counts under at the limits' guard.
+    address: Address,
     conn: Option<Box<Conn>>,
 }
 
@@ -168,10 +205,11 @@ impl Conns {
 
     pub(super) fn insert(&mut self, conn: Conn) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry { generation: 0, conn: None });
+            self.entries.push(Entry { generation: 0, address: Address::NONE, conn: None });
             u32::try_from(self.entries.len() - 1).expect("descriptors run out long before")
         });
         let entry = &mut self.entries[slot as usize];
+        entry.address = Address::NONE;
         entry.conn = Some(Box::new(conn));
         self.count += 1;
         ConnId { shard: self.shard, slot, generation: entry.generation }
@@ -194,6 +232,11 @@ impl Conns {
     /// The connection that a subscription, or a list kept in step with the table, refers to.
     pub(super) fn at(&mut self, slot: u32) -> &mut Conn {
         self.entries[slot as usize].conn.as_deref_mut().expect("what refers to a slot goes when its connection goes")
+    }
+
+    /// What the connection in a slot counts under: [`Address::NONE`] if it is exempt, or its address isn't known yet.
+    pub(super) fn address(&mut self, slot: u32) -> &mut Address {
+        &mut self.entries[slot as usize].address
     }
 
     /// The connection in a slot, if there is one now.

@@ -11,6 +11,8 @@ use super::conns::{Ending, Stage};
 use super::{Action, Shard};
 use crate::clock::Now;
 use crate::ids::ConnId;
+use crate::limits::Limit;
+use crate::metrics::Count;
 use crate::outbox::{MAX_PIECES, Run};
 
 /// Superseded publications of `conflate` channels are dropped as soon as so much waits: prices age quickly.
@@ -103,7 +105,9 @@ impl Shard {
     /// The kernel takes bytes again.
     pub fn writable(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
-        conn.blocked = false;
+        if std::mem::take(&mut conn.blocked) {
+            self.blocked -= 1;
+        }
         #[cfg(feature = "planted-panic")]
         super::planted::at_write(id);
         let waiting = conn.outbox.bytes();
@@ -111,8 +115,7 @@ impl Shard {
         let conn = self.conns.at(id.slot);
         if conn.outbox.bytes() < waiting {
             // The kernel took bytes after having been full: the peer made room, so it lives.
-            conn.seen_ms = now.mono_ms;
-            conn.pinged_ms = None;
+            conn.seen(now.mono_ms);
         }
     }
 
@@ -143,7 +146,10 @@ impl Shard {
         for subscription in &conn.subscriptions {
             let local = self.fanout.channel(subscription.channel);
             let outbox = &mut conn.outbox;
-            local.take_sealed(subscription.index as usize, |run, start, end| outbox.push_slice(run, start, end));
+            local.take_sealed(subscription.index as usize, |run, start, end| {
+                self.metrics.add(Count::Deliveries, run.count(start, end));
+                outbox.push_slice(run, start, end);
+            });
         }
     }
 
@@ -155,6 +161,9 @@ impl Shard {
         self.fanout.channel(channel).take_sealed(index, |run, start, end| {
             sent = wire.send(id, &[IoSlice::new(&run.bytes[start..end])]);
             let count = if let Sent::Bytes(count) = sent { count } else { 0 };
+            self.metrics.count(Count::Sends);
+            self.metrics.add(Count::BytesOut, count);
+            self.metrics.add(Count::Deliveries, run.count(start, end));
             if count < end - start {
                 rest = Some((Run::clone(run), start, end, count));
             }
@@ -190,6 +199,7 @@ impl Shard {
             let offered: usize = pieces.iter().map(|piece| piece.len()).sum();
             let sent = wire.send(id, &pieces);
             drop(pieces);
+            self.metrics.count(Count::Sends);
             match sent {
                 Sent::Gone => {
                     self.gone(slot);
@@ -197,6 +207,7 @@ impl Shard {
                 }
                 Sent::Bytes(count) => {
                     conn.outbox.advance(count);
+                    self.metrics.add(Count::BytesOut, count);
                     if count < offered {
                         self.block(slot);
                         return false;
@@ -219,7 +230,9 @@ impl Shard {
 
     fn block(&mut self, slot: u32) {
         let id = self.conns.id(slot);
-        self.conns.at(slot).blocked = true;
+        if !std::mem::replace(&mut self.conns.at(slot).blocked, true) {
+            self.blocked += 1;
+        }
         self.actions.push(Action::AwaitWritable(id));
     }
 
@@ -230,9 +243,12 @@ impl Shard {
             return;
         }
         // Half of the bound at most is kept, so that the work is worth while.
-        conn.outbox.shed_above(CONFLATE_BYTES.min(bound), bound / 2);
+        if conn.outbox.shed_above(CONFLATE_BYTES.min(bound), bound / 2) {
+            self.metrics.count(Count::Sheds);
+        }
         if conn.outbox.bounded_bytes() > bound {
             let id = self.conns.id(slot);
+            self.metrics.refused(Limit::OutboxBytes);
             self.close_slow(id, now);
         }
     }

@@ -6,12 +6,14 @@
 mod answers;
 mod conns;
 mod flush;
+mod guard;
 #[cfg(feature = "planted-panic")]
 mod planted;
 mod receive;
 mod rights;
 mod timers;
 
+use core::net::IpAddr;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -24,8 +26,10 @@ use crate::fanout::{Fanout, Subscription};
 use crate::http::Site;
 use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
+use crate::limits::{Address, Guard, Limit};
 use crate::mesh::{self, Staging};
-use crate::parcel::{Answer, Ask, Asker, Parcel};
+use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
+use crate::parcel::{Answer, Ask, Asker, Parcel, Refusal};
 use crate::proto::codes::close;
 use crate::proto::decode::EnvelopeDecoder;
 use crate::proto::encode::Reply;
@@ -49,6 +53,10 @@ pub const LANE_BYTES: usize = 256 * 1024;
 pub struct Settings {
     /// Of the owner's side, and what both sides share.
     pub hub: HubSettings,
+    /// Limits that no connection can judge by itself; all shards share it.
+    pub guard: Arc<Guard>,
+    /// Where all shards count.
+    pub metrics: Metrics,
     /// Parcels in a lane.
     pub lane_parcels: usize,
     /// What is served over HTTP, and who may upgrade.
@@ -77,6 +85,15 @@ pub struct Settings {
     pub pong_timeout_ms: u64,
     /// Makes connection ids unique over nodes and restarts.
     pub boot_id: u64,
+}
+
+/// A connection as it comes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// The client's address as far as it is known: the peer's, or what it said in a PROXY header.
+    pub from: IpAddr,
+    /// A limit of the process that it is over.
+    pub over: Option<Limit>,
 }
 
 /// What the shell is to do to a socket; the pure part can't.
@@ -143,6 +160,9 @@ pub struct Shard {
     /// What stands for the keys of `conflate`; secret, since publishers choose them.
     key_hash: foldhash::quality::RandomState,
     draining: bool,
+    metrics: Arc<ShardMetrics>,
+    /// Connections whose socket takes no more.
+    blocked: usize,
 }
 
 impl Shard {
@@ -170,6 +190,8 @@ impl Shard {
             key_hash: foldhash::quality::RandomState::default(),
             draining: false,
             authenticator: Authenticator::new(verifier, settings.token_cache),
+            metrics: settings.metrics.shard(own.index()),
+            blocked: 0,
             settings,
         }
     }
@@ -194,24 +216,64 @@ impl Shard {
         self.authenticator.set_verifier(verifier);
     }
 
-    /// A socket was accepted.
-    /// Not `admitted`, its request will be refused: the server is at capacity.
-    pub fn open(&mut self, admitted: bool, now: Now) -> ConnId {
-        let id = self.conns.insert(Conn::new(admitted, now.mono_ms));
+    /// This shard's numbers.
+    pub fn metrics(&self) -> &Arc<ShardMetrics> {
+        &self.metrics
+    }
+
+    /// A socket was accepted. Over a limit, its request will be refused. `None`: too many are being refused already,
+    /// it is to be closed.
+    pub fn open(&mut self, arrival: Arrival, now: Now) -> Option<ConnId> {
+        let Arrival { from, over } = arrival;
+        let guard = Arc::clone(&self.settings.guard);
+        let shard_max = guard.rules().connections_per_shard;
+        let proxied = guard.is_proxy(from);
+        let over =
+            over.or_else(|| (shard_max > 0 && self.conns.count() >= shard_max).then_some(Limit::ConnectionsPerShard));
+        let over = over.or_else(|| guard.is_short_of_memory().then_some(Limit::Memory));
+        let (address, refused) = match over {
+            Some(limit) => (Address::NONE, Some(limit)),
+            None if proxied => (Address::NONE, None),
+            None => {
+                guard.enter(from, now.mono_ms).map_or_else(|limit| (Address::NONE, Some(limit)), |addr| (addr, None))
+            }
+        };
+        if let Some(limit) = refused {
+            self.metrics.refused(limit);
+            if !guard.turn_away() {
+                self.metrics.count(Count::Unadmitted);
+                return None;
+            }
+        }
+        let mut conn = Conn::new(refused, now.mono_ms);
+        if proxied && refused.is_none() {
+            conn.came_through(from);
+        }
+        let id = self.conns.insert(conn);
+        *self.conns.address(id.slot) = address;
+        tracing::debug!(conn = %id, client = %from, refused = refused.map(Limit::name), "connected");
         self.file_deadline(id);
-        id
+        Some(id)
     }
 
     /// The socket is gone, whoever ended it.
-    pub fn closed(&mut self, id: ConnId) {
+    pub fn closed(&mut self, id: ConnId, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.dirty = false;
+        self.blocked -= usize::from(conn.blocked);
+        if conn.refused.is_some() {
+            self.settings.guard.was_turned_away();
+        }
         self.leave(id);
+        self.settings.guard.leave(*self.conns.address(id.slot), now.mono_ms);
         self.conns.remove(id);
     }
 
     /// Takes one parcel from a lane.
     pub fn take(&mut self, from: ShardId, parcel: Parcel, now: Now) {
+        if from != self.own {
+            self.metrics.count(Count::Parcels);
+        }
         match parcel {
             Parcel::Ask { asker, request, ask } => self.hub.ask(asker, request, ask, now, &mut self.staging),
             Parcel::Unsubscribe { conn, request, channel } => {
@@ -228,7 +290,10 @@ impl Shard {
                 self.give_credit(from);
                 self.answered(conn, request, &answer, now);
             }
-            Parcel::Answer { asker: Asker::Backend, request, answer } => self.backend.push((request, answer)),
+            Parcel::Answer { asker: Asker::Backend, request, answer } => {
+                self.count_refusal(&answer);
+                self.backend.push((request, answer));
+            }
         }
     }
 
@@ -251,6 +316,35 @@ impl Shard {
         if let Some(at_ms) = self.hub.take_alarm() {
             self.actions.push(Action::Alarm(at_ms));
         }
+        self.metrics.count(Count::Turns);
+    }
+
+    /// Tells what is kept elsewhere, once a tick: an idle shard has no turns.
+    fn publish_metrics(&self) {
+        let Self { metrics, hub, .. } = self;
+        metrics.set(Gauge::Connections, self.conns.count());
+        metrics.set(Gauge::Blocked, self.blocked);
+        metrics.set(Gauge::Subscriptions, self.fanout.subscribers());
+        let held = hub.holdings();
+        metrics.set(Gauge::Users, held.users);
+        metrics.set(Gauge::Channels, held.channels);
+        metrics.set(Gauge::HistoryBytes, held.history_bytes);
+        metrics.set_count(Count::Publications, held.publications);
+        metrics.set_count(Count::Evictions, held.evictions);
+    }
+
+    /// An owner refused something for a limit.
+    fn count_refusal(&self, answer: &Answer) {
+        let Answer::Refused(refusal) = answer else { return };
+        let limit = match refusal {
+            Refusal::TooManyChannels => Limit::Channels,
+            Refusal::Busy => Limit::Requests,
+            Refusal::TooLarge => Limit::PushBytes,
+            Refusal::TooManySignIns => Limit::SignIns,
+            Refusal::TooManyConnections => Limit::ConnectionsPerUser,
+            Refusal::AlreadyOnline | Refusal::Forbidden | Refusal::KeyReused => return,
+        };
+        self.metrics.refused(limit);
     }
 
     /// The backend asks the owner of a channel, which is this shard. The answer is among
@@ -346,6 +440,7 @@ impl Shard {
         if conn.session.claimed().is_none() {
             return;
         }
+        self.metrics.count(Count::Kicks);
         self.say(id, &Reply::Kicked, None);
         self.close(id, close::SIGNED_IN_ELSEWHERE, "signed in elsewhere", now);
     }
@@ -360,9 +455,11 @@ impl Shard {
         let conn = self.conns.at(slot);
         for subscription in &conn.subscriptions {
             let channel = self.fanout.channel(subscription.channel);
-            channel.hand_over(subscription.index as usize, &mut conn.outbox);
+            let frames = channel.hand_over(subscription.index as usize, &mut conn.outbox);
+            self.metrics.add(Count::Deliveries, frames);
         }
         conn.outbox.push_private(write);
+        self.metrics.count(Count::Replies);
         self.mark_dirty(slot);
     }
 
@@ -374,6 +471,7 @@ impl Shard {
 
     /// Starts the closing handshake from our side.
     fn close(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
+        self.metrics.closed(code);
         self.end_with(id, Ending::AwaitClose, now, |out| frame::write_close(out, code, reason));
     }
 
@@ -392,6 +490,7 @@ impl Shard {
     fn close_slow(&mut self, id: ConnId, now: Now) {
         self.leave(id);
         self.conns.at(id.slot).outbox.drop_unstarted();
+        self.metrics.closed(close::SLOW_CONSUMER);
         self.end_with(id, Ending::AwaitClose, now, |out| {
             frame::write_close(out, close::SLOW_CONSUMER, "slow consumer")
         });

@@ -4,27 +4,38 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::conns::{Ending, Stage};
+use super::guard::{is_refused_token, refusal_of, shows_token};
 use super::{Action, Input, REPLY_BYTES, Shard, Wire};
 use crate::clock::Now;
 use crate::http::Route;
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
+use crate::limits::Limit;
+use crate::metrics::Count;
 use crate::proto::codes::close;
-use crate::proto::decode::Rejected;
+use crate::proto::decode::{Rejected, Request};
 use crate::proto::encode::Reply;
 use crate::proto::frame::{self, Opcode};
-use crate::proto::handshake::{Refusal, Request};
+use crate::proto::handshake::{self, Refusal};
 use crate::proto::text::Text;
 use crate::proto::websocket::{Decoder, Event, ProtocolError};
 use crate::session::{Effect, Local};
+
+/// A masked control frame at its longest (RFC 6455 §5.5).
+const CONTROL_FRAME_MAX: usize = 2 + 4 + 125;
 
 impl Shard {
     /// Takes what was received; it is unmasked in place. Replies leave at once, those of one read in one send. Only
     /// while the input is [`Input::Open`].
     pub fn receive(&mut self, id: ConnId, bytes: &mut [u8], wire: &mut impl Wire, now: Now) -> Input {
         if let Some(conn) = self.conns.get(id) {
-            conn.seen_ms = now.mono_ms;
-            if conn.pinged_ms.take().is_some() {
+            let answers_ping = conn.seen(now.mono_ms);
+            self.metrics.add(Count::BytesIn, bytes.len());
+            // An idle connection that answers pings need not be remembered for that.
+            if !answers_ping || bytes.len() > CONTROL_FRAME_MAX {
+                self.measure(id, bytes.len(), now);
+            }
+            if answers_ping {
                 self.file_deadline(id);
             }
             self.consume(id, bytes, now);
@@ -122,7 +133,7 @@ impl Shard {
             &kept
         };
         let limits = self.settings.head;
-        match Request::parse(head, &limits) {
+        match handshake::Request::parse(head, &limits) {
             Ok(None) => {
                 self.conns.at(id.slot).hold_input(head);
                 rest.len()
@@ -132,20 +143,28 @@ impl Shard {
                 taken - before
             }
             Err(refusal) => {
+                if refusal.status == 413 {
+                    self.metrics.refused(Limit::Header);
+                }
                 self.respond(id, now, |out| refusal.write(out));
                 rest.len()
             }
         }
     }
 
-    fn route(&mut self, id: ConnId, request: &Request<'_>, now: Now) {
+    fn route(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) {
         let site = std::sync::Arc::clone(&self.settings.site);
-        let admitted = self.conns.at(id.slot).admitted;
+        if let Some(limit) = self.conns.at(id.slot).refused {
+            return self.respond(id, now, |out| refusal_of(limit).write(out));
+        }
+        if self.draining {
+            return self.respond(id, now, |out| Refusal::unavailable("server is going away", 5).write(out));
+        }
+        if let Err(limit) = self.place(id, request, now) {
+            self.metrics.refused(limit);
+            return self.respond(id, now, |out| refusal_of(limit).write(out));
+        }
         let upgrade = match site.route(request, now.unix_ms) {
-            _ if !admitted => return self.respond(id, now, |out| Refusal::unavailable("at capacity", 5).write(out)),
-            _ if self.draining => {
-                return self.respond(id, now, |out| Refusal::unavailable("server is going away", 5).write(out));
-            }
             Err(refusal) => return self.respond(id, now, |out| refusal.write(out)),
             Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(out)),
             Ok(Route::Native(upgrade)) => {
@@ -159,6 +178,8 @@ impl Shard {
         };
         let conn = self.conns.at(id.slot);
         conn.outbox.push_head(|out| upgrade.write_response(out));
+        self.metrics.count(Count::Upgrades);
+        let conn = self.conns.at(id.slot);
         if conn.stage == Stage::Native {
             let connection_id = format!("{:016x}-{id}", self.settings.boot_id);
             self.say(id, &Reply::System { connection_id: &connection_id, timestamp: now.unix_ms }, None);
@@ -172,6 +193,18 @@ impl Shard {
         let Some(Stage::Native | Stage::Echo) = self.conns.get(id).map(|conn| conn.stage) else { return Input::Ended };
         self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, close::INTERNAL, "internal error"));
         self.input(id)
+    }
+
+    /// Learns from the request of a trusted proxy where it came from, and counts it there.
+    fn place(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) -> Result<(), Limit> {
+        let Some(proxy) = self.conns.at(id.slot).take_proxy() else { return Ok(()) };
+        let guard = &self.settings.guard;
+        let header = guard.rules().forwarded_header;
+        let client = header.client(request.headers(header.name()), |addr| guard.is_proxy(addr));
+        let client = client.unwrap_or(proxy);
+        tracing::debug!(conn = %id, %client, "through a proxy");
+        *self.conns.address(id.slot) = guard.enter(client, now.mono_ms)?;
+        Ok(())
     }
 
     fn respond(&mut self, id: ConnId, now: Now, write: impl FnOnce(&mut Vec<u8>)) {
@@ -199,9 +232,13 @@ impl Shard {
     /// The stream makes no sense any more: nothing that follows is read (RFC 6455 §7.1.7).
     fn fail(&mut self, id: ConnId, error: ProtocolError, now: Now) {
         let reason = error.to_string();
+        if error.close_code() == close::TOO_BIG {
+            self.metrics.refused(Limit::MessageBytes);
+        }
         if self.conns.at(id.slot).is_closing() {
             self.finish(id, now);
         } else {
+            self.metrics.closed(error.close_code());
             self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, error.close_code(), &reason));
         }
     }
@@ -213,12 +250,14 @@ impl Shard {
             (Event::Close { .. }, Stage::Closing(_)) => self.finish(id, now),
             (_, Stage::Closing(_)) => {}
             (Event::Close { code, .. }, _) => {
+                self.metrics.closed(0);
                 // Answered in kind (§5.5.1); an empty Close has no code to give back.
                 self.end_with(id, Ending::Finish, now, |out| match code {
                     Some(code) => frame::write_close(out, code, ""),
                     None => frame::write_frame(out, Opcode::Close, &[]),
                 });
             }
+            (event, _) if self.is_over_rate(id, &event, now) => {}
             (Event::Ping(payload), _) => {
                 self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Pong, payload));
             }
@@ -235,10 +274,23 @@ impl Shard {
     }
 
     fn message(&mut self, id: ConnId, text: &[u8], now: Now) {
+        let over = self.take_message(id, text.len(), now).err();
+        self.metrics.count(Count::MessagesIn);
         let mut envelopes = self.envelopes.take().unwrap_or_default();
-        match envelopes.decode(text) {
-            Err(Rejected { id: mark, text }) => self.error(id, mark, 400, text),
-            Ok(request) => {
+        match (envelopes.decode(text), over) {
+            (Ok(Request { id: mark, .. }) | Err(Rejected { id: mark, .. }), Some(limit)) => {
+                self.too_many_messages(id, mark, limit, now);
+            }
+            (Err(Rejected { id: mark, text }), None) => {
+                self.metrics.refused(Limit::Json);
+                self.error(id, mark, 400, text);
+            }
+            (Ok(request), None) if shows_token(&request.command) && !self.may_sign_in(id, now) => {
+                self.too_many_attempts(id, request.id, Limit::AuthFailuresPerIp, now);
+            }
+            (Ok(request), None) => {
+                let shows_token = shows_token(&request.command);
+                let mark = request.id;
                 let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
                 let rules = self.rules(id, request.command.channel().unwrap_or(LOBBY));
                 let effect = catch_unwind(AssertUnwindSafe(|| {
@@ -249,6 +301,7 @@ impl Shard {
                 // Put back come what may: whoever ends the connection has to find whom it signed in.
                 self.conns.at(id.slot).session = session;
                 let effect = effect.unwrap_or_else(|panic| resume_unwind(panic));
+                let refused = shows_token && is_refused_token(&effect);
                 match effect {
                     Effect::Reply(reply, mark) => self.say(id, &reply, mark),
                     Effect::Wait => {}
@@ -267,6 +320,9 @@ impl Shard {
                         self.say(id, &reply, mark);
                         self.close(id, code, "unauthorized", now);
                     }
+                }
+                if refused {
+                    self.token_refused(id, mark, now);
                 }
             }
         }

@@ -1,12 +1,11 @@
 //! Deadlines of connections: handshake, sign-in, requests, liveness, closing. Each connection is filed once in the
 //! wheel, under the next moment at which it has to be looked at. Part of `shard`.
 
-use std::num::NonZeroU64;
-
 use super::conns::{Conn, Ending, Stage};
 use super::{Action, Shard};
 use crate::clock::Now;
 use crate::ids::ConnId;
+use crate::limits::Limit;
 use crate::proto::codes::close;
 use crate::proto::encode::Reply;
 use crate::proto::frame::{self, Opcode};
@@ -16,11 +15,12 @@ use crate::session::Local;
 impl Shard {
     /// Looks at every connection whose moment has come.
     pub fn tick(&mut self, now: Now) {
+        self.publish_metrics();
         self.hub.tick(now, &mut self.staging);
         self.follow_clock(now);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
             for id in due {
-                let Some(conn) = self.conns.get(id).filter(|conn| conn.filed == tick) else { continue };
+                let Some(conn) = self.conns.get(id).filter(|conn| u64::from(conn.filed) == tick) else { continue };
                 conn.filed = 0;
                 self.look_at(id, now);
                 self.file_deadline(id);
@@ -36,8 +36,8 @@ impl Shard {
             at_ms = at_ms.min(self.mono_of(unix_ms));
         }
         let conn = self.conns.at(id.slot);
-        if conn.filed == 0 || at_ms.div_ceil(crate::wheel::TICK_MS) < conn.filed {
-            conn.filed = self.wheel.file(id, at_ms);
+        if conn.filed == 0 || at_ms.div_ceil(crate::wheel::TICK_MS) < u64::from(conn.filed) {
+            conn.filed = u32::try_from(self.wheel.file(id, at_ms)).expect("a tick within the next years");
         }
     }
 
@@ -46,12 +46,17 @@ impl Shard {
         let conn = self.conns.at(id.slot);
         let now_ms = now.mono_ms;
         let since_ms = conn.since_ms;
+        conn.meters.take_if(|meters| meters.is_spent(now_ms));
         match conn.stage {
             // Asked for anew until the shell has done it.
             Stage::Closing(_) if since_ms + super::CLOSE_MS <= now_ms => return self.abort(id, now),
-            Stage::Handshake if since_ms + settings.handshake_ms <= now_ms => return self.abort(id, now),
+            Stage::Handshake if since_ms + settings.handshake_ms <= now_ms => {
+                self.metrics.refused(Limit::Handshake);
+                return self.abort(id, now);
+            }
             Stage::Closing(_) | Stage::Handshake => return,
             Stage::Native if conn.session.is_anonymous() && since_ms + settings.auth_ms <= now_ms => {
+                self.metrics.refused(Limit::AuthDeadline);
                 return self.close(id, close::AUTH_TIMEOUT, "no auth in time", now);
             }
             Stage::Native | Stage::Echo => {}
@@ -73,6 +78,7 @@ impl Shard {
     fn time_out_requests(&mut self, id: ConnId, now: Now) {
         while let Some(timed_out) = self.conns.at(id.slot).session.time_out(now.mono_ms) {
             self.conns.at(id.slot).forget_parked(|parked| parked.request == timed_out.request);
+            self.metrics.refused(Limit::Requests);
             self.local(id, Local::Refuse(504, Text::Timeout), &timed_out.channel, timed_out.id.as_deref());
             if timed_out.is_final {
                 return self.close(id, close::INTERNAL, "sign-in timed out", now);
@@ -84,12 +90,12 @@ impl Shard {
     fn check_life(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.slot);
         let silent = conn.seen_ms + self.settings.ping_interval_ms <= now.mono_ms;
-        match conn.pinged_ms {
-            Some(pinged) if pinged.get() + self.settings.pong_timeout_ms <= now.mono_ms => {
+        match conn.pinged_ms() {
+            Some(pinged_ms) if pinged_ms + self.settings.pong_timeout_ms <= now.mono_ms => {
                 self.close(id, close::NO_SIGN_OF_LIFE, "no sign of life", now);
             }
             None if silent => {
-                conn.pinged_ms = NonZeroU64::new(now.mono_ms);
+                conn.ping(now.mono_ms);
                 let wants_ping = conn.session.wants_ping();
                 self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Ping, &[]));
                 if wants_ping {
@@ -102,8 +108,8 @@ impl Shard {
 }
 
 fn next_deadline(conn: &Conn, settings: &super::Settings) -> u64 {
-    let alive = match conn.pinged_ms {
-        Some(pinged) => pinged.get() + settings.pong_timeout_ms,
+    let alive = match conn.pinged_ms() {
+        Some(pinged_ms) => pinged_ms + settings.pong_timeout_ms,
         None => conn.seen_ms + settings.ping_interval_ms,
     };
     let at_ms = match conn.stage {

@@ -4,6 +4,7 @@
 // The whole file is test code; a broken expectation has to stop the test, with its message.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod admission;
 mod api;
 mod channel_support;
 mod channels;
@@ -13,10 +14,12 @@ mod handshake;
 mod keys;
 mod limits;
 mod liveness;
+mod metrics;
 #[cfg(feature = "planted-panic")]
 mod panics;
 mod presence;
 mod proof;
+mod proxy;
 mod publishing;
 mod races;
 mod recovery;

@@ -9,6 +9,8 @@ use uringcast::config::{Auth, Config, Secret, StaticToken};
 use uringcast::http::Site;
 use uringcast::hub::HubSettings;
 use uringcast::hub::users::DuplicateLogin;
+use uringcast::limits::{Guard, Rules};
+use uringcast::metrics::Metrics;
 use uringcast::namespace::{Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
 use uringcast::proto::handshake::{self, Policy};
 use uringcast::proto::text::Language;
@@ -163,6 +165,9 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
 }
 
 fn settings(shards: usize, dice: &mut Dice) -> Settings {
+    // Limits by address and rates have tests of their own; here everyone comes from this machine.
+    let exempt = vec!["127.0.0.0/8".parse().expect("a network")];
+    let guard = Arc::new(Guard::new(Rules { exempt, ..Rules::default() }));
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
     let outbox_bytes = dice.pick(&[600, 2_048, 8_192, 1 << 20]);
     Settings {
@@ -171,6 +176,8 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
             language: dice.pick(&[Language::En, Language::Zh]),
             namespaces: namespaces(dice.once_in(2), dice),
             duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
+            connections_per_user: 0,
+            guard: Arc::clone(&guard),
             push_bytes: dice.pick(&[1_024, 1 << 20]),
             recover_bytes: outbox_bytes / 2,
             patience_ms: request_ms / 2,
@@ -180,6 +187,8 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
             presence_digest_above: 1_000,
             presence_list: 100,
         },
+        guard,
+        metrics: Metrics::new(shards),
         lane_parcels: dice.pick(&[3, 4, 8, 16, 64, 1_024]),
         site: Arc::new(Site { path: "/ws".into(), echo: false, policy: Policy::default(), dev: None }),
         head: handshake::Limits::default(),

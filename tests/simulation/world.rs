@@ -3,12 +3,13 @@
 //! An observer on the lobby's owner listens from the first step to the last: what it hears is the master sequence.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use uringcast::clock::Now;
 use uringcast::hub::{LOBBY, owner_of};
 use uringcast::ids::{ConnId, ShardId};
-use uringcast::shard::{Action, Input, Shard};
+use uringcast::shard::{Action, Arrival, Input, Shard};
 
 use crate::backend::Backend;
 use crate::channels::Known;
@@ -21,6 +22,9 @@ use crate::wire::{Net, Reader};
 
 /// The observer is the first client.
 pub const WATCH: usize = 0;
+
+/// How every connection comes in.
+const HERE: Arrival = Arrival { from: IpAddr::V4(Ipv4Addr::LOCALHOST), over: None };
 
 /// What a step can be; `Plan::weights` has the odds.
 const ACTIONS: [fn(&mut World) -> Verdict; 10] = [
@@ -132,7 +136,7 @@ impl World {
     }
 
     fn open(&mut self, shard: usize, room: usize, polite: bool) {
-        let id = self.shards[shard].open(true, self.now);
+        let id = self.shards[shard].open(HERE, self.now).expect("no limit is reached");
         let number = self.net.connect(id, room);
         self.note(|| format!("client {number} connects as {id}"));
         let known = self.memory();
@@ -268,7 +272,7 @@ impl World {
             Input::Paused => Reader::Paused,
             Input::Ended => {
                 self.note(|| format!("client {client}'s connection ends"));
-                self.shards[shard].closed(id);
+                self.shards[shard].closed(id, self.now);
                 Reader::Ended
             }
         };

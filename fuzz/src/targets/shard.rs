@@ -2,10 +2,12 @@
 //! a clock that jumps. No oracle of meaning, which `simulation` has: only what must hold of any server whatever comes.
 //! Input: throws of the dice that choose settings, operations and bytes.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use uringcast::clock::Now;
-use uringcast::shard::{Action, Input, Shard};
+use uringcast::limits::Limit;
+use uringcast::shard::{Action, Arrival, Input, Shard};
 
 use super::{envelope, frames};
 use crate::codec::{self, Ear};
@@ -101,8 +103,9 @@ impl Hostile {
 
     fn open(&mut self) {
         let shard = self.dice.below(self.shards.len());
-        let admitted = !self.dice.once_in(16);
-        let id = self.shards[shard].open(admitted, self.now);
+        let over = self.dice.once_in(16).then_some(Limit::Connections);
+        let arrival = Arrival { from: Ipv4Addr::LOCALHOST.into(), over };
+        let Some(id) = self.shards[shard].open(arrival, self.now) else { return };
         let client = self.net.connect(id, self.dice.pick(&[200, 2_000, 1 << 20]));
         self.sent.push(Vec::new());
         if !self.dice.once_in(8) {
@@ -181,7 +184,7 @@ impl Hostile {
             Input::Open => Reader::Open,
             Input::Paused => Reader::Paused,
             Input::Ended => {
-                self.shards[shard].closed(id);
+                self.shards[shard].closed(id, self.now);
                 Reader::Ended
             }
         };

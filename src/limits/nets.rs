@@ -1,0 +1,168 @@
+//! Addresses and networks: what `limits.exempt` and `limits.trusted_proxies` are lists of, and the part of an address
+//! that limits go by: all of an IPv4 address, the /64 of an IPv6 address (a household or a server gets one whole).
+//! Addresses are data here; no socket is.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A network in CIDR notation, or one address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Net {
+    base: IpAddr,
+    bits: u8,
+}
+
+impl Net {
+    /// Whether the address is in the network. An IPv4 address that came as IPv6 (`::ffff:10.0.0.1`) is IPv4.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        let shared = match (self.base, addr.to_canonical()) {
+            (IpAddr::V4(base), IpAddr::V4(addr)) => (base.to_bits() ^ addr.to_bits()).leading_zeros(),
+            (IpAddr::V6(base), IpAddr::V6(addr)) => (base.to_bits() ^ addr.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        shared >= u32::from(self.bits)
+    }
+}
+
+impl FromStr for Net {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no network: write 10.0.0.0/8, 2001:db8::/32 or one address");
+        let (base, bits) = match text.split_once('/') {
+            Some((base, bits)) => (base, Some(bits)),
+            None => (text, None),
+        };
+        let base: IpAddr = base.parse().map_err(|_| wrong())?;
+        let most = if base.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => most,
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => bits.parse().map_err(|_| wrong())?,
+            Some(_) => return Err(wrong()),
+        };
+        if bits > most {
+            return Err(wrong());
+        }
+        let tail_is_zero = match base {
+            IpAddr::V4(base) => base.to_bits().checked_shl(bits.into()).unwrap_or(0) == 0,
+            IpAddr::V6(base) => base.to_bits().checked_shl(bits.into()).unwrap_or(0) == 0,
+        };
+        if !tail_is_zero {
+            return Err(format!("{text:?} is no network: there are address bits behind the first {bits}"));
+        }
+        Ok(Self { base, bits })
+    }
+}
+
+impl TryFrom<String> for Net {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Net> for String {
+    fn from(net: Net) -> Self {
+        net.to_string()
+    }
+}
+
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = if self.base.is_ipv4() { 32 } else { 128 };
+        if self.bits == whole { write!(f, "{}", self.base) } else { write!(f, "{}/{}", self.base, self.bits) }
+    }
+}
+
+/// Whether any of the networks has the address.
+pub fn any_contains(nets: &[Net], addr: IpAddr) -> bool {
+    nets.iter().any(|net| net.contains(addr))
+}
+
+/// What per-address limits go by, in 8 bytes: an IPv4 address whole, of an IPv6 address the first 64 bits. The two
+/// share no value but in ::/32, which is not routed; what an IPv4 address is embedded in, they treat as IPv4.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Address(u64);
+
+impl Address {
+    /// No address has this one (fd ff …: of the private range, and nobody would choose it).
+    pub const NONE: Self = Self(u64::MAX);
+
+    /// Of an address.
+    pub fn of(addr: IpAddr) -> Self {
+        match addr.to_canonical() {
+            IpAddr::V4(addr) => Self(addr.to_bits().into()),
+            IpAddr::V6(addr) => Self(u64::try_from(addr.to_bits() >> 64).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// As a number, to look it up by.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match u32::try_from(self.0) {
+            Ok(bits) => Ipv4Addr::from_bits(bits).fmt(f),
+            Err(_) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(self.0) << 64)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> Net {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_network_has_its_addresses_and_no_others() {
+        for (of, inside, outside) in [
+            ("10.0.0.0/8", "10.255.1.2", "11.0.0.0"),
+            ("127.0.0.0/8", "::ffff:127.0.0.9", "::1"),
+            ("192.168.1.0/24", "192.168.1.255", "192.168.2.0"),
+            ("1.2.3.4", "1.2.3.4", "1.2.3.5"),
+            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
+            ("::1", "::1", "::2"),
+            ("0.0.0.0/0", "255.255.255.255", "::1"),
+            ("::/0", "2001::1", "::ffff:1.2.3.4"),
+        ] {
+            assert!(net(of).contains(ip(inside)), "{of} {inside}");
+            assert!(!net(of).contains(ip(outside)), "{of} {outside}");
+            assert_eq!(net(&net(of).to_string()), net(of));
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in
+            ["", "10.0.0.0/33", "10.0.0.1/8", "::/129", "10.0.0.0/", "10.0.0.0/+8", "a/8", "10.0.0.0/8/8", " ::1"]
+        {
+            assert!(text.parse::<Net>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn origins_are_whole_ipv4_addresses_and_half_ipv6_ones() {
+        let same = |a: &str, b: &str| Address::of(ip(a)) == Address::of(ip(b));
+        assert!(same("2001:db8:1:2::1", "2001:db8:1:2:ffff::9") && !same("2001:db8:1:2::1", "2001:db8:1:3::1"));
+        assert!(same("::ffff:1.2.3.4", "1.2.3.4") && !same("1.2.3.4", "1.2.3.5"));
+        assert_eq!(Address::of(ip("1.2.3.4")).to_string(), "1.2.3.4");
+        assert_eq!(Address::of(ip("2001:db8:1:2:3::4")).to_string(), "2001:db8:1:2::/64");
+        assert_ne!(Address::of(ip("255.255.255.255")), Address::NONE);
+    }
+}

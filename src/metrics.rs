@@ -1,0 +1,294 @@
+//! What is counted, and how it is served to Prometheus (docs/metrics.md). Each shard has its own numbers on its own
+//! cache lines and is the only one to write them, so that counting is a load and a store; a scrape adds them up.
+//! Knows names and numbers, not what they are measured on; `control` serves the text.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::limits::Limit;
+use crate::proto::codes::close;
+
+/// Before every name.
+const PREFIX: &str = "uringcast";
+/// The text format that is served.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Upper bounds of the buckets of durations, in microseconds; one more takes the rest.
+const BUCKETS_US: [u64; 12] = [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000];
+
+macro_rules! metrics {
+    ($(#[doc = $doc:literal])* $Name:ident { $($Variant:ident $name:literal $help:literal,)* }) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $Name { $(#[doc = $help] $Variant,)* }
+
+        impl $Name {
+            const ALL: &[(&'static str, &'static str)] = &[$(($name, $help),)*];
+        }
+    };
+}
+
+metrics! {
+    /// What only grows.
+    Count {
+        Accepted "connections_accepted" "Connections taken from the kernel",
+        Unadmitted "connections_unadmitted" "Connections accepted and cut without a word: too many were being refused already, or the socket failed",
+        Upgrades "upgrades" "WebSocket upgrades",
+        SignIns "auth_succeeded" "Sign-ins that succeeded",
+        SignInsFailed "auth_failed" "Tokens of `auth` and `refresh` that were refused",
+        Kicks "kicks" "Connections closed because their user signed in elsewhere",
+        MessagesIn "messages_received" "Messages from clients, whole ones",
+        BytesIn "received_bytes" "Bytes from clients",
+        BytesOut "sent_bytes" "Bytes that the kernel took for clients",
+        Deliveries "deliveries" "Frames of channels handed to a client's socket or queue: one publication for a thousand subscribers is a thousand",
+        Replies "replies" "Frames and HTTP responses meant for one client: answers, pings, closes",
+        Sends "sends" "Send calls to the kernel; (deliveries + replies) / sends is how well frames are coalesced",
+        Publications "publications" "Publications accepted by the owners of their channels",
+        Sheds "sheds" "Times that publications were dropped from the queue of a slow client, behind a gap",
+        Evictions "history_evictions" "Publications that left a history for limits.history_bytes",
+        Parcels "lane_parcels" "Parcels from other shards",
+        LaneFull "lane_full_turns" "Turns that ended with something that found a lane full",
+        Turns "turns" "Turns of the shards' loops",
+        TlsFailures "tls_failures" "Connections ended for what their peer sent as TLS",
+        Panics "panics" "Panics that ended one connection",
+    }
+}
+
+metrics! {
+    /// What goes up and down.
+    Gauge {
+        Connections "connections" "Connections there are",
+        Blocked "connections_blocked" "Connections whose socket takes no more at the moment",
+        Subscriptions "subscriptions" "Subscriptions, the lobby's among them",
+        Users "users" "Users online",
+        Channels "channels" "Channels that exist",
+        HistoryBytes "history_bytes" "Bytes of publications kept as history",
+    }
+}
+
+/// Close codes that the server may send first, and 0 for what a client closed.
+const CODES: [u16; 17] = [
+    0,
+    close::NORMAL,
+    close::GOING_AWAY,
+    close::PROTOCOL_ERROR,
+    close::UNACCEPTABLE,
+    close::INVALID_DATA,
+    close::TOO_BIG,
+    close::INTERNAL,
+    close::UNAUTHORIZED,
+    close::FORBIDDEN,
+    close::AUTH_TIMEOUT,
+    close::SIGNED_IN_ELSEWHERE,
+    close::RATE_LIMITED,
+    close::DRAINING,
+    close::NO_SIGN_OF_LIFE,
+    close::SLOW_CONSUMER,
+    close::INSUFFICIENT_STATE,
+];
+
+/// The numbers of one shard. Written by its thread alone, read by any.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct ShardMetrics {
+    counts: [AtomicU64; Count::ALL.len()],
+    gauges: [AtomicU64; Gauge::ALL.len()],
+    closes: [AtomicU64; CODES.len()],
+    refusals: [AtomicU64; Limit::ALL.len()],
+    /// Flushes by duration, and all their durations in microseconds.
+    flushes: [AtomicU64; BUCKETS_US.len() + 1],
+    flushes_us: AtomicU64,
+}
+
+/// A load and a store: nobody else writes.
+fn grow(value: &AtomicU64, by: u64) {
+    value.store(value.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+fn read(value: &AtomicU64) -> u64 {
+    value.load(Ordering::Relaxed)
+}
+
+impl Default for ShardMetrics {
+    fn default() -> Self {
+        const ZERO: AtomicU64 = AtomicU64::new(0);
+        Self {
+            counts: [ZERO; _],
+            gauges: [ZERO; _],
+            closes: [ZERO; _],
+            refusals: [ZERO; _],
+            flushes: [ZERO; _],
+            flushes_us: ZERO,
+        }
+    }
+}
+
+impl ShardMetrics {
+    /// Counts one more.
+    pub fn count(&self, what: Count) {
+        self.add(what, 1);
+    }
+
+    /// Counts some more.
+    pub fn add(&self, what: Count, by: usize) {
+        grow(&self.counts[what as usize], by as u64);
+    }
+
+    /// Publishes a count that is kept elsewhere.
+    pub fn set_count(&self, what: Count, to: u64) {
+        self.counts[what as usize].store(to, Ordering::Relaxed);
+    }
+
+    /// Publishes how much there is.
+    pub fn set(&self, what: Gauge, to: usize) {
+        self.gauges[what as usize].store(to as u64, Ordering::Relaxed);
+    }
+
+    /// A connection is being closed by us with this code; 0: by the client.
+    pub fn closed(&self, code: u16) {
+        let known = CODES.iter().position(|known| *known == code).unwrap_or(0);
+        grow(&self.closes[known], 1);
+    }
+
+    /// A limit refused something.
+    pub fn refused(&self, limit: Limit) {
+        grow(&self.refusals[limit as usize], 1);
+    }
+
+    /// A flush took so long, in microseconds.
+    pub fn flushed(&self, took_us: u64) {
+        let bucket = BUCKETS_US.partition_point(|bound| *bound < took_us);
+        grow(&self.flushes[bucket], 1);
+        grow(&self.flushes_us, took_us);
+    }
+}
+
+/// The numbers of all shards.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    shards: Arc<[Arc<ShardMetrics>]>,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new(shards: usize) -> Self {
+        Self { shards: (0..shards).map(|_| Arc::default()).collect() }
+    }
+
+    /// One shard's.
+    pub fn shard(&self, index: usize) -> Arc<ShardMetrics> {
+        Arc::clone(&self.shards[index])
+    }
+
+    /// All numbers, in the text format [`CONTENT_TYPE`].
+    ///
+    /// # Errors
+    /// None in practice: it writes into memory.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register_collector(Box::new(self.clone()));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+
+    fn sum(&self, of: impl Fn(&ShardMetrics) -> &AtomicU64) -> u64 {
+        self.shards.iter().map(|shard| read(of(shard))).fold(0, u64::wrapping_add)
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        for (index, (name, help)) in Gauge::ALL.iter().enumerate() {
+            let value = i64::try_from(self.sum(|shard| &shard.gauges[index])).unwrap_or(i64::MAX);
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        for (index, (name, help)) in Count::ALL.iter().enumerate() {
+            let counter = ConstCounter::new(self.sum(|shard| &shard.counts[index]));
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let help = "Connections closed, by the close code that was sent; \"client\" for those that the client closed";
+        let mut family = encoder.encode_descriptor("closes", help, None, MetricType::Counter)?;
+        for (index, code) in CODES.iter().enumerate() {
+            let code = if *code == 0 { "client".to_owned() } else { code.to_string() };
+            let counter = ConstCounter::new(self.sum(|shard| &shard.closes[index]));
+            counter.encode(family.encode_family(&[("code", code.as_str())])?)?;
+        }
+        let help = "What was refused, by the limit that refused it";
+        let mut family = encoder.encode_descriptor("refusals", help, None, MetricType::Counter)?;
+        for limit in Limit::ALL {
+            let counter = ConstCounter::new(self.sum(|shard| &shard.refusals[*limit as usize]));
+            counter.encode(family.encode_family(&[("limit", limit.name())])?)?;
+        }
+        let help = "How long a flush took: from the first send to the last of what a turn had for clients";
+        let mut histogram = encoder.encode_descriptor("flush_seconds", help, None, MetricType::Histogram)?;
+        let bounds = BUCKETS_US.iter().map(|bound| *bound as f64 / 1e6).chain([f64::INFINITY]);
+        let buckets = bounds.enumerate().map(|(index, bound)| (bound, self.sum(|shard| &shard.flushes[index])));
+        let buckets: Vec<(f64, u64)> = buckets.collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum_s = self.sum(|shard| &shard.flushes_us) as f64 / 1e6;
+        histogram.encode_histogram::<[(&str, &str); 0]>(sum_s, count, &buckets, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(metrics: &Metrics) -> String {
+        metrics.text().expect("a text")
+    }
+
+    #[test]
+    fn the_shards_are_added_up() {
+        let metrics = Metrics::new(3);
+        for index in 0..3 {
+            let shard = metrics.shard(index);
+            shard.add(Count::Deliveries, 1 << index);
+            shard.set(Gauge::Connections, 10);
+            shard.closed(close::RATE_LIMITED);
+            shard.closed(4999);
+            shard.refused(Limit::Memory);
+        }
+        let text = served(&metrics);
+        for line in [
+            "uringcast_deliveries_total 7",
+            "uringcast_connections 30",
+            "uringcast_closes_total{code=\"4429\"} 3",
+            "uringcast_closes_total{code=\"client\"} 3",
+            "uringcast_refusals_total{limit=\"memory\"} 3",
+            "uringcast_refusals_total{limit=\"bytes\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_duration_counts_in_its_bucket_and_all_above() {
+        let metrics = Metrics::new(1);
+        [50, 51, 10_000_000].iter().for_each(|took_us| metrics.shard(0).flushed(*took_us));
+        let text = served(&metrics);
+        for line in [
+            "uringcast_flush_seconds_bucket{le=\"0.00005\"} 1",
+            "uringcast_flush_seconds_bucket{le=\"0.0001\"} 2",
+            "uringcast_flush_seconds_bucket{le=\"0.25\"} 2",
+            "uringcast_flush_seconds_bucket{le=\"+Inf\"} 3",
+            "uringcast_flush_seconds_count 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn no_two_shards_share_a_cache_line() {
+        assert_eq!((align_of::<ShardMetrics>(), size_of::<ShardMetrics>() % 128), (128, 0));
+    }
+}

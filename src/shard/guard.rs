@@ -1,0 +1,132 @@
+//! What a connection may send and try: its rates and its user's, and how many tokens it may have refused. What is
+//! over is told with `error` 429, and who goes on is closed with 4429. Part of `shard`; the arithmetic is `limits`'.
+
+use super::{Shard, Stage};
+use crate::clock::Now;
+use crate::ids::ConnId;
+use crate::limits::{Address, Limit};
+use crate::metrics::Count;
+use crate::proto::codes::close;
+use crate::proto::decode::Command;
+use crate::proto::encode::Reply;
+use crate::proto::handshake::Refusal;
+use crate::proto::text::Text;
+use crate::proto::websocket::Event;
+use crate::session::Effect;
+
+impl Shard {
+    /// Counts received bytes.
+    pub(super) fn measure(&mut self, id: ConnId, bytes: usize, now: Now) {
+        let rates = self.settings.guard.rules().connection;
+        if rates.bytes.is_none() || *self.conns.address(id.slot) == Address::NONE {
+            return;
+        }
+        let conn = self.conns.at(id.slot);
+        if matches!(conn.stage, Stage::Native | Stage::Echo) {
+            conn.meters.get_or_insert_default().received(&rates, bytes, now.mono_ms);
+        }
+    }
+
+    /// Takes a message out of its sender's rates.
+    pub(super) fn take_message(&mut self, id: ConnId, bytes: usize, now: Now) -> Result<(), Limit> {
+        if *self.conns.address(id.slot) == Address::NONE {
+            return Ok(());
+        }
+        let rates = self.settings.guard.rules().connection;
+        let conn = self.conns.at(id.slot);
+        if rates.messages.is_some() || rates.bytes.is_some() {
+            conn.meters.get_or_insert_default().message(&rates, now.mono_ms)?;
+        }
+        match conn.session.user() {
+            Some(user) => self.settings.guard.user_message(user.key(), bytes, now.mono_ms),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what is no text of the native protocol, which `message` sees to. Over a rate it is passed over.
+    pub(super) fn is_over_rate(&mut self, id: ConnId, event: &Event<'_>, now: Now) -> bool {
+        let conn = self.conns.at(id.slot);
+        let bytes = match event {
+            Event::Text(_) if conn.stage == Stage::Native => return false,
+            // One that was asked for need not be remembered.
+            Event::Pong(_) if conn.meters.is_none() => return false,
+            Event::Text(bytes) | Event::Binary(bytes) => bytes.len(),
+            Event::Ping(payload) | Event::Pong(payload) => payload.len(),
+            Event::Close { .. } => return false,
+        };
+        match self.take_message(id, bytes, now) {
+            Ok(()) => false,
+            Err(limit) => {
+                self.too_many_messages(id, None, limit, now);
+                true
+            }
+        }
+    }
+
+    /// A message over a rate: told at first, and closed when it goes on.
+    pub(super) fn too_many_messages(&mut self, id: ConnId, mark: Option<&str>, limit: Limit, now: Now) {
+        self.metrics.refused(limit);
+        let conn = self.conns.at(id.slot);
+        if conn.is_closing() {
+            return;
+        }
+        let goes_on = conn.meters.get_or_insert_default().refused(now.mono_ms);
+        if conn.stage == Stage::Native {
+            self.error(id, mark, 429, Text::TooManyMessages);
+        }
+        if goes_on {
+            self.close(id, close::RATE_LIMITED, "too many messages", now);
+        }
+    }
+
+    /// Whether a token from where this connection comes from is looked at.
+    pub(super) fn may_sign_in(&mut self, id: ConnId, now: Now) -> bool {
+        let address = *self.conns.address(id.slot);
+        self.settings.guard.may_sign_in(address, now.mono_ms)
+    }
+
+    /// A token was refused, and the client has been told.
+    pub(super) fn token_refused(&mut self, id: ConnId, mark: Option<&str>, now: Now) {
+        self.metrics.count(Count::SignInsFailed);
+        let address = *self.conns.address(id.slot);
+        self.settings.guard.sign_in_failed(address, now.mono_ms);
+        let conn = self.conns.at(id.slot);
+        conn.failures = conn.failures.saturating_add(1);
+        let most = self.settings.guard.rules().auth_attempts;
+        if !conn.is_closing() && most > 0 && conn.failures >= most {
+            self.too_many_attempts(id, mark, Limit::AuthAttempts, now);
+        }
+    }
+
+    pub(super) fn too_many_attempts(&mut self, id: ConnId, mark: Option<&str>, limit: Limit, now: Now) {
+        self.metrics.refused(limit);
+        self.error(id, mark, 429, Text::TooManyAttempts);
+        self.close(id, close::RATE_LIMITED, "too many failed sign-ins", now);
+    }
+}
+
+/// Whether a token's signature has to be checked for this.
+pub(super) fn shows_token(command: &Command<'_>) -> bool {
+    matches!(command, Command::Auth { token: Some(_), .. } | Command::Refresh { .. })
+}
+
+/// Whether what became of a token is that it was refused.
+pub(super) fn is_refused_token(effect: &Effect<'_>) -> bool {
+    match effect {
+        Effect::Close(Reply::AuthFailed, ..) => true,
+        Effect::Reply(Reply::Error { text, .. }, _) => matches!(text, Text::OtherUser | Text::TokenInvalid),
+        _ => false,
+    }
+}
+
+/// What a connection over this limit is told before the upgrade.
+pub(super) fn refusal_of(limit: Limit) -> Refusal {
+    match limit {
+        // Its others may stay for hours.
+        Limit::ConnectionsPerIp => Refusal::too_many_requests(30),
+        // At least one is let in each second.
+        Limit::NewConnectionsPerIp => Refusal::too_many_requests(1),
+        Limit::Memory => Refusal::unavailable("short of memory", 10),
+        _ => Refusal::unavailable("at capacity", 5),
+    }
+}

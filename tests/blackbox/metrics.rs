@@ -1,0 +1,220 @@
+//! What is counted, as Prometheus reads it: every metric that is served is in docs/metrics.md with its type, labels and
+//! meaning, and no other is. `Metrics` reads numbers for the tests of limits too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::{Client, DEADLINE, Options, Server};
+
+const KEY: &str = "an-api-key-of-the-tests-of-metrics";
+
+/// A server whose metrics can be read, with no peer exempt from anything.
+pub fn options() -> Options {
+    Options::new()
+        .env("URINGCAST_HTTP__KEYS", KEY)
+        .env("URINGCAST_HTTP__LISTEN", "127.0.0.1:0")
+        .env("URINGCAST_LIMITS__EXEMPT", "")
+}
+
+/// One server's numbers.
+pub struct Metrics {
+    addr: SocketAddr,
+}
+
+impl Metrics {
+    pub async fn of(server: &Server) -> Self {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let log = server.log();
+            let found = log.split_once("HTTP API on http://").and_then(|(_, rest)| rest.split_whitespace().next());
+            if let Some(addr) = found {
+                return Self { addr: addr.parse().unwrap() };
+            }
+            assert!(Instant::now() < end, "where the API listens is not in the log: {log}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The head and the body of the answer.
+    async fn scrape(&self, headers: &str) -> (String, String) {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n", self.addr);
+        let mut text = String::new();
+        let exchange = async {
+            let mut tcp = TcpStream::connect(self.addr).await.unwrap();
+            tcp.write_all(request.as_bytes()).await.unwrap();
+            tcp.read_to_string(&mut text).await.unwrap();
+        };
+        timeout(DEADLINE, exchange).await.expect("an answer in time");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+
+    /// The value of one series, named as it is served.
+    pub async fn get(&self, series: &str) -> u64 {
+        let (head, body) = self.scrape("").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let line = body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series} in\n{body}")).parse().unwrap()
+    }
+
+    pub async fn refusals(&self, limit: &str) -> u64 {
+        self.get(&format!("uringcast_refusals_total{{limit=\"{limit}\"}}")).await
+    }
+
+    /// Waits until a series has this value.
+    pub async fn reach(&self, series: &str, wanted: impl Fn(u64) -> bool) -> u64 {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let value = self.get(series).await;
+            if wanted(value) {
+                return value;
+            }
+            assert!(Instant::now() < end, "{series} stays {value}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// (name without the prefix, type, labels) → what it means.
+type Table = BTreeMap<(String, String, String), String>;
+
+fn documented() -> Table {
+    let text = include_str!("../../docs/metrics.md");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let cells = |line: &str| {
+        let cells: Vec<String> = line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect();
+        let [name, kind, labels, meaning] = &cells[..] else { panic!("not four cells: {line}") };
+        let plain = |cell: &str| cell.trim_matches('`').to_owned();
+        ((plain(name), kind.clone(), plain(labels)), meaning.clone())
+    };
+    rows.map(cells).collect()
+}
+
+fn served(text: &str) -> Table {
+    let mut table = Table::new();
+    let help = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} ")));
+        line.unwrap_or_else(|| panic!("{name} has no help")).trim_end_matches('.').to_owned()
+    };
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let suffix = match kind {
+            "counter" => "_total",
+            "histogram" => "_bucket",
+            _ => "",
+        };
+        let mut labels = BTreeSet::new();
+        for sample in text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(suffix)) {
+            if let Some((inside, _)) = sample.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+                labels.extend(
+                    inside.split(',').filter_map(|pair| pair.split_once('=')).map(|(label, _)| label.to_owned()),
+                );
+            }
+        }
+        labels.remove("le");
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        let labels = labels.into_iter().collect::<Vec<_>>().join(", ");
+        table.insert((format!("{name}{suffix}"), kind.to_owned(), labels), help(name));
+    }
+    table
+}
+
+#[tokio::test]
+async fn what_is_served_is_what_is_documented() {
+    let server = options().shards(2).start();
+    let (head, body) = Metrics::of(&server).await.scrape("").await;
+    assert!(head.to_lowercase().contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    let served = served(&body);
+    if std::env::var_os("BLESS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let head = text.split("| `").next().unwrap().to_owned();
+        let row = |((name, kind, labels), meaning): (&(String, String, String), &String)| {
+            let labels = if labels.is_empty() { String::new() } else { format!("`{labels}`") };
+            format!("| `{name}` | {kind} | {labels} | {meaning} |\n")
+        };
+        std::fs::write(path, head + &served.iter().map(row).collect::<String>()).unwrap();
+        return;
+    }
+    assert_eq!(documented(), served, "BLESS=1 writes the table of docs/metrics.md anew");
+}
+
+#[tokio::test]
+async fn what_clients_do_is_counted() {
+    let server = options().shards(2).start();
+    let metrics = Metrics::of(&server).await;
+    let (mut alice, _) = Client::join(&server, 1, "Alice").await;
+    let (mut bob, _) = Client::join(&server, 2, "Bob").await;
+    alice.expect("user_online").await;
+    for _ in 0..10 {
+        alice.say("hi").await;
+        alice.expect("message").await;
+        bob.expect("message").await;
+    }
+    let failed = Client::open(&server).await.auth("nonsense").await;
+    assert_eq!(failed["type"], "auth_failed");
+    metrics.reach("uringcast_connections", |count| count == 2).await;
+    for (series, least) in [
+        ("uringcast_connections_accepted_total", 3),
+        ("uringcast_upgrades_total", 3),
+        ("uringcast_auth_succeeded_total", 2),
+        ("uringcast_auth_failed_total", 1),
+        ("uringcast_messages_received_total", 13),
+        ("uringcast_publications_total", 10),
+        ("uringcast_deliveries_total", 20),
+        ("uringcast_users", 2),
+        ("uringcast_subscriptions", 2),
+        ("uringcast_channels", 1),
+        ("uringcast_closes_total{code=\"4401\"}", 1),
+    ] {
+        let most = if series == "uringcast_deliveries_total" { 23 } else { least };
+        let value = metrics.reach(series, |value| value >= least).await;
+        assert!(value <= most, "{series} is {value}");
+    }
+    for series in ["received_bytes_total", "sent_bytes_total", "sends_total", "turns_total", "flush_seconds_count"] {
+        metrics.reach(&format!("uringcast_{series}"), |value| value > 0).await;
+    }
+    let (mut again, _) = Client::join(&server, 2, "Bob").await;
+    bob.expect("kicked").await;
+    metrics.reach("uringcast_kicks_total", |value| value == 1).await;
+    again.nothing_pending().await;
+    again.leave().await;
+    metrics.reach("uringcast_closes_total{code=\"client\"}", |value| value == 1).await;
+    metrics.reach("uringcast_users", |value| value == 1).await;
+}
+
+#[tokio::test]
+async fn history_is_counted_and_so_is_what_leaves_it() {
+    let server = options()
+        .shards(1)
+        .env("URINGCAST_LIMITS__HISTORY_BYTES", 4_000)
+        .env("URINGCAST_LOBBY__HISTORY_SIZE", 1_000)
+        .start();
+    let metrics = Metrics::of(&server).await;
+    let (mut alice, _) = Client::join(&server, 1, "Alice").await;
+    for n in 0..40 {
+        alice.send(&json!({"type": "message", "id": n.to_string(), "data": {"text": "x".repeat(100)}})).await;
+        alice.find("ack").await;
+    }
+    metrics.reach("uringcast_history_evictions_total", |value| value >= 10).await;
+    let kept = metrics.reach("uringcast_history_bytes", |value| value > 0).await;
+    assert!(kept <= 4_000, "{kept} bytes are kept");
+}
+
+#[tokio::test]
+async fn beyond_this_machine_metrics_need_a_key() {
+    let server = options().env("URINGCAST_HTTP__LISTEN", "0.0.0.0:0").start();
+    let metrics = Metrics::of(&server).await;
+    let port = metrics.addr.port();
+    let metrics = Metrics { addr: SocketAddr::from(([127, 0, 0, 1], port)) };
+    assert!(metrics.scrape("").await.0.starts_with("HTTP/1.1 401"));
+    let (head, body) = metrics.scrape(&format!("Authorization: Bearer {KEY}\r\n")).await;
+    assert!(head.starts_with("HTTP/1.1 200") && body.contains("uringcast_connections 0"), "{head}\n{body}");
+}

@@ -1,0 +1,178 @@
+//! Where a connection comes from when it comes through a proxy: the PROXY protocol and `X-Forwarded-For`, believed of
+//! trusted proxies only. How it shows: the limits per address count by what the proxy says.
+
+use std::net::IpAddr;
+
+use crate::metrics::{self, Metrics};
+use crate::support::{Options, Raw, Response, Server, request};
+
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Trusts 127.0.0.1, takes one connection from each address.
+fn options() -> Options {
+    metrics::options()
+        .shards(2)
+        .env("URINGCAST_LIMITS__TRUSTED_PROXIES", "127.0.0.1")
+        .env("URINGCAST_LIMITS__CONNECTIONS_PER_IP", 1)
+}
+
+/// A header of version 2: PROXY over TCP, with a TLV behind the addresses.
+fn from(client: &str) -> Vec<u8> {
+    let (family, mut body) = match client.parse().unwrap() {
+        IpAddr::V4(addr) => (0x11, [&addr.octets()[..], &[10, 0, 0, 1, 0xc0, 0, 0, 80]].concat()),
+        IpAddr::V6(addr) => (0x21, [&addr.octets()[..], &[0; 16], &[0xc0, 0, 0, 80]].concat()),
+    };
+    body.extend_from_slice(&[0x04, 0, 3, 1, 2, 3]);
+    let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+    [SIGNATURE, &[0x21, family], &length, &body].concat()
+}
+
+/// Upgrades behind a prelude; the connection stays open with what is returned.
+async fn upgrade(server: &Server, prelude: &[u8], headers: &[(&str, &str)]) -> (Response, Raw) {
+    let mut raw = Raw::connect(server).await;
+    raw.write(prelude).await;
+    raw.write(request(server, "/ws", headers).as_bytes()).await;
+    let response = raw.response().await;
+    (response, raw)
+}
+
+#[tokio::test]
+async fn the_proxy_protocol_says_whose_connection_it_is() {
+    let server = options().env("URINGCAST_LIMITS__PROXY_PROTOCOL", "true").start();
+    let mut kept = Vec::new();
+    for (client, status) in [
+        ("192.0.2.1", 101),
+        ("192.0.2.2", 101),
+        ("192.0.2.1", 429),
+        ("2001:db8::1", 101),
+        ("2001:db8::2", 429),
+        ("2001:db8:0:1::1", 101),
+        ("::ffff:192.0.2.2", 429),
+    ] {
+        let (response, raw) = upgrade(&server, &from(client), &[]).await;
+        assert_eq!(response.status, status, "{client}");
+        assert_eq!(response.header("retry-after").is_some(), status == 429);
+        kept.push(raw);
+    }
+    assert_eq!(Metrics::of(&server).await.refusals("connections_per_ip").await, 3);
+}
+
+#[tokio::test]
+async fn a_header_in_pieces_is_a_header() {
+    let server = options().env("URINGCAST_LIMITS__PROXY_PROTOCOL", "true").start();
+    let whole = [from("192.0.2.1"), request(&server, "/ws", &[]).into_bytes()].concat();
+    let mut raw = Raw::connect(&server).await;
+    for piece in whole.chunks(1) {
+        raw.write(piece).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(raw.response().await.status, 101);
+}
+
+#[tokio::test]
+async fn a_proxy_that_speaks_for_itself_counts_by_its_own_address() {
+    let server = options().env("URINGCAST_LIMITS__PROXY_PROTOCOL", "true").start();
+    let local = [SIGNATURE, &[0x20, 0, 0, 0]].concat();
+    let unspecified = [SIGNATURE, &[0x21, 0, 0, 4, 1, 2, 3, 4]].concat();
+    let (first, _open) = upgrade(&server, &local, &[]).await;
+    assert_eq!(first.status, 101);
+    assert_eq!(upgrade(&server, &unspecified, &[]).await.0.status, 429);
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_without_a_header_is_ended() {
+    let server =
+        options().env("URINGCAST_LIMITS__PROXY_PROTOCOL", "true").env("URINGCAST_LIMITS__HANDSHAKE_MS", 300).start();
+    let version_1 = b"PROXY TCP4 192.0.2.1 10.0.0.1 50000 80\r\n".to_vec();
+    let too_long = [SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat();
+    let cut = [SIGNATURE, &[0x21, 0x11, 0, 4, 1, 2, 3, 4]].concat();
+    let plain = request(&server, "/ws", &[]).into_bytes();
+    let silent = from("192.0.2.1")[..20].to_vec();
+    let mut wrong = 0;
+    for prelude in [plain, version_1, too_long, cut, silent] {
+        let mut raw = Raw::connect(&server).await;
+        raw.write(&prelude).await;
+        assert!(raw.rest().await.is_empty(), "{prelude:?} was answered");
+        wrong += 1;
+    }
+    let metrics = Metrics::of(&server).await;
+    metrics.reach("uringcast_refusals_total{limit=\"proxy_protocol\"}", |count| count == wrong).await;
+    // Their places are free again.
+    metrics.reach("uringcast_connections", |count| count == 0).await;
+    assert_eq!(upgrade(&server, &from("192.0.2.1"), &[]).await.0.status, 101);
+}
+
+#[tokio::test]
+async fn nobody_else_may_send_one() {
+    // The proxy is 127.0.0.1, this peer 127.0.0.2: bad HTTP, whether proxies send the header or not.
+    for sends in ["true", "false"] {
+        let server = options()
+            .env("URINGCAST_LIMITS__PROXY_PROTOCOL", sends)
+            .env("URINGCAST_LIMITS__TRUSTED_PROXIES", "127.0.0.2")
+            .env("URINGCAST_LIMITS__CONNECTIONS_PER_IP", 0)
+            .start();
+        for prelude in [from("192.0.2.1"), b"PROXY TCP4 192.0.2.1 10.0.0.1 50000 80\r\n".to_vec()] {
+            assert_eq!(upgrade(&server, &prelude, &[]).await.0.status, 400, "{sends}");
+        }
+        assert_eq!(upgrade(&server, b"", &[]).await.0.status, 101);
+    }
+}
+
+#[tokio::test]
+async fn the_rightmost_address_that_is_not_trusted_counts() {
+    let server = options().env("URINGCAST_LIMITS__TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8").start();
+    let mut kept = Vec::new();
+    for (forwarded, status) in [
+        ("192.0.2.1", 101),
+        ("192.0.2.1", 429),
+        ("6.6.6.6, 192.0.2.1, 10.0.0.7", 429),
+        ("6.6.6.6, 192.0.2.2, 10.0.0.7", 101),
+        ("2001:db8::1", 101),
+        ("[2001:db8::2]:4711", 429),
+        // Nobody said: the proxy's own.
+        ("", 101),
+        ("unknown", 429),
+    ] {
+        let headers = [("X-Forwarded-For", forwarded), ("Forwarded", "for=7.7.7.7")];
+        let (response, raw) = upgrade(&server, b"", &headers).await;
+        assert_eq!(response.status, status, "{forwarded}");
+        kept.push(raw);
+    }
+}
+
+#[tokio::test]
+async fn forwarded_is_read_when_it_is_configured_and_the_other_is_not() {
+    let server = options().env("URINGCAST_LIMITS__FORWARDED_HEADER", "forwarded").start();
+    let mut kept = Vec::new();
+    for (forwarded, status) in
+        [("for=192.0.2.1;proto=https", 101), ("For=\"192.0.2.1:99\"", 429), ("for=192.0.2.9", 101)]
+    {
+        let headers = [("Forwarded", forwarded), ("X-Forwarded-For", "7.7.7.7")];
+        let (response, raw) = upgrade(&server, b"", &headers).await;
+        assert_eq!(response.status, status, "{forwarded}");
+        kept.push(raw);
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_no_proxy_is_not_believed() {
+    let server = options().env("URINGCAST_LIMITS__TRUSTED_PROXIES", "10.0.0.0/8").start();
+    let (first, _open) = upgrade(&server, b"", &[("X-Forwarded-For", "192.0.2.1")]).await;
+    assert_eq!(first.status, 101);
+    assert_eq!(upgrade(&server, b"", &[("X-Forwarded-For", "192.0.2.2")]).await.0.status, 429);
+}
+
+#[tokio::test]
+async fn an_exempt_proxy_does_not_exempt_its_clients() {
+    let server = options().env("URINGCAST_LIMITS__EXEMPT", "127.0.0.0/8,::1").start();
+    let (first, _open) = upgrade(&server, b"", &[("X-Forwarded-For", "192.0.2.1")]).await;
+    assert_eq!(first.status, 101);
+    assert_eq!(upgrade(&server, b"", &[("X-Forwarded-For", "192.0.2.1")]).await.0.status, 429);
+    // Its own, as in health checks, are exempt.
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let (response, raw) = upgrade(&server, b"", &[]).await;
+        assert_eq!(response.status, 101);
+        kept.push(raw);
+    }
+}
