@@ -50,7 +50,7 @@ impl Scene {
         let verifier = Arc::new(Verifier::new(&auth).expect("a secret"));
         let mut shard = Shard::new(ShardId(0), Arc::new(settings), verifier, 1);
         let now = Now { unix_ms: START_MS, mono_ms: 5_000 };
-        let id = shard.open(true, now);
+        let id = shard.open(super::world::HERE, now).expect("no limit is reached");
         let user = UserId::int(1).expect("an id");
         let token =
             NewToken { user: &user, name: "A", ttl_s, channels: &[], issuer: None, audience: None, token_id: None };

@@ -24,7 +24,7 @@ use crate::wire::{Net, Reader};
 pub const WATCH: usize = 0;
 
 /// How every connection comes in.
-const HERE: Arrival = Arrival { from: IpAddr::V4(Ipv4Addr::LOCALHOST), over: None };
+pub const HERE: Arrival = Arrival { from: IpAddr::V4(Ipv4Addr::LOCALHOST), over: None };
 
 /// What a step can be; `Plan::weights` has the odds.
 const ACTIONS: [fn(&mut World) -> Verdict; 10] = [
