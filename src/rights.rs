@@ -186,3 +186,37 @@ fn end_s(at_ms: Option<u64>) -> u32 {
 fn start_s(at_ms: Option<u64>) -> u32 {
     at_ms.map_or(UNKNOWN_S, |at_ms| u32::try_from(at_ms / 1000).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_without_grants_pays_sixteen_bytes() {
+        assert_eq!(size_of::<Rights>(), 16);
+        let identity = Identity {
+            id: crate::auth::UserId::Int(1),
+            name: "A".to_owned(),
+            expires_at_ms: Some(5_001),
+            issued_at_ms: Some(1_999),
+            token_id: None,
+            channels: Vec::new(),
+        };
+        let mut rights = Rights::new(&identity);
+        assert!(rights.more.is_none());
+        let grant = ChannelGrant {
+            user_key: "1".to_owned(),
+            channel: "a".to_owned(),
+            expires_at_ms: 3_000,
+            issued_at_ms: None,
+            token_id: None,
+        };
+        rights.add(grant.clone().into());
+        rights.add(grant.into());
+        assert_eq!((rights.grants("a"), rights.names("a"), rights.next_ms(true)), (true, false, Some(3_000)));
+        let lapsed = rights.drop_lapsed("1", &Revocations::default(), 3_000);
+        assert_eq!(lapsed, [("a".into(), Lapse::Expired)]);
+        assert!(rights.more.is_none(), "what is not needed any more is given back");
+        assert_eq!((rights.next_ms(true), rights.issued_at_s), (Some(6_000), 1), "an end is rounded up, a start down");
+    }
+}
