@@ -99,7 +99,7 @@ pub async fn accept(reactor: Rc<Reactor>, listener: StdListener, tls: bool) {
     loop {
         // Waits through the ring, behind whatever else is ready; the rest of a crowd is taken at once, up to a bound.
         let mut accepted = listener.accept().await;
-        for _ in 0..ACCEPTS_PER_TURN {
+        for taken in 1.. {
             match accepted {
                 Ok((stream, peer)) => {
                     if reactor.is_draining() {
@@ -123,6 +123,10 @@ pub async fn accept(reactor: Rc<Reactor>, listener: StdListener, tls: bool) {
                     }
                     break;
                 }
+            }
+            // Not one more than is seen to.
+            if taken == ACCEPTS_PER_TURN {
+                break;
             }
             accepted = accept_now(&door);
         }

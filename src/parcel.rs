@@ -85,6 +85,8 @@ pub enum Ask {
         user: Arc<User>,
         /// Where in the lobby the client had been.
         recover: Option<Box<Since>>,
+        /// `limits.connections_per_user` holds for it.
+        bounded: bool,
     },
     /// Attach the connection to a channel.
     Subscribe {

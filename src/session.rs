@@ -128,6 +128,8 @@ pub struct Rules<'a> {
     pub subscriptions: usize,
     /// Whether the command's channel is one of them.
     pub subscribed: bool,
+    /// Whether the client comes from where limits hold.
+    pub bounded: bool,
 }
 
 /// What is to be done about a command.
@@ -361,7 +363,7 @@ impl Session {
         self.rights = Some(Box::new(Rights::new(identity)));
         self.noticed = false;
         let wanted = channels.iter().map(Wanted::from).collect();
-        let ask = Ask::Claim { user, recover: recover.as_ref().map(owned) };
+        let ask = Ask::Claim { user, recover: recover.as_ref().map(owned), bounded: rules.bounded };
         Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
     }
 

@@ -176,7 +176,7 @@ settings! {
         /// as soon as they may do again all that they might; newcomers that still find no place are answered 503.
         addresses: usize = 1_000_000, range(64..=100_000_000);
         /// The most connections at a time of one user (`error` 429, then 4429), with `auth.duplicate_login = "allow"`; 0
-        /// is no bound.
+        /// is no bound. Connections from `exempt` are always let in.
         connections_per_user: usize = 100, range(0..=100_000_000);
         /// How many tokens one connection may have refused: after so many it is closed (4429).
         auth_attempts: u8 = 5, range(1..=255);

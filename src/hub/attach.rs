@@ -16,7 +16,8 @@ use crate::parcel::{Parcel, Refusal};
 use crate::proto::encode::{PresenceChange, Push};
 use crate::user::User;
 
-/// Signs a user in on a connection and attaches it to the lobby, in one step.
+/// Signs a user in on a connection and attaches it to the lobby, in one step. Under `allow` they may have `most`
+/// connections, 0 for as many as they like.
 ///
 /// # Errors
 /// The refusal that `duplicate_login` asks for; nothing has changed then.
@@ -25,11 +26,11 @@ pub fn claim(
     users: &mut Users,
     lobby: &mut Channel,
     (conn, request): (ConnId, u32),
-    user: &Arc<User>,
+    (user, most): (&Arc<User>, usize),
     now: Now,
     out: &mut Staging<Parcel>,
 ) -> Result<(), Refusal> {
-    match users.claim(conn, user, settings.duplicate_login, settings.connections_per_user, now.mono_ms)? {
+    match users.claim(conn, user, settings.duplicate_login, most, now.mono_ms)? {
         Claimed::First => announce(settings, lobby, Change::Joined(Arc::clone(user)), users.count(), now, out),
         Claimed::Another => {}
         Claimed::Instead(old) => {

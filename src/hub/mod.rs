@@ -320,9 +320,10 @@ impl Hub {
                 self.evict();
                 answer
             }
-            (Ask::Claim { user, recover }, Asker::Conn(conn)) => {
+            (Ask::Claim { user, recover, bounded }, Asker::Conn(conn)) => {
+                let most = if bounded { settings.connections_per_user } else { 0 };
                 publisher.expire(channel, now);
-                let claim = attach::claim(settings, users, channel, (conn, request), &user, now, out);
+                let claim = attach::claim(settings, users, channel, (conn, request), (&user, most), now, out);
                 match claim {
                     Err(refusal) => Answer::Refused(refusal),
                     Ok(()) => {

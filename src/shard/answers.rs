@@ -9,6 +9,7 @@ use crate::clock::Now;
 use crate::fanout::Subscription;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
+use crate::limits::Address;
 use crate::limits::Limit;
 use crate::metrics::Count;
 use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
@@ -89,6 +90,7 @@ impl Shard {
     pub(super) fn rules(&mut self, id: ConnId, channel: &str) -> Rules<'_> {
         let subscribed = self.find_subscription(id, channel).is_some();
         let in_lobby = self.find_subscription(id, LOBBY).is_some();
+        let bounded = *self.conns.address(id.slot) != Address::NONE;
         let subscriptions = self.conns.at(id.slot).subscriptions.len() - usize::from(in_lobby);
         Rules {
             authenticator: &self.authenticator,
@@ -97,6 +99,7 @@ impl Shard {
             subscriptions_max: self.settings.subscriptions,
             subscriptions,
             subscribed,
+            bounded,
         }
     }
 
