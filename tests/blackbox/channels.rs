@@ -259,7 +259,9 @@ async fn subscribe_unsubscribe_subscribe_in_a_pipeline_never_mix() {
         let answers = [ann.next().await, ann.next().await, ann.next().await];
         let brief: Vec<_> =
             answers.iter().map(|a| (a["id"].as_str(), a["type"].as_str(), a["code"].as_u64())).collect();
-        assert_eq!(brief[0], (Some("1"), Some("error"), Some(409)), "{answers:?}");
+        // Nearly always cancelled; not if the server has read the first one by itself and was quick.
+        let first = [(Some("1"), Some("error"), Some(409)), (Some("1"), Some("subscribed"), Some(200))];
+        assert!(first.contains(&brief[0]), "{answers:?}");
         assert_eq!(brief[1], (Some("2"), Some("unsubscribed"), Some(200)), "{answers:?}");
         assert_eq!(brief[2], (Some("3"), Some("subscribed"), Some(200)), "{answers:?}");
         assert_eq!(answers[0]["data"]["channel"], channel.as_str());
@@ -269,7 +271,8 @@ async fn subscribe_unsubscribe_subscribe_in_a_pipeline_never_mix() {
         // And the other way round: at the end it is off, whatever was under way.
         ann.pipeline(&[off("4"), on("5"), off("6")]).await;
         let kinds = [ann.next().await, ann.next().await, ann.next().await].map(|a| a["type"].clone());
-        assert_eq!(kinds, ["unsubscribed", "error", "unsubscribed"]);
+        assert!(kinds[1] == "error" || kinds[1] == "subscribed", "{kinds:?}");
+        assert_eq!((&kinds[0], &kinds[2]), (&json!("unsubscribed"), &json!("unsubscribed")));
         bob.publish(&channel, json!(3)).await;
         ann.nothing_pending().await;
         ann.ask_refused("history", data.clone(), 403).await;
