@@ -6,6 +6,7 @@ pub mod envelope;
 pub mod frames;
 pub mod handshake;
 pub mod outbox;
+pub mod proxy;
 pub mod shard;
 pub mod simulation;
 pub mod token;
