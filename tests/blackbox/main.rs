@@ -11,6 +11,7 @@ mod channel_support;
 mod channels;
 mod doctor;
 mod echo;
+mod faults;
 mod handshake;
 mod keys;
 mod limits;

@@ -15,7 +15,9 @@ async fn pour(raw: Raw, bytes: Vec<u8>) -> Outcome {
     let writer = tokio::spawn(async move { while to.write_all(&bytes).await.is_ok() {} });
     let mut all = raw.received;
     // A reset at the end of it is no surprise: the server doesn't read what comes behind its close.
-    while let Ok(Ok(1..)) = timeout(crate::support::DEADLINE, tokio::io::AsyncReadExt::read_buf(&mut from, &mut all)).await {}
+    while let Ok(Ok(1..)) =
+        timeout(crate::support::DEADLINE, tokio::io::AsyncReadExt::read_buf(&mut from, &mut all)).await
+    {}
     writer.abort();
     let mut outcome = Outcome::default();
     for frame in crate::support::whole_frames(&all) {
@@ -215,7 +217,9 @@ async fn a_flood_of_wrong_tokens_is_not_listened_to() {
 async fn peers_that_fall_silent_are_closed_with_4504() {
     const MANY: usize = 200;
     let scene = Scene::open(
-        unlimited().env("URINGCAST_LIVENESS__PING_INTERVAL_MS", 1_500).env("URINGCAST_LIVENESS__PONG_TIMEOUT_MS", 1_500),
+        unlimited()
+            .env("URINGCAST_LIVENESS__PING_INTERVAL_MS", 1_500)
+            .env("URINGCAST_LIVENESS__PONG_TIMEOUT_MS", 1_500),
     )
     .await;
     // Their sockets stay open, and nobody reads or writes there any more.

@@ -113,7 +113,8 @@ async fn nothing_is_smuggled_through_an_upgrade() {
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{head:?}: {answer:?}");
     }
     // Behind an upgrade that was agreed to there are frames, and a request is none.
-    for behind in [good.clone(), "0\r\n\r\n".to_owned(), "GET / HTTP/1.1\r\n\r\n".to_owned(), "PRI * HTTP/2".to_owned()] {
+    for behind in [good.clone(), "0\r\n\r\n".to_owned(), "GET / HTTP/1.1\r\n\r\n".to_owned(), "PRI * HTTP/2".to_owned()]
+    {
         let mut raw = scene.connect().await;
         raw.write(format!("{good}{behind}").as_bytes()).await;
         assert_eq!(raw.response().await.status, 101);

@@ -59,7 +59,8 @@ async fn deep_huge_and_doubled_json_is_answered() {
     for number in ["01", "+1", ".5", "1.", "0x10", "NaN", "Infinity", "1e", "--1"] {
         answers(&mut raw, &publish(number), "error", 400).await;
     }
-    for lone in [r#""\ud800""#, r#""\udc00""#, r#""\ud800\ud800""#, r#""\udc00\ud800""#, r#"{"\ud800":1}"#, r#""\u12""#] {
+    for lone in [r#""\ud800""#, r#""\udc00""#, r#""\ud800\ud800""#, r#""\udc00\ud800""#, r#"{"\ud800":1}"#, r#""\u12""#]
+    {
         answers(&mut raw, &publish(lone), "error", 400).await;
         answers(&mut raw, &format!(r#"{{"type":"message","data":{{"text":{lone}}}}}"#), "error", 400).await;
     }

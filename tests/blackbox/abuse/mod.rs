@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::metrics::{Metrics, options};
-use crate::support::{Client, DEADLINE, Event, Options, Raw, Server, frame, request, token};
+use crate::support::{Client, DEADLINE, Options, Raw, Server, frame, request, token};
 
 pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
@@ -158,9 +158,7 @@ impl Scene {
 async fn hear(alice: &mut Client, bob: &mut Client, text: &str) -> Duration {
     let start = Instant::now();
     alice.say(text).await;
-    let heard = async {
-        while bob.find("message").await["data"]["text"] != text {}
-    };
+    let heard = async { while bob.find("message").await["data"]["text"] != text {} };
     timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("{text:?} was not heard within {PATIENCE:?}"));
     let took = start.elapsed();
     while alice.find("message").await["data"]["text"] != text {}
@@ -227,13 +225,18 @@ pub async fn outcome(raw: &mut Raw) -> Outcome {
     outcome
 }
 
-/// What a client of the library saw last: the code it was closed with.
-pub async fn close_code(client: &mut Client) -> u16 {
-    loop {
-        match client.event().await {
-            Event::Close(code, _) => return code,
-            Event::Ended => return 1006,
-            Event::Text(_) | Event::Binary(_) => {}
-        }
+/// Peers that are gone while no packet says so: `unplug` is what drops all packets from and to `ABUSER`. (`faults`
+/// runs it where there is a network to unplug.)
+pub async fn half_open(unplug: impl FnOnce()) {
+    const MANY: u64 = 100;
+    let options = unlimited().env("URINGCAST_LIVENESS__PING_INTERVAL_MS", 1_000);
+    let scene = Scene::open(options.env("URINGCAST_LIVENESS__PONG_TIMEOUT_MS", 1_000)).await;
+    let mut gone = Vec::new();
+    for n in 0..MANY {
+        gone.push(scene.signed_in(&format!("gone-{n}")).await);
     }
+    unplug();
+    scene.metrics.reach("uringcast_closes_total{code=\"4504\"}", |count| count == MANY).await;
+    scene.over(MANY * 12 * KIB).await;
+    drop(gone);
 }
