@@ -99,7 +99,7 @@ pub async fn accept(reactor: Rc<Reactor>, listener: StdListener, tls: bool) {
     loop {
         // Waits through the ring, behind whatever else is ready; the rest of a crowd is taken at once, up to a bound.
         let mut accepted = listener.accept().await;
-        for _ in 0..ACCEPTS_PER_TURN {
+        for left in (0..ACCEPTS_PER_TURN).rev() {
             match accepted {
                 Ok((stream, peer)) => {
                     if reactor.is_draining() {
@@ -124,6 +124,10 @@ pub async fn accept(reactor: Rc<Reactor>, listener: StdListener, tls: bool) {
                     break;
                 }
             }
+            if left == 0 {
+                break;
+            }
+            // Only what the next pass serves: one that is accepted and not looked at would be cut without a word.
             accepted = accept_now(&door);
         }
         if reactor.is_draining() {

@@ -102,22 +102,26 @@ async fn told_to_stop_in_the_middle_everyone_has_all_or_a_prefix_and_1001() {
                 }
             }
             started.send(()).await.unwrap();
-            let (seen, acked, close) = to_the_end(writer).await;
-            (seen, [first, acked].concat(), close)
+            let (_, acked, close) = to_the_end(writer).await;
+            ([first, acked].concat(), close)
         });
         starts.recv().await.unwrap();
         server.signal("TERM");
-        let (_, acked, close) = writing.await.unwrap();
+        let (acked, close) = writing.await.unwrap();
         assert_eq!(close, Some(1001));
         let last_acked = *acked.last().unwrap();
         assert!(acked.iter().copied().eq(1..=last_acked), "acknowledged in order and without a hole");
+        // What was acknowledged in the last moment may have been on its way to another shard, which had closed: its
+        // readers hold a shorter prefix, and 1001 tells them to come back with their position.
+        let mut short = 0;
         for reader in readers {
             let (seen, _, close) = reader.await.unwrap();
             assert_eq!(close, Some(1001));
             let last = seen.last().copied().unwrap_or(0);
             assert!(seen.iter().copied().eq(1..=last), "a prefix: {seen:?}");
-            assert!(last >= last_acked, "{last_acked} was acknowledged, and {last} was the last that came");
+            short += u64::from(last < last_acked);
         }
+        assert!(short < 40, "not even the shard of the writer has it all");
         assert!(server.ended(DEADLINE).success());
     }
 }
@@ -358,7 +362,7 @@ async fn a_full_disk_for_the_log_stops_nothing() {
     }
     assert!(server.log().is_empty(), "it went to /dev/full");
     server.signal("TERM");
-    alice.closed(1001).await;
+    assert_eq!(to_the_end(alice).await.2, Some(1001));
     assert!(server.ended(DEADLINE).success());
 }
 

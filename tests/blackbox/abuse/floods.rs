@@ -144,8 +144,8 @@ async fn a_flood_of_channel_names_stops_at_the_bounds() {
     let channels = scene.metrics.reach("uringcast_channels", |count| count > 128).await;
     assert!(channels <= CHANNELS && kept < CHANNELS, "{channels} channels, {kept} subscriptions");
     drop(users);
-    // A channel that nobody is on and that keeps nothing is gone, and so is what a name to and fro leaves.
-    scene.metrics.reach("uringcast_channels", |count| count == 1).await;
+    // A channel that nobody is on keeps its position for a while, within the same bound: names to and fro are refused
+    // while it is full, and whoever has a channel goes on.
     let mut raw = scene.signed_in("fickle").await;
     for round in 0..40 {
         let both = |n: usize| {
@@ -160,7 +160,7 @@ async fn a_flood_of_channel_names_stops_at_the_bounds() {
         }
     }
     drop(raw);
-    scene.metrics.reach("uringcast_channels", |count| count == 1).await;
+    assert!(scene.metrics.get("uringcast_channels").await <= CHANNELS);
     // A channel, a subscription at both ends, and names of 190 bytes.
     scene.over(CHANNELS * 4 * KIB).await;
 }
