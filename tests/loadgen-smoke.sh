@@ -26,6 +26,7 @@ run fanout --url "ws://$address/ws" --subscribers 200 --publishers 4 --seconds 1
 run connect --url "ws://$address/ws" --connections 500 --settle 0 --pid "$pid"
 run chat --url "ws://$address/ws" --connections 100 --churn 40 --away-ms 100 --seconds 1 --warmup 0.2 --threads 2
 run storm --url "ws://$address/ws" --connections 500 --before 0.3 --jitter-ms 200 --threads 2 --html "$scratch/storm.html"
+run abuse --url "ws://$address/ws" --connections 50 --abusers 20 --seconds 0.3 --pid "$pid"
 
 kill "$pid"
 trap 'rm -rf "$scratch"' EXIT

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::marker::MARKER;
 use crate::protocol::Template;
+use crate::work::abuse::Abuse;
 use crate::work::echo;
 
 /// Measures WebSocket servers, and checks that nothing is lost, doubled, reordered or changed.
@@ -34,6 +35,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// All connections dropped at once, and all of them come back
     Storm(StormArgs),
+    /// One abuse after the other beside innocent clients, who are measured
+    Abuse(AbuseArgs),
     /// All of it, against one or more servers that are started by command
     Suite(SuiteArgs),
 }
@@ -319,6 +322,35 @@ pub struct StormArgs {
     pub common: Common,
 }
 
+/// `loadgen abuse`
+#[derive(Args)]
+pub struct AbuseArgs {
+    /// Where the server is
+    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
+    pub url: String,
+    /// How many innocent connections are on the lobby; one of them publishes
+    #[arg(long, short, default_value_t = 200)]
+    pub connections: u32,
+    /// Publications a second, at intended times
+    #[arg(long, default_value_t = 50.0, value_name = "PER_SECOND")]
+    pub rate: f64,
+    /// How long each abuse goes on; the innocent are measured for as long before and after
+    #[arg(long, default_value_t = 3.0)]
+    pub seconds: f64,
+    /// These abuses only
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…")]
+    pub only: Vec<Abuse>,
+    /// The abuser's connections at a time
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub abusers: usize,
+    /// Who signs in.
+    #[command(flatten)]
+    pub auth: Auth,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+}
+
 /// `loadgen suite`
 #[derive(Args)]
 pub struct SuiteArgs {
@@ -483,6 +515,44 @@ impl StormArgs {
             bail!("--payload must be at least {MARKER}, the length of the marker in it");
         }
         Ok(())
+    }
+}
+
+impl AbuseArgs {
+    /// Refuses what makes no sense.
+    pub fn check(&self) -> Result<()> {
+        self.common.check(self.connections)?;
+        positive("rate", self.rate)?;
+        positive("seconds", self.seconds)?;
+        if self.abusers == 0 {
+            bail!("--abusers must be at least 1");
+        }
+        if self.auth.secret.is_none() && self.auth.secret_file.is_none() {
+            bail!("abusers are users of their own: the server's --secret is needed");
+        }
+        Ok(())
+    }
+
+    /// The abuses to do.
+    pub fn abuses(&self) -> Vec<Abuse> {
+        if self.only.is_empty() { Abuse::value_variants().to_vec() } else { self.only.clone() }
+    }
+
+    /// The innocent, as a fan-out in an open loop.
+    pub fn innocent(&self) -> FanoutArgs {
+        FanoutArgs {
+            url: self.url.clone(),
+            subscribers: self.connections,
+            publishers: 1,
+            window: 1,
+            lockstep: false,
+            payload: 64,
+            sample: 64,
+            span: Span { seconds: self.seconds, warmup: 0.0, rate: Some(self.rate) },
+            speak: Speak::default(),
+            auth: self.auth.clone(),
+            common: self.common.clone(),
+        }
     }
 }
 

@@ -4,21 +4,24 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::args::{Auth, ChatArgs, Common, ConnectArgs, EchoArgs, FanoutArgs, Speak, StormArgs, Users};
+use crate::args::{AbuseArgs, Auth, ChatArgs, Common, ConnectArgs, EchoArgs, FanoutArgs, Speak, StormArgs, Users};
 use crate::control::Plan;
 use crate::latency::{Latencies, SECOND};
+use crate::procfs;
 use crate::protocol::{Dialect, Template, Tokens, unescaped};
 use crate::random::Random;
 use crate::report::Report;
+use crate::report::abuse::{AbuseReport, Innocent, Suffered};
 use crate::run::{self, Measured, Times};
 use crate::system;
 use crate::target::Target;
-use crate::work::{chat, connect, echo, fanout, storm};
+use crate::work::{abuse, chat, connect, echo, fanout, storm};
 
 fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
     let target = Target::parse(url)?;
@@ -290,4 +293,49 @@ pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> 
     report.returned(returns, &measured);
     report.paced(Some(args.rate), String::new());
     Ok(report)
+}
+
+/// `loadgen abuse`
+pub fn abuse(args: &AbuseArgs, interrupted: &Arc<AtomicBool>) -> Result<AbuseReport> {
+    args.check()?;
+    let mut fanout_args = args.innocent();
+    let plan = plan(&args.common, &args.url, args.connections + args.abusers as u32)?;
+    let tokens = tokens(&args.auth, &plan)?;
+    let mut innocent = || -> Result<Innocent> {
+        let report = fanout(&fanout_args, interrupted)?;
+        // The memory of the server is looked at here, all the time.
+        fanout_args.common.pid = None;
+        Ok(Innocent { latency: report.latency, faults: report.faults })
+    };
+    let memory = || args.common.pid.and_then(procfs::memory).map_or(0, |memory| memory.anonymous);
+    // The server is warm, so that what it keeps for good isn't put down to the first abuse.
+    let mut before = innocent()?;
+    let mut abuses = Vec::new();
+    for which in args.abuses() {
+        if interrupted.load(Relaxed) {
+            break;
+        }
+        let (stop, peak, first) = (AtomicBool::new(false), AtomicU64::new(0), memory());
+        let abuser = abuse::Abuser { target: &plan.target, tokens: &tokens, connections: args.abusers, stop: &stop };
+        let (tally, during) = thread::scope(|scope| {
+            let abusing = scope.spawn(|| abuser.run(which));
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    peak.fetch_max(memory(), Relaxed);
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+            let during = innocent();
+            stop.store(true, Relaxed);
+            (abusing.join(), during)
+        });
+        let Ok(tally) = tally else {
+            bail!("the abuser's thread failed");
+        };
+        let after = innocent()?;
+        let memory_bytes = [first, peak.load(Relaxed), memory()];
+        abuses.push(Suffered { abuse: which, tally, innocent: [before, during?, after.clone()], memory_bytes });
+        before = after;
+    }
+    Ok(AbuseReport { url: args.url.clone(), connections: args.connections, abusers: args.abusers, abuses })
 }

@@ -29,11 +29,13 @@ mod target;
 mod work;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use clap::Parser;
 
-use args::{Cli, Command};
+use args::{AbuseArgs, Cli, Command};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -57,6 +59,7 @@ fn start(cli: Cli) -> Result<bool> {
         Command::Connect(args) => (commands::connect(args, &interrupted)?, &args.common),
         Command::Chat(args) => (commands::chat(args, &interrupted)?, &args.common),
         Command::Storm(args) => (commands::storm(args, &interrupted)?, &args.common),
+        Command::Abuse(args) => return abuse(args, &interrupted),
         Command::Suite(args) => return suite::suite(args, &interrupted),
     };
     report.print();
@@ -65,6 +68,15 @@ fn start(cli: Cli) -> Result<bool> {
     }
     if let Some(path) = &common.html {
         report::html::write_single(&report, path)?;
+    }
+    Ok(report.passed())
+}
+
+fn abuse(args: &AbuseArgs, interrupted: &Arc<AtomicBool>) -> Result<bool> {
+    let report = commands::abuse(args, interrupted)?;
+    report.print();
+    if let Some(path) = &args.common.json {
+        report.write_json(path)?;
     }
     Ok(report.passed())
 }

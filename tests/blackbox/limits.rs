@@ -15,7 +15,7 @@ const ALLOWED: u64 = 48 * MIB;
 
 /// Writes the same bytes over and over and never reads, until the server takes no more for a second, ends the
 /// connection, or has taken `most` bytes; says how many it took.
-async fn flood(raw: &mut Raw, bytes: &[u8], most: usize) -> usize {
+pub async fn flood(raw: &mut Raw, bytes: &[u8], most: usize) -> usize {
     let mut sent = 0;
     let mut block = Vec::new();
     while block.len() < 256 << 10 {

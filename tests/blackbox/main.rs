@@ -4,12 +4,14 @@
 // The whole file is test code; a broken expectation has to stop the test, with its message.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod abuse;
 mod admission;
 mod api;
 mod channel_support;
 mod channels;
 mod doctor;
 mod echo;
+mod faults;
 mod handshake;
 mod keys;
 mod limits;

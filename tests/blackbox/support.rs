@@ -262,13 +262,15 @@ impl Server {
 
     /// Resident memory that belongs to the process alone, in bytes.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
-        let field = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
-        };
-        field("RssAnon:")
+        resident(self.pid())
     }
+}
+
+/// Resident memory that belongs to a process alone, in bytes.
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the server runs");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 impl Drop for Server {
@@ -721,14 +723,24 @@ fn parse_frame(bytes: &[u8]) -> Option<(RawFrame, usize)> {
 }
 
 /// All frames of a stream that has ended.
-pub fn frames(mut bytes: &[u8]) -> Vec<RawFrame> {
+pub fn frames(bytes: &[u8]) -> Vec<RawFrame> {
+    let (frames, rest) = split(bytes);
+    assert!(rest.is_empty(), "{} bytes of a frame that was cut", rest.len());
+    frames
+}
+
+/// The whole frames of a stream that was cut anywhere.
+pub fn whole_frames(bytes: &[u8]) -> Vec<RawFrame> {
+    split(bytes).0
+}
+
+fn split(mut bytes: &[u8]) -> (Vec<RawFrame>, &[u8]) {
     let mut frames = Vec::new();
     while let Some((frame, used)) = parse_frame(bytes) {
         frames.push(frame);
         bytes = &bytes[used..];
     }
-    assert!(bytes.is_empty(), "{} bytes of a frame that was cut", bytes.len());
-    frames
+    (frames, bytes)
 }
 
 /// A small seeded generator (SplitMix64): the run is told by its seed alone.

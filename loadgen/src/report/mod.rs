@@ -3,6 +3,7 @@
 //! One report for all commands: what a command doesn't measure is absent. Reckons rates from counters and
 //! judges whether the generator itself was the limit. Called by `main`.
 
+pub mod abuse;
 pub mod html;
 pub mod plot;
 

@@ -3,6 +3,7 @@
 //! Each owns one thread's share of sending and checking and knows neither sockets nor phases.
 //! Made by `commands`, called by `engine`.
 
+pub mod abuse;
 pub mod chat;
 pub mod connect;
 pub mod echo;

@@ -1,0 +1,160 @@
+//! Frames that RFC 6455 doesn't allow, or that announce what will never come: each ends its own connection with the
+//! code that docs/protocol.md states, and none costs what it announces.
+
+use tokio::io::AsyncWriteExt;
+
+use super::{KIB, MIB, Scene, lifted, unlimited};
+use crate::support::frame;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reserved_bits_and_opcodes_are_1002() {
+    let scene = Scene::open(unlimited()).await;
+    for path in ["/ws", "/echo"] {
+        for bits in 1..8_u8 {
+            for opcode in [0, 1, 2, 8, 9, 10] {
+                let mut bytes = frame(true, opcode, b"");
+                bytes[0] |= bits << 4;
+                scene.ends_with(path, &bytes, 1002).await;
+            }
+        }
+        for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
+            for fin in [true, false] {
+                scene.ends_with(path, &frame(fin, opcode, b"x"), 1002).await;
+            }
+        }
+        // Not masked; control frames in pieces or too long; a continuation of nothing; a message within a message.
+        scene.ends_with(path, &[0x81, 0x01, b'x'], 1002).await;
+        for control in [8, 9, 10] {
+            scene.ends_with(path, &frame(false, control, b""), 1002).await;
+            scene.ends_with(path, &frame(true, control, &[b'x'; 126]), 1002).await;
+        }
+        scene.ends_with(path, &frame(true, 0, b"x"), 1002).await;
+        let opening = if path == "/ws" { 1 } else { 2 };
+        let within = [frame(false, opening, b"x"), frame(true, opening, b"y")].concat();
+        scene.ends_with(path, &within, 1002).await;
+    }
+    scene.over(MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn illegal_close_codes_are_1002() {
+    let scene = Scene::open(unlimited()).await;
+    for path in ["/ws", "/echo"] {
+        for code in [0_u16, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
+            scene.ends_with(path, &frame(true, 8, &code.to_be_bytes()), 1002).await;
+        }
+        scene.ends_with(path, &frame(true, 8, &[3]), 1002).await;
+        scene.ends_with(path, &frame(true, 8, &[0x03, 0xe8, 0xff, 0xfe]), 1007).await;
+        scene.ends_with(path, &frame(true, 8, &[0x03, 0xe8, 0xe2, 0x82]), 1007).await;
+        // The legal ones come back.
+        for code in [1000_u16, 1001, 1003, 1007, 1014, 3000, 4999] {
+            scene.ends_with(path, &frame(true, 8, &code.to_be_bytes()), code).await;
+        }
+    }
+    scene.over(MIB).await;
+}
+
+/// The head of a masked frame that announces `length` bytes in eight.
+fn announces(opcode: u8, length: u64) -> Vec<u8> {
+    let mut bytes = vec![0x80 | opcode, 0xff];
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(&[1, 2, 3, 4]);
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lengths_nobody_has_are_refused_before_they_come() {
+    let scene = Scene::open(unlimited()).await;
+    for path in ["/ws", "/echo"] {
+        for (length, code) in [
+            (1 << 63, 1002),
+            (u64::MAX, 1002),
+            ((1 << 63) - 1, 1009),
+            (1 << 62, 1009),
+            (1 << 32, 1009),
+            ((1 << 32) - 1, 1009),
+            ((1 << 20) + 1, 1009),
+        ] {
+            scene.ends_with(path, &announces(1, length), code).await;
+        }
+        // A length that a shorter form would hold (RFC 6455 §5.2).
+        scene.ends_with(path, &announces(1, 5), 1002).await;
+        scene.ends_with(path, &[0x81, 0xfe, 0, 5, 1, 2, 3, 4], 1002).await;
+        scene.ends_with(path, &announces(9, 126), 1002).await;
+    }
+    scene.over(MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_byte_by_byte_cost_what_has_come_of_them() {
+    const MANY: usize = 200;
+    let scene = Scene::open(lifted(&["CONNECTIONS_PER_IP", "NEW_CONNECTIONS_PER_IP_PER_S"])).await;
+    let mut slow = Vec::new();
+    for _ in 0..MANY {
+        slow.push(scene.upgraded("/ws").await);
+    }
+    // A mebibyte each is announced: 200 of them would be 200 MiB.
+    let mut bytes = announces(1, 1 << 20);
+    bytes.extend_from_slice(&[b'x'; 60]);
+    for byte in bytes {
+        for raw in &mut slow {
+            raw.write(&[byte]).await;
+        }
+    }
+    // And a whole one, byte by byte, is a message like any other.
+    let mut raw = scene.upgraded("/ws").await;
+    for byte in frame(true, 1, br#"{"type":"heartbeat","id":"slow"}"#) {
+        raw.write(&[byte]).await;
+    }
+    assert_eq!(raw.json().await["id"], "slow");
+    drop((slow, raw));
+    scene.over(MANY as u64 * 12 * KIB).await;
+}
+
+/// What isn't UTF-8 (RFC 3629 §3, and what it warns of): each wherever it stands.
+const INVALID: [&[u8]; 12] = [
+    b"\x80",
+    b"\xbf",
+    b"\xc0\x80",
+    b"\xc1\xbf",
+    b"\xe0\x80\x80",
+    b"\xed\xa0\x80",
+    b"\xed\xbf\xbf",
+    b"\xf0\x80\x80\x80",
+    b"\xf4\x90\x80\x80",
+    b"\xf5\x80\x80\x80",
+    b"\xff",
+    b"\xe2\x82",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invalid_utf8_is_1007_at_every_split() {
+    let scene = Scene::open(unlimited()).await;
+    for invalid in INVALID {
+        for tail in [&b""[..], b"d"] {
+            let payload = [b"ab\xe2\x82\xac", invalid, tail].concat();
+            let whole = frame(true, 1, &payload);
+            scene.ends_with("/ws", &whole, 1007).await;
+            for split in 0..=payload.len() {
+                let pieces = [frame(false, 1, &payload[..split]), frame(true, 0, &payload[split..])].concat();
+                scene.ends_with("/echo", &pieces, 1007).await;
+            }
+            // Cut by the transport, within the head and within the character.
+            for split in 1..whole.len() {
+                let mut raw = scene.upgraded("/ws").await;
+                raw.write(&whole[..split]).await;
+                let _ = raw.tcp.write_all(&whole[split..]).await;
+                assert_eq!(super::outcome(&mut raw).await.close, Some(1007), "{invalid:02x?} cut at {split}");
+            }
+        }
+    }
+    // What is valid is whole again whichever way it was cut.
+    let text = "κόσμε € 𝄞 \u{10ffff}".as_bytes();
+    let mut raw = scene.upgraded("/echo").await;
+    for split in 0..=text.len() {
+        raw.write(&[frame(false, 1, &text[..split]), frame(true, 0, &text[split..])].concat()).await;
+        assert_eq!(raw.frame().await.expect("an echo").payload, text);
+    }
+    drop(raw);
+    scene.over(MIB).await;
+}
