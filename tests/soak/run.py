@@ -121,6 +121,9 @@ class Soak:
         report = self.loadgen("abuse", "--connections", "200", "--abusers", "100", "--seconds", "1.5", "--pid", pid)
         for row in report["abuses"] if report else []:
             for phase, innocent in zip(("before", "during", "after"), row["innocent"]):
+                if not innocent["latency"]:
+                    self.faults.append(f"nothing was delivered {phase} {row['abuse']}")
+                    continue
                 p99 = innocent["latency"]["p99_us"] / 1000
                 self.p99.append(p99)
                 if p99 > self.args.p99_ms:
