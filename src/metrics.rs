@@ -118,14 +118,13 @@ fn read(value: &AtomicU64) -> u64 {
 
 impl Default for ShardMetrics {
     fn default() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
         Self {
-            counts: [ZERO; _],
-            gauges: [ZERO; _],
-            closes: [ZERO; _],
-            refusals: [ZERO; _],
-            flushes: [ZERO; _],
-            flushes_us: ZERO,
+            counts: [const { AtomicU64::new(0) }; _],
+            gauges: [const { AtomicU64::new(0) }; _],
+            closes: [const { AtomicU64::new(0) }; _],
+            refusals: [const { AtomicU64::new(0) }; _],
+            flushes: [const { AtomicU64::new(0) }; _],
+            flushes_us: AtomicU64::new(0),
         }
     }
 }

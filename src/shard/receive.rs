@@ -191,6 +191,7 @@ impl Shard {
     /// What the connection sent made us panic: says so (1011) and takes nothing more from it.
     pub fn fail_internally(&mut self, id: ConnId, now: Now) -> Input {
         let Some(Stage::Native | Stage::Echo) = self.conns.get(id).map(|conn| conn.stage) else { return Input::Ended };
+        self.metrics.closed(close::INTERNAL);
         self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, close::INTERNAL, "internal error"));
         self.input(id)
     }
