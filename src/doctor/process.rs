@@ -6,7 +6,7 @@ use super::{Finding, LIMITS, Machine, Plan, SERVICE, SYSCTLS, Severity, bytes, g
 use crate::server;
 
 /// What an idle connection takes, of the process's memory and of the kernel's; measured, see docs/sizing.md.
-const USER_BYTES: u64 = 1_350;
+const USER_BYTES: u64 = 950;
 const KERNEL_BYTES: u64 = 4_600;
 /// Threads beside the shards: main, the API's, the log's, and what io_uring starts for a file it can't poll.
 const THREADS: u64 = 16;
