@@ -82,12 +82,17 @@ impl Scene {
 
     /// The abuser is gone: memory never was more than `bound` above what it was (beside the slack), is back within a
     /// tenth and 2 MiB of it, no descriptor is left, and the innocent were heard all along.
-    pub async fn over(mut self, bound: u64) {
+    pub async fn over(self, bound: u64) {
+        self.over_but_for(bound, 0).await;
+    }
+
+    /// The same, where `kept` bytes may stay: what is remembered on purpose, and large buffers that are used again.
+    pub async fn over_but_for(mut self, bound: u64, kept: u64) {
         self.metrics.reach("uringcast_connections", |count| count == 2).await;
         self.stop.store(true, Relaxed);
         let (mut alice, mut bob, slowest) = self.talk.await.expect("the innocent were heard all along");
         let end = Instant::now() + DEADLINE;
-        let back = self.before + self.before / 10 + 2 * MIB;
+        let back = self.before + self.before / 10 + 2 * MIB + kept;
         loop {
             hear(&mut alice, &mut bob, "after").await;
             let now = self.server.resident();
