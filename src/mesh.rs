@@ -463,7 +463,6 @@ mod tests {
     #[test]
     fn every_parcel_gets_there_whoever_sleeps() {
         let hops: u32 = std::env::var("URINGCAST_TEST_HOPS").map_or(60_000, |hops| hops.parse().expect("a number"));
-        let cpus = crate::cpus::usable().expect("an affinity mask");
         // One parcel alone lets the other side sleep on each hop; more of them meet it at work.
         for parcels in [1, 2, 5] {
             let (mut a, b) = pair(8);
@@ -473,12 +472,7 @@ mod tests {
             let walking = Arc::new(AtomicUsize::new(parcels as usize));
             let threads = [a, b].map(|end| {
                 let walker = Walker::new(end, &walking);
-                let cpu = cpus[walker.end.own().index() % cpus.len()];
-                std::thread::spawn(move || {
-                    // Refused, the test is the same but for who runs where.
-                    let _ = crate::cpus::pin(cpu);
-                    walker.walk()
-                })
+                std::thread::spawn(move || walker.walk())
             });
             let [a, b] = threads.map(|thread| thread.join().expect("no wake is lost"));
             assert_eq!(a.0 + b.0, (hops / parcels + 1) * parcels);

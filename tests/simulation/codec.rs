@@ -35,7 +35,7 @@ pub fn frame(opcode: u8, fin: bool, payload: &[u8], dice: &mut Dice) -> Vec<u8> 
             out.extend((long as u64).to_be_bytes());
         }
     }
-    let key = (dice.next() as u32).to_be_bytes();
+    let key = (dice.throw() as u32).to_be_bytes();
     out.extend(key);
     out.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]));
     out

@@ -27,7 +27,7 @@ impl Dice {
         self.is_loaded && self.loaded.is_empty()
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn throw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -41,7 +41,7 @@ impl Dice {
             Some(low) => {
                 (usize::from(low) | usize::from(if n > 256 { self.loaded.pop().unwrap_or(0) } else { 0 }) << 8) % n
             }
-            None => (self.next() % n as u64) as usize,
+            None => (self.throw() % n as u64) as usize,
         }
     }
 

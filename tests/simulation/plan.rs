@@ -202,6 +202,6 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         auth_ms: dice.pick(&[600, 10_000, 10_000]),
         ping_interval_ms: dice.pick(&[400, 25_000]),
         pong_timeout_ms: dice.pick(&[300, 10_000]),
-        boot_id: dice.next(),
+        boot_id: dice.throw(),
     }
 }

@@ -48,7 +48,9 @@ fn judge(text: &str) -> Option<()> {
     match kind.as_str() {
         "heartbeat" => {}
         "auth" => {
-            (text_of(&data, "token")?, flag(&data, "ping")?, since(&data, "recover")?);
+            text_of(&data, "token")?;
+            flag(&data, "ping")?;
+            since(&data, "recover")?;
             let channels: Vec<&RawValue> = match data.last("channels") {
                 None | Some("null") => Vec::new(),
                 Some(raw) => serde_json::from_str(raw).ok()?,
@@ -57,28 +59,42 @@ fn judge(text: &str) -> Option<()> {
             for one in channels {
                 let one = Members::of(one.get())?;
                 within(&one, "channel", 0..=200)??;
-                (text_of(&one, "token")?, since(&one, "recover")?);
+                text_of(&one, "token")?;
+                since(&one, "recover")?;
             }
         }
         "message" => {
-            (text_of(&data, "text")?, channel(&data)?, within(&data, "idempotency_key", 1..=64)?);
+            text_of(&data, "text")?;
+            channel(&data)?;
+            within(&data, "idempotency_key", 1..=64)?;
         }
         "users" => {
-            (text_of(&data, "cursor")?, count(&data, "limit")?);
+            text_of(&data, "cursor")?;
+            count(&data, "limit")?;
         }
         "subscribe" => {
-            (channel(&data)??, text_of(&data, "token")?, since(&data, "recover")?);
+            channel(&data)??;
+            text_of(&data, "token")?;
+            since(&data, "recover")?;
         }
         "unsubscribe" => drop(channel(&data)??),
         "publish" => {
-            (channel(&data)??, data.last("data")?, within(&data, "key", 0..=255)?);
-            (within(&data, "idempotency_key", 1..=64)?, within(&data, "epoch", 0..=64)?);
+            channel(&data)??;
+            data.last("data")?;
+            within(&data, "key", 0..=255)?;
+            within(&data, "idempotency_key", 1..=64)?;
+            within(&data, "epoch", 0..=64)?;
         }
         "history" => {
-            (channel(&data)??, since(&data, "since")?, count(&data, "limit")?, flag(&data, "reverse")?);
+            channel(&data)??;
+            since(&data, "since")?;
+            count(&data, "limit")?;
+            flag(&data, "reverse")?;
         }
         "presence" => {
-            (channel(&data)??, text_of(&data, "cursor")?, count(&data, "limit")?);
+            channel(&data)??;
+            text_of(&data, "cursor")?;
+            count(&data, "limit")?;
         }
         "refresh" => drop(text_of(&data, "token")?.filter(|token| !token.is_empty())?),
         _ => return None,
@@ -127,7 +143,8 @@ fn since(members: &Members<'_>, name: &str) -> Option<()> {
         Some(raw) => raw,
     };
     let since = Members::of(raw)?;
-    (within(&since, "epoch", 0..=64)??, number(&since, "offset")??);
+    within(&since, "epoch", 0..=64)??;
+    number(&since, "offset")??;
     Some(())
 }
 

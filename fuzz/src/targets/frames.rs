@@ -30,7 +30,7 @@ pub fn run(bytes: &[u8]) {
 pub fn generate(dice: &mut Dice) -> Vec<u8> {
     let cuts = dice.below(8);
     let mut out = vec![cuts as u8];
-    out.extend((0..cuts * 2).map(|_| dice.next() as u8));
+    out.extend((0..cuts * 2).map(|_| dice.throw() as u8));
     for _ in 0..dice.below(10) {
         let first = dice.pick(&[0x81, 0x81, 0x82, 0x01, 0x01, 0x02, 0x00, 0x00, 0x80, 0x80, 0x89, 0x8a, 0x88]);
         let payload = payload(first, dice);
@@ -74,7 +74,7 @@ pub fn frame(out: &mut Vec<u8>, first: u8, payload: &[u8], dice: &mut Dice) {
             out.extend((long as u64).to_be_bytes());
         }
     }
-    let key = if dice.once_in(2) { [0; 4] } else { (dice.next() as u32).to_be_bytes() };
+    let key = if dice.once_in(2) { [0; 4] } else { (dice.throw() as u32).to_be_bytes() };
     out.extend(key);
     out.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]));
 }

@@ -164,5 +164,5 @@ fn covered(overflow: &Overflow, top: u64, heard: &[(u64, u64, String)]) {
 /// Any operations will do.
 pub fn generate(dice: &mut Dice) -> Vec<u8> {
     let length = dice.between(4, 600);
-    (0..length).map(|_| (dice.next() >> 24) as u8).collect()
+    (0..length).map(|_| (dice.throw() >> 24) as u8).collect()
 }

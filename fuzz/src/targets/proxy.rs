@@ -95,21 +95,21 @@ pub fn generate(dice: &mut Dice) -> Vec<u8> {
     let family = dice.pick(&[0x11, 0x11, 0x21, 0x21, 0x12, 0x22, 0x31, 0x32, 0x00, 0x13, 0x41]);
     bytes.push(family);
     let addresses = [0, 12, 36, 216][usize::from(family >> 4) & 3];
-    let mut body: Vec<u8> = (0..addresses).map(|_| dice.next() as u8).collect();
+    let mut body: Vec<u8> = (0..addresses).map(|_| dice.throw() as u8).collect();
     if dice.once_in(4) && family >> 4 == 2 {
         // An IPv4 address in IPv6's clothes.
         body[..12].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
     }
     for _ in 0..dice.pick(&[0, 0, 1, 3]) {
         let length = dice.pick(&[0_u16, 1, 4, 300]);
-        body.push(dice.next() as u8);
+        body.push(dice.throw() as u8);
         body.extend(length.to_be_bytes());
         body.extend((0..length).map(|n| n as u8));
     }
     if dice.once_in(6) {
         body.truncate(dice.below(body.len() + 1));
     }
-    let told = if dice.once_in(12) { dice.next() as u16 } else { body.len() as u16 };
+    let told = if dice.once_in(12) { dice.throw() as u16 } else { body.len() as u16 };
     bytes.extend(told.to_be_bytes());
     bytes.extend(body);
     if dice.once_in(3) {

@@ -304,5 +304,5 @@ fn well_formed(sent: &[u8]) {
 /// Any throws will do.
 pub fn generate(dice: &mut Dice) -> Vec<u8> {
     let length = dice.between(60, 3_000);
-    (0..length).map(|_| (dice.next() >> 24) as u8).collect()
+    (0..length).map(|_| (dice.throw() >> 24) as u8).collect()
 }

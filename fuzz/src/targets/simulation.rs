@@ -20,5 +20,5 @@ pub fn run(bytes: &[u8]) {
 /// Any throws will do.
 pub fn generate(dice: &mut Dice) -> Vec<u8> {
     let length = dice.between(40, THROWS);
-    (0..length).map(|_| (dice.next() >> 24) as u8).collect()
+    (0..length).map(|_| (dice.throw() >> 24) as u8).collect()
 }
