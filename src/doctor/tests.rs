@@ -151,7 +151,7 @@ fn clocks_frequency_and_memory_management() {
 #[test]
 fn memory_threads_and_cpus() {
     use Severity::{Costs, Note, Stops};
-    assert!(only(Stops, "memory", |machine, _| machine.memory_bytes = Some(4 << 30)).why.contains("5.2 GiB"));
+    assert!(only(Stops, "memory", |machine, _| machine.memory_bytes = Some(4 << 30)).why.contains("5.1 GiB"));
     only(Costs, "memory", |machine, _| machine.memory_bytes = Some(7 << 30));
     let group = only(Stops, "memory", |machine, _| machine.cgroup.memory_bytes = Some(1 << 30));
     assert!(group.read.contains("control group"));
