@@ -51,6 +51,8 @@ pub enum Parcel {
         /// The connection to close.
         conn: ConnId,
     },
+    /// Either way: the sender is going away, see `shard::farewell`.
+    Farewell(Farewell),
     /// Owner → shard: a publication for every subscriber of the channel there.
     Deliver {
         /// The channel.
@@ -65,6 +67,15 @@ pub enum Parcel {
         /// Encoded once, for all shards.
         frame: Arc<[u8]>,
     },
+}
+
+/// What comes no more through a lane after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Farewell {
+    /// Asks.
+    NoMoreAsks,
+    /// Deliveries and answers.
+    NoMoreDeliveries,
 }
 
 /// Who asks an owner.

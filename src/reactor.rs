@@ -339,6 +339,8 @@ impl Reactor {
                     let number = self.expect_answer(reply);
                     self.with(|shard, now| shard.revoke(number, &revocation, now));
                 }
+                // Whoever asks now is told that nobody is there any more.
+                Command::Ask(..) if self.is_draining() => {}
                 Command::Ask(ask, reply) => {
                     let number = self.expect_answer(reply);
                     self.with(|shard, _| shard.ask_for_backend(number, ask));
@@ -352,7 +354,8 @@ impl Reactor {
                     let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
                     let now = self.clock.now().mono_ms;
                     deadline.get_or_insert(now.saturating_add(patience));
-                    self.with(|shard, now| shard.drain(now));
+                    // The other half is the clients', to take what is left and to close.
+                    self.with(|shard, now| shard.drain(patience / 2, now));
                 }
             }
         }

@@ -15,6 +15,8 @@ mod client;
 mod codec;
 #[path = "simulation/dice.rs"]
 mod dice;
+#[path = "simulation/farewell.rs"]
+mod farewell;
 #[path = "simulation/faults.rs"]
 mod faults;
 #[path = "simulation/ledger.rs"]
@@ -112,6 +114,21 @@ fn many_lives() {
         seeds < SEEDS || everything.iter().chain(&channels).all(|&count| count > 100),
         "too little happened: {sum:?}"
     );
+}
+
+/// What was acknowledged before the server went has reached everybody whom it told so.
+#[test]
+fn going_away_takes_nothing_back() {
+    let seeds = variable("SIM_SEEDS").unwrap_or(SEEDS);
+    let chosen = variable("SIM_SEED");
+    let mut told = 0;
+    for seed in chosen.map_or(0..seeds, |seed| seed..seed + 1) {
+        let mut world = World::new(seed, None, chosen.is_some());
+        let end = world.live().and_then(|()| farewell::judge(&mut world));
+        told += end.unwrap_or_else(|problem| panic!("seed {seed}: {problem}"));
+    }
+    println!("{told} clients were told goodbye");
+    assert!(chosen.is_some() || told > 1_000, "too few: {told}");
 }
 
 #[test]

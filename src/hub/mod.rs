@@ -181,6 +181,15 @@ impl Hub {
         self.retry(now, out);
     }
 
+    /// Ends every batch window now.
+    pub fn end_batches(&mut self, out: &mut Staging<Parcel>) {
+        for (_, name) in std::mem::take(&mut self.batches) {
+            if let Some(channel) = self.channels.get_mut(&name) {
+                self.publisher.end_batch(channel, out);
+            }
+        }
+    }
+
     /// When the next batch window ends, if nobody has been told yet.
     pub fn take_alarm(&mut self) -> Option<u64> {
         let (until_ms, _) = self.batches.first()?;

@@ -258,12 +258,13 @@ impl Shard {
         }
     }
 
-    /// Sends an ask, or parks it until the owner's answers have given a credit back.
+    /// Sends an ask, or parks it until the owner's answers have given a credit back. On the way out none is sent.
     pub(super) fn send_ask(&mut self, id: ConnId, asked: Asked) {
         let Asked { channel, request, ask } = asked;
         let owner = owner_of(&channel, self.settings.hub.shards);
+        let going = self.farewell.has_begun();
         let credits = &mut self.credits[owner.index()];
-        if credits.left > 0 {
+        if credits.left > 0 && !going {
             credits.left -= 1;
             self.staging.push(owner, parcel(id, request, ask));
         } else {
@@ -274,8 +275,9 @@ impl Shard {
     }
 
     pub(super) fn give_credit(&mut self, owner: ShardId) {
+        let going = self.farewell.has_begun();
         let credits = &mut self.credits[owner.index()];
-        while let Some(next) = credits.waiting.pop_front() {
+        while !going && let Some(next) = credits.waiting.pop_front() {
             let Some(conn) = self.conns.get(next) else { continue };
             // It may have given up on the ask for which it queued.
             let Some(Parked { request, ask, .. }) = conn.unpark(owner) else { continue };

@@ -5,6 +5,7 @@
 
 mod answers;
 mod conns;
+mod farewell;
 mod flush;
 mod guard;
 #[cfg(feature = "planted-panic")]
@@ -36,6 +37,7 @@ use crate::proto::encode::Reply;
 use crate::proto::{frame, handshake, websocket};
 use crate::wheel::Wheel;
 use conns::{Conn, Conns, Ending, Stage};
+use farewell::Progress;
 use flush::Flush;
 use rights::Sweep;
 
@@ -159,7 +161,7 @@ pub struct Shard {
     backend: Vec<(u32, Answer)>,
     /// What stands for the keys of `conflate`; secret, since publishers choose them.
     key_hash: foldhash::quality::RandomState,
-    draining: bool,
+    farewell: Progress,
     metrics: Arc<ShardMetrics>,
     /// Connections whose socket takes no more.
     blocked: usize,
@@ -188,7 +190,7 @@ impl Shard {
             actions: Vec::new(),
             backend: Vec::new(),
             key_hash: foldhash::quality::RandomState::default(),
-            draining: false,
+            farewell: Progress::default(),
             authenticator: Authenticator::new(verifier, settings.token_cache),
             metrics: settings.metrics.shard(own.index()),
             blocked: 0,
@@ -286,6 +288,7 @@ impl Shard {
             }
             Parcel::Announce { channel, frame } => self.fanout.append(&channel, &frame, 0, 0),
             Parcel::Kick { conn } => self.kick(conn, now),
+            Parcel::Farewell(farewell) => self.hear_farewell(farewell),
             Parcel::Answer { asker: Asker::Conn(conn), request, answer } => {
                 self.give_credit(from);
                 self.answered(conn, request, &answer, now);
@@ -313,6 +316,7 @@ impl Shard {
         }
         self.sweep(now);
         self.hub.turn(now, &mut self.staging);
+        self.take_leave(now);
         if let Some(at_ms) = self.hub.take_alarm() {
             self.actions.push(Action::Alarm(at_ms));
         }
@@ -407,26 +411,6 @@ impl Shard {
     #[doc(hidden)]
     pub fn is_closing(&mut self, id: ConnId) -> bool {
         self.conns.get(id).is_some_and(|conn| conn.is_closing())
-    }
-
-    /// Says goodbye to everyone (1001) and refuses whoever comes from now on.
-    pub fn drain(&mut self, now: Now) {
-        self.draining = true;
-        for (place, id) in (0u64..).zip(self.conns.ids()) {
-            let conn = self.conns.at(id.slot);
-            match conn.stage {
-                Stage::Handshake => self.actions.push(Action::Abort(id)),
-                Stage::Native | Stage::Echo => {
-                    if conn.is_signed_in() {
-                        // Clients that come back at once would all come at once.
-                        let reconnect_in_ms = 500 + place.wrapping_mul(7919) % 4_500;
-                        self.say(id, &Reply::Draining { reconnect_in_ms }, None);
-                    }
-                    self.close(id, close::GOING_AWAY, "server is going away", now);
-                }
-                Stage::Closing(_) => {}
-            }
-        }
     }
 
     /// Resets every connection that is left.

@@ -108,9 +108,11 @@ impl Shard {
     /// Whether the next bytes of the connection may be taken.
     fn is_open(&mut self, id: ConnId) -> bool {
         let limit = self.settings.requests_per_connection;
+        let going = self.farewell.has_begun();
         let conn = self.conns.at(id.slot);
         conn.is_closing()
-            || (!conn.is_parked() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
+            || conn.stage == Stage::Handshake
+            || (!going && !conn.is_parked() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
     }
 
     /// Lets the shell read on if what stopped it is over.
@@ -157,7 +159,7 @@ impl Shard {
         if let Some(limit) = self.conns.at(id.slot).refused {
             return self.respond(id, now, |out| refusal_of(limit).write(out));
         }
-        if self.draining {
+        if self.farewell.has_begun() {
             return self.respond(id, now, |out| Refusal::unavailable("server is going away", 5).write(out));
         }
         if let Err(limit) = self.place(id, request, now) {

@@ -80,6 +80,11 @@ impl Backend {
         Err(format!("{tag} is at {epoch} {offset} of {channel} and was answered {:?}", said.collect::<Vec<_>>()))
     }
 
+    /// What it was told to be published, and where.
+    pub fn accepted(&self) -> impl Iterator<Item = (&str, &Place)> {
+        self.asked.iter().filter_map(|asked| Some((asked.channel, asked.answer.as_ref()?.as_ref()?)))
+    }
+
     pub fn at_rest(&self) -> Verdict {
         match self.asked.iter().position(|asked| asked.answer.is_none()) {
             Some(number) => Err(format!("the backend's {number} has no answer")),

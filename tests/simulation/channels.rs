@@ -97,6 +97,8 @@ pub struct Book {
     pub with_auth: BTreeMap<usize, Vec<(String, Option<Place>)>>,
     /// Of these, what the sign-in that succeeded asked for and what was not answered yet.
     pub unnamed: Vec<(String, Option<Place>)>,
+    /// And what was answered 504: it may have been done.
+    pub timed_out: BTreeSet<String>,
     /// The lobby's gap that has to come.
     pub lobby_due: Option<(u64, u64)>,
     pub gaps: usize,
@@ -280,7 +282,8 @@ impl Client {
             asked.answer == Some(Answer::Error(504))
                 && matches!(&asked.what, What::Subscribe { channel: name, .. } if name == channel)
         };
-        !self.book.subscribed.contains_key(channel) && self.asked.iter().any(timed_out)
+        let doubtful = self.book.timed_out.contains(channel) || self.asked.iter().any(timed_out);
+        !self.book.subscribed.contains_key(channel) && doubtful
     }
 
     pub fn read_publication(&mut self, json: &Value) -> Verdict {
@@ -435,6 +438,9 @@ impl Client {
     pub fn read_unnamed_error(&mut self, json: &Value, plan: &Plan) -> Verdict {
         let channel = json["data"]["channel"].as_str().ok_or("no channel")?.to_owned();
         self.take_unnamed(&channel)?;
+        if json["code"] == 504 {
+            self.book.timed_out.insert(channel.clone());
+        }
         let namespace = plan.settings.hub.namespaces.of(&channel);
         let fair = match json["code"].as_u64() {
             Some(404) => namespace.is_none(),

@@ -119,7 +119,8 @@ fn come_to_rest(world: &mut World) -> Verdict {
     Err(format!("does not come to rest: {stuck:?}"))
 }
 
-fn pump(world: &mut World, client: usize) -> Verdict<bool> {
+/// Lets one connection do all that it can.
+pub fn pump(world: &mut World, client: usize) -> Verdict<bool> {
     let mut busy = false;
     if world.is_readable(client) {
         world.server_read(client, usize::MAX)?;

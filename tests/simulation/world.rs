@@ -56,6 +56,8 @@ pub struct World {
     pub backend: Backend,
     /// Clients that were closed as slow, judged by what really waited for them.
     pub slow: BTreeSet<usize>,
+    /// The server was told to go: handshakes are cut.
+    pub going: bool,
     trace: bool,
 }
 
@@ -82,6 +84,7 @@ impl World {
             clients: Vec::new(),
             backend: Backend::default(),
             slow: BTreeSet::new(),
+            going: false,
             plan,
             dice,
             trace,
@@ -116,6 +119,15 @@ impl World {
             self.observe()?;
         }
         Ok(())
+    }
+
+    /// One step of a server that was told to go: as in life, but that nobody comes and no time passes.
+    pub fn step_out(&mut self) -> Verdict {
+        const WEIGHTS: [usize; 5] = [10, 20, 20, 15, 60];
+        let actions: [fn(&mut Self) -> Verdict; WEIGHTS.len()] =
+            [Self::speak, Self::any_server_read, Self::any_client_read, Self::any_writable, Self::any_turn];
+        actions[self.dice.weighted(&WEIGHTS)](self)?;
+        self.observe()
     }
 
     /// The observer reads whatever is there.
@@ -331,7 +343,8 @@ impl World {
         let upgraded = self.clients[client].is_upgraded();
         let pipe = &mut self.net.pipes[client];
         let patient = self.now.mono_ms >= 1_000 + limits.handshake_ms.min(uringcast::shard::CLOSE_MS);
-        if !patient && !pipe.reset && !pipe.aborted {
+        let cut = self.going && !upgraded;
+        if !patient && !cut && !pipe.reset && !pipe.aborted {
             return Err(format!("client {client}, upgraded {upgraded}, is reset too early"));
         }
         pipe.aborted = true;

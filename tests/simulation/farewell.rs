@@ -1,0 +1,107 @@
+//! The server is told to go in the middle of it all: one shard after the other, while clients go on talking and
+//! turns take their chances. No clock helps: what was acknowledged has to have come when the goodbye comes.
+
+use std::collections::BTreeMap;
+
+use crate::client::{Answer, Client, Verdict, What};
+use crate::oracle::pump;
+use crate::world::World;
+
+/// Steps after which shards that have not said goodbye never will.
+const PATIENCE: usize = 200_000;
+/// No deadline: the shards have to come to their end by what they say to each other.
+const FOREVER_MS: u64 = u64::MAX;
+/// Going away (RFC 6455 §7.4.1).
+const GOING_AWAY: Option<Option<u16>> = Some(Some(1001));
+
+/// Ends a world; returns how many clients were told goodbye.
+pub fn judge(world: &mut World) -> Verdict<usize> {
+    go_away(world)?;
+    let acked = acked(world);
+    let clients: Vec<&Client> = world.clients.iter().filter(|client| client.closed == GOING_AWAY).collect();
+    for client in &clients {
+        let blame = |problem: String| format!("client {}: {problem}", client.number);
+        has_all(client, &acked).map_err(blame)?;
+    }
+    Ok(clients.len())
+}
+
+fn go_away(world: &mut World) -> Verdict {
+    world.going = true;
+    let mut told = 0;
+    for _ in 0..PATIENCE {
+        if told < world.shards.len() && world.dice.once_in(12) {
+            world.shards[told].drain(FOREVER_MS, world.now);
+            world.note(|| format!("shard {told} is told to go"));
+            told += 1;
+        }
+        world.step_out()?;
+        if world.shards.iter().all(uringcast::shard::Shard::has_said_goodbye) {
+            return empty_pipes(world);
+        }
+    }
+    Err("not every shard has said goodbye".into())
+}
+
+/// Everybody reads what is there for him.
+fn empty_pipes(world: &mut World) -> Verdict {
+    for _ in 0..PATIENCE {
+        let mut busy = false;
+        for client in 0..world.clients.len() {
+            busy |= pump(world, client)?;
+        }
+        for shard in 0..world.shards.len() {
+            busy |= world.shards[shard].has_work() || world.shards[shard].is_stuck();
+            world.turn(shard)?;
+        }
+        if !busy && world.lanes.is_empty() {
+            return Ok(());
+        }
+    }
+    Err("the farewell never ends".into())
+}
+
+/// The highest offset that was acknowledged to anyone, of each channel in each of its lives.
+fn acked(world: &World) -> BTreeMap<(String, String), u64> {
+    let mut acked: BTreeMap<(String, String), u64> = BTreeMap::new();
+    let mut note = |channel: &str, epoch: &str, offset: u64| {
+        let highest = acked.entry((channel.to_owned(), epoch.to_owned())).or_default();
+        *highest = offset.max(*highest);
+    };
+    for client in &world.clients {
+        for asked in &client.asked {
+            if let (What::Message(_), Some(Answer::Ack(offset)), Some(attached)) =
+                (&asked.what, &asked.answer, &client.attached)
+            {
+                note("lobby", &attached.epoch, *offset);
+            }
+        }
+        for acked in &client.book.acked {
+            if let What::Publish(draft) = &client.asked[acked.request].what {
+                note(&draft.channel, &acked.place.0, acked.place.1);
+            }
+        }
+    }
+    for (channel, (epoch, offset)) in world.backend.accepted() {
+        note(channel, epoch, *offset);
+    }
+    acked
+}
+
+fn has_all(client: &Client, acked: &BTreeMap<(String, String), u64>) -> Verdict {
+    let due = |channel: &str, epoch: &str| acked.get(&(channel.to_owned(), epoch.to_owned())).copied().unwrap_or(0);
+    if let Some(attached) = &client.attached {
+        let messages = client.lobby.iter().filter(|frame| frame.contains(r#""type":"message""#)).count();
+        let (has, due) = (attached.offset + messages as u64, due("lobby", &attached.epoch));
+        if has < due {
+            return Err(format!("the lobby's {due} was acknowledged, and it was told goodbye at {has}"));
+        }
+    }
+    for (channel, subscribed) in &client.book.subscribed {
+        let due = due(channel, &subscribed.epoch);
+        if !subscribed.covers(due) {
+            return Err(format!("{due} of {channel} was acknowledged, and it was told goodbye with {subscribed:?}"));
+        }
+    }
+    Ok(())
+}
