@@ -77,6 +77,16 @@ impl Overflow {
     }
 }
 
+/// Whether publications are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compress {
+    /// For clients that compression was agreed on with, from a size up.
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// The rules of one namespace's channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -102,6 +112,8 @@ pub struct Namespace {
     pub batch_window_ms: u64,
     /// How long joins and leaves are gathered for a digest or a count.
     pub presence_window_ms: u64,
+    /// Whether publications are compressed.
+    pub compress: Compress,
 }
 
 impl Namespace {
@@ -167,6 +179,7 @@ mod tests {
             overflow: Overflow::Disconnect,
             batch_window_ms: 0,
             presence_window_ms: 1_000,
+            compress: Compress::Auto,
         }
     }
 
