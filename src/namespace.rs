@@ -77,6 +77,15 @@ impl Overflow {
     }
 }
 
+/// How a channel's publications are sent to its subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sending {
+    /// What is done for a client that is slow.
+    pub overflow: Overflow,
+    /// Whether they are compressed.
+    pub compress: Compress,
+}
+
 /// Whether publications are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,6 +126,11 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// How its channels' publications are sent.
+    pub fn sending(&self) -> Sending {
+        Sending { overflow: self.overflow, compress: self.compress }
+    }
+
     /// Whether a user may subscribe. `granted`: the user's token names the channel in `channels`, or a valid
     /// token for that user and this channel came with the request.
     pub fn may_subscribe(&self, user_key: &str, granted: bool) -> bool {

@@ -13,6 +13,8 @@ mod channels;
 mod client;
 #[path = "simulation/codec.rs"]
 mod codec;
+#[path = "simulation/deflate.rs"]
+mod deflate;
 #[path = "simulation/dice.rs"]
 mod dice;
 #[path = "simulation/farewell.rs"]
@@ -109,7 +111,7 @@ fn many_lives() {
     }
     println!("{seeds} lives: {sum:?}");
     let everything = [sum.clients, sum.attached, sum.published, sum.kicked, sum.slow, sum.refused];
-    let channels = [sum.heard, sum.recovered, sum.not_recovered, sum.gaps, sum.duplicates];
+    let channels = [sum.inflated, sum.heard, sum.recovered, sum.not_recovered, sum.gaps, sum.duplicates];
     assert!(
         seeds < SEEDS || everything.iter().chain(&channels).all(|&count| count > 100),
         "too little happened: {sum:?}"

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::namespace::{self, Compress, LOBBY, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use crate::namespace::{
+    self, Compress, LOBBY, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
+};
 
 use super::schema::{Config, DAY_MS};
 use super::setting::{Fault, Item, Raw, Section, range, settings, textual};

@@ -1,16 +1,30 @@
 //! What compression costs and saves here: the shard's inflater and compressors, taken out while they are at work, and
 //! the messages for one client, compressed where that was agreed on. Part of `shard`; DEFLATE is `proto`'s.
 
-use super::{Compression, Shard};
+use super::{Compression, Settings, Shard};
 use crate::clock::Now;
 use crate::ids::ConnId;
-use crate::metrics::Count;
+use crate::metrics::{Count, ShardMetrics};
+use crate::proto::deflate::Deflate;
 use crate::proto::deflate::compress::Compressors;
 use crate::proto::deflate::inflate::Inflater;
 use crate::proto::frame;
+use crate::run::Packer;
 
 /// Room for a message before it is compressed that is kept from message to message.
 const KEPT_BYTES: usize = 128 * 1024;
+
+/// What compresses runs for a client with which `deflate` was agreed.
+pub(super) fn packer<'a>(
+    deflate: Option<Deflate>,
+    settings: &Settings,
+    compressors: &'a mut Option<Box<Compressors>>,
+    metrics: &'a ShardMetrics,
+) -> Option<Packer<'a>> {
+    let Compression { level, min_bytes } = settings.compression;
+    let compressors = deflate.map(|_| compressors.get_or_insert_with(|| Box::new(Compressors::new(level))))?;
+    Some(Packer { deflate: deflate?, min_bytes, compressors, stopwatch: settings.stopwatch, metrics })
+}
 
 impl Shard {
     /// The inflater, for the time that a frame takes.
@@ -38,12 +52,13 @@ impl Shard {
     pub(super) fn push_message(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(deflate) = self.conns.at(slot).deflate else { return self.push_private(slot, write) };
         let Compression { level, min_bytes } = self.settings.compression;
-        let mut compressors = self.compressors.take().unwrap_or_else(|| Box::new(Compressors::new(level)));
         let mut plain = std::mem::take(&mut self.plain);
         write(&mut plain);
         let (opcode, content) = frame::message(&plain);
         let (stopwatch, mut took_ns, mut sent) = (self.settings.stopwatch, 0, None);
-        self.push_private(slot, |out| {
+        self.hand_over(slot);
+        let compressors = self.compressors.get_or_insert_with(|| Box::new(Compressors::new(level)));
+        self.conns.at(slot).outbox.push_private(|out| {
             let before = out.len();
             if content.len() >= min_bytes {
                 let started_ns = stopwatch();
@@ -65,7 +80,6 @@ impl Shard {
             }
             None => self.metrics.count(Count::UndeflatedReplies),
         }
-        self.compressors = Some(compressors);
         plain.clear();
         if plain.capacity() <= KEPT_BYTES {
             self.plain = plain;

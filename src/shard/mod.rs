@@ -39,6 +39,7 @@ use crate::proto::deflate::inflate::Inflater;
 use crate::proto::encode::Reply;
 use crate::proto::{frame, handshake, websocket};
 use crate::wheel::Wheel;
+use compression::packer;
 use conns::{Conn, Conns, Ending, Stage};
 use farewell::Progress;
 use flush::Flush;
@@ -461,13 +462,19 @@ impl Shard {
     }
 
     fn push_private(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        self.hand_over(slot);
+        self.conns.at(slot).outbox.push_private(write);
+    }
+
+    /// A message of the connection's own is about to be queued: what it is due of its channels goes before that.
+    fn hand_over(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
         for subscription in &conn.subscriptions {
             let channel = self.fanout.channel(subscription.channel);
-            let frames = channel.hand_over(subscription.index as usize, &mut conn.outbox);
+            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
+            let frames = channel.hand_over(subscription.index as usize, packer, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
-        conn.outbox.push_private(write);
         self.metrics.count(Count::Replies);
         self.mark_dirty(slot);
     }

@@ -106,10 +106,8 @@ impl Offer {
     }
 
     fn agreed(&self) -> Option<Agreed> {
-        let deflate = Deflate {
-            window_bits: self.server_window.unwrap_or(MOST_WINDOW_BITS),
-            takeover: !self.server_no_takeover,
-        };
+        let deflate =
+            Deflate { window_bits: self.server_window.unwrap_or(MOST_WINDOW_BITS), takeover: !self.server_no_takeover };
         (!self.declined).then_some(Agreed { deflate, names_window: self.server_window.is_some() })
     }
 }
