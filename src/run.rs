@@ -133,3 +133,146 @@ impl Packer<'_> {
         (Frames { channel, epoch, overflow: run.overflow, compress: run.compress, bytes, marks }, count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use flate2::{Decompress, FlushDecompress, Status};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// What a client does that keeps what it inflated, as far as its window goes.
+    struct Client {
+        stream: Decompress,
+        takeover: bool,
+    }
+
+    impl Client {
+        fn new(deflate: Deflate) -> Self {
+            Self { stream: Decompress::new_with_window_bits(false, deflate.window_bits), takeover: deflate.takeover }
+        }
+
+        fn read(&mut self, frames: &Frames) -> Vec<String> {
+            let all = frames.frames(0, place(frames.bytes.len()));
+            all.map(|(start, mark)| self.message(&frames.bytes[start as usize..mark.end as usize])).collect()
+        }
+
+        fn message(&mut self, frame: &[u8]) -> String {
+            let (_, payload) = frame::message(frame);
+            if frame[0] & 0x40 == 0 {
+                return String::from_utf8(payload.to_vec()).expect("text");
+            }
+            if !self.takeover {
+                self.stream.reset(false);
+            }
+            let (input, mut out) = ([payload, &[0, 0, 0xff, 0xff]].concat(), Vec::new());
+            let before = self.stream.total_in();
+            // Little by little, so that what lies behind the window is out of reach.
+            loop {
+                let taken = (self.stream.total_in() - before) as usize;
+                let (mut room, made) = ([0; 64], self.stream.total_out());
+                let status =
+                    self.stream.decompress(&input[taken..], &mut room, FlushDecompress::Sync).expect("DEFLATE");
+                let made = (self.stream.total_out() - made) as usize;
+                out.extend_from_slice(&room[..made]);
+                if status == Status::BufError
+                    || (made < room.len() && self.stream.total_in() - before == input.len() as u64)
+                {
+                    return String::from_utf8(out).expect("text");
+                }
+            }
+        }
+    }
+
+    fn run(texts: &[String], overflow: Overflow) -> Frames {
+        let (mut bytes, mut marks) = (Vec::new(), Vec::new());
+        for (offset, text) in (1..).zip(texts) {
+            frame::write_text(&mut bytes, text.as_bytes());
+            marks.push(Mark { end: place(bytes.len()), offset, key: offset % 3 });
+        }
+        Frames { channel: "c".into(), epoch: "e".into(), overflow, compress: Compress::Auto, bytes, marks }
+    }
+
+    fn pack(run: &Frames, deflate: Deflate, min_bytes: usize, compressors: &mut Compressors) -> Option<Frames> {
+        let metrics = Metrics::new(1).shard(0);
+        Packer { deflate, min_bytes, compressors, stopwatch: || 0, metrics: &metrics }.pack(run)
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-z\"{}:, ]{0,300}",
+            (0..50usize).prop_map(|n| format!(r#"{{"type":"publication","data":{{"price":{n},"name":"some name"}}}}"#)),
+            (0..4_000usize).prop_map(|n| "over and over, ".repeat(n / 15)),
+            "\\PC{0,200}",
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Runs one after the other, as a client gets them: each is whole, or the plain run in its place.
+        #[test]
+        fn a_packed_run_says_what_the_run_says(
+            runs in prop::collection::vec((prop::collection::vec(text(), 1..12), any::<bool>()), 1..6),
+            window_bits in 9u8..=15,
+            takeover: bool,
+            overflow in prop::sample::select(&[Overflow::Disconnect, Overflow::DropOldest, Overflow::Conflate][..]),
+            min_bytes in 0usize..400,
+        ) {
+            let deflate = Deflate { window_bits, takeover };
+            let mut compressors = Compressors::new(1);
+            let mut client = Client::new(deflate);
+            for (texts, is_missed) in &runs {
+                let run = run(texts, overflow);
+                let packed = pack(&run, deflate, min_bytes, &mut compressors);
+                if *is_missed {
+                    continue;
+                }
+                let sent = packed.as_ref().unwrap_or(&run);
+                prop_assert!(sent.bytes.len() <= run.bytes.len());
+                prop_assert_eq!(&client.read(sent), texts);
+                let meta = |frames: &Frames| frames.marks.iter().map(|mark| (mark.offset, mark.key)).collect::<Vec<_>>();
+                prop_assert_eq!(meta(sent), meta(&run));
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_be_dropped_is_not_referred_to() {
+        let texts: Vec<String> = (0..6).map(|n| format!("{} {n}", "the same again ".repeat(30))).collect();
+        let deflate = Deflate { window_bits: 15, takeover: true };
+        let mut compressors = Compressors::new(1);
+        for overflow in [Overflow::DropOldest, Overflow::Conflate] {
+            let packed = pack(&run(&texts, overflow), deflate, 256, &mut compressors).expect("it pays");
+            for (place, (start, mark)) in packed.frames(0, place(packed.bytes.len())).enumerate() {
+                let alone = Client::new(deflate).message(&packed.bytes[start as usize..mark.end as usize]);
+                assert_eq!(alone, texts[place]);
+            }
+        }
+    }
+
+    #[test]
+    fn small_messages_pay_together() {
+        let texts: Vec<String> = (0..40)
+            .map(|n| format!(r#"{{"type":"publication","data":{{"channel":"prices","offset":{n},"data":{}}}}}"#, n * 7))
+            .collect();
+        let mut compressors = Compressors::new(1);
+        let run = run(&texts, Overflow::Disconnect);
+        let alone = Deflate { window_bits: 15, takeover: false };
+        assert!(pack(&run, alone, 256, &mut compressors).is_none(), "by itself each is too short");
+        let packed = pack(&run, Deflate { takeover: true, ..alone }, 256, &mut compressors).expect("it pays");
+        assert!(packed.bytes.len() * 3 < run.bytes.len(), "{} of {}", packed.bytes.len(), run.bytes.len());
+    }
+
+    #[test]
+    fn what_is_no_gain_stays_as_it_is() {
+        let mut compressors = Compressors::new(9);
+        let deflate = Deflate { window_bits: 9, takeover: true };
+        let short = run(&["short".into()], Overflow::Disconnect);
+        assert!(pack(&short, deflate, 0, &mut compressors).is_none());
+        assert!(pack(&run(&["x".repeat(200)], Overflow::Disconnect), deflate, 256, &mut compressors).is_none());
+        let off = Frames { compress: Compress::Off, ..run(&["x".repeat(2_000)], Overflow::Disconnect) };
+        assert!(pack(&off, deflate, 256, &mut compressors).is_none());
+    }
+}
