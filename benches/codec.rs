@@ -6,6 +6,7 @@ use std::io::{self, Cursor, Read, Write};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
+use uringcast::proto::deflate::inflate::Inflater;
 use uringcast::proto::websocket::{Decoder, Event, Limits};
 use uringcast::proto::{frame, mask, utf8};
 
@@ -57,10 +58,10 @@ fn naive_decode(input: &[u8]) -> usize {
     total
 }
 
-fn decode(decoder: &mut Decoder, input: &mut [u8]) -> usize {
+fn decode(decoder: &mut Decoder, inflater: &mut Inflater, input: &mut [u8]) -> usize {
     let (mut rest, mut total) = (input, 0);
     while !rest.is_empty() {
-        let Ok((consumed, event)) = decoder.decode(rest, &LIMITS) else {
+        let Ok((consumed, event)) = decoder.decode(rest, &LIMITS, inflater) else {
             return total;
         };
         if let Some(Event::Text(text)) = event {
@@ -108,14 +109,15 @@ fn tungstenite(socket: &mut WebSocket<Received>, input: &[u8]) -> usize {
 
 fn decode_pipelined(criterion: &mut Criterion) {
     let bytes = pipelined();
-    assert_eq!(naive_decode(&bytes), decode(&mut Decoder::new(), &mut bytes.clone()));
+    assert_eq!(naive_decode(&bytes), decode(&mut Decoder::new(), &mut Inflater::new(|| 0), &mut bytes.clone()));
     let mut socket = WebSocket::from_raw_socket(Received(Cursor::default()), Role::Server, None);
     assert_eq!(naive_decode(&bytes), tungstenite(&mut socket, &bytes));
     let mut group = criterion.benchmark_group("decode 16 frames of 64");
     group.throughput(Throughput::Elements(16));
-    let mut decoder = Decoder::new();
+    let (mut decoder, mut inflater) = (Decoder::new(), Inflater::new(|| 0));
     group.bench_function("in place", |bencher| {
-        bencher.iter_batched_ref(|| bytes.clone(), |input| decode(&mut decoder, input), BatchSize::SmallInput)
+        let round = |input: &mut Vec<u8>| decode(&mut decoder, &mut inflater, input);
+        bencher.iter_batched_ref(|| bytes.clone(), round, BatchSize::SmallInput)
     });
     group.bench_function("copying", |bencher| {
         bencher.iter_batched_ref(|| bytes.clone(), |input| naive_decode(input), BatchSize::SmallInput)

@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use uringcast::fanout::Fanout;
-use uringcast::namespace::Overflow;
-use uringcast::outbox::{Frames, Mark, Outbox};
+use uringcast::namespace::{Compress, Overflow, Sending};
+use uringcast::outbox::Outbox;
 use uringcast::proto::frame;
+use uringcast::run::{Frames, Mark};
 
+const KEPT: Sending = Sending { overflow: Overflow::Disconnect, compress: Compress::Auto };
 const SUBSCRIBERS: [u32; 4] = [1, 100, 1000, 8000];
 
 /// A push of 200 bytes, framed.
@@ -37,7 +39,7 @@ fn publish(fanout: &mut Fanout, push: &[u8], offset: u64) -> usize {
         local.seal();
         let runs = local.sealed();
         for index in (0..local.len()).rev() {
-            local.take_sealed(index, |run, start, end| sent += send(&[IoSlice::new(&run.bytes[start..end])]));
+            local.take_sealed(index, None, |run, start, end| sent += send(&[IoSlice::new(&run.bytes[start..end])]));
         }
         local.forget(runs);
     }
@@ -53,7 +55,7 @@ fn publish_queued(fanout: &mut Fanout, outboxes: &mut [Outbox], push: &[u8], off
         local.seal();
         let runs = local.sealed();
         for (index, outbox) in outboxes.iter_mut().enumerate() {
-            local.take_sealed(index, |run, start, end| outbox.push_slice(run, start, end));
+            local.take_sealed(index, None, |run, start, end| outbox.push_slice(run, start, end));
         }
         local.forget(runs);
     }
@@ -93,7 +95,7 @@ fn publish_to_many(criterion: &mut Criterion) {
         let (name, epoch): (Arc<str>, Arc<str>) = ("news".into(), "0f3a9c6d7be1425f".into());
         let mut fanout = Fanout::default();
         for slot in 0..subscribers {
-            fanout.subscribe(&name, &epoch, Overflow::Disconnect, slot);
+            fanout.subscribe(&name, &epoch, KEPT, slot);
         }
         let mut outboxes: Vec<Outbox> = (0..subscribers).map(|_| Outbox::default()).collect();
         let mut queues = vec![VecDeque::new(); subscribers as usize];
@@ -177,6 +179,7 @@ fn outbox(criterion: &mut Criterion) {
         channel: "news".into(),
         epoch: "0f3a9c6d7be1425f".into(),
         overflow: Overflow::Disconnect,
+        compress: Compress::Auto,
         bytes,
         marks,
     });

@@ -1,6 +1,7 @@
 //! Time as data: the pure modules are told what time it is. Only the shell reads a clock.
 //! `Now` is what they are given; `Clock` is read by `reactor` and `server`.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// One moment on two clocks.
@@ -29,6 +30,12 @@ impl Clock {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { unix_ms: millis(unix), mono_ms: millis(self.started.elapsed()) }
     }
+}
+
+/// Nanoseconds since some moment, to measure what was spent on something.
+pub fn stopwatch_ns() -> u64 {
+    static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(STARTED.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn millis(duration: Duration) -> u64 {

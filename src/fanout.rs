@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::namespace::Overflow;
-use crate::outbox::{Frames, Mark, Outbox, Run};
+use crate::namespace::Sending;
+use crate::outbox::Outbox;
+use crate::proto::deflate::Deflate;
+use crate::run::{Frames, Mark, Packer, Run, place};
 
 /// An open run is sealed when it gets this long.
 const SEAL_BYTES: usize = 256 * 1024;
@@ -46,16 +48,37 @@ pub struct LocalChannel {
     name: Arc<str>,
     /// Number of the oldest sealed run, or of the open one if none is sealed.
     first: u32,
-    sealed: VecDeque<Run>,
+    sealed: VecDeque<Sealed>,
     open: Vec<u8>,
     /// The frames of `open`.
     marks: Vec<Mark>,
     epoch: Arc<str>,
-    overflow: Overflow,
+    sending: Sending,
     /// In no order. Walked from the back, so that removing one by swapping in the last hides nobody from a walk.
     subscribers: Vec<Subscriber>,
     /// It is in [`Fanout::dirty`].
     dirty: bool,
+}
+
+/// A run that is being sent.
+#[derive(Debug)]
+struct Sealed {
+    run: Run,
+    /// The same for those who inflate, by what was agreed with them; nothing if it doesn't pay. Seldom more than one.
+    packed: Vec<(Deflate, Option<Run>)>,
+}
+
+impl Sealed {
+    /// What somebody gets that is due the run from `start` on, and from where on. Packed only whole: see [`Packer`].
+    fn due(&mut self, start: usize, packer: Option<&mut Packer<'_>>) -> (&Run, usize) {
+        let Some(packer) = packer.filter(|_| start == 0) else { return (&self.run, start) };
+        let known = self.packed.iter().position(|(deflate, _)| *deflate == packer.deflate);
+        let at = known.unwrap_or_else(|| {
+            self.packed.push((packer.deflate, packer.pack(&self.run).map(Rc::new)));
+            self.packed.len() - 1
+        });
+        (self.packed[at].1.as_ref().unwrap_or(&self.run), 0)
+    }
 }
 
 impl LocalChannel {
@@ -84,7 +107,9 @@ impl LocalChannel {
         if !self.open.is_empty() {
             let (bytes, marks) = (std::mem::take(&mut self.open), std::mem::take(&mut self.marks));
             let (channel, epoch) = (Arc::clone(&self.name), Arc::clone(&self.epoch));
-            self.sealed.push_back(Rc::new(Frames { channel, epoch, overflow: self.overflow, bytes, marks }));
+            let Sending { overflow, compress } = self.sending;
+            let run = Rc::new(Frames { channel, epoch, overflow, compress, bytes, marks });
+            self.sealed.push_back(Sealed { run, packed: Vec::new() });
         }
     }
 
@@ -99,8 +124,14 @@ impl LocalChannel {
         self.first = self.first.wrapping_add(u32::try_from(count).expect("few runs in a turn"));
     }
 
-    /// What the subscriber is due of the sealed runs, as (run, start, end); its cursor moves behind them.
-    pub fn take_sealed(&mut self, index: usize, mut each: impl FnMut(&Run, usize, usize)) {
+    /// What the subscriber is due of the sealed runs, as (run, start, end); its cursor moves behind them. With a
+    /// `packer` it gets them compressed where that pays.
+    pub fn take_sealed(
+        &mut self,
+        index: usize,
+        mut packer: Option<Packer<'_>>,
+        mut each: impl FnMut(&Run, usize, usize),
+    ) {
         let open = self.open_number();
         let subscriber = &mut self.subscribers[index];
         // Wrapping: the number only has to be right among the few runs of a turn.
@@ -109,8 +140,10 @@ impl LocalChannel {
             return;
         }
         let mut start = subscriber.start as usize;
-        for run in self.sealed.iter().skip(self.sealed.len().saturating_sub(behind)) {
-            if start < run.bytes.len() {
+        let first = self.sealed.len().saturating_sub(behind);
+        for sealed in self.sealed.iter_mut().skip(first) {
+            if start < sealed.run.bytes.len() {
+                let (run, start) = sealed.due(start, packer.as_mut());
                 each(run, start, run.bytes.len());
             }
             start = 0;
@@ -120,7 +153,7 @@ impl LocalChannel {
 
     /// Moves all that the subscriber is due, the open run included, into its outbox: a private frame follows.
     /// Returns how many frames that were.
-    pub fn hand_over(&mut self, index: usize, outbox: &mut Outbox) -> usize {
+    pub fn hand_over(&mut self, index: usize, packer: Option<Packer<'_>>, outbox: &mut Outbox) -> usize {
         let due = {
             let subscriber = &self.subscribers[index];
             let start = if subscriber.run == self.open_number() { subscriber.start as usize } else { 0 };
@@ -130,7 +163,7 @@ impl LocalChannel {
             self.seal();
         }
         let mut frames = 0;
-        self.take_sealed(index, |run, start, end| {
+        self.take_sealed(index, packer, |run, start, end| {
             frames += run.count(start, end);
             outbox.push_slice(run, start, end);
         });
@@ -148,17 +181,14 @@ impl LocalChannel {
     pub fn due(&self, index: usize) -> usize {
         let Subscriber { run, start, .. } = self.subscribers[index];
         let behind = self.open_number().wrapping_sub(run) as usize;
-        let runs = self.sealed.iter().skip(self.sealed.len().saturating_sub(behind)).map(|run| run.bytes.len());
+        let runs =
+            self.sealed.iter().skip(self.sealed.len().saturating_sub(behind)).map(|sealed| sealed.run.bytes.len());
         runs.sum::<usize>() + self.open.len() - start as usize
     }
 
     fn open_number(&self) -> u32 {
         self.first.wrapping_add(u32::try_from(self.sealed.len()).expect("few runs in a turn"))
     }
-}
-
-fn place(at: usize) -> u32 {
-    u32::try_from(at).expect("runs are sealed far below 4 GiB")
 }
 
 /// The channels that have subscribers on this shard.
@@ -184,11 +214,11 @@ impl Fanout {
     }
 
     /// Subscribes a connection from here on: it gets what is appended after this.
-    pub fn subscribe(&mut self, name: &Arc<str>, epoch: &Arc<str>, overflow: Overflow, slot: u32) -> Subscription {
+    pub fn subscribe(&mut self, name: &Arc<str>, epoch: &Arc<str>, sending: Sending, slot: u32) -> Subscription {
         self.subscribers += 1;
         let channel = match self.by_name.get(name) {
             Some(&channel) => channel,
-            None => self.create(name, epoch, overflow),
+            None => self.create(name, epoch, sending),
         };
         let local = self.channel(channel);
         if local.epoch != *epoch {
@@ -264,7 +294,7 @@ impl Fanout {
         }
     }
 
-    fn create(&mut self, name: &Arc<str>, epoch: &Arc<str>, overflow: Overflow) -> u32 {
+    fn create(&mut self, name: &Arc<str>, epoch: &Arc<str>, sending: Sending) -> u32 {
         let local = LocalChannel {
             name: Arc::clone(name),
             first: 0,
@@ -272,7 +302,7 @@ impl Fanout {
             open: Vec::new(),
             marks: Vec::new(),
             epoch: Arc::clone(epoch),
-            overflow,
+            sending,
             subscribers: Vec::new(),
             dirty: false,
         };
@@ -289,17 +319,22 @@ impl Fanout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::namespace::{Compress, Overflow};
+
+    const KEPT: Sending = Sending { overflow: Overflow::Disconnect, compress: Compress::Auto };
 
     fn sealed(fanout: &mut Fanout, subscription: Subscription) -> Vec<u8> {
         let mut got = Vec::new();
         let local = fanout.channel(subscription.channel);
-        local.take_sealed(subscription.index as usize, |run, start, end| got.extend_from_slice(&run.bytes[start..end]));
+        local.take_sealed(subscription.index as usize, None, |run, start, end| {
+            got.extend_from_slice(&run.bytes[start..end])
+        });
         got
     }
 
     fn handed(fanout: &mut Fanout, subscription: Subscription) -> Vec<u8> {
         let mut outbox = Outbox::default();
-        fanout.channel(subscription.channel).hand_over(subscription.index as usize, &mut outbox);
+        fanout.channel(subscription.channel).hand_over(subscription.index as usize, None, &mut outbox);
         let mut pieces = Vec::new();
         outbox.pieces(&mut pieces);
         pieces.iter().flat_map(|piece| piece.to_vec()).collect()
@@ -309,9 +344,9 @@ mod tests {
     fn each_subscriber_gets_what_came_after_it_once() {
         let mut fanout = Fanout::default();
         let name: Arc<str> = "c".into();
-        let a = fanout.subscribe(&name, &"e".into(), Overflow::Disconnect, 1);
+        let a = fanout.subscribe(&name, &"e".into(), KEPT, 1);
         fanout.append("c", b"one", 1, 0);
-        let b = fanout.subscribe(&name, &"e".into(), Overflow::Disconnect, 2);
+        let b = fanout.subscribe(&name, &"e".into(), KEPT, 2);
         fanout.append("c", b"two", 1, 0);
         assert_eq!(fanout.take_dirty(), vec![a.channel]);
         fanout.channel(a.channel).seal();
@@ -331,13 +366,13 @@ mod tests {
     fn a_long_run_is_shared_and_a_short_one_copied() {
         let mut fanout = Fanout::default();
         let name: Arc<str> = "c".into();
-        let a = fanout.subscribe(&name, &"e".into(), Overflow::Disconnect, 1);
+        let a = fanout.subscribe(&name, &"e".into(), KEPT, 1);
         fanout.append("c", &vec![7; COPY_BYTES], 1, 0);
         let mut outbox = Outbox::default();
-        fanout.channel(a.channel).hand_over(0, &mut outbox);
+        fanout.channel(a.channel).hand_over(0, None, &mut outbox);
         assert_eq!(outbox.private_bytes(), COPY_BYTES);
         fanout.append("c", &vec![8; COPY_BYTES + 1], 1, 0);
-        fanout.channel(a.channel).hand_over(0, &mut outbox);
+        fanout.channel(a.channel).hand_over(0, None, &mut outbox);
         assert_eq!((outbox.private_bytes(), outbox.bytes()), (COPY_BYTES, 2 * COPY_BYTES + 1));
         assert_eq!(fanout.channel(a.channel).sealed(), 1);
     }
@@ -345,12 +380,12 @@ mod tests {
     #[test]
     fn channels_without_subscribers_go_and_their_place_is_used_again() {
         let mut fanout = Fanout::default();
-        let a = fanout.subscribe(&"a".into(), &"e".into(), Overflow::Disconnect, 1);
+        let a = fanout.subscribe(&"a".into(), &"e".into(), KEPT, 1);
         fanout.append("a", b"x", 1, 0);
         assert_eq!(fanout.unsubscribe(a), None);
         fanout.remove_if_empty(a.channel);
         fanout.append("a", b"lost on purpose", 1, 0);
         assert!(!fanout.is_dirty());
-        assert_eq!(fanout.subscribe(&"b".into(), &"e".into(), Overflow::Disconnect, 1), a);
+        assert_eq!(fanout.subscribe(&"b".into(), &"e".into(), KEPT, 1), a);
     }
 }

@@ -31,6 +31,7 @@ pub mod proto;
 pub mod publication;
 pub mod reactor;
 pub mod rights;
+pub mod run;
 pub mod server;
 pub mod session;
 pub mod shard;

@@ -77,6 +77,25 @@ impl Overflow {
     }
 }
 
+/// How a channel's publications are sent to its subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sending {
+    /// What is done for a client that is slow.
+    pub overflow: Overflow,
+    /// Whether they are compressed.
+    pub compress: Compress,
+}
+
+/// Whether publications are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compress {
+    /// For clients that compression was agreed on with, from a size up.
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// The rules of one namespace's channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -102,9 +121,16 @@ pub struct Namespace {
     pub batch_window_ms: u64,
     /// How long joins and leaves are gathered for a digest or a count.
     pub presence_window_ms: u64,
+    /// Whether publications are compressed.
+    pub compress: Compress,
 }
 
 impl Namespace {
+    /// How its channels' publications are sent.
+    pub fn sending(&self) -> Sending {
+        Sending { overflow: self.overflow, compress: self.compress }
+    }
+
     /// Whether a user may subscribe. `granted`: the user's token names the channel in `channels`, or a valid
     /// token for that user and this channel came with the request.
     pub fn may_subscribe(&self, user_key: &str, granted: bool) -> bool {
@@ -167,6 +193,7 @@ mod tests {
             overflow: Overflow::Disconnect,
             batch_window_ms: 0,
             presence_window_ms: 1_000,
+            compress: Compress::Auto,
         }
     }
 

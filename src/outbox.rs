@@ -13,46 +13,7 @@ use hashbrown::HashMap;
 use crate::namespace::Overflow;
 use crate::proto::encode::{GapReason, Push};
 use crate::proto::frame;
-
-/// A stretch of whole frames of one channel, shared by its subscribers on one shard.
-#[derive(Debug)]
-pub struct Frames {
-    /// Whose they are, for the gap that stands where some of them are dropped.
-    pub channel: Arc<str>,
-    /// Which life of the channel's offsets.
-    pub epoch: Arc<str>,
-    /// What may be dropped of them for a client that is slow.
-    pub overflow: Overflow,
-    /// The frames, end to end.
-    pub bytes: Vec<u8>,
-    /// Where each ends and what it is, in order.
-    pub marks: Vec<Mark>,
-}
-
-impl Frames {
-    /// How many frames there are from `start` to `end`, both of which are boundaries.
-    pub fn count(&self, start: usize, end: usize) -> usize {
-        if (start, end) == (0, self.bytes.len()) {
-            return self.marks.len();
-        }
-        let before = |place: usize| self.marks.partition_point(|mark| mark.end as usize <= place);
-        before(end) - before(start)
-    }
-}
-
-/// One frame of a run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Mark {
-    /// Where it ends in the run.
-    pub end: u32,
-    /// A publication's offset; 0 for an event, which has none and is never dropped.
-    pub offset: u64,
-    /// What stands for a publication's key; 0 if it has none.
-    pub key: u64,
-}
-
-/// A run, shared.
-pub type Run = Rc<Frames>;
+use crate::run::{Frames, Mark, Run, place};
 
 /// At most this many pieces go into one send.
 pub const MAX_PIECES: usize = 64;
@@ -408,25 +369,10 @@ fn verdict(newest: &Newest, excess: usize, run: &Frames, mark: Mark) -> Option<G
     }
 }
 
-impl Frames {
-    /// The frames between two boundaries, each with where it starts.
-    fn frames(&self, start: u32, end: u32) -> impl Iterator<Item = (u32, Mark)> + '_ {
-        let first = self.marks.partition_point(|mark| mark.end <= start);
-        let mut at = start;
-        self.marks[first..].iter().take_while(move |mark| mark.end <= end).map(move |mark| {
-            let from = std::mem::replace(&mut at, mark.end);
-            (from, *mark)
-        })
-    }
-}
-
-fn place(at: usize) -> u32 {
-    u32::try_from(at).expect("runs are sealed far below 4 GiB")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::namespace::Compress;
 
     fn frames(texts: &[&str]) -> Vec<u8> {
         let mut out = Vec::new();
@@ -442,7 +388,8 @@ mod tests {
             Mark { end: place(bytes.len()), offset, key }
         });
         let marks = marks.collect();
-        Rc::new(Frames { channel: "c".into(), epoch: "e".into(), overflow, bytes, marks })
+        let compress = Compress::Auto;
+        Rc::new(Frames { channel: "c".into(), epoch: "e".into(), overflow, compress, bytes, marks })
     }
 
     fn waiting(outbox: &Outbox) -> Vec<u8> {

@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::auth::{self, ApiKeys, CacheLimits, Revocations, Verifier};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::config::{Config, ConfigError, Limits};
 use crate::control::{self, Control, Ledger, Owners};
 use crate::cpus;
@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::proto::handshake::{self, Origins, Policy};
 use crate::proto::websocket;
 use crate::reactor::{Command, Counters, Door, Entry, Parts, Reactor};
-use crate::shard::{Settings, Shard};
+use crate::shard::{Compression, Settings, Shard};
 use crate::tls::{self, Identity};
 
 /// Entries of each shard's submission queue; a full one with many inline completions would overflow its
@@ -483,7 +483,12 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
         site: Arc::new(Site {
             path: config.path.clone(),
             echo: config.echo,
-            policy: Policy { origins, dev_hosts: config.dev, subprotocols: &["uringcast.v1"] },
+            policy: Policy {
+                origins,
+                dev_hosts: config.dev,
+                subprotocols: &["uringcast.v1"],
+                compression: config.compression.mode,
+            },
             dev,
         }),
         head: handshake::Limits { head_bytes: limits.header_bytes, headers: limits.headers },
@@ -504,6 +509,8 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
         },
         ping_interval_ms: config.liveness.ping_interval_ms,
         pong_timeout_ms: config.liveness.pong_timeout_ms,
+        compression: Compression { level: config.compression.level, min_bytes: config.compression.min_bytes },
+        stopwatch: clock::stopwatch_ns,
         boot_id: rand::random(),
     })
 }

@@ -22,6 +22,8 @@ mod client;
 #[allow(dead_code)]
 #[path = "../../tests/simulation/codec.rs"]
 mod codec;
+#[path = "../../tests/simulation/deflate.rs"]
+mod deflate;
 #[allow(dead_code, missing_docs)]
 #[path = "../../tests/simulation/dice.rs"]
 pub mod dice;

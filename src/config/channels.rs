@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::namespace::{self, LOBBY, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use crate::namespace::{
+    self, Compress, LOBBY, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
+};
 
 use super::schema::{Config, DAY_MS};
 use super::setting::{Fault, Item, Raw, Section, range, settings, textual};
@@ -48,6 +50,9 @@ settings! {
         overflow: Overflow = Overflow::Disconnect;
         /// How long publications are gathered so that many leave together, in milliseconds. 0 sends at once.
         batch_window_ms: u64 = 0, range(0..=MINUTE_MS);
+        /// Whether publications are compressed for clients that compression was agreed on with: "auto" (from
+        /// `compression.min_bytes` up) or "off" (for what is secret, or compressed already).
+        compress: Compress = Compress::Auto;
     }
 }
 
@@ -56,6 +61,7 @@ textual! {
     PublishRule: "\"backend\" or \"members\"";
     PresenceMode: "\"events\", \"digest\", \"count\" or \"off\"";
     Overflow: "\"disconnect\", \"drop_oldest\" or \"conflate\"";
+    Compress: "\"auto\" or \"off\"";
 }
 
 impl ChannelRules {
@@ -85,6 +91,7 @@ impl ChannelRules {
             overflow: rules.overflow,
             batch_window_ms: rules.batch_window_ms,
             presence_window_ms: rules.presence_window_ms,
+            compress: rules.compress,
         }
     }
 }

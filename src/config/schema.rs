@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hub::users::DuplicateLogin;
 use crate::limits::Net;
+use crate::proto::deflate::Mode;
 use crate::proto::forwarded::ForwardedHeader;
 use crate::proto::text::Language;
 
@@ -62,6 +63,8 @@ settings! {
         limits: Limits;
         /// Encryption of what clients send and are sent: wss. Without a certificate there is none.
         tls: Tls;
+        /// Compression of what clients send and are sent: permessage-deflate (RFC 7692).
+        compression: Compression;
         /// The backend's way in: publishing, presence and history over HTTP, on a listener of its own.
         http: Http;
         /// The channel that every authenticated connection is on.
@@ -262,6 +265,20 @@ settings! {
 }
 
 settings! {
+    /// Compression of what clients send and are sent.
+    pub struct Compression {
+        /// "off"; "on" (with clients that offer it, as browsers do); "forced" (a client that offers none that can be
+        /// taken is answered 400: where traffic costs more than a client that is turned away). What is secret and what
+        /// an attacker may write should not be compressed in one message: docs/security.md.
+        mode: Mode = Mode::Off;
+        /// How hard to try, from 1 (fastest) to 9 (smallest).
+        level: u32 = 1, range(1..=9);
+        /// Messages that are shorter, in bytes, are sent as they are: below some 200 there is nothing to gain.
+        min_bytes: usize = 256, range(0..=GIB);
+    }
+}
+
+settings! {
     /// The backend's way in.
     pub struct Http {
         /// Address and port of that listener; port 0 takes a free one, "" switches it off. It is off as well while
@@ -365,6 +382,7 @@ textual! {
     LogFormat: "\"text\" or \"json\"";
     DuplicateLogin: "\"kick_old\", \"reject_new\" or \"allow\"";
     ForwardedHeader: "\"x-forwarded-for\" or \"forwarded\"";
+    Mode: "\"off\", \"on\" or \"forced\"";
 }
 
 /// A PEM file with one public key.

@@ -81,6 +81,8 @@ limits! {
     UserBytes = "user_bytes",
     /// `limits.message_bytes`, `limits.frame_bytes`, and fragments against the former.
     MessageBytes = "message_bytes",
+    /// `limits.message_bytes`, what a compressed message inflates to.
+    InflatedBytes = "inflated_bytes",
     /// JSON that is malformed or nested too deeply.
     Json = "json",
     /// `limits.subscriptions`.

@@ -44,6 +44,12 @@ pub enum ProtocolError {
     /// A message, its fragments' overhead counted, over the limit.
     #[error("message is too big")]
     MessageTooBig,
+    /// A compressed message whose content is over the limit.
+    #[error("message is too big when inflated")]
+    InflatedTooBig,
+    /// A compressed message that is no DEFLATE (RFC 7692 §7.2.2).
+    #[error("compressed message is invalid")]
+    InvalidDeflate,
     /// Text, or a close reason, that is not UTF-8 (§8.1).
     #[error("invalid UTF-8")]
     InvalidUtf8,
@@ -59,8 +65,8 @@ impl ProtocolError {
     /// The close code that answers this error.
     pub fn close_code(self) -> u16 {
         match self {
-            Self::FrameTooBig | Self::MessageTooBig => close::TOO_BIG,
-            Self::InvalidUtf8 => close::INVALID_DATA,
+            Self::FrameTooBig | Self::MessageTooBig | Self::InflatedTooBig => close::TOO_BIG,
+            Self::InvalidUtf8 | Self::InvalidDeflate => close::INVALID_DATA,
             _ => close::PROTOCOL_ERROR,
         }
     }
@@ -293,6 +299,18 @@ pub fn first_boundary(frames: &[u8], at: usize) -> usize {
     boundary
 }
 
+/// What the server frame `frame`, a whole message, is and carries.
+pub fn message(frame: &[u8]) -> (Opcode, &[u8]) {
+    assert_eq!(server_frame_len(frame), frame.len(), "not one frame");
+    let opcode = Opcode::from_bits(frame[0] & 0x0F).expect("we wrote it");
+    let header_bytes = match frame[1] {
+        0..=125 => 2,
+        126 => 4,
+        _ => 10,
+    };
+    (opcode, &frame[header_bytes..])
+}
+
 /// The length of the server frame that `bytes` begin with. We wrote it ourselves, so it is not checked.
 fn server_frame_len(bytes: &[u8]) -> usize {
     match bytes[1] {
@@ -455,6 +473,17 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_told_from_its_frame() {
+        for len in [0, 5, 125, 126, 300, 0xFFFF, 0x1_0000] {
+            for opcode in [Opcode::Text, Opcode::Binary] {
+                let (payload, mut frame) = (vec![0x7E; len], Vec::new());
+                write_frame(&mut frame, opcode, &payload);
+                assert_eq!(message(&frame), (opcode, &payload[..]));
+            }
+        }
+    }
+
+    #[test]
     fn boundaries_at_every_byte() {
         let mut frames = Vec::new();
         let mut boundaries = vec![0];
@@ -477,7 +506,9 @@ mod tests {
             assert!(error.to_string().len() <= 123);
             assert_eq!(error.close_code(), 1002);
         }
-        assert_eq!((FrameTooBig.close_code(), MessageTooBig.close_code()), (1009, 1009));
-        assert_eq!(InvalidUtf8.close_code(), 1007);
+        for error in [FrameTooBig, MessageTooBig, InflatedTooBig] {
+            assert_eq!(error.close_code(), 1009);
+        }
+        assert_eq!((InvalidUtf8.close_code(), InvalidDeflate.close_code()), (1007, 1007));
     }
 }

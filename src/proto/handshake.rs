@@ -10,6 +10,9 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 
+use super::deflate::negotiate::{Agreed, negotiate};
+use super::deflate::{Deflate, Mode};
+
 /// What a request's head may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -137,7 +140,7 @@ impl<'a> Request<'a> {
         values(&self.headers, name)
     }
 
-    /// The extensions offered (RFC 6455 §9.1), a line each: for when there is one to accept.
+    /// The extensions offered (RFC 6455 §9.1), a line each.
     pub fn extensions(&self) -> impl Iterator<Item = &'a [u8]> {
         self.headers("sec-websocket-extensions")
     }
@@ -285,6 +288,8 @@ pub struct Policy {
     pub dev_hosts: bool,
     /// The subprotocols spoken here, the preferred first.
     pub subprotocols: &'static [&'static str],
+    /// Whether messages may be compressed.
+    pub compression: Mode,
 }
 
 impl Policy {
@@ -304,6 +309,20 @@ impl Policy {
             _ => Ok(()),
         }
     }
+
+    /// Chooses among the extensions offered. A header that is no list of them fails the handshake whatever the mode
+    /// (RFC 6455 §9.1).
+    fn agree(&self, request: &Request<'_>) -> Result<Option<Agreed>, Refusal> {
+        let agreed = negotiate(request.extensions())
+            .map_err(|_| Refusal::bad_request("malformed Sec-WebSocket-Extensions header"))?;
+        match self.compression {
+            Mode::Off => Ok(None),
+            Mode::Forced if agreed.is_none() => {
+                Err(Refusal::bad_request("an acceptable offer of permessage-deflate is required here"))
+            }
+            Mode::On | Mode::Forced => Ok(agreed),
+        }
+    }
 }
 
 /// An upgrade that was agreed to.
@@ -311,6 +330,7 @@ impl Policy {
 pub struct Upgrade {
     accept: String,
     subprotocol: Option<&'static str>,
+    agreed: Option<Agreed>,
 }
 
 /// Decides on an upgrade (RFC 6455 §4.2.1).
@@ -335,7 +355,8 @@ pub fn upgrade(request: &Request<'_>, policy: &Policy) -> Result<Upgrade, Refusa
     policy.check_origin(request)?;
     let offered = |name: &&str| request.elements("sec-websocket-protocol").any(|offer| offer == name.as_bytes());
     let subprotocol = policy.subprotocols.iter().copied().find(offered);
-    Ok(Upgrade { accept: accept_key(key), subprotocol })
+    let agreed = policy.agree(request)?;
+    Ok(Upgrade { accept: accept_key(key), subprotocol, agreed })
 }
 
 /// The key is compared by no one, so unused bits of its last character don't matter: some load tools set them.
@@ -361,6 +382,11 @@ impl Upgrade {
         self.subprotocol
     }
 
+    /// What was agreed on about compression.
+    pub fn deflate(&self) -> Option<Deflate> {
+        self.agreed.map(|agreed| agreed.deflate)
+    }
+
     /// Appends the 101 response.
     pub fn write_response(&self, out: &mut Vec<u8>) {
         let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
@@ -368,6 +394,9 @@ impl Upgrade {
         write_header(out, "Sec-WebSocket-Accept", &self.accept);
         if let Some(subprotocol) = self.subprotocol {
             write_header(out, "Sec-WebSocket-Protocol", subprotocol);
+        }
+        if let Some(agreed) = self.agreed {
+            write_header(out, "Sec-WebSocket-Extensions", &agreed.response());
         }
         out.extend_from_slice(b"\r\n");
     }

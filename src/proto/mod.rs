@@ -5,6 +5,7 @@
 pub mod channel;
 pub mod codes;
 pub mod decode;
+pub mod deflate;
 pub mod encode;
 pub mod forwarded;
 pub mod frame;

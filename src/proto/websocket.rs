@@ -1,12 +1,14 @@
 //! The server's side of a WebSocket stream: the client's bytes in, messages and control frames out.
 //!
 //! Owns what RFC 6455 §5.4–§8.1 says about sequences of frames: fragments, interleaved control frames, UTF-8,
-//! the Close payload, and the limits that bound what a peer can make us keep. Knows no socket, no compression
-//! and no JSON. A message that lies in the input whole is unmasked there and handed out without a copy; only
-//! what is incomplete at the end of the input is kept, on the heap, until it is complete. Called by `conn`.
+//! the Close payload, and the limits that bound what a peer can make us keep; of RFC 7692, which frames may say that
+//! they are compressed. Knows no socket, no DEFLATE and no JSON. A message that lies in the input whole is unmasked
+//! there and handed out without a copy; only what is incomplete at the end of the input is kept, on the heap, until
+//! it is complete. What is compressed is inflated when it is complete, elsewhere. Called by `shard`.
 
 pub use super::frame::ProtocolError;
 
+use super::deflate::inflate::Inflater;
 use super::frame::{self, CLIENT_HEADER_MAX, Header, Opcode};
 use super::mask;
 use super::utf8::{self, InvalidUtf8, Validator};
@@ -14,7 +16,7 @@ use super::utf8::{self, InvalidUtf8, Validator};
 /// What a peer may send.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of a message, all its fragments and their overhead together.
+    /// Bytes of a message, all its fragments and their overhead together; of a compressed one, its content too.
     pub message_bytes: usize,
     /// Bytes of a data frame's payload.
     pub frame_bytes: usize,
@@ -49,6 +51,8 @@ pub struct Decoder {
     partial: Option<Box<Partial>>,
     /// After a Close or an error nothing that the peer sends means anything (§5.5.1, §7.1.7).
     closed: bool,
+    /// permessage-deflate was agreed on, so messages may be compressed.
+    deflate: bool,
 }
 
 /// What is kept while a frame or a message is incomplete.
@@ -82,6 +86,7 @@ struct OpenFrame {
 #[derive(Debug)]
 struct Message {
     opcode: Opcode,
+    compressed: bool,
     bytes: Vec<u8>,
     validator: Validator,
     /// Bytes announced so far and the overhead of the fragments, against `Limits::message_bytes`.
@@ -96,6 +101,10 @@ enum Ready {
     Input(Opcode, std::ops::Range<usize>),
     /// In `Partial`, in the place that the opcode says.
     Kept(Opcode),
+    /// In the input, and has to be inflated.
+    Compressed(Opcode, std::ops::Range<usize>),
+    /// The message of `Partial`, and has to be inflated.
+    KeptCompressed(Opcode),
 }
 
 impl Decoder {
@@ -104,15 +113,21 @@ impl Decoder {
         Self::default()
     }
 
+    /// permessage-deflate was agreed on: from now on messages may be compressed.
+    pub fn allow_deflate(&mut self) {
+        self.deflate = true;
+    }
+
     /// Takes bytes from the front of `input`: returns how many, and what they completed. Call it again with the
     /// rest until all are consumed; of a non-empty input at least one byte always is.
     ///
-    /// The event may lie in the input or in the decoder. In the latter case its memory is freed by the next
+    /// The event may lie in the input, in the decoder or in the inflater. The decoder's memory is freed by the next
     /// call, or by `release`. An error is final, as is `Event::Close`: what comes after is consumed unread.
     pub fn decode<'a>(
         &'a mut self,
         input: &'a mut [u8],
         limits: &Limits,
+        inflater: &'a mut Inflater,
     ) -> Result<(usize, Option<Event<'a>>), ProtocolError> {
         self.release();
         if self.closed {
@@ -136,6 +151,16 @@ impl Decoder {
             Ready::Kept(opcode) => {
                 self.closed = opcode == Opcode::Close;
                 (opcode, self.partial.get_or_insert_default().deliver(opcode))
+            }
+            Ready::Compressed(opcode, range) => {
+                let content = inflate(opcode, &input[range], limits, inflater);
+                (opcode, content.inspect_err(|_| self.close())?)
+            }
+            Ready::KeptCompressed(opcode) => {
+                let message = self.partial.take().and_then(|partial| partial.message);
+                let payload = message.map_or(Vec::new(), |message| message.bytes);
+                let content = inflate(opcode, &payload, limits, inflater);
+                (opcode, content.inspect_err(|_| self.close())?)
             }
         };
         Ok((consumed, Some(event(opcode, payload)?)))
@@ -189,6 +214,9 @@ impl Decoder {
             if whole && unfragmented {
                 let payload = at..at + len;
                 mask::apply(&mut input[payload.clone()], header.key, 0);
+                if header.rsv1 {
+                    return Ok((payload.end, Ready::Compressed(header.opcode, payload)));
+                }
                 if header.opcode == Opcode::Text {
                     utf8::validate(&input[payload.clone()])?;
                 }
@@ -204,8 +232,7 @@ impl Decoder {
     /// Parses the header that `input` goes on with; the number is the bytes of *this* input that belong to it.
     fn parse_header(&mut self, input: &[u8]) -> Result<Option<(Header, usize)>, ProtocolError> {
         let kept = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
-        // No extension is negotiated, so no frame may have RSV1.
-        let rsv1_allowed = false;
+        let rsv1_allowed = self.deflate;
         if kept == 0 {
             let parsed = Header::parse(input, rsv1_allowed)?;
             if parsed.is_none() && !input.is_empty() {
@@ -274,6 +301,7 @@ impl Partial {
         }
         let message = self.message.get_or_insert_with(|| Message {
             opcode: header.opcode,
+            compressed: header.rsv1,
             bytes: Vec::new(),
             validator: Validator::default(),
             charged: 0,
@@ -306,6 +334,7 @@ impl Partial {
         self.frame = None;
         let ready = match &self.message {
             _ if header.opcode.is_control() => Ready::Kept(header.opcode),
+            Some(message) if header.fin && message.compressed => Ready::KeptCompressed(message.opcode),
             Some(message) if header.fin => {
                 message.validator.finish()?;
                 Ready::Kept(message.opcode)
@@ -334,7 +363,7 @@ impl Message {
     /// Appends unmasked bytes. The buffer grows by doubling, but never beyond `most`: memory follows what has
     /// arrived, not what was announced, and a whole message never has room to spare.
     fn push(&mut self, chunk: &[u8], most: usize) -> Result<(), ProtocolError> {
-        if self.opcode == Opcode::Text {
+        if self.opcode == Opcode::Text && !self.compressed {
             self.validator.push(chunk)?;
         }
         let needed = self.bytes.len() + chunk.len();
@@ -345,6 +374,20 @@ impl Message {
         self.bytes.extend_from_slice(chunk);
         Ok(())
     }
+}
+
+/// The content of a compressed message.
+fn inflate<'a>(
+    opcode: Opcode,
+    payload: &[u8],
+    limits: &Limits,
+    inflater: &'a mut Inflater,
+) -> Result<&'a mut [u8], ProtocolError> {
+    let content = inflater.inflate(payload, limits.message_bytes)?;
+    if opcode == Opcode::Text {
+        utf8::validate(content)?;
+    }
+    Ok(content)
 }
 
 /// The event for a complete payload. Texts were validated on the way.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::compression::packer;
 use super::conns::{Conn, Parked};
 use super::{Shard, Stage};
 use crate::clock::Now;
@@ -12,6 +13,7 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::Address;
 use crate::limits::Limit;
 use crate::metrics::Count;
+use crate::namespace::Sending;
 use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
 use crate::proto::encode::{About, Element, GapReason, Member, Push, Recovery, Reply};
 use crate::proto::text::{Language, Text};
@@ -32,7 +34,7 @@ impl Shard {
             }
             (Outcome::Subscribed(mark), Answer::Subscribed(attached)) => {
                 self.attach(id, request, &attached.placed);
-                let overflow = self.overflow(&attached.placed.channel).as_str();
+                let overflow = self.sending(&attached.placed.channel).overflow.as_str();
                 let publications = elements(&attached.publications);
                 let recovery = recovery(attached, &publications);
                 let position = attached.placed.position();
@@ -145,14 +147,14 @@ impl Shard {
 
     /// From here on the connection gets what the channel's lane brings.
     fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) {
-        let overflow = self.overflow(&placed.channel);
-        let mut subscription = self.fanout.subscribe(&placed.channel, &placed.epoch, overflow, id.slot);
+        let sending = self.sending(&placed.channel);
+        let mut subscription = self.fanout.subscribe(&placed.channel, &placed.epoch, sending, id.slot);
         subscription.request = request;
         self.conns.at(id.slot).subscriptions.push(subscription);
     }
 
-    fn overflow(&self, channel: &str) -> crate::namespace::Overflow {
-        self.settings.hub.namespaces.of(channel).expect("the owner found it").overflow
+    fn sending(&self, channel: &str) -> Sending {
+        self.settings.hub.namespaces.of(channel).expect("the owner found it").sending()
     }
 
     /// Nobody waits for this answer any more: what it attached is detached.
@@ -188,7 +190,8 @@ impl Shard {
             // What came before is the client's.
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
-            let frames = local.hand_over(subscription.index as usize, &mut conn.outbox);
+            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
+            let frames = local.hand_over(subscription.index as usize, packer, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
             conn.session.unsubscribed(channel);
             self.end_subscription(id, subscription, false);

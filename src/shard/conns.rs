@@ -11,6 +11,7 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Limit, Meters};
 use crate::outbox::Outbox;
 use crate::parcel::Ask;
+use crate::proto::deflate::Deflate;
 use crate::proto::websocket::Decoder;
 use crate::session::Session;
 
@@ -32,6 +33,8 @@ pub struct Conn {
     /// Tokens of it that were refused.
     pub(super) failures: u8,
     pub(super) stage: Stage,
+    /// What was agreed on about compression.
+    pub(super) deflate: Option<Deflate>,
     pub(super) decoder: Decoder,
     pub(super) session: Session,
     held: Option<Box<Held>>,

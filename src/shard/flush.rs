@@ -7,13 +7,15 @@ use std::io::IoSlice;
 
 use smallvec::SmallVec;
 
+use super::compression::packer;
 use super::conns::{Ending, Stage};
 use super::{Action, Shard};
 use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::metrics::Count;
-use crate::outbox::{MAX_PIECES, Run};
+use crate::outbox::MAX_PIECES;
+use crate::run::Run;
 
 /// Superseded publications of `conflate` channels are dropped as soon as so much waits: prices age quickly.
 const CONFLATE_BYTES: usize = 64 * 1024;
@@ -146,7 +148,8 @@ impl Shard {
         for subscription in &conn.subscriptions {
             let local = self.fanout.channel(subscription.channel);
             let outbox = &mut conn.outbox;
-            local.take_sealed(subscription.index as usize, |run, start, end| {
+            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
+            local.take_sealed(subscription.index as usize, packer, |run, start, end| {
                 self.metrics.add(Count::Deliveries, run.count(start, end));
                 outbox.push_slice(run, start, end);
             });
@@ -158,7 +161,8 @@ impl Shard {
         let id = self.conns.id(slot);
         let mut rest: Option<(Run, usize, usize, usize)> = None;
         let mut sent = Sent::Bytes(0);
-        self.fanout.channel(channel).take_sealed(index, |run, start, end| {
+        let packer = packer(self.conns.at(slot).deflate, &self.settings, &mut self.compressors, &self.metrics);
+        self.fanout.channel(channel).take_sealed(index, packer, |run, start, end| {
             sent = wire.send(id, &[IoSlice::new(&run.bytes[start..end])]);
             let count = if let Sent::Bytes(count) = sent { count } else { 0 };
             self.metrics.count(Count::Sends);

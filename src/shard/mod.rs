@@ -4,6 +4,7 @@
 //! `reactor` gives it sockets, lanes and a clock.
 
 mod answers;
+mod compression;
 mod conns;
 mod farewell;
 mod flush;
@@ -33,9 +34,12 @@ use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::parcel::{Answer, Ask, Asker, Parcel, Refusal};
 use crate::proto::codes::close;
 use crate::proto::decode::EnvelopeDecoder;
+use crate::proto::deflate::compress::Compressors;
+use crate::proto::deflate::inflate::Inflater;
 use crate::proto::encode::Reply;
 use crate::proto::{frame, handshake, websocket};
 use crate::wheel::Wheel;
+use compression::packer;
 use conns::{Conn, Conns, Ending, Stage};
 use farewell::Progress;
 use flush::Flush;
@@ -85,8 +89,21 @@ pub struct Settings {
     pub ping_interval_ms: u64,
     /// How long it then has to show a sign of life.
     pub pong_timeout_ms: u64,
+    /// How messages are compressed for clients that this was agreed on with.
+    pub compression: Compression,
+    /// A clock in nanoseconds, from any moment on: for what is counted, and for nothing else.
+    pub stopwatch: fn() -> u64,
     /// Makes connection ids unique over nodes and restarts.
     pub boot_id: u64,
+}
+
+/// How messages are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Compression {
+    /// From 1 (fastest) to 9 (smallest).
+    pub level: u32,
+    /// Messages that are shorter, in bytes, are sent as they are.
+    pub min_bytes: usize,
 }
 
 /// A connection as it comes in.
@@ -149,6 +166,12 @@ pub struct Shard {
     flush: Option<Flush>,
     /// In its place but while a message is decoded.
     envelopes: Option<EnvelopeDecoder>,
+    /// In its place but while a frame is taken.
+    inflater: Option<Box<Inflater>>,
+    /// In its place but while a message is compressed.
+    compressors: Option<Box<Compressors>>,
+    /// Room for a message before it is compressed.
+    plain: Vec<u8>,
     credits: Vec<Credits>,
     wheel: Wheel<ConnId>,
     /// The clocks by which deadlines of the wall clock are filed in it.
@@ -182,6 +205,9 @@ impl Shard {
             emptied: Vec::new(),
             flush: None,
             envelopes: Some(EnvelopeDecoder::default()),
+            inflater: None,
+            compressors: None,
+            plain: Vec::new(),
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
             wheel: Wheel::default(),
             filed_by: Now::default(),
@@ -432,17 +458,23 @@ impl Shard {
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
         let language = self.settings.hub.language;
-        self.push_private(id.slot, |out| reply.encode(out, mark, language));
+        self.push_message(id.slot, |out| reply.encode(out, mark, language));
     }
 
     fn push_private(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        self.hand_over(slot);
+        self.conns.at(slot).outbox.push_private(write);
+    }
+
+    /// A message of the connection's own is about to be queued: what it is due of its channels goes before that.
+    fn hand_over(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
         for subscription in &conn.subscriptions {
             let channel = self.fanout.channel(subscription.channel);
-            let frames = channel.hand_over(subscription.index as usize, &mut conn.outbox);
+            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
+            let frames = channel.hand_over(subscription.index as usize, packer, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
-        conn.outbox.push_private(write);
         self.metrics.count(Count::Replies);
         self.mark_dirty(slot);
     }

@@ -179,6 +179,12 @@ impl Shard {
             }
         };
         let conn = self.conns.at(id.slot);
+        conn.deflate = upgrade.deflate();
+        if conn.deflate.is_some() {
+            conn.decoder.allow_deflate();
+            self.metrics.count(Count::UpgradesDeflate);
+        }
+        let conn = self.conns.at(id.slot);
         conn.outbox.push_head(|out| upgrade.write_response(out));
         self.metrics.count(Count::Upgrades);
         let conn = self.conns.at(id.slot);
@@ -218,7 +224,8 @@ impl Shard {
     fn frame(&mut self, id: ConnId, decoder: &mut Decoder, rest: &mut [u8], now: Now) -> usize {
         let length = rest.len();
         let limits = self.settings.messages;
-        match decoder.decode(rest, &limits) {
+        let mut inflater = self.take_inflater();
+        let used = match decoder.decode(rest, &limits, &mut inflater) {
             Ok((used, None)) => used,
             Ok((used, Some(event))) => {
                 self.event(id, event, now);
@@ -229,14 +236,19 @@ impl Shard {
                 self.fail(id, error, now);
                 length
             }
-        }
+        };
+        self.put_back_inflater(id, inflater, now);
+        used
     }
 
     /// The stream makes no sense any more: nothing that follows is read (RFC 6455 §7.1.7).
     fn fail(&mut self, id: ConnId, error: ProtocolError, now: Now) {
         let reason = error.to_string();
-        if error.close_code() == close::TOO_BIG {
-            self.metrics.refused(Limit::MessageBytes);
+        match error {
+            ProtocolError::InflatedTooBig => self.metrics.refused(Limit::InflatedBytes),
+            ProtocolError::InvalidDeflate => self.metrics.count(Count::InflateFailures),
+            _ if error.close_code() == close::TOO_BIG => self.metrics.refused(Limit::MessageBytes),
+            _ => {}
         }
         if self.conns.at(id.slot).is_closing() {
             self.finish(id, now);
@@ -266,10 +278,10 @@ impl Shard {
             }
             (Event::Pong(_), _) => {}
             (Event::Text(text), Stage::Echo) => {
-                self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Text, text));
+                self.push_message(id.slot, |out| frame::write_frame(out, Opcode::Text, text));
             }
             (Event::Binary(bytes), Stage::Echo) => {
-                self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Binary, bytes));
+                self.push_message(id.slot, |out| frame::write_frame(out, Opcode::Binary, bytes));
             }
             (Event::Binary(_), _) => self.close(id, close::UNACCEPTABLE, "only text messages are taken here", now),
             (Event::Text(text), _) => self.message(id, text, now),

@@ -1,7 +1,10 @@
 //! RFC 6455's frames by a second hand: a reference decoder that sees all bytes at once and was written without looking
 //! at the real one, and the real one run over chunks, both in the same terms. For the property tests and for fuzzing.
 
+use uringcast::proto::deflate::inflate::Inflater;
 use uringcast::proto::websocket::{Decoder, Event, Limits};
+
+use super::deflate;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
@@ -17,15 +20,19 @@ pub const LIMITS: Limits = Limits { message_bytes: 2000, frame_bytes: 1500, frag
 const OVERHEAD: usize = 192 + 256;
 
 /// Runs the real decoder over chunks: what it saw, the close code of its error, and how many bytes it took.
-pub fn decode(chunks: &[Vec<u8>]) -> (Vec<Seen>, Option<u16>, usize) {
+pub fn decode(chunks: &[Vec<u8>], deflate: bool) -> (Vec<Seen>, Option<u16>, usize) {
     let (mut decoder, mut seen, mut arrived) = (Decoder::new(), Vec::new(), 0);
+    let mut inflater = Inflater::new(|| 0);
+    if deflate {
+        decoder.allow_deflate();
+    }
     for chunk in chunks {
         let mut chunk = chunk.clone();
         let mut rest = &mut chunk[..];
         arrived += rest.len();
         while !rest.is_empty() {
             let available = rest.len();
-            let (consumed, event) = match decoder.decode(rest, &LIMITS) {
+            let (consumed, event) = match decoder.decode(rest, &LIMITS, &mut inflater) {
                 Ok(decoded) => decoded,
                 Err(error) => return (seen, Some(error.close_code()), arrived),
             };
@@ -37,6 +44,8 @@ pub fn decode(chunks: &[Vec<u8>]) -> (Vec<Seen>, Option<u16>, usize) {
                 Event::Pong(bytes) => Seen::Pong(bytes.to_vec()),
                 Event::Close { code, reason } => Seen::Close(code, reason.to_string()),
             }));
+            inflater.release();
+            assert!(inflater.heap_bytes() <= LIMITS.message_bytes + 1);
             assert!(decoder.heap_bytes() <= OVERHEAD + LIMITS.message_bytes.min(2 * arrived));
             rest = &mut rest[consumed..];
         }
@@ -45,10 +54,11 @@ pub fn decode(chunks: &[Vec<u8>]) -> (Vec<Seen>, Option<u16>, usize) {
 }
 
 /// The reference: sees all bytes at once, copies everything, one step after the other as RFC 6455 tells it.
-pub fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
+pub fn reference(bytes: &[u8], deflate: bool) -> (Vec<Seen>, Option<u16>) {
     let mut seen = Vec::new();
     let mut at = 0;
     let mut parts: Option<(bool, Vec<u8>, usize)> = None;
+    let mut compressed = false;
     loop {
         let rest = &bytes[at..];
         let need = |n: usize| rest.len() >= n;
@@ -57,7 +67,8 @@ pub fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
         }
         let (fin, opcode) = (rest[0] >> 7 == 1, rest[0] & 15);
         let control = opcode >= 8;
-        if rest[0] >> 4 & 7 != 0 || ![0, 1, 2, 8, 9, 10].contains(&opcode) || control && !fin {
+        let rsv1 = deflate && rest[0] >> 4 & 7 == 4 && [1, 2].contains(&opcode);
+        if rest[0] >> 4 & 7 != 0 && !rsv1 || ![0, 1, 2, 8, 9, 10].contains(&opcode) || control && !fin {
             return (seen, Some(1002));
         }
         if !need(2) {
@@ -95,6 +106,9 @@ pub fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
             if len > LIMITS.frame_bytes as u64 || before + len + charge > LIMITS.message_bytes as u64 {
                 return (seen, Some(1009));
             }
+            if opcode > 0 {
+                compressed = rsv1;
+            }
             let part = parts.get_or_insert((opcode == 1, Vec::new(), 0));
             part.2 += (len + charge) as usize;
         }
@@ -106,11 +120,19 @@ pub fn reference(bytes: &[u8]) -> (Vec<Seen>, Option<u16>) {
         if !control {
             let (text, message, _) = parts.as_mut().expect("begun above");
             message.extend(&payload);
+            if compressed && whole && fin {
+                match deflate::inflate(message, LIMITS.message_bytes) {
+                    Ok(content) => *message = content,
+                    Err(deflate::Bad::TooBig) => return (seen, Some(1009)),
+                    Err(deflate::Bad::Invalid) => return (seen, Some(1007)),
+                }
+            }
+            let judged = !compressed || whole && fin;
             let hopeless = match std::str::from_utf8(message) {
                 Ok(_) => false,
                 Err(error) => error.error_len().is_some() || whole && fin,
             };
-            if *text && hopeless {
+            if *text && judged && hopeless {
                 return (seen, Some(1007));
             }
         }

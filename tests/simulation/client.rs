@@ -155,6 +155,11 @@ impl Client {
         }
     }
 
+    /// Messages that came compressed.
+    pub fn inflated(&self) -> usize {
+        self.ear.inflated
+    }
+
     pub fn is_upgraded(&self) -> bool {
         self.ear.is_upgraded()
     }
@@ -240,7 +245,7 @@ impl Client {
             envelope["id"] = id.into();
         }
         self.asked.push(Asked { what, has_id, answer: None });
-        codec::message(&envelope.to_string(), dice)
+        codec::message(&envelope.to_string(), self.ear.deflates(), dice)
     }
 
     /// Signs in, sometimes with channels and where it was in the lobby.

@@ -2,21 +2,26 @@
 //! client sends, and what it makes of the bytes that reach it. Stricter than a browser: whatever a server must
 //! not send is an error here.
 
+use crate::deflate::{self, Inflater};
 use crate::dice::Dice;
 
 pub const TEXT: u8 = 1;
 pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
+/// The message is compressed (RFC 7692 §6).
+const RSV1: u8 = 0x40;
 
 /// §1.3: a key and the answer that it has to get.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-pub fn upgrade_request() -> Vec<u8> {
+/// With an offer of compression, if it isn't empty.
+pub fn upgrade_request(offer: &str) -> Vec<u8> {
+    let offer = if offer.is_empty() { String::new() } else { format!("Sec-WebSocket-Extensions: {offer}\r\n") };
     format!(
         "GET /ws HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {KEY}\r\n\r\n"
+         Sec-WebSocket-Key: {KEY}\r\n{offer}\r\n"
     )
     .into_bytes()
 }
@@ -41,14 +46,16 @@ pub fn frame(opcode: u8, fin: bool, payload: &[u8], dice: &mut Dice) -> Vec<u8> 
     out
 }
 
-/// A text message, sometimes in fragments with a ping between them.
-pub fn message(text: &str, dice: &mut Dice) -> Vec<u8> {
-    let bytes = text.as_bytes();
+/// A text message, sometimes in fragments with a ping between them, sometimes compressed if it may be.
+pub fn message(text: &str, deflates: bool, dice: &mut Dice) -> Vec<u8> {
+    let compressed = (deflates && dice.once_in(2)).then(|| deflate::compress(text.as_bytes()));
+    let opcode = if compressed.is_some() { TEXT | RSV1 } else { TEXT };
+    let bytes = compressed.as_deref().unwrap_or(text.as_bytes());
     if !dice.once_in(6) || bytes.len() < 2 {
-        return frame(TEXT, true, bytes, dice);
+        return frame(opcode, true, bytes, dice);
     }
     let (first, rest) = bytes.split_at(dice.below(bytes.len()));
-    let mut out = frame(TEXT, false, first, dice);
+    let mut out = frame(opcode, false, first, dice);
     if dice.once_in(2) {
         out.extend(frame(PING, true, b"between", dice));
     }
@@ -77,12 +84,20 @@ pub struct Ear {
     buffer: Vec<u8>,
     upgraded: bool,
     closed: bool,
+    inflater: Option<Inflater>,
+    /// Messages that came compressed.
+    pub inflated: usize,
 }
 
 impl Ear {
     /// Whether the server has agreed to speak WebSocket.
     pub fn is_upgraded(&self) -> bool {
         self.upgraded
+    }
+
+    /// Whether compression was agreed on.
+    pub fn deflates(&self) -> bool {
+        self.inflater.is_some()
     }
 
     /// Whether the bytes so far end with a whole frame.
@@ -100,6 +115,7 @@ impl Ear {
             return Ok(None);
         }
         let Some((opcode, payload)) = self.take_frame()? else { return Ok(None) };
+        let (opcode, payload) = self.inflate(opcode, payload)?;
         if self.closed {
             return Err("a frame after Close".into());
         }
@@ -116,6 +132,16 @@ impl Ear {
         Ok(Some(heard))
     }
 
+    fn inflate(&mut self, opcode: u8, payload: Vec<u8>) -> Result<(u8, Vec<u8>), String> {
+        match &mut self.inflater {
+            Some(inflater) if opcode == TEXT | RSV1 => {
+                self.inflated += 1;
+                Ok((TEXT, inflater.inflate(&payload)?))
+            }
+            _ => Ok((opcode, payload)),
+        }
+    }
+
     fn read_head(&mut self) -> Result<bool, String> {
         let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") else {
             return Ok(false);
@@ -125,22 +151,23 @@ impl Ear {
         if !head.starts_with("HTTP/1.1 101 ") || !head.contains(ACCEPT) {
             return Err(format!("not an upgrade: {head:?}"));
         }
+        self.inflater = Inflater::agreed(&head);
         self.upgraded = true;
         Ok(true)
     }
 
     fn take_frame(&mut self) -> Result<Option<(u8, Vec<u8>)>, String> {
         let [first, second, ..] = self.buffer[..] else { return Ok(None) };
-        if first & 0xf0 != 0x80 || second & 0x80 != 0 {
+        if first & 0xb0 != 0x80 || second & 0x80 != 0 {
             return Err(format!("no server frame begins with {first:02x} {second:02x}"));
         }
-        let opcode = first & 0x0f;
+        let opcode = first & 0x4f;
         let extended = match second {
             126 => 2,
             127 => 8,
             _ => 0,
         };
-        if opcode >= CLOSE && extended > 0 {
+        if opcode & 0x0f >= CLOSE && extended > 0 {
             return Err("a control frame over 125 bytes".into());
         }
         let Some(number) = self.buffer.get(2..2 + extended) else { return Ok(None) };

@@ -37,6 +37,7 @@ pub struct Tally {
     pub not_recovered: usize,
     pub gaps: usize,
     pub duplicates: usize,
+    pub inflated: usize,
 }
 
 impl Tally {
@@ -52,6 +53,7 @@ impl Tally {
         self.not_recovered += other.not_recovered;
         self.gaps += other.gaps;
         self.duplicates += other.duplicates;
+        self.inflated += other.inflated;
     }
 }
 
@@ -428,6 +430,7 @@ fn tally(world: &World) -> Tally {
         recovered: books().map(|book| book.recovered).sum(),
         not_recovered: books().map(|book| book.not_recovered).sum(),
         gaps: books().map(|book| book.gaps).sum(),
+        inflated: world.clients.iter().map(Client::inflated).sum(),
         duplicates: books().flat_map(|book| &book.acked).filter(|acked| acked.duplicate).count(),
     }
 }

@@ -11,11 +11,12 @@ use uringcast::hub::HubSettings;
 use uringcast::hub::users::DuplicateLogin;
 use uringcast::limits::{Guard, Rules};
 use uringcast::metrics::Metrics;
-use uringcast::namespace::{Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use uringcast::namespace::{Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use uringcast::proto::deflate::Mode;
 use uringcast::proto::handshake::{self, Policy};
 use uringcast::proto::text::Language;
 use uringcast::proto::websocket;
-use uringcast::shard::Settings;
+use uringcast::shard::{Compression, Settings};
 
 use crate::dice::Dice;
 
@@ -161,6 +162,7 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
         overflow: dice.pick(&[Overflow::Disconnect, Overflow::DropOldest, Overflow::Conflate]),
         batch_window_ms: if dice.once_in(2) { 0 } else { dice.between(5, 50) as u64 },
         presence_window_ms: dice.pick(&[50, 300, 1_000]),
+        compress: if dice.once_in(5) { Compress::Off } else { Compress::Auto },
     }
 }
 
@@ -190,7 +192,12 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         guard,
         metrics: Metrics::new(shards),
         lane_parcels: dice.pick(&[3, 4, 8, 16, 64, 1_024]),
-        site: Arc::new(Site { path: "/ws".into(), echo: false, policy: Policy::default(), dev: None }),
+        site: Arc::new(Site {
+            path: "/ws".into(),
+            echo: false,
+            policy: Policy { compression: Mode::On, ..Policy::default() },
+            dev: None,
+        }),
         head: handshake::Limits::default(),
         messages: websocket::Limits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 },
         outbox_bytes,
@@ -202,6 +209,8 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         auth_ms: dice.pick(&[600, 10_000, 10_000]),
         ping_interval_ms: dice.pick(&[400, 25_000]),
         pong_timeout_ms: dice.pick(&[300, 10_000]),
+        compression: Compression { level: 1, min_bytes: dice.pick(&[0, 60, 256]) },
+        stopwatch: || 0,
         boot_id: dice.throw(),
     }
 }

@@ -57,7 +57,7 @@ impl Scene {
         let jwt = issue(&Secret::new(SECRET), &token, START_MS).expect("signs");
         let auth = json!({"type": "auth", "data": {"token": jwt}}).to_string();
         let mut scene = Self { shard, id, paper: Paper::default(), now };
-        for mut bytes in [codec::upgrade_request(), codec::message(&auth, &mut dice)] {
+        for mut bytes in [codec::upgrade_request(""), codec::message(&auth, false, &mut dice)] {
             scene.shard.receive(id, &mut bytes, &mut scene.paper, now);
         }
         scene.pass(64, 0);

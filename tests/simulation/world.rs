@@ -15,6 +15,7 @@ use crate::backend::Backend;
 use crate::channels::Known;
 use crate::client::{Client, Verdict, What};
 use crate::codec;
+use crate::deflate::OFFERS;
 use crate::dice::Dice;
 use crate::faults::{Fault, Lanes, Sabotage};
 use crate::plan::{CHANNELS, OBSERVER, Plan};
@@ -153,7 +154,8 @@ impl World {
         self.note(|| format!("client {number} connects as {id}"));
         let known = self.memory();
         self.clients.push(Client::new(number, shard, polite, known));
-        self.net.pipes[number].up.extend(codec::upgrade_request());
+        let offer = self.dice.pick(&OFFERS);
+        self.net.pipes[number].up.extend(codec::upgrade_request(offer));
     }
 
     /// What some client before knew: somebody comes back.

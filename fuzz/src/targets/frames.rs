@@ -14,15 +14,15 @@ pub fn run(bytes: &[u8]) {
     places.sort_unstable();
     let chunks: Vec<Vec<u8>> = places.windows(2).map(|pair| stream[pair[0]..pair[1]].to_vec()).collect();
 
-    let (seen, error) = reference(stream);
-    let cut_up = decode(&chunks);
+    let (seen, error) = reference(stream, false);
+    let cut_up = decode(&chunks, false);
     assert_eq!((&cut_up.0, cut_up.1), (&seen, error));
     let singles: Vec<Vec<u8>> = stream.iter().map(|&byte| vec![byte]).collect();
-    let (seen_by_byte, error_by_byte, arrived) = decode(&singles);
+    let (seen_by_byte, error_by_byte, arrived) = decode(&singles, false);
     assert_eq!((&seen_by_byte, error_by_byte), (&seen, error));
     if error.is_some() {
         // At the first byte that shows it.
-        assert_eq!(reference(&stream[..arrived - 1]).1, None);
+        assert_eq!(reference(&stream[..arrived - 1], false).1, None);
     }
 }
 

@@ -5,9 +5,10 @@ use std::io::IoSlice;
 use std::rc::Rc;
 
 use serde_json::Value;
-use uringcast::namespace::Overflow;
-use uringcast::outbox::{Frames, Mark, Outbox, Run};
+use uringcast::namespace::{Compress, Overflow};
+use uringcast::outbox::Outbox;
 use uringcast::proto::frame;
+use uringcast::run::{Frames, Mark, Run};
 
 use crate::dice::Dice;
 
@@ -84,7 +85,8 @@ fn push_run(outbox: &mut Outbox, model: &mut Model, dice: &mut Dice) {
         marks.push(Mark { end: bytes.len() as u32, offset, key });
     }
     let end = bytes.len();
-    let run: Run = Rc::new(Frames { channel: channel.into(), epoch: "e".into(), overflow, bytes, marks });
+    let run: Run =
+        Rc::new(Frames { channel: channel.into(), epoch: "e".into(), overflow, compress: Compress::Off, bytes, marks });
     outbox.push_slice(&run, 0, end);
 }
 

@@ -94,7 +94,8 @@ impl Hostile {
             7 if self.dice.once_in(8) => {
                 let shard = self.dice.below(count);
                 let now = self.now;
-                self.shards[shard].drain(now);
+                let patience_ms = self.dice.pick(&[0, 500]);
+                self.shards[shard].drain(patience_ms, now);
                 self.act(shard);
             }
             _ => {}
@@ -109,7 +110,8 @@ impl Hostile {
         let client = self.net.connect(id, self.dice.pick(&[200, 2_000, 1 << 20]));
         self.sent.push(Vec::new());
         if !self.dice.once_in(8) {
-            self.net.pipes[client].up.extend(codec::upgrade_request());
+            let offer = self.dice.pick(&crate::deflate::OFFERS);
+            self.net.pipes[client].up.extend(codec::upgrade_request(offer));
         }
         if !self.dice.once_in(4) {
             let account = self.dice.below(self.plan.accounts.len());

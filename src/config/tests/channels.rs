@@ -2,7 +2,7 @@
 //! Each refusal names the file and the line, or the variable.
 
 use super::*;
-use crate::namespace::{Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use crate::namespace::{Compress, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
 
 fn namespaces(text: &str) -> Namespaces {
     from_file(text).unwrap().channel_namespaces()
@@ -39,7 +39,7 @@ fn every_key_of_a_namespace_gets_through() {
     let all = namespaces(
         "[namespaces.chat]\nsubscribe = \"named\"\nusers = [\"1\", \"bob\"]\npublish = \"members\"\nhistory_size = 1\n\
          history_age_ms = 2\npresence = \"digest\"\npresence_window_ms = 30\nescape = false\n\
-         overflow = \"conflate\"\nbatch_window_ms = 4\n",
+         overflow = \"conflate\"\nbatch_window_ms = 4\ncompress = \"off\"\n",
     );
     let expected = crate::namespace::Namespace {
         name: "chat".to_owned(),
@@ -53,6 +53,7 @@ fn every_key_of_a_namespace_gets_through() {
         overflow: Overflow::Conflate,
         batch_window_ms: 4,
         presence_window_ms: 30,
+        compress: Compress::Off,
     };
     assert_eq!(**all.of("chat:room").unwrap(), expected);
 }

@@ -18,10 +18,10 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn feed(decoder: &mut Decoder, bytes: &[u8], limits: &Limits, log: &mut Vec<String>) -> Result<(), ProtocolError> {
-    let mut input = bytes.to_vec();
+    let (mut input, mut inflater) = (bytes.to_vec(), Inflater::new(|| 0));
     let mut rest = &mut input[..];
     while !rest.is_empty() {
-        let (consumed, event) = decoder.decode(rest, limits)?;
+        let (consumed, event) = decoder.decode(rest, limits, &mut inflater)?;
         assert!(consumed > 0, "a call with input consumes some");
         match event {
             Some(Event::Text(text)) => log.push(format!("text {}", std::str::from_utf8(text).unwrap())),
@@ -62,13 +62,13 @@ fn err(frames: &[Vec<u8>]) -> ProtocolError {
 fn whole_messages_come_from_the_input_itself() {
     let mut input = [frame(0x81, b"Hello"), frame(0x82, &[1, 2, 3])].concat();
     let range = input.as_ptr_range();
-    let mut decoder = Decoder::new();
-    let (consumed, event) = decoder.decode(&mut input, &LIMITS).unwrap();
+    let (mut decoder, mut inflater) = (Decoder::new(), Inflater::new(|| 0));
+    let (consumed, event) = decoder.decode(&mut input, &LIMITS, &mut inflater).unwrap();
     let Some(Event::Text(text)) = event else { panic!("not a text") };
     assert_eq!((consumed, &*text), (11, &b"Hello"[..]));
     assert!(range.contains(&text.as_ptr()));
     assert!(decoder.is_idle());
-    let (consumed, event) = decoder.decode(&mut input[11..], &LIMITS).unwrap();
+    let (consumed, event) = decoder.decode(&mut input[11..], &LIMITS, &mut inflater).unwrap();
     assert_eq!((consumed, event), (9, Some(Event::Binary(&mut [1, 2, 3]))));
     assert!(decoder.is_idle());
 }
@@ -78,10 +78,10 @@ fn a_cut_header_does_not_cost_the_payload_a_copy() {
     let mut input = frame(0x81, b"Hello");
     let (head, rest) = input.split_at_mut(3);
     let range = rest.as_ptr_range();
-    let mut decoder = Decoder::new();
-    assert_eq!(decoder.decode(head, &LIMITS), Ok((3, None)));
+    let (mut decoder, mut inflater) = (Decoder::new(), Inflater::new(|| 0));
+    assert_eq!(decoder.decode(head, &LIMITS, &mut inflater), Ok((3, None)));
     assert!(!decoder.is_idle());
-    let Ok((8, Some(Event::Text(text)))) = decoder.decode(rest, &LIMITS) else { panic!("not a text") };
+    let Ok((8, Some(Event::Text(text)))) = decoder.decode(rest, &LIMITS, &mut inflater) else { panic!("not a text") };
     assert!(range.contains(&text.as_ptr()));
     assert!(decoder.is_idle());
 }

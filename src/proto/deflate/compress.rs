@@ -1,0 +1,92 @@
+//! Messages compressed (RFC 7692 §7.2.1), each by itself or several that follow each other: a pool of compressors, one
+//! per window size at most. Knows DEFLATE through `flate2`, and frames; no connection and no channel.
+
+use flate2::{Compress, Compression, FlushCompress, Status};
+
+use super::TAIL;
+use crate::proto::frame::{self, Opcode};
+
+/// The smallest window there is a compressor for, as a base-2 logarithm.
+const LEAST_WINDOW_BITS: u8 = 9;
+/// RSV1: the message is compressed (§6).
+const RSV1: u8 = 0x40;
+/// Room for a compressed message that is kept from message to message.
+const KEPT_BYTES: usize = 128 * 1024;
+
+/// The compressors of one shard: 250 to 380 KB for each window size that some client has asked for.
+#[derive(Debug)]
+pub struct Compressors {
+    level: Compression,
+    /// By window bits, from 9 to 15; each made on first use.
+    pool: [Option<Box<Compress>>; 7],
+    scratch: Vec<u8>,
+}
+
+/// Messages that follow each other at whoever gets them.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    stream: &'a mut Compress,
+    scratch: &'a mut Vec<u8>,
+    /// Nothing has gone through the compressor that a message could refer to.
+    fresh: bool,
+}
+
+impl Compressors {
+    /// None yet, all for this level (1 to 9).
+    pub fn new(level: u32) -> Self {
+        Self { level: Compression::new(level), pool: Default::default(), scratch: Vec::new() }
+    }
+
+    /// Begins a batch for a window of so many bits, from 9 to 15.
+    pub fn batch(&mut self, window_bits: u8) -> Batch<'_> {
+        let level = self.level;
+        let stream = self.pool[usize::from(window_bits - LEAST_WINDOW_BITS)]
+            .get_or_insert_with(|| Box::new(Compress::new_with_window_bits(level, false, window_bits)));
+        let mut batch = Batch { stream, scratch: &mut self.scratch, fresh: false };
+        batch.begin_afresh();
+        batch
+    }
+
+    /// Appends the frame (FIN, RSV1) of one message compressed by itself. Returns false and appends nothing when that
+    /// would not be shorter than the plain frame.
+    pub fn write_alone(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], window_bits: u8) -> bool {
+        self.batch(window_bits).write(out, opcode, payload)
+    }
+}
+
+impl Batch<'_> {
+    /// What comes from here on refers to nothing before it.
+    pub fn begin_afresh(&mut self) {
+        if !std::mem::replace(&mut self.fresh, true) {
+            self.stream.reset();
+        }
+    }
+
+    /// Appends the frame (FIN, RSV1) of the next message, which may refer to those before it in the batch: whoever gets
+    /// it has to have had them, and nothing compressed since. Returns false and appends nothing when the frame would
+    /// not be shorter than the plain one, which then is no part of what the next may refer to.
+    pub fn write(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) -> bool {
+        self.fresh = false;
+        // With less room than the payload takes, what is no gain doesn't fit.
+        self.scratch.resize(payload.len(), 0);
+        let (taken, made) = (self.stream.total_in(), self.stream.total_out());
+        let done = self.stream.compress(payload, self.scratch, FlushCompress::Sync);
+        let (taken, made) = ((self.stream.total_in() - taken) as usize, (self.stream.total_out() - made) as usize);
+        // A flush that filled its room to the end may have more to give.
+        let whole = matches!(done, Ok(Status::Ok)) && taken == payload.len() && made < self.scratch.len();
+        let content = self.scratch[..made].strip_suffix(&TAIL).filter(|_| whole);
+        if let Some(content) = content {
+            let at = out.len();
+            frame::write_frame(out, opcode, content);
+            out[at] |= RSV1;
+        }
+        let written = content.is_some();
+        if !written {
+            self.begin_afresh();
+        }
+        if self.scratch.capacity() > KEPT_BYTES {
+            *self.scratch = Vec::new();
+        }
+        written
+    }
+}

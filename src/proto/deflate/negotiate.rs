@@ -1,0 +1,213 @@
+//! The Sec-WebSocket-Extensions header: what a client offers (RFC 6455 §9.1), and which of its offers of
+//! permessage-deflate is taken (RFC 7692 §5, §7.1).
+//!
+//! The first offer that can be taken is, whatever its place and line. One that has a parameter that is unknown,
+//! repeated or has a value that it can't have is declined (§7.1) and the next one looked at. A header that is not even
+//! a list of extensions fails the handshake, as RFC 6455 §9.1 demands.
+
+use super::Deflate;
+
+/// The name of the extension.
+const NAME: &[u8] = b"permessage-deflate";
+/// Windows that can be named (§7.1.2) …
+const WINDOW_BITS: std::ops::RangeInclusive<u8> = 8..=15;
+/// … the least that is offered to be kept to, since zlib has no compressor for 8, and that without a word.
+const LEAST_WINDOW_BITS: u8 = 9;
+const MOST_WINDOW_BITS: u8 = 15;
+
+/// The header is no list of extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// An offer that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreed {
+    /// What both sides keep to.
+    pub deflate: Deflate,
+    /// The client named a window for the server, and has to be told which one it gets (§7.1.2.1).
+    names_window: bool,
+}
+
+impl Agreed {
+    /// The value of the response's header.
+    pub fn response(&self) -> String {
+        // Always told, though not asked for (§7.1.1.2): no inflater has to be kept.
+        let mut response = String::from("permessage-deflate; client_no_context_takeover");
+        if !self.deflate.takeover {
+            response.push_str("; server_no_context_takeover");
+        }
+        if self.names_window {
+            response.push_str("; server_max_window_bits=");
+            response.push_str(&self.deflate.window_bits.to_string());
+        }
+        response
+    }
+}
+
+/// The first offer of permessage-deflate that can be taken; `lines` are all the headers of that name.
+///
+/// # Errors
+/// [`Malformed`], wherever in the header the fault stands. An empty header offers nothing, and is none.
+pub fn negotiate<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<Agreed>, Malformed> {
+    let mut agreed = None;
+    for line in lines {
+        let mut rest = Rest(line);
+        while let Some(name) = rest.element()? {
+            let mut offer = Offer::default();
+            while rest.eat(b';') {
+                let (name, value) = rest.parameter()?;
+                offer.take(name, value);
+            }
+            if !rest.ends_element() {
+                return Err(Malformed);
+            }
+            if name == NAME && agreed.is_none() {
+                agreed = offer.agreed();
+            }
+        }
+    }
+    Ok(agreed)
+}
+
+/// An offer of permessage-deflate, as far as it was read.
+#[derive(Default)]
+struct Offer {
+    declined: bool,
+    /// The parameters seen, a bit each.
+    seen: u8,
+    server_no_takeover: bool,
+    server_window: Option<u8>,
+}
+
+impl Offer {
+    fn take(&mut self, name: &[u8], value: Option<Value<'_>>) {
+        let window = value.map(|value| value.number().filter(|bits| WINDOW_BITS.contains(bits)));
+        let bit = match (name, window) {
+            (b"server_no_context_takeover", None) => {
+                self.server_no_takeover = true;
+                0b0001
+            }
+            // What it asks for is what every client is told.
+            (b"client_no_context_takeover", None) => 0b0010,
+            (b"server_max_window_bits", Some(Some(bits))) => {
+                self.server_window = Some(bits);
+                self.declined |= bits < LEAST_WINDOW_BITS;
+                0b0100
+            }
+            // A hint that we may be told a smaller window: any will do (§7.1.2.2).
+            (b"client_max_window_bits", None | Some(Some(_))) => 0b1000,
+            _ => {
+                self.declined = true;
+                0
+            }
+        };
+        self.declined |= self.seen & bit != 0;
+        self.seen |= bit;
+    }
+
+    fn agreed(&self) -> Option<Agreed> {
+        let deflate =
+            Deflate { window_bits: self.server_window.unwrap_or(MOST_WINDOW_BITS), takeover: !self.server_no_takeover };
+        (!self.declined).then_some(Agreed { deflate, names_window: self.server_window.is_some() })
+    }
+}
+
+/// What stands behind a parameter's equals sign: a token, or a quoted string with one in it.
+#[derive(Clone, Copy)]
+struct Value<'a> {
+    text: &'a [u8],
+    quoted: bool,
+}
+
+impl Value<'_> {
+    /// The bytes with the backslashes taken away that a quoted string may have.
+    fn bytes(&self) -> impl Iterator<Item = u8> {
+        let mut bytes = self.text.iter().copied();
+        let quoted = self.quoted;
+        std::iter::from_fn(move || match bytes.next()? {
+            b'\\' if quoted => bytes.next(),
+            byte => Some(byte),
+        })
+    }
+
+    /// A decimal number without leading zeros (§7.1.2).
+    fn number(&self) -> Option<u8> {
+        if self.bytes().next() == Some(b'0') {
+            return None;
+        }
+        self.bytes().try_fold(0_u8, |number, byte| {
+            let digit = byte.is_ascii_digit().then(|| byte - b'0')?;
+            number.checked_mul(10)?.checked_add(digit)
+        })
+    }
+}
+
+/// What is left of a line. White space may stand between any two parts of it (RFC 2616 §2.1, which RFC 6455 goes by).
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    /// The name of the next extension; `None` at the end. An element may be empty (RFC 2616 §2.1).
+    fn element(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        while self.eat(b',') {}
+        if self.0.is_empty() { Ok(None) } else { self.token().map(Some) }
+    }
+
+    /// Whether an element ends here.
+    fn ends_element(&self) -> bool {
+        matches!(self.0.first(), None | Some(b','))
+    }
+
+    fn parameter(&mut self) -> Result<(&'a [u8], Option<Value<'a>>), Malformed> {
+        self.skip_blanks();
+        let name = self.token()?;
+        let value = if self.eat(b'=') { Some(self.value()?) } else { None };
+        self.skip_blanks();
+        Ok((name, value))
+    }
+
+    fn value(&mut self) -> Result<Value<'a>, Malformed> {
+        self.skip_blanks();
+        if self.0.first() != Some(&b'"') {
+            return Ok(Value { text: self.token()?, quoted: false });
+        }
+        let inside = &self.0[1..];
+        let mut escaped = false;
+        let end = inside.iter().position(|&byte| {
+            let is_end = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            is_end
+        });
+        let end = end.ok_or(Malformed)?;
+        self.0 = &inside[end + 1..];
+        let value = Value { text: &inside[..end], quoted: true };
+        // RFC 6455 §9.1: what is quoted has to be a token by itself.
+        let is_token = end > 0 && value.bytes().all(is_token);
+        is_token.then_some(value).ok_or(Malformed)
+    }
+
+    fn token(&mut self) -> Result<&'a [u8], Malformed> {
+        let end = self.0.iter().position(|&byte| !is_token(byte)).unwrap_or(self.0.len());
+        let (token, rest) = self.0.split_at(end);
+        self.0 = rest;
+        self.skip_blanks();
+        if token.is_empty() { Err(Malformed) } else { Ok(token) }
+    }
+
+    fn eat(&mut self, byte: u8) -> bool {
+        self.skip_blanks();
+        let found = self.0.first() == Some(&byte);
+        self.0 = &self.0[usize::from(found)..];
+        found
+    }
+
+    fn skip_blanks(&mut self) {
+        while let [b' ' | b'\t', rest @ ..] = self.0 {
+            self.0 = rest;
+        }
+    }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

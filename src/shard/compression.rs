@@ -1,0 +1,88 @@
+//! What compression costs and saves here: the shard's inflater and compressors, taken out while they are at work, and
+//! the messages for one client, compressed where that was agreed on. Part of `shard`; DEFLATE is `proto`'s.
+
+use super::{Compression, Settings, Shard};
+use crate::clock::Now;
+use crate::ids::ConnId;
+use crate::metrics::{Count, ShardMetrics};
+use crate::proto::deflate::Deflate;
+use crate::proto::deflate::compress::Compressors;
+use crate::proto::deflate::inflate::Inflater;
+use crate::proto::frame;
+use crate::run::Packer;
+
+/// Room for a message before it is compressed that is kept from message to message.
+const KEPT_BYTES: usize = 128 * 1024;
+
+/// What compresses runs for a client with which `deflate` was agreed.
+pub(super) fn packer<'a>(
+    deflate: Option<Deflate>,
+    settings: &Settings,
+    compressors: &'a mut Option<Box<Compressors>>,
+    metrics: &'a ShardMetrics,
+) -> Option<Packer<'a>> {
+    let Compression { level, min_bytes } = settings.compression;
+    let compressors = deflate.map(|_| compressors.get_or_insert_with(|| Box::new(Compressors::new(level))))?;
+    Some(Packer { deflate: deflate?, min_bytes, compressors, stopwatch: settings.stopwatch, metrics })
+}
+
+impl Shard {
+    /// The inflater, for the time that a frame takes.
+    pub(super) fn take_inflater(&mut self) -> Box<Inflater> {
+        self.inflater.take().unwrap_or_else(|| Box::new(Inflater::new(self.settings.stopwatch)))
+    }
+
+    /// Puts it back and counts what it did.
+    pub(super) fn put_back_inflater(&mut self, id: ConnId, mut inflater: Box<Inflater>, now: Now) {
+        let work = inflater.release();
+        self.inflater = Some(inflater);
+        let Some(work) = work else { return };
+        self.metrics.count(Count::InflatedMessages);
+        self.metrics.add(Count::InflatedPayloadBytes, work.payload);
+        self.metrics.add(Count::InflatedContentBytes, work.content);
+        self.metrics.add(Count::InflateNs, work.took_ns as usize);
+        // What came out was sent too, in the eyes of a limit on bytes; the payload itself has been counted.
+        if self.conns.get(id).is_some() {
+            self.measure(id, work.content.saturating_sub(work.payload), now);
+        }
+    }
+
+    /// Queues one message for one client, which `write` appends as a plain frame. It leaves compressed, by itself, if
+    /// that was agreed on and pays.
+    pub(super) fn push_message(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(deflate) = self.conns.at(slot).deflate else { return self.push_private(slot, write) };
+        let Compression { level, min_bytes } = self.settings.compression;
+        let mut plain = std::mem::take(&mut self.plain);
+        write(&mut plain);
+        let (opcode, content) = frame::message(&plain);
+        let (stopwatch, mut took_ns, mut sent) = (self.settings.stopwatch, 0, None);
+        self.hand_over(slot);
+        let compressors = self.compressors.get_or_insert_with(|| Box::new(Compressors::new(level)));
+        self.conns.at(slot).outbox.push_private(|out| {
+            let before = out.len();
+            if content.len() >= min_bytes {
+                let started_ns = stopwatch();
+                if compressors.write_alone(out, opcode, content, deflate.window_bits) {
+                    sent = Some(out.len() - before);
+                }
+                took_ns = stopwatch().saturating_sub(started_ns);
+            }
+            if sent.is_none() {
+                out.extend_from_slice(&plain);
+            }
+        });
+        self.metrics.add(Count::DeflateNs, took_ns as usize);
+        match sent {
+            Some(bytes) => {
+                self.metrics.count(Count::DeflatedReplies);
+                self.metrics.add(Count::DeflatedReplyBytesBefore, plain.len());
+                self.metrics.add(Count::DeflatedReplyBytesAfter, bytes);
+            }
+            None => self.metrics.count(Count::UndeflatedReplies),
+        }
+        plain.clear();
+        if plain.capacity() <= KEPT_BYTES {
+            self.plain = plain;
+        }
+    }
+}
