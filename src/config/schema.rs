@@ -48,7 +48,8 @@ settings! {
         /// Web pages that may connect, such as `https://example.com` or `http://10.0.0.1:8080`; "*" allows all. Empty:
         /// only pages from the host that they connect to. A client without an Origin header is not a page and may.
         origins: Vec<String> = Vec::new(), origin_list;
-        /// How long open connections are given to close when the server stops, in milliseconds.
+        /// How long the server takes to stop at most, in milliseconds: half of it for what was accepted to reach everyone,
+        /// all of it for connections to close.
         shutdown_ms: u64 = 5_000, range(0..=DAY_MS);
     }
     sections {
