@@ -1,6 +1,6 @@
 //! How much memory the process may have and has. `Watch` looks once a second, on a thread of its own, and tells the
-//! limits' guard when it gets short: what is there goes on, nothing new is taken (docs/limits.md). Started by
-//! `server`. Knows the kernel's files, not what memory is used for.
+//! limits' guard when it gets short: what is there goes on, nothing new is taken (docs/limits.md). It also has the
+//! allocator give back what is free. Started by `server`. Knows the kernel's files, not what memory is used for.
 
 use std::fs;
 use std::io;
@@ -69,6 +69,18 @@ fn resident() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
+/// Has free memory given back to the kernel. mimalloc does that along with its own work, once in 10,000 calls of its
+/// slow path: after a burst an idle server would keep all that the burst took, and one that is short of memory would
+/// stay so. It also does it, for whatever the whole process has not used for a second, when a thread ends.
+fn give_back() {
+    let ending = std::thread::Builder::new().name("give-back".to_owned()).spawn(|| {
+        // Without an allocation of its own the thread is none to the allocator.
+        drop(std::hint::black_box(Box::new(0_u8)));
+    });
+    // In want of a thread it is tried again in a second.
+    let _ = ending.map(JoinHandle::join);
+}
+
 /// The thread that looks.
 #[derive(Debug)]
 pub struct Watch {
@@ -77,16 +89,17 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts looking: more than `bound` bytes are too much.
+    /// Starts looking: more than `bound` bytes are too much, if there is a bound.
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub fn start(bound: u64, guard: Arc<Guard>) -> io::Result<Self> {
+    pub fn start(bound: Option<u64>, guard: Arc<Guard>) -> io::Result<Self> {
         let (end, ended) = channel();
         let body = move || {
             let mut short = false;
             while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let Some(resident) = resident() else { continue };
+                give_back();
+                let (Some(bound), Some(resident)) = (bound, resident()) else { continue };
                 let now_short = is_short(short, resident, bound);
                 if now_short != short {
                     tell(now_short, resident, bound);

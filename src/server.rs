@@ -24,6 +24,7 @@ use crate::hub::HubSettings;
 use crate::ids::ShardId;
 use crate::limits::{Guard, Rate, Rates, Rules};
 use crate::listener;
+use crate::log::LostLines;
 use crate::memory::{self, Watch};
 use crate::mesh::{self, Waker};
 use crate::metrics::Metrics;
@@ -132,7 +133,7 @@ pub struct Server {
     signals: Signals,
     control: Option<Control>,
     certificate: Option<tls::Watch>,
-    memory: Option<Watch>,
+    memory: Watch,
 }
 
 /// Where a server listens: at one of them at least.
@@ -161,11 +162,11 @@ impl Handle {
 }
 
 impl Server {
-    /// Starts all shards. On return every one of them accepts connections.
+    /// Starts all shards. On return every one of them accepts connections. How many log lines were `lost` is a metric.
     ///
     /// # Errors
     /// [`BootError`], with nothing left running.
-    pub fn start(config: &Config) -> Result<Self, BootError> {
+    pub fn start(config: &Config, lost: LostLines) -> Result<Self, BootError> {
         probe_uring()?;
         forgo_huge_pages();
         let cpus = cpus::usable().map_err(system("reading the CPU affinity"))?;
@@ -241,6 +242,7 @@ impl Server {
                     namespaces: Arc::clone(&settings.hub.namespaces),
                     counters,
                     metrics: settings.metrics.clone(),
+                    lost,
                     push_bytes: config.limits.push_bytes,
                     request_ms: config.limits.request_ms,
                     head_ms: config.limits.handshake_ms,
@@ -257,9 +259,8 @@ impl Server {
         }
         let certificate = identity.map(|(identity, pair, _)| watch(identity, pair, &shards)).transpose();
         let certificate = certificate.map_err(system("starting the certificate's thread"))?;
-        let memory = memory::bound(config.limits.memory_bytes)
-            .map(|bound| Watch::start(bound, Arc::clone(&settings.guard)))
-            .transpose()
+        let bound = memory::bound(config.limits.memory_bytes);
+        let memory = Watch::start(bound, Arc::clone(&settings.guard))
             .map_err(system("starting the thread that watches memory"))?;
         Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory })
     }
@@ -303,9 +304,7 @@ impl Server {
         if let Some(control) = control {
             control.stop();
         }
-        if let Some(watch) = memory {
-            watch.stop();
-        }
+        memory.stop();
         Ok(())
     }
 }

@@ -341,6 +341,7 @@ impl Shard {
                 }
             }
         }
+        envelopes.trim();
         self.envelopes = Some(envelopes);
     }
 
