@@ -359,8 +359,13 @@ impl Shard {
         metrics.set(Gauge::Users, held.users);
         metrics.set(Gauge::Channels, held.channels);
         metrics.set(Gauge::HistoryBytes, held.history_bytes);
+        metrics.set(Gauge::TokensKept, self.authenticator.remembered().tokens);
+        let (known, new) = self.authenticator.looked_up();
+        metrics.set_count(Count::TokensKnown, known);
+        metrics.set_count(Count::TokensNew, new);
         metrics.set_count(Count::Publications, held.publications);
         metrics.set_count(Count::Evictions, held.evictions);
+        metrics.set_count(Count::ChannelEvictions, held.channel_evictions);
     }
 
     /// An owner refused something for a limit.
