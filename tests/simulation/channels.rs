@@ -9,6 +9,7 @@ use uringcast::namespace::{Overflow, PresenceMode, PublishRule};
 use crate::client::{Answer, Asked, Client, Verdict, What};
 use crate::dice::Dice;
 use crate::plan::{CHANNELS, Plan, key_of};
+use crate::tokens::Token;
 
 /// A position: epoch and offset.
 pub type Place = (String, u64);
@@ -30,6 +31,8 @@ pub struct Draft {
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     pub positions: BTreeMap<String, Place>,
+    /// Signed tokens that it was given.
+    pub tokens: Vec<Token>,
     /// Sent under an idempotency key, and as whom.
     pub keyed: Vec<(String, Draft)>,
 }
