@@ -21,6 +21,23 @@ use uringcast::server::Server;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Returns to the kernel what nobody uses: free pages of the whole process, and those that are kept for the thread that
+/// calls this.
+#[cfg(not(asan))]
+fn give_back() {
+    #[expect(unsafe_code, reason = "mimalloc's crate leaves this function of the library out")]
+    mod library {
+        // SAFETY: mimalloc.h has it so; it may be called from any thread at any time.
+        unsafe extern "C" {
+            pub safe fn mi_collect(force: bool);
+        }
+    }
+    library::mi_collect(true);
+}
+
+#[cfg(asan)]
+fn give_back() {}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     run(&cli).unwrap_or_else(|error| {
@@ -58,7 +75,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 fn serve(config: &Config) -> anyhow::Result<()> {
     config.require_key()?;
     let (_guard, lost) = log_to_stderr(config)?;
-    let server = Server::start(config, lost.clone())?;
+    let server = Server::start(config, lost.clone(), give_back)?;
     let places = server.places();
     let shards = server.shards();
     let plain = places.plain.map(|addr| format!("ws://{addr}{}", config.path));

@@ -69,18 +69,6 @@ fn resident() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// Has free memory given back to the kernel. mimalloc does that along with its own work, once in 10,000 calls of its
-/// slow path: after a burst an idle server would keep all that the burst took, and one that is short of memory would
-/// stay so. It also does it, for whatever the whole process has not used for a second, when a thread ends.
-fn give_back() {
-    let ending = std::thread::Builder::new().name("give-back".to_owned()).spawn(|| {
-        // Without an allocation of its own the thread is none to the allocator.
-        drop(std::hint::black_box(Box::new(0_u8)));
-    });
-    // In want of a thread it is tried again in a second.
-    let _ = ending.map(JoinHandle::join);
-}
-
 /// The thread that looks.
 #[derive(Debug)]
 pub struct Watch {
@@ -89,11 +77,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts looking: more than `bound` bytes are too much, if there is a bound.
+    /// Starts looking: more than `bound` bytes are too much, if there is a bound. `give_back` has the allocator return
+    /// to the kernel what the process doesn't use: by itself it does so along with its other work only, and after a burst
+    /// an idle server would keep all that the burst took, and one that is short of memory would stay so.
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub fn start(bound: Option<u64>, guard: Arc<Guard>) -> io::Result<Self> {
+    pub fn start(bound: Option<u64>, guard: Arc<Guard>, give_back: fn()) -> io::Result<Self> {
         let (end, ended) = channel();
         let body = move || {
             let mut short = false;

@@ -162,11 +162,12 @@ impl Handle {
 }
 
 impl Server {
-    /// Starts all shards. On return every one of them accepts connections. How many log lines were `lost` is a metric.
+    /// Starts all shards. On return every one of them accepts connections. How many log lines were `lost` is a metric;
+    /// `give_back` has the allocator return memory that the process doesn't use, and the calling thread.
     ///
     /// # Errors
     /// [`BootError`], with nothing left running.
-    pub fn start(config: &Config, lost: LostLines) -> Result<Self, BootError> {
+    pub fn start(config: &Config, lost: LostLines, give_back: fn()) -> Result<Self, BootError> {
         probe_uring()?;
         forgo_huge_pages();
         let cpus = cpus::usable().map_err(system("reading the CPU affinity"))?;
@@ -176,7 +177,7 @@ impl Server {
         };
         raise_descriptor_limit(count, config)?;
         let verifier = Arc::new(verifier(config)?);
-        let settings = Arc::new(settings(config, count)?);
+        let settings = Arc::new(settings(config, count, give_back)?);
         let clock = Clock::start();
         // Before any thread: so that they all inherit the handlers, and a signal during boot isn't lost.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
@@ -260,7 +261,7 @@ impl Server {
         let certificate = identity.map(|(identity, pair, _)| watch(identity, pair, &shards)).transpose();
         let certificate = certificate.map_err(system("starting the certificate's thread"))?;
         let bound = memory::bound(config.limits.memory_bytes);
-        let memory = Watch::start(bound, Arc::clone(&settings.guard))
+        let memory = Watch::start(bound, Arc::clone(&settings.guard), give_back)
             .map_err(system("starting the thread that watches memory"))?;
         Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory })
     }
@@ -451,7 +452,7 @@ fn verifier(config: &Config) -> Result<Verifier, ConfigError> {
     Ok(verifier)
 }
 
-fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
+fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings, BootError> {
     let limits = &config.limits;
     let origins = if config.origins.is_empty() { Origins::SameHost } else { Origins::List(config.origins.clone()) };
     // Bounds of the process, shared out: owners are spread over the shards by a hash.
@@ -510,6 +511,7 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
         pong_timeout_ms: config.liveness.pong_timeout_ms,
         compression: Compression { level: config.compression.level, min_bytes: config.compression.min_bytes },
         stopwatch: clock::stopwatch_ns,
+        give_back,
         boot_id: rand::random(),
     })
 }

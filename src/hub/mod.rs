@@ -41,6 +41,8 @@ const IDLE_MS: u64 = 5 * 60_000;
 /// To how much the order of those is kept, so that a channel which the backend alone uses is not filed anew at every
 /// publication.
 const IDLE_STEP_MS: u64 = 1_000;
+/// So many entries of the wheel may be in vain, or as many as there are channels.
+const OUTLIVED: usize = 1_024;
 
 /// Which shard owns a channel: the same on every shard and run (FNV-1a, so that it can be told from outside).
 pub fn owner_of(channel: &str, shards: usize) -> ShardId {
@@ -128,6 +130,8 @@ pub struct Hub {
     alarm_ms: u64,
     /// Channels by their next deadline.
     wheel: Wheel<Arc<str>>,
+    /// Entries there whose channel went before its time, at most.
+    outlived: usize,
     /// Channels that nobody is on, by when they were last used.
     deserted: BTreeSet<(u64, Arc<str>)>,
     epochs: Epochs,
@@ -157,6 +161,7 @@ impl Hub {
             batches: BTreeSet::new(),
             alarm_ms: 0,
             wheel: Wheel::default(),
+            outlived: 0,
             deserted: BTreeSet::new(),
             epochs: Epochs::new(seed),
             publications: 0,
@@ -411,8 +416,22 @@ impl Hub {
         if let Some(since_ms) = channel.deserted_ms {
             self.deserted.remove(&(since_ms, Arc::clone(channel.name())));
         }
+        if channel.filed > 0 {
+            self.unfile();
+        }
         if channel.offset() > 0 {
             self.epochs.end(name);
+        }
+    }
+
+    /// A channel is gone whose deadline is filed. Of such there may be any number before their time comes: so now and
+    /// then the wheel is cleared of them, at a cost of two entries looked at for each that is.
+    fn unfile(&mut self) {
+        self.outlived += 1;
+        if self.outlived > self.channels.len().max(OUTLIVED) {
+            let Self { wheel, channels, .. } = self;
+            wheel.retain(|tick, name| channels.get(name).is_some_and(|channel| channel.filed == tick));
+            self.outlived = 0;
         }
     }
 

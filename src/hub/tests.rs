@@ -204,6 +204,18 @@ fn when_all_places_are_taken_the_longest_deserted_gives_up_its_own() {
 }
 
 #[test]
+fn deadlines_of_channels_that_are_gone_do_not_pile_up() {
+    let mut scene = Scene::new();
+    for n in 0..10_000 {
+        scene.published(&format!("n-{n}"));
+    }
+    assert_eq!((scene.channels().len(), scene.hub.holdings().channel_evictions), (CHANNELS, 10_000 - CHANNELS as u64));
+    assert!(scene.hub.wheel.count() <= OUTLIVED + 2 * CHANNELS + 1, "{}", scene.hub.wheel.count());
+    scene.pass(IDLE_MS + HISTORY_MS + 1_000);
+    assert_eq!((scene.channels().len(), scene.hub.wheel.count()), (0, 0));
+}
+
+#[test]
 fn a_channel_with_subscribers_is_nobody_elses_place() {
     let mut scene = Scene::new();
     for slot in 0..CHANNELS as u32 {

@@ -341,7 +341,7 @@ impl Shard {
                 }
             }
         }
-        envelopes.trim();
+        self.had_large |= envelopes.trim();
         self.envelopes = Some(envelopes);
     }
 

@@ -201,6 +201,16 @@ impl Client {
         self.tokens.get(&self.held?)
     }
 
+    /// Whether it may subscribe, by each of the tokens that it signed in with or stays by.
+    pub fn may(&self, plan: &Plan, channel: &str) -> impl Iterator<Item = bool> {
+        let taken = self.tokens.iter().filter(|(request, _)| {
+            let signed_in = self.attached.as_ref().is_some_and(|attached| attached.request == **request);
+            signed_in
+                || self.asked[**request].what.account().is_none() && self.asked[**request].answer == Some(Answer::Done)
+        });
+        taken.map(move |(_, token)| plan.may(channel, Some(&plan.accounts[token.account])))
+    }
+
     pub fn account<'a>(&self, plan: &'a Plan) -> Option<&'a Account> {
         self.attached.as_ref().map(|attached| &plan.accounts[attached.account])
     }
@@ -387,7 +397,7 @@ impl Client {
             "gap" => self.read_gap(&json, plan)?,
             "join" | "leave" | "presence_digest" => self.read_presence_push(&json)?,
             "subscribed" => self.read_subscribed(&json, plan)?,
-            "unsubscribed" => self.read_unsubscribed(&json)?,
+            "unsubscribed" => self.read_unsubscribed(&json, plan)?,
             "history" => self.read_history(&json, plan)?,
             "presence" => self.read_members(&json)?,
             "message" => {

@@ -99,9 +99,13 @@ fn settle(world: &mut World) -> Verdict {
     let longest = settings.request_ms.max(1_100) + 2 * CLOSE_MS + settings.handshake_ms.min(1_000);
     come_to_rest(world)?;
     let mut left = longest.div_ceil(PAUSE_MS);
-    // And nobody's token ends while all are judged.
-    while left > 0 || world.token_ends_within(QUIET_MS) {
-        left = left.saturating_sub(1);
+    loop {
+        // Nobody's token may end while all are judged, or so shortly before that others have yet to be told.
+        if world.token_ends_within(QUIET_MS) {
+            left = left.max(QUIET_MS / PAUSE_MS);
+        }
+        let Some(fewer) = left.checked_sub(1) else { break };
+        left = fewer;
         world.advance(PAUSE_MS)?;
         // Batch windows end in a turn.
         (0..world.shards.len()).try_for_each(|shard| world.turn(shard))?;

@@ -71,7 +71,7 @@ impl Plan {
             account.channels = CHANNELS.iter().filter(|_| dice.once_in(2)).map(|&name| name.to_owned()).collect();
         }
         let channel_share = dice.pick(&[0, 20, 50, 90]);
-        let token_share = dice.pick(&[0, 50, 90, 100]);
+        let token_share = dice.pick(&[0, 0, 50, 95]);
         let shards = if dice.once_in(16) { 16 } else { dice.pick(&[1, 2, 2, 3, 3, 4, 5]) };
         Self {
             settings: Arc::new(settings(shards, dice)),
@@ -108,7 +108,7 @@ impl Plan {
 }
 
 fn weights(channel_share: usize, token_share: usize, dice: &mut Dice) -> [usize; 11] {
-    let revoke = if token_share > 0 { dice.pick(&[0, 1, 2]) } else { 0 };
+    let revoke = usize::from(token_share > 0 && dice.once_in(2));
     let mut lean = |base: usize| (base * dice.pick(&[1, 2, 4, 8])).div_ceil(4);
     [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1), lean(100), lean(10), channel_share / 8, revoke]
 }
@@ -220,6 +220,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         pong_timeout_ms: dice.pick(&[300, 10_000]),
         compression: Compression { level: 1, min_bytes: dice.pick(&[0, 60, 256]) },
         stopwatch: || 0,
+        give_back: || (),
         boot_id: dice.throw(),
     }
 }

@@ -237,6 +237,10 @@ pub fn judge(world: &World) -> Verdict {
         if outlived || world.law.decrees.iter().any(|decree| decree.hits(token, &world.plan)) {
             return Err(format!("client {} is still there with {token:?}", client.number));
         }
+        let may = |channel: &&String| world.plan.may(channel, Some(&world.plan.accounts[token.account]));
+        if let Some(channel) = client.book.subscribed.keys().find(|channel| !may(channel)) {
+            return Err(format!("client {} is still on {channel} with {token:?}", client.number));
+        }
     }
     Ok(())
 }

@@ -218,10 +218,13 @@ impl EnvelopeDecoder {
 
     /// To be called when the request has been dealt with: gives back what it needed beyond [`KEEP_BYTES`]. A message of
     /// 300 KB that is all brackets takes 10 MB, and nobody knows when the next one of its size comes.
-    pub fn trim(&mut self) {
-        if self.held_bytes() > KEEP_BYTES {
+    /// Returns whether there was anything to give back.
+    pub fn trim(&mut self) -> bool {
+        let is_large = self.held_bytes() > KEEP_BYTES;
+        if is_large {
             *self = Self::default();
         }
+        is_large
     }
 
     /// What it holds on the heap, or a little more, in bytes. simd-json's two buffers are private: each is as large as
