@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::limits::Rules;
-use crate::namespace::{Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use crate::namespace::{Compress, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
 use crate::parcel::{Content, Publish};
 use crate::user::tests::user;
 
@@ -25,6 +25,7 @@ fn namespace(name: &str, batch_window_ms: u64) -> Namespace {
         overflow: Overflow::Disconnect,
         batch_window_ms,
         presence_window_ms: 100,
+        compress: Compress::Off,
     }
 }
 
