@@ -21,6 +21,7 @@ pub mod hub;
 pub mod ids;
 pub mod limits;
 pub mod listener;
+pub mod log;
 pub mod memory;
 pub mod mesh;
 pub mod metrics;

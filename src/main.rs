@@ -8,17 +8,35 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use uringcast::cli::{self, Cli, Command};
 use uringcast::config::{self, Config, LogFormat};
 use uringcast::doctor;
+use uringcast::log::{self, LostLines};
 use uringcast::server::Server;
 
 // Under the address sanitizer (`./check asan`) the allocations are its own to watch.
 #[cfg(not(asan))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Returns to the kernel what nobody uses: free pages of the whole process, and those that are kept for the thread that
+/// calls this.
+#[cfg(not(asan))]
+fn give_back() {
+    #[expect(unsafe_code, reason = "mimalloc's crate leaves this function of the library out")]
+    mod library {
+        // SAFETY: mimalloc.h has it so; it may be called from any thread at any time.
+        unsafe extern "C" {
+            pub safe fn mi_collect(force: bool);
+        }
+    }
+    library::mi_collect(true);
+}
+
+#[cfg(asan)]
+fn give_back() {}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -56,8 +74,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 fn serve(config: &Config) -> anyhow::Result<()> {
     config.require_key()?;
-    let _guard = log_to_stderr(config)?;
-    let server = Server::start(config)?;
+    let (_guard, lost) = log_to_stderr(config)?;
+    let server = Server::start(config, lost.clone(), give_back)?;
     let places = server.places();
     let shards = server.shards();
     let plain = places.plain.map(|addr| format!("ws://{addr}{}", config.path));
@@ -74,8 +92,11 @@ fn serve(config: &Config) -> anyhow::Result<()> {
              lobby is not HTML-escaped; open {page}"
         );
     }
-    server.run()?;
-    Ok(())
+    let ended = server.run();
+    if lost.count() > 0 {
+        tracing::warn!(lines = lost.count(), "log lines were lost: stderr did not take them in time, or at all");
+    }
+    Ok(ended?)
 }
 
 /// Standard output is for programs that wait for a line: it leaves at once.
@@ -85,14 +106,14 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Logging never holds up a shard: lines that stderr doesn't take in time are dropped, and counted.
-fn log_to_stderr(config: &Config) -> anyhow::Result<WorkerGuard> {
+fn log_to_stderr(config: &Config) -> anyhow::Result<(WorkerGuard, LostLines)> {
     let filter = EnvFilter::try_new(&config.log.level)
         .with_context(|| format!("log.level: {:?} is neither a level nor a filter", config.log.level))?;
-    let (writer, guard) = NonBlockingBuilder::default().lossy(true).finish(std::io::stderr());
+    let (writer, guard, lost) = log::queue(std::io::stderr(), config.log.queue_lines);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match config.log.format {
         LogFormat::Json => lines.json().init(),
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
     }
-    Ok(guard)
+    Ok((guard, lost))
 }

@@ -1,6 +1,6 @@
 //! How much memory the process may have and has. `Watch` looks once a second, on a thread of its own, and tells the
-//! limits' guard when it gets short: what is there goes on, nothing new is taken (docs/limits.md). Started by
-//! `server`. Knows the kernel's files, not what memory is used for.
+//! limits' guard when it gets short: what is there goes on, nothing new is taken (docs/limits.md). It also has the
+//! allocator give back what is free. Started by `server`. Knows the kernel's files, not what memory is used for.
 
 use std::fs;
 use std::io;
@@ -77,16 +77,19 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts looking: more than `bound` bytes are too much.
+    /// Starts looking: more than `bound` bytes are too much, if there is a bound. `give_back` has the allocator return
+    /// to the kernel what the process doesn't use: by itself it does so along with its other work only, and after a burst
+    /// an idle server would keep all that the burst took, and one that is short of memory would stay so.
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub fn start(bound: u64, guard: Arc<Guard>) -> io::Result<Self> {
+    pub fn start(bound: Option<u64>, guard: Arc<Guard>, give_back: fn()) -> io::Result<Self> {
         let (end, ended) = channel();
         let body = move || {
             let mut short = false;
             while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let Some(resident) = resident() else { continue };
+                give_back();
+                let (Some(bound), Some(resident)) = (bound, resident()) else { continue };
                 let now_short = is_short(short, resident, bound);
                 if now_short != short {
                     tell(now_short, resident, bound);

@@ -69,9 +69,12 @@ metrics! {
         Publications "publications" "Publications accepted by the owners of their channels",
         Sheds "sheds" "Times that publications were dropped from the queue of a slow client, behind a gap",
         Evictions "history_evictions" "Publications that left a history for limits.history_bytes",
+        ChannelEvictions "channel_evictions" "Channels without subscribers that gave up their place to new ones for limits.channels, and with it their history",
         Parcels "lane_parcels" "Parcels from other shards",
         LaneFull "lane_full_turns" "Turns that ended with something that found a lane full",
         Turns "turns" "Turns of the shards' loops",
+        TokensKnown "token_cache_hits" "Tokens whose signature was known to be good (auth.cached_tokens)",
+        TokensNew "token_cache_misses" "Tokens whose signature was not known and found good, of the kinds that are remembered: all but HS256",
         TlsFailures "tls_failures" "Connections ended for what their peer sent as TLS",
         Panics "panics" "Panics that ended one connection",
     }
@@ -86,6 +89,7 @@ metrics! {
         Users "users" "Users online",
         Channels "channels" "Channels that exist",
         HistoryBytes "history_bytes" "Bytes of publications kept as history",
+        TokensKept "token_cache_tokens" "Tokens whose signature is remembered as good",
     }
 }
 
@@ -185,6 +189,15 @@ impl ShardMetrics {
     }
 }
 
+/// What is counted once in a process, elsewhere than on its shards.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Process {
+    /// Log lines that found no room, or that stderr refused.
+    pub log_lines_lost: u64,
+    /// Revocations in force.
+    pub revocations: u64,
+}
+
 /// The numbers of all shards.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -202,13 +215,14 @@ impl Metrics {
         Arc::clone(&self.shards[index])
     }
 
-    /// All numbers, in the text format [`CONTENT_TYPE`].
+    /// All numbers and those of the `process`, in the text format [`CONTENT_TYPE`].
     ///
     /// # Errors
     /// None in practice: it writes into memory.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    pub fn text(&self, process: Process) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(self.clone()));
+        registry.register_collector(Box::new(process));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(text)
@@ -216,6 +230,17 @@ impl Metrics {
 
     fn sum(&self, of: impl Fn(&ShardMetrics) -> &AtomicU64) -> u64 {
         self.shards.iter().map(|shard| read(of(shard))).fold(0, u64::wrapping_add)
+    }
+}
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let help = "Log lines that stderr did not take in time, or at all";
+        let lost = encoder.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.log_lines_lost).encode(lost)?;
+        let help = "Revocations in force: those whose tokens may not have expired yet";
+        let revocations = encoder.encode_descriptor("revocations", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(self.revocations).unwrap_or(i64::MAX)).encode(revocations)
     }
 }
 
@@ -259,7 +284,7 @@ mod tests {
     use super::*;
 
     fn served(metrics: &Metrics) -> String {
-        metrics.text().expect("a text")
+        metrics.text(Process { log_lines_lost: 3, revocations: 5 }).expect("a text")
     }
 
     #[test]
@@ -281,6 +306,8 @@ mod tests {
             "uringcast_closes_total{code=\"client\"} 3",
             "uringcast_refusals_total{limit=\"memory\"} 3",
             "uringcast_refusals_total{limit=\"bytes\"} 0",
+            "uringcast_log_lines_lost_total 3",
+            "uringcast_revocations 5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

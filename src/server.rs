@@ -24,6 +24,7 @@ use crate::hub::HubSettings;
 use crate::ids::ShardId;
 use crate::limits::{Guard, Rate, Rates, Rules};
 use crate::listener;
+use crate::log::LostLines;
 use crate::memory::{self, Watch};
 use crate::mesh::{self, Waker};
 use crate::metrics::Metrics;
@@ -132,7 +133,7 @@ pub struct Server {
     signals: Signals,
     control: Option<Control>,
     certificate: Option<tls::Watch>,
-    memory: Option<Watch>,
+    memory: Watch,
 }
 
 /// Where a server listens: at one of them at least.
@@ -161,11 +162,12 @@ impl Handle {
 }
 
 impl Server {
-    /// Starts all shards. On return every one of them accepts connections.
+    /// Starts all shards. On return every one of them accepts connections. How many log lines were `lost` is a metric;
+    /// `give_back` has the allocator return memory that the process doesn't use, and the calling thread.
     ///
     /// # Errors
     /// [`BootError`], with nothing left running.
-    pub fn start(config: &Config) -> Result<Self, BootError> {
+    pub fn start(config: &Config, lost: LostLines, give_back: fn()) -> Result<Self, BootError> {
         probe_uring()?;
         forgo_huge_pages();
         let cpus = cpus::usable().map_err(system("reading the CPU affinity"))?;
@@ -175,7 +177,7 @@ impl Server {
         };
         raise_descriptor_limit(count, config)?;
         let verifier = Arc::new(verifier(config)?);
-        let settings = Arc::new(settings(config, count)?);
+        let settings = Arc::new(settings(config, count, give_back)?);
         let clock = Clock::start();
         // Before any thread: so that they all inherit the handlers, and a signal during boot isn't lost.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
@@ -241,6 +243,7 @@ impl Server {
                     namespaces: Arc::clone(&settings.hub.namespaces),
                     counters,
                     metrics: settings.metrics.clone(),
+                    lost,
                     push_bytes: config.limits.push_bytes,
                     request_ms: config.limits.request_ms,
                     head_ms: config.limits.handshake_ms,
@@ -257,9 +260,8 @@ impl Server {
         }
         let certificate = identity.map(|(identity, pair, _)| watch(identity, pair, &shards)).transpose();
         let certificate = certificate.map_err(system("starting the certificate's thread"))?;
-        let memory = memory::bound(config.limits.memory_bytes)
-            .map(|bound| Watch::start(bound, Arc::clone(&settings.guard)))
-            .transpose()
+        let bound = memory::bound(config.limits.memory_bytes);
+        let memory = Watch::start(bound, Arc::clone(&settings.guard), give_back)
             .map_err(system("starting the thread that watches memory"))?;
         Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory })
     }
@@ -303,9 +305,7 @@ impl Server {
         if let Some(control) = control {
             control.stop();
         }
-        if let Some(watch) = memory {
-            watch.stop();
-        }
+        memory.stop();
         Ok(())
     }
 }
@@ -452,7 +452,7 @@ fn verifier(config: &Config) -> Result<Verifier, ConfigError> {
     Ok(verifier)
 }
 
-fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
+fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings, BootError> {
     let limits = &config.limits;
     let origins = if config.origins.is_empty() { Origins::SameHost } else { Origins::List(config.origins.clone()) };
     // Bounds of the process, shared out: owners are spread over the shards by a hash.
@@ -511,6 +511,7 @@ fn settings(config: &Config, shards: usize) -> Result<Settings, BootError> {
         pong_timeout_ms: config.liveness.pong_timeout_ms,
         compression: Compression { level: config.compression.level, min_bytes: config.compression.min_bytes },
         stopwatch: clock::stopwatch_ns,
+        give_back,
         boot_id: rand::random(),
     })
 }

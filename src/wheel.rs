@@ -27,6 +27,20 @@ impl<K> Wheel<K> {
         tick
     }
 
+    /// Takes out what is filed in vain: all of it is looked at, and what `is_awaited` is not for its tick goes.
+    pub fn retain(&mut self, mut is_awaited: impl FnMut(u64, &K) -> bool) {
+        self.ticks.retain(|tick, keys| {
+            keys.retain(|key| is_awaited(*tick, key));
+            keys.shrink_to_fit();
+            !keys.is_empty()
+        });
+    }
+
+    /// How many are filed.
+    pub fn count(&self) -> usize {
+        self.ticks.values().map(Vec::len).sum()
+    }
+
     /// Takes the keys of one tick that is due, with its number; `None` when none is.
     pub fn pop_due(&mut self, now_ms: u64) -> Option<(u64, Vec<K>)> {
         let first = self.ticks.first_entry()?;
@@ -50,5 +64,20 @@ mod tests {
         assert_eq!(wheel.pop_due(u64::MAX), Some((2, vec!['b'])));
         assert_eq!(wheel.pop_due(u64::MAX), Some((10, vec!['c'])));
         assert!(wheel.pop_due(u64::MAX).is_none());
+    }
+
+    #[test]
+    fn what_was_taken_out_does_not_come_up() {
+        let mut wheel = Wheel::default();
+        let tick = wheel.file('a', 1);
+        wheel.file('b', 1);
+        let later = wheel.file('a', 100);
+        wheel.retain(|at, key| *key == 'b' || at != tick);
+        assert_eq!(wheel.count(), 2);
+        assert_eq!(wheel.pop_due(u64::MAX), Some((tick, vec!['b'])));
+        assert_eq!(wheel.pop_due(u64::MAX), Some((later, vec!['a'])));
+        wheel.file('c', 1);
+        wheel.retain(|_, _| false);
+        assert!(wheel.pop_due(u64::MAX).is_none() && wheel.count() == 0);
     }
 }

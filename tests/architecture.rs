@@ -38,8 +38,8 @@ const IMPURE_PATHS: [&str; 3] = ["std::net", "std::os", "std::thread"];
 const CLOCK: &str = "clock.rs";
 
 /// Who owns sockets and tasks; nothing pure knows of them.
-const SHELL: [&str; 10] =
-    ["conn", "control", "reactor", "listener", "server", "memory", "cpus", "doctor", "cli", "main"];
+const SHELL: [&str; 11] =
+    ["conn", "control", "reactor", "listener", "server", "memory", "log", "cpus", "doctor", "cli", "main"];
 /// Which modules a module must not know, beside the shell: all that stands right of it in the design's chain.
 const ARROWS: [(&str, &[&str]); 21] = [
     ("proto", &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "config", "shard"]),
@@ -74,7 +74,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
 /// Readable in one sitting.
 const LINES_MAX: usize = 700;
 /// Where `unsafe` may be, and why is said there.
-const UNSAFE: &str = "conn.rs";
+const UNSAFE: [&str; 2] = ["conn.rs", "main.rs"];
 
 fn files() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -126,7 +126,7 @@ fn faults_of_style(file: &Source) -> Vec<String> {
         (file.has(&[".", "unwrap", "(", ")"]), "unwraps"),
         (file.has(&["todo", "!"]), "is not done"),
         (file.text.contains("TODO") || file.text.contains("FIXME"), "leaves something to do"),
-        (file.name != UNSAFE && file.words().any(|word| word == "unsafe"), "is unsafe"),
+        (!UNSAFE.contains(&&*file.name) && file.words().any(|word| word == "unsafe"), "is unsafe"),
     ];
     faults.into_iter().filter(|(broken, _)| *broken).map(|(_, what)| format!("{} {what}", file.name)).collect()
 }

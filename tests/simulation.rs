@@ -29,6 +29,8 @@ mod oracle;
 mod plan;
 #[path = "simulation/rights.rs"]
 mod rights;
+#[path = "simulation/tokens.rs"]
+mod tokens;
 #[path = "simulation/wire.rs"]
 mod wire;
 #[path = "simulation/world.rs"]
@@ -111,9 +113,10 @@ fn many_lives() {
     }
     println!("{seeds} lives: {sum:?}");
     let everything = [sum.clients, sum.attached, sum.published, sum.kicked, sum.slow, sum.refused];
+    let tokens = [sum.refreshed, sum.turned_away, sum.cut, sum.revocations];
     let channels = [sum.inflated, sum.heard, sum.recovered, sum.not_recovered, sum.gaps, sum.duplicates];
     assert!(
-        seeds < SEEDS || everything.iter().chain(&channels).all(|&count| count > 50),
+        seeds < SEEDS || everything.iter().chain(&channels).chain(&tokens).all(|&count| count > 50),
         "too little happened: {sum:?}"
     );
 }

@@ -42,6 +42,9 @@ mod oracles;
 #[path = "../../tests/simulation/plan.rs"]
 mod plan;
 #[allow(dead_code)]
+#[path = "../../tests/simulation/tokens.rs"]
+mod tokens;
+#[allow(dead_code)]
 #[path = "../../tests/simulation/wire.rs"]
 mod wire;
 #[allow(dead_code)]

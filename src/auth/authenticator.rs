@@ -71,4 +71,9 @@ impl Authenticator {
     pub fn remembered(&self) -> CacheLimits {
         self.verified.borrow().size()
     }
+
+    /// How often a token's signature was remembered to be good, and how often it had to be checked and is good.
+    pub fn looked_up(&self) -> (u64, u64) {
+        self.verified.borrow().looked_up()
+    }
 }

@@ -27,6 +27,8 @@ pub(super) struct VerifiedTokens {
     young_bytes: usize,
     old: HashSet<Box<str>, RandomState>,
     old_bytes: usize,
+    hits: u64,
+    misses: u64,
 }
 
 impl VerifiedTokens {
@@ -34,15 +36,17 @@ impl VerifiedTokens {
     pub(super) fn new(limits: CacheLimits) -> Self {
         let half = CacheLimits { tokens: limits.tokens / 2, bytes: limits.bytes / 2 };
         let (young, old) = (HashSet::default(), HashSet::default());
-        Self { half, young, young_bytes: 0, old, old_bytes: 0 }
+        Self { half, young, young_bytes: 0, old, old_bytes: 0, hits: 0, misses: 0 }
     }
 
     /// Whether this very token was found good.
     pub(super) fn contains(&mut self, token: &str) -> bool {
         if self.young.contains(token) {
+            self.hits += 1;
             return true;
         }
         let Some(token) = self.old.take(token) else { return false };
+        self.hits += 1;
         self.old_bytes -= weight(&token);
         self.insert_owned(token);
         true
@@ -50,6 +54,7 @@ impl VerifiedTokens {
 
     /// Remembers a token with a good signature, if one of its size can be.
     pub(super) fn insert(&mut self, token: &str) {
+        self.misses += 1;
         if self.half.tokens > 0 && weight(token) <= self.half.bytes {
             self.insert_owned(token.into());
         }
@@ -57,7 +62,14 @@ impl VerifiedTokens {
 
     /// Forgets everything, for keys that are not those by which it was judged.
     pub(super) fn clear(&mut self) {
+        let (hits, misses) = (self.hits, self.misses);
         *self = Self::new(CacheLimits { tokens: self.half.tokens * 2, bytes: self.half.bytes * 2 });
+        (self.hits, self.misses) = (hits, misses);
+    }
+
+    /// How many tokens were found, and how many were not and are good.
+    pub(super) fn looked_up(&self) -> (u64, u64) {
+        (self.hits, self.misses)
     }
 
     /// How many tokens are remembered, and what they take.

@@ -38,7 +38,8 @@ settings! {
         /// How long each publication is kept, in milliseconds.
         history_age_ms: u64 = 300_000, range(0..=MONTH_MS);
         /// What members hear of each other: "events" (each join and leave), "digest" (one list per window), "count"
-        /// (their number, per window) or "off".
+        /// (their number, per window) or "off". In a lobby of thousands, "events" makes sign-ins many times as dear as
+        /// "count" or "off" do: each is told to all.
         presence: PresenceMode = PresenceMode::Off;
         /// How long joins and leaves are gathered for a digest or a count, in milliseconds.
         presence_window_ms: u64 = 1_000, range(10..=MINUTE_MS);

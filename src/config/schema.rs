@@ -98,6 +98,9 @@ settings! {
         level: String = "info".to_owned(), not_empty;
         /// "text" for people or "json" for machines.
         format: LogFormat = LogFormat::Text;
+        /// The most lines that may wait for stderr to take them; further ones are lost, and counted
+        /// (`uringcast_log_lines_lost_total`).
+        queue_lines: usize = 16_384, range(1..=1 << 24);
     }
 }
 
@@ -233,7 +236,8 @@ settings! {
         lane_parcels: usize = 1_024, range(16..=1 << 20);
         /// The most channels that one connection may be subscribed to at a time.
         subscriptions: usize = 128, range(1..=65_536);
-        /// The most channels that exist at a time, over all shards.
+        /// The most channels that exist at a time, over all shards. A new one then takes the place, and the history, of the
+        /// one that nobody has been on for the longest time; if somebody is on each, it is refused (503).
         channels: usize = 1_000_000, range(1..=100_000_000);
         /// The most that all channels' history may take together, in bytes, over all shards.
         history_bytes: usize = 256 << 20, range(0..=TIB);

@@ -25,7 +25,8 @@ use super::owners::{NotAsked, Owners};
 use super::{Parts, REQUESTS};
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
-use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::log::LostLines;
+use crate::metrics::{CONTENT_TYPE, Metrics, Process};
 use crate::namespace::{LOBBY, Namespaces, PresenceMode};
 use crate::parcel::{Answer, Ask, Placed};
 use crate::proto::channel::is_channel_name;
@@ -47,6 +48,8 @@ pub struct Watching {
     pub counters: Arc<Counters>,
     /// What they count.
     pub metrics: Metrics,
+    /// How many log lines were lost.
+    pub lost: LostLines,
     /// The listener can only be reached from this machine: metrics need no key.
     pub is_open: bool,
 }
@@ -240,7 +243,12 @@ async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Resul
     if !state.watching.is_open && !state.admits(&headers) {
         return Err(Fault::new(StatusCode::UNAUTHORIZED, NO_KEY));
     }
-    let text = state.watching.metrics.text().map_err(|_| Fault::busy())?;
+    let Watching { metrics, lost, .. } = &state.watching;
+    let revocations = {
+        let mut ledger = state.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.count(state.clock.now().unix_ms) as u64
+    };
+    let text = metrics.text(Process { log_lines_lost: lost.count(), revocations }).map_err(|_| Fault::busy())?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 

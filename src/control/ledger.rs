@@ -67,6 +67,12 @@ impl Ledger {
         &self.table
     }
 
+    /// How many are in force.
+    pub fn count(&mut self, now_ms: u64) -> usize {
+        self.table.prune(now_ms);
+        self.table.count()
+    }
+
     /// Adds one.
     ///
     /// # Errors
@@ -172,6 +178,7 @@ mod tests {
         // What has expired makes room.
         ledger.add(&of_id("b", 300), 200).unwrap();
         assert_eq!(ledger.table().count(), 2);
+        assert_eq!((ledger.count(299), ledger.count(1_000)), (2, 0), "what has expired is not in force");
     }
 
     #[test]

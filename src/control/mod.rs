@@ -26,6 +26,7 @@ use tokio::time::timeout;
 
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
+use crate::log::LostLines;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::proto::handshake::Origins;
@@ -70,6 +71,8 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// What the shards count.
     pub metrics: Metrics,
+    /// How many log lines were lost.
+    pub lost: LostLines,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
     /// How long a request may take.
@@ -114,6 +117,7 @@ impl Control {
         let watching = Watching {
             counters: Arc::clone(&parts.counters),
             metrics: parts.metrics.clone(),
+            lost: parts.lost.clone(),
             is_open: addr.ip().is_loopback(),
         };
         let state = Arc::new(State::new(parts, watching));

@@ -89,8 +89,11 @@ pub fn unsubscribe(
     now: Now,
     out: &mut Staging<Parcel>,
 ) {
-    if channel.detach(conn, Some(request)) && has_members(channel) {
-        channel.used_ms = now.mono_ms;
+    if !channel.detach(conn, Some(request)) {
+        return;
+    }
+    channel.used_ms = now.mono_ms;
+    if has_members(channel) {
         let change = channel.members.leave(conn);
         let count = channel.members.count();
         announce(settings, channel, change, count, now, out);

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use rand::Rng;
 
 use super::history::History;
 use super::presence::{Announcer, Members};
@@ -38,6 +37,8 @@ pub struct Channel {
     pub batch: Batch,
     /// When it was last used: without subscribers and history it goes away some time after.
     pub used_ms: u64,
+    /// Under which time the hub lists it among those that nobody is on.
+    pub deserted_ms: Option<u64>,
     /// The tick under which it is filed in the hub's wheel; entries under others are stale.
     pub filed: u64,
 }
@@ -55,18 +56,18 @@ pub struct Batch {
 }
 
 impl Channel {
-    /// A channel without a past. The epoch is 64 random bits: offsets of an earlier life can't pass for these.
+    /// A channel without a past.
     pub fn new(
         name: Arc<str>,
         namespace: Arc<Namespace>,
         announcer: Announcer,
         shards: usize,
-        random: &mut impl Rng,
+        epoch: Arc<str>,
     ) -> Self {
         Self {
             name,
             namespace,
-            epoch: format!("{:016x}", random.next_u64()).into(),
+            epoch,
             offset: 0,
             timestamp: 0,
             subscribers: HashMap::default(),
@@ -76,6 +77,7 @@ impl Channel {
             announcer,
             batch: Batch::default(),
             used_ms: 0,
+            deserted_ms: None,
             filed: 0,
         }
     }

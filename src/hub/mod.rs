@@ -6,6 +6,7 @@ mod attach;
 pub mod budget;
 mod channel;
 pub mod dedup;
+mod epochs;
 pub mod history;
 pub mod presence;
 mod publish;
@@ -15,8 +16,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 
 use crate::clock::Now;
 use crate::ids::{ConnId, ShardId};
@@ -28,6 +27,7 @@ use crate::proto::text::Language;
 use crate::user::User;
 use crate::wheel::{TICK_MS, Wheel};
 use channel::Channel;
+use epochs::Epochs;
 use presence::{Announcer, AnnouncerSettings};
 use publish::Publisher;
 use users::{DuplicateLogin, Users};
@@ -35,8 +35,14 @@ use users::{DuplicateLogin, Users};
 pub use crate::namespace::LOBBY;
 
 /// A channel without subscribers and history is kept at least so long, and as long as its history would be: so
-/// long a client that was away finds the offsets that it knows.
+/// long a client that was away finds the offsets that it knows. One in which nothing was ever published has nothing
+/// to keep and goes with its last subscriber; one that another needs the place of goes too, the longest unused first.
 const IDLE_MS: u64 = 5 * 60_000;
+/// To how much the order of those is kept, so that a channel which the backend alone uses is not filed anew at every
+/// publication.
+const IDLE_STEP_MS: u64 = 1_000;
+/// So many entries of the wheel may be in vain, or as many as there are channels.
+const OUTLIVED: usize = 1_024;
 
 /// Which shard owns a channel: the same on every shard and run (FNV-1a, so that it can be told from outside).
 pub fn owner_of(channel: &str, shards: usize) -> ShardId {
@@ -92,6 +98,8 @@ pub struct Holdings {
     pub publications: u64,
     /// Publications that left a history for the bound over all of them.
     pub evictions: u64,
+    /// Channels that nobody was on and that gave up their place for new ones.
+    pub channel_evictions: u64,
 }
 
 /// A channel as its owner sees it.
@@ -122,9 +130,14 @@ pub struct Hub {
     alarm_ms: u64,
     /// Channels by their next deadline.
     wheel: Wheel<Arc<str>>,
-    random: StdRng,
+    /// Entries there whose channel went before its time, at most.
+    outlived: usize,
+    /// Channels that nobody is on, by when they were last used.
+    deserted: BTreeSet<(u64, Arc<str>)>,
+    epochs: Epochs,
     publications: u64,
     evictions: u64,
+    channel_evictions: u64,
 }
 
 #[derive(Debug)]
@@ -148,9 +161,12 @@ impl Hub {
             batches: BTreeSet::new(),
             alarm_ms: 0,
             wheel: Wheel::default(),
-            random: StdRng::seed_from_u64(seed),
+            outlived: 0,
+            deserted: BTreeSet::new(),
+            epochs: Epochs::new(seed),
             publications: 0,
             evictions: 0,
+            channel_evictions: 0,
         }
     }
 
@@ -223,14 +239,14 @@ impl Hub {
         }
         let Some(lobby) = self.channels.get_mut(LOBBY) else { return };
         attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
-        self.file(LOBBY, now);
+        self.settle(LOBBY, now);
     }
 
     /// A subscription is over. Never refused either.
     pub fn unsubscribe(&mut self, conn: ConnId, request: u32, channel: &str, now: Now, out: &mut Staging<Parcel>) {
         let Some(local) = self.channels.get_mut(channel) else { return };
         attach::unsubscribe(&self.settings, local, conn, request, now, out);
-        self.file(channel, now);
+        self.settle(channel, now);
     }
 
     /// Looks at the channels whose moment has come: batch and presence windows, history, disuse.
@@ -244,10 +260,9 @@ impl Hub {
                 attach::poll(&self.settings, &self.users, channel, now, out);
                 self.publisher.expire(channel, now);
                 if is_disused(channel, now) {
-                    self.publisher.forget(channel);
-                    self.channels.remove(&name);
+                    self.remove(&name);
                 } else {
-                    self.file(&name, now);
+                    self.settle(&name, now);
                 }
             }
         }
@@ -267,6 +282,7 @@ impl Hub {
             history_bytes: self.publisher.budget.bytes(),
             publications: self.publications,
             evictions: self.evictions,
+            channel_evictions: self.channel_evictions,
         }
     }
 
@@ -289,13 +305,13 @@ impl Hub {
                 let page = self.members(&channel, cursor.as_deref(), limit as usize);
                 Answer::Presence(channel, Box::new(page))
             }
-            ask => match self.channel(&name, now) {
+            ask => match self.channel(&name, now, out) {
                 Ok(()) => self.with_channel(&name, asker, request, ask, now, out),
                 Err(refusal) => Answer::Refused(refusal),
             },
         };
         self.conclude(&name, asker, request, outcome, out);
-        self.file(&name, now);
+        self.settle(&name, now);
     }
 
     /// Answers, or lets the answer wait for the end of the channel's batch window: it must not overtake earlier ones.
@@ -358,14 +374,16 @@ impl Hub {
     }
 
     /// Makes sure that the channel exists.
-    fn channel(&mut self, name: &Arc<str>, now: Now) -> Result<(), Refusal> {
+    fn channel(&mut self, name: &Arc<str>, now: Now, out: &mut Staging<Parcel>) -> Result<(), Refusal> {
         if self.channels.contains_key(name) {
             return Ok(());
         }
-        let namespace = self.settings.namespaces.of(name).ok_or(Refusal::Forbidden)?;
-        let full = self.channels.len() >= self.settings.channels || self.settings.guard.is_short_of_memory();
-        if full && **name != *LOBBY {
-            return Err(Refusal::TooManyChannels);
+        let namespace = Arc::clone(self.settings.namespaces.of(name).ok_or(Refusal::Forbidden)?);
+        if **name != *LOBBY {
+            let full = self.channels.len() >= self.settings.channels;
+            if self.settings.guard.is_short_of_memory() || (full && !self.make_place(out)) {
+                return Err(Refusal::TooManyChannels);
+            }
         }
         let announcer = Announcer::new(AnnouncerSettings {
             mode: namespace.presence,
@@ -373,11 +391,48 @@ impl Hub {
             window_ms: namespace.presence_window_ms,
             list_max: self.settings.presence_list,
         });
-        let (namespace, shards) = (Arc::clone(namespace), self.settings.shards);
-        let mut channel = Channel::new(Arc::clone(name), namespace, announcer, shards, &mut self.random);
+        let (epoch, shards) = (self.epochs.of(name), self.settings.shards);
+        let mut channel = Channel::new(Arc::clone(name), namespace, announcer, shards, epoch);
         channel.used_ms = now.mono_ms;
         self.channels.insert(Arc::clone(name), channel);
         Ok(())
+    }
+
+    /// Takes the place of the channel that nobody is on for the longest time; whether there is one. Whoever comes back
+    /// to it learns by the epoch that what they knew of it is gone.
+    fn make_place(&mut self, out: &mut Staging<Parcel>) -> bool {
+        let Some((_, name)) = self.deserted.first().cloned() else { return false };
+        let channel = self.channels.get_mut(&name).expect("a deserted channel exists");
+        // Nobody hears of its publications, but who sent them waits to be told.
+        self.publisher.end_batch(channel, out);
+        self.remove(&name);
+        self.channel_evictions += 1;
+        true
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(mut channel) = self.channels.remove(name) else { return };
+        self.publisher.forget(&mut channel);
+        if let Some(since_ms) = channel.deserted_ms {
+            self.deserted.remove(&(since_ms, Arc::clone(channel.name())));
+        }
+        if channel.filed > 0 {
+            self.unfile();
+        }
+        if channel.offset() > 0 {
+            self.epochs.end(name);
+        }
+    }
+
+    /// A channel is gone whose deadline is filed. Of such there may be any number before their time comes: so now and
+    /// then the wheel is cleared of them, at a cost of two entries looked at for each that is.
+    fn unfile(&mut self) {
+        self.outlived += 1;
+        if self.outlived > self.channels.len().max(OUTLIVED) {
+            let Self { wheel, channels, .. } = self;
+            wheel.retain(|tick, name| channels.get(name).is_some_and(|channel| channel.filed == tick));
+            self.outlived = 0;
+        }
     }
 
     /// Whether the asker may ask about the channel: the backend, and who subscribes.
@@ -422,9 +477,26 @@ impl Hub {
         }
     }
 
-    /// Files the channel under its next deadline, unless it is filed at that tick or before.
-    fn file(&mut self, name: &str, now: Now) {
+    /// After whatever happened to the channel: one that nobody is on goes or is listed as such, and its next deadline is
+    /// filed, unless it is filed at that tick or before.
+    fn settle(&mut self, name: &str, now: Now) {
         let Some(channel) = self.channels.get_mut(name) else { return };
+        let is_deserted = channel.is_deserted() && *name != *LOBBY;
+        if is_deserted && channel.offset() == 0 {
+            return self.remove(name);
+        }
+        let listed_ms = channel.deserted_ms;
+        let is_right = match listed_ms {
+            Some(since_ms) => is_deserted && channel.used_ms < since_ms + IDLE_STEP_MS,
+            None => !is_deserted,
+        };
+        if !is_right {
+            if let Some(since_ms) = listed_ms {
+                self.deserted.remove(&(since_ms, Arc::clone(channel.name())));
+            }
+            channel.deserted_ms = is_deserted.then_some(channel.used_ms);
+            self.deserted.extend(channel.deserted_ms.map(|since_ms| (since_ms, Arc::clone(channel.name()))));
+        }
         let Some(at_ms) = next_deadline(channel, now) else { return };
         if channel.filed == 0 || at_ms.div_ceil(TICK_MS) < channel.filed {
             channel.filed = self.wheel.file(Arc::clone(channel.name()), at_ms);
@@ -503,3 +575,6 @@ fn answer(out: &mut Staging<Parcel>, asker: Asker, request: u32, answer: Answer)
     };
     out.push(to, Parcel::Answer { asker, request, answer });
 }
+
+#[cfg(test)]
+mod tests;

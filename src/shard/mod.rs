@@ -49,6 +49,10 @@ use rights::Sweep;
 pub const CLOSE_MS: u64 = 2_000;
 /// Reading stops while this much waits for the client that nobody shares: who doesn't read answers gets no more.
 pub const REPLY_BYTES: usize = 64 * 1024;
+/// What is larger than this, the allocator makes pages of some MB for.
+const LARGE_BYTES: usize = 64 * 1024;
+/// How often memory is given back while large messages come.
+const GIVE_BACK_MS: u64 = 1_000;
 /// What a turn takes from one lane: so many parcels …
 pub const LANE_PARCELS: usize = 256;
 /// … and no more after so many bytes.
@@ -93,6 +97,8 @@ pub struct Settings {
     pub compression: Compression,
     /// A clock in nanoseconds, from any moment on: for what is counted, and for nothing else.
     pub stopwatch: fn() -> u64,
+    /// Has the allocator give back what it keeps for the thread that calls it.
+    pub give_back: fn(),
     /// Makes connection ids unique over nodes and restarts.
     pub boot_id: u64,
 }
@@ -172,6 +178,9 @@ pub struct Shard {
     compressors: Option<Box<Compressors>>,
     /// Room for a message before it is compressed.
     plain: Vec<u8>,
+    /// Something took much memory since it was last given back.
+    had_large: bool,
+    gave_back_ms: u64,
     credits: Vec<Credits>,
     wheel: Wheel<ConnId>,
     /// The clocks by which deadlines of the wall clock are filed in it.
@@ -208,6 +217,8 @@ impl Shard {
             inflater: None,
             compressors: None,
             plain: Vec::new(),
+            had_large: false,
+            gave_back_ms: 0,
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
             wheel: Wheel::default(),
             filed_by: Now::default(),
@@ -302,6 +313,7 @@ impl Shard {
         if from != self.own {
             self.metrics.count(Count::Parcels);
         }
+        self.had_large |= parcel.weight() > LARGE_BYTES;
         match parcel {
             Parcel::Ask { asker, request, ask } => self.hub.ask(asker, request, ask, now, &mut self.staging),
             Parcel::Unsubscribe { conn, request, channel } => {
@@ -349,6 +361,15 @@ impl Shard {
         self.metrics.count(Count::Turns);
     }
 
+    /// After a large message the allocator keeps a page of some MB for each size that it took, and nobody knows when the
+    /// next one comes. To give them back costs up to a millisecond, so it isn't done after each.
+    fn give_back(&mut self, now: Now) {
+        if self.had_large && self.gave_back_ms + GIVE_BACK_MS <= now.mono_ms {
+            (self.had_large, self.gave_back_ms) = (false, now.mono_ms);
+            (self.settings.give_back)();
+        }
+    }
+
     /// Tells what is kept elsewhere, once a tick: an idle shard has no turns.
     fn publish_metrics(&self) {
         let Self { metrics, hub, .. } = self;
@@ -359,8 +380,13 @@ impl Shard {
         metrics.set(Gauge::Users, held.users);
         metrics.set(Gauge::Channels, held.channels);
         metrics.set(Gauge::HistoryBytes, held.history_bytes);
+        metrics.set(Gauge::TokensKept, self.authenticator.remembered().tokens);
+        let (known, new) = self.authenticator.looked_up();
+        metrics.set_count(Count::TokensKnown, known);
+        metrics.set_count(Count::TokensNew, new);
         metrics.set_count(Count::Publications, held.publications);
         metrics.set_count(Count::Evictions, held.evictions);
+        metrics.set_count(Count::ChannelEvictions, held.channel_evictions);
     }
 
     /// An owner refused something for a limit.

@@ -341,6 +341,7 @@ impl Shard {
                 }
             }
         }
+        self.had_large |= envelopes.trim();
         self.envelopes = Some(envelopes);
     }
 

@@ -16,6 +16,7 @@ impl Shard {
     /// Looks at every connection whose moment has come.
     pub fn tick(&mut self, now: Now) {
         self.publish_metrics();
+        self.give_back(now);
         self.hub.tick(now, &mut self.staging);
         self.follow_clock(now);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {

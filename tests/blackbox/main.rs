@@ -16,6 +16,7 @@ mod handshake;
 mod keys;
 mod limits;
 mod liveness;
+mod memory;
 mod metrics;
 #[cfg(feature = "planted-panic")]
 mod panics;

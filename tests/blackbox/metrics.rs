@@ -2,7 +2,12 @@
 //! meaning, and no other is. `Metrics` reads numbers for the tests of limits too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -10,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{Client, DEADLINE, Options, Server};
+use crate::api::Backend;
+use crate::support::{Client, DEADLINE, Options, Server, now_s};
 
 const KEY: &str = "an-api-key-of-the-tests-of-metrics";
 
@@ -206,6 +212,105 @@ async fn history_is_counted_and_so_is_what_leaves_it() {
     metrics.reach("uringcast_history_evictions_total", |value| value >= 10).await;
     let kept = metrics.reach("uringcast_history_bytes", |value| value > 0).await;
     assert!(kept <= 4_000, "{kept} bytes are kept");
+}
+
+/// The log's reader ends as soon as it knows where the API is.
+const READER: &str = r#"exec "$@" 2> >(sed -u '/HTTP API on/q' >&2)"#;
+
+#[tokio::test]
+async fn log_lines_that_are_refused_are_counted() {
+    let options = options().shards(1).env("URINGCAST_LOG__LEVEL", "debug");
+    let server = options.wrapped(&["bash", "-c", READER, "bash"]).start();
+    let metrics = Metrics::of(&server).await;
+    let end = Instant::now() + DEADLINE;
+    while metrics.get("uringcast_log_lines_lost_total").await == 0 {
+        assert!(Instant::now() < end, "no line was refused");
+        let (client, _) = Client::join(&server, 1, "Alice").await;
+        client.leave().await;
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_not_read_in_time_says_so_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("log");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let (path, read) = (fifo.clone(), Arc::new(AtomicUsize::new(0)));
+    let (found, addr) = mpsc::channel();
+    let (go_on, resumed) = mpsc::channel();
+    let so_far = Arc::clone(&read);
+    let reader = std::thread::spawn(move || {
+        let mut lines = BufReader::with_capacity(256, File::open(path).unwrap()).lines();
+        let addr = lines.by_ref().find_map(|line| Some(line.unwrap().split_once("HTTP API on http://")?.1.to_owned()));
+        found.send(addr.unwrap()).unwrap();
+        resumed.recv().unwrap();
+        let mut text = String::new();
+        for line in lines {
+            text += &line.unwrap();
+            so_far.store(text.len(), Relaxed);
+        }
+        text
+    });
+    let options = options().shards(1).without("URINGCAST_LIMITS__EXEMPT");
+    let options = options.env("URINGCAST_LOG__LEVEL", "debug").env("URINGCAST_LOG__QUEUE_LINES", 16);
+    let script = r#"exec "$@" 2>"$0""#;
+    let mut server = options.wrapped(&["sh", "-c", script, fifo.to_str().unwrap()]).start();
+    let metrics = Metrics { addr: addr.recv_timeout(DEADLINE).unwrap().trim().parse().unwrap() };
+    let end = Instant::now() + 3 * DEADLINE;
+    while metrics.get("uringcast_log_lines_lost_total").await == 0 {
+        assert!(Instant::now() < end, "no line was lost");
+        for _ in 0..50 {
+            let (client, _) = Client::join(&server, 1, "Alice").await;
+            client.leave().await;
+        }
+    }
+    go_on.send(()).unwrap();
+    // A page of what the pipe held: there is room again.
+    let end = Instant::now() + DEADLINE;
+    while read.load(Relaxed) < 4_096 {
+        assert!(Instant::now() < end, "only {} bytes come", read.load(Relaxed));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    server.signal("TERM");
+    assert!(server.ended(DEADLINE).success());
+    let text = reader.join().unwrap();
+    assert!(text.contains("log lines were lost"), "{}", &text[text.len().saturating_sub(1_000)..]);
+}
+
+#[tokio::test]
+async fn revocations_and_remembered_tokens_are_counted() {
+    let server = options()
+        .shards(2)
+        .env("URINGCAST_AUTH__PUBLIC_KEY_FILES", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/ed.pub.pem"))
+        .start();
+    let metrics = Metrics::of(&server).await;
+    let pem = include_bytes!("../keys/ed.key.pem");
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
+    let claims = json!({"user_id": 7, "username": "Ed", "exp": now_s() + 600});
+    let token = jsonwebtoken::encode(&header, &claims, &jsonwebtoken::EncodingKey::from_ed_pem(pem).unwrap()).unwrap();
+    let sign_ins = 12;
+    for _ in 0..sign_ins {
+        let mut client = Client::open(&server).await;
+        assert_eq!(client.auth(&token).await["type"], "auth_success");
+        client.leave().await;
+    }
+    // Each shard checks it once.
+    let end = Instant::now() + DEADLINE;
+    let misses = loop {
+        let hits = metrics.get("uringcast_token_cache_hits_total").await;
+        let misses = metrics.get("uringcast_token_cache_misses_total").await;
+        if hits + misses == sign_ins {
+            break misses;
+        }
+        assert!(Instant::now() < end, "{hits} hits and {misses} misses of {sign_ins} sign-ins");
+    };
+    assert!((1..=2).contains(&misses), "{misses}");
+    metrics.reach("uringcast_token_cache_tokens", |count| count == misses).await;
+
+    assert_eq!(metrics.get("uringcast_revocations").await, 0);
+    let backend = Backend::of(&server).await.with(&format!("Authorization: Bearer {KEY}\r\n"));
+    backend.post("/api/revoke", &json!({"user": 7})).await.ok();
+    assert_eq!(metrics.get("uringcast_revocations").await, 1, "once, however many shards have it");
 }
 
 #[tokio::test]

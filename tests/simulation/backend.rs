@@ -16,6 +16,8 @@ use crate::plan::CHANNELS;
 struct Asked {
     channel: &'static str,
     once: bool,
+    /// When, among all that happened.
+    said: u64,
     /// Where it is; `None` within if it was refused.
     answer: Option<Option<Place>>,
 }
@@ -30,7 +32,7 @@ pub struct Backend {
 
 impl Backend {
     /// Publishes something somewhere; sometimes once more under the same key.
-    pub fn ask(&mut self, shards: &mut [Shard], dice: &mut Dice) -> String {
+    pub fn ask(&mut self, shards: &mut [Shard], said: u64, dice: &mut Dice) -> String {
         let channel = dice.pick(&CHANNELS[..CHANNELS.len() - 1]);
         let number = u32::try_from(self.asked.len()).expect("few");
         let again = self.asked.iter().rposition(|asked| asked.once && asked.channel == channel);
@@ -47,7 +49,7 @@ impl Backend {
         };
         let owner = owner_of(channel, shards.len()).index();
         shards[owner].ask_for_backend(number, Ask::Publish(Box::new(publish)));
-        self.asked.push(Asked { channel, once, answer: None });
+        self.asked.push(Asked { channel, once, said, answer: None });
         self.tags.insert(number, tag.clone());
         format!("the backend publishes {tag} in {channel}, once {once}")
     }
@@ -83,6 +85,11 @@ impl Backend {
     /// What it was told to be published, and where.
     pub fn accepted(&self) -> impl Iterator<Item = (&str, &Place)> {
         self.asked.iter().filter_map(|asked| Some((asked.channel, asked.answer.as_ref()?.as_ref()?)))
+    }
+
+    /// What was said, by its tag, and when.
+    pub fn said(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.tags.values().map(String::as_str).zip(self.asked.iter().map(|asked| asked.said))
     }
 
     pub fn at_rest(&self) -> Verdict {

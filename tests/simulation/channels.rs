@@ -9,6 +9,7 @@ use uringcast::namespace::{Overflow, PresenceMode, PublishRule};
 use crate::client::{Answer, Asked, Client, Verdict, What};
 use crate::dice::Dice;
 use crate::plan::{CHANNELS, Plan, key_of};
+use crate::tokens::Token;
 
 /// A position: epoch and offset.
 pub type Place = (String, u64);
@@ -30,6 +31,8 @@ pub struct Draft {
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     pub positions: BTreeMap<String, Place>,
+    /// Signed tokens that it was given.
+    pub tokens: Vec<Token>,
     /// Sent under an idempotency key, and as whom.
     pub keyed: Vec<(String, Draft)>,
 }
@@ -186,7 +189,7 @@ impl Client {
             since.clone()
         };
         let namespace = plan.settings.hub.namespaces.of(&channel).ok_or("no such namespace")?;
-        if data["overflow"] != namespace.overflow.as_str() || !plan.may(&channel, self.account(plan)) {
+        if data["overflow"] != namespace.overflow.as_str() || !self.may(plan, &channel).any(|may| may) {
             return Err(format!("{json} is not what the namespace allows"));
         }
         let (epoch, offset) = place_of(data)?;
@@ -260,8 +263,13 @@ impl Client {
         self.book.told.push(Told { channel: channel.into(), place: (epoch.into(), offset), data });
     }
 
-    pub fn read_unsubscribed(&mut self, json: &Value) -> Verdict {
+    pub fn read_unsubscribed(&mut self, json: &Value, plan: &Plan) -> Verdict {
         let channel = json["data"]["channel"].as_str().ok_or("no channel")?.to_owned();
+        if json["id"].is_null() {
+            // A newer token grants less.
+            let fair = json["code"] == 403 && self.may(plan, &channel).any(|may| !may);
+            return conclude(fair && self.book.subscribed.remove(&channel).is_some(), json);
+        }
         self.answered(json, Answer::Done, |what| *what == What::Unsubscribe { channel: channel.clone() })?;
         // A subscribe that was cancelled leaves nothing to remove.
         self.book.subscribed.remove(&channel);
@@ -413,7 +421,7 @@ impl Client {
         });
         match (what, code) {
             (What::Subscribe { .. }, 404) => namespace.is_none(),
-            (What::Subscribe { .. }, 403) => namespace.is_some() && !plan.may(channel, self.account(plan)),
+            (What::Subscribe { .. }, 403) => namespace.is_some() && self.may(plan, channel).any(|may| !may),
             (What::Subscribe { .. }, 409) => {
                 let others = self.asked.iter().enumerate().filter(|(at, _)| *at != request).map(|(_, asked)| asked);
                 self.book.subscribed.contains_key(channel)
@@ -444,7 +452,7 @@ impl Client {
         let namespace = plan.settings.hub.namespaces.of(&channel);
         let fair = match json["code"].as_u64() {
             Some(404) => namespace.is_none(),
-            Some(403) => !plan.may(&channel, self.account(plan)),
+            Some(403) => self.may(plan, &channel).any(|may| !may),
             // Asked for twice, or cancelled.
             Some(409 | 503 | 504) => true,
             _ => false,

@@ -11,6 +11,7 @@ use crate::channels::{Book, Draft, Known, Place};
 use crate::codec::{self, Ear, Heard};
 use crate::dice::Dice;
 use crate::plan::{Account, CHANNELS, Plan, key_of};
+use crate::tokens::{Law, Token};
 
 /// A channel that nobody subscribes to.
 const ELSEWHERE: &str = "elsewhere";
@@ -21,6 +22,8 @@ pub type Verdict<T = ()> = Result<T, String>;
 #[derive(Debug, Clone, PartialEq)]
 pub enum What {
     Auth(usize),
+    /// To stay signed in by a newer token, of this account.
+    Refresh(usize),
     BadToken,
     NoToken,
     /// The text as it was sent.
@@ -68,7 +71,9 @@ impl What {
             | Self::Unsubscribe { channel }
             | Self::History { channel, .. }
             | Self::Presence { channel } => Some(channel),
-            Self::Auth(_) | Self::BadToken | Self::NoToken | Self::Heartbeat | Self::Malformed => None,
+            Self::Auth(_) | Self::Refresh(_) | Self::BadToken | Self::NoToken | Self::Heartbeat | Self::Malformed => {
+                None
+            }
         }
     }
 }
@@ -79,6 +84,9 @@ pub struct Asked {
     pub what: What,
     /// Only then can its answer be told from others.
     pub has_id: bool,
+    /// When, among all that happened, and by the wall clock.
+    pub said: u64,
+    pub said_ms: u64,
     pub answer: Option<Answer>,
 }
 
@@ -88,6 +96,8 @@ pub enum Answer {
     /// With the offset.
     Ack(u64),
     Error(u64),
+    /// The token was not taken.
+    Failed,
 }
 
 /// What `auth_success` said.
@@ -110,6 +120,14 @@ pub struct Client {
     pub asked: Vec<Asked>,
     pub connection_id: Option<String>,
     pub attached: Option<Attached>,
+    /// What it signed in with or refreshed, by request.
+    pub tokens: BTreeMap<usize, Token>,
+    /// The request whose token counts.
+    held: Option<usize>,
+    /// Told that the token ends.
+    warned: bool,
+    /// Told that its token is none, or none any more.
+    pub unauthorized: bool,
     /// Raw payloads of lobby frames, in order.
     pub lobby: Vec<String>,
     /// Texts of the messages among them: the first has the offset after the one attached at.
@@ -141,6 +159,10 @@ impl Client {
             asked: Vec::new(),
             connection_id: None,
             attached: None,
+            tokens: BTreeMap::new(),
+            held: None,
+            warned: false,
+            unauthorized: false,
             lobby: Vec::new(),
             texts: Vec::new(),
             kicked: false,
@@ -174,6 +196,21 @@ impl Client {
         self.expect_close.is_some()
     }
 
+    /// The token by which it is signed in.
+    pub fn token(&self) -> Option<&Token> {
+        self.tokens.get(&self.held?)
+    }
+
+    /// Whether it may subscribe, by each of the tokens that it signed in with or stays by.
+    pub fn may(&self, plan: &Plan, channel: &str) -> impl Iterator<Item = bool> {
+        let taken = self.tokens.iter().filter(|(request, _)| {
+            let signed_in = self.attached.as_ref().is_some_and(|attached| attached.request == **request);
+            signed_in
+                || self.asked[**request].what.account().is_none() && self.asked[**request].answer == Some(Answer::Done)
+        });
+        taken.map(move |(_, token)| plan.may(channel, Some(&plan.accounts[token.account])))
+    }
+
     pub fn account<'a>(&self, plan: &'a Plan) -> Option<&'a Account> {
         self.attached.as_ref().map(|attached| &plan.accounts[attached.account])
     }
@@ -194,6 +231,10 @@ impl Client {
             4 => What::Empty,
             5 => What::Elsewhere,
             6 => What::Malformed,
+            8 => match &self.attached {
+                Some(attached) if !dice.once_in(6) => What::Refresh(attached.account),
+                _ => What::Refresh(dice.between(1, plan.accounts.len() - 1)),
+            },
             _ if dice.once_in(4) => What::BadToken,
             _ => What::NoToken,
         }
@@ -212,7 +253,7 @@ impl Client {
     }
 
     /// The bytes of a request, noted as asked.
-    pub fn ask(&mut self, what: What, plan: &Plan, dice: &mut Dice) -> Vec<u8> {
+    pub fn ask(&mut self, what: What, plan: &Plan, law: &mut Law, dice: &mut Dice) -> Vec<u8> {
         let id = format!("q{}", self.asked.len());
         let has_id = match what {
             What::Message(_) | What::Empty => dice.once_in(2),
@@ -220,7 +261,11 @@ impl Client {
             _ => true,
         };
         let (kind, data) = match &what {
-            What::Auth(account) => ("auth", self.auth(&plan.accounts[*account].token, plan, dice)),
+            What::Auth(account) => {
+                let token = self.show(*account, plan, law, dice);
+                ("auth", self.auth(&token, plan, dice))
+            }
+            What::Refresh(account) => ("refresh", json!({ "token": self.show(*account, plan, law, dice) })),
             What::BadToken => ("auth", json!({ "token": "no such token" })),
             What::NoToken => ("auth", json!({})),
             What::Message(text) => ("message", json!({ "text": text })),
@@ -244,8 +289,17 @@ impl Client {
         if has_id {
             envelope["id"] = id.into();
         }
-        self.asked.push(Asked { what, has_id, answer: None });
+        let (said, said_ms) = (law.moment(), law.now_ms);
+        self.asked.push(Asked { what, has_id, said, said_ms, answer: None });
         codec::message(&envelope.to_string(), self.ear.deflates(), dice)
+    }
+
+    /// A token, noted as what the next request shows.
+    fn show(&mut self, account: usize, plan: &Plan, law: &mut Law, dice: &mut Dice) -> String {
+        let token = law.token(account, &mut self.book.known.tokens, plan, dice);
+        let text = token.text.clone();
+        self.tokens.insert(self.asked.len(), token);
+        text
     }
 
     /// Signs in, sometimes with channels and where it was in the lobby.
@@ -292,7 +346,7 @@ impl Client {
     }
 
     /// Takes bytes from the socket; returns what the client says to them at once.
-    pub fn hear(&mut self, bytes: &[u8], plan: &Plan, dice: &mut Dice) -> Verdict<Vec<u8>> {
+    pub fn hear(&mut self, bytes: &[u8], plan: &Plan, law: &Law, dice: &mut Dice) -> Verdict<Vec<u8>> {
         self.ear.feed(bytes);
         let mut answer = Vec::new();
         while let Some(heard) = self.ear.next()? {
@@ -302,7 +356,7 @@ impl Client {
                 return Err(format!("{heard:?} where Close {code} has to come"));
             }
             match heard {
-                Heard::Text(text) => self.read(text, plan)?,
+                Heard::Text(text) => self.read(text, plan, law)?,
                 Heard::Pong => {}
                 Heard::Ping(payload) if self.polite && !self.is_over() => {
                     answer.extend(codec::frame(codec::PONG, true, &payload, dice));
@@ -330,7 +384,7 @@ impl Client {
         Ok(())
     }
 
-    fn read(&mut self, raw: String, plan: &Plan) -> Verdict {
+    fn read(&mut self, raw: String, plan: &Plan, law: &Law) -> Verdict {
         let json: Value = serde_json::from_str(&raw).map_err(|error| format!("{error} in {raw}"))?;
         let kind = json["type"].as_str().ok_or_else(|| format!("no type in {raw}"))?;
         if self.connection_id.is_none() != (kind == "system") {
@@ -343,7 +397,7 @@ impl Client {
             "gap" => self.read_gap(&json, plan)?,
             "join" | "leave" | "presence_digest" => self.read_presence_push(&json)?,
             "subscribed" => self.read_subscribed(&json, plan)?,
-            "unsubscribed" => self.read_unsubscribed(&json)?,
+            "unsubscribed" => self.read_unsubscribed(&json, plan)?,
             "history" => self.read_history(&json, plan)?,
             "presence" => self.read_members(&json)?,
             "message" => {
@@ -355,10 +409,9 @@ impl Client {
                 self.lobby.push(raw);
             }
             "auth_success" => self.read_success(&json, plan)?,
-            "auth_failed" => {
-                self.answered(&json, Answer::Done, |what| *what == What::BadToken)?;
-                self.expect_close = Some(4401);
-            }
+            "auth_failed" => self.read_auth_failed(&json, plan, law)?,
+            "refreshed" => self.read_refreshed(&json, plan)?,
+            "token_expiring" => self.read_token_expiring(&json, law)?,
             "kicked" => {
                 if plan.settings.hub.duplicate_login != DuplicateLogin::KickOld || self.attached.is_none() {
                     return Err("kicked without having held".into());
@@ -373,7 +426,7 @@ impl Client {
             }
             "ack" if json["data"]["channel"] != "lobby" => self.read_channel_ack(&json)?,
             "ack" => self.read_ack(&json)?,
-            "error" => self.read_error(&json, plan)?,
+            "error" => self.read_error(&json, plan, law)?,
             "ping" | "draining" => {}
             other => return Err(format!("an unknown type {other}")),
         }
@@ -399,6 +452,7 @@ impl Client {
         let since = wanted.pop().and_then(|(_, since)| since);
         self.book.unnamed = wanted;
         self.book.lobby_due = self.read_recovery(&data["lobby"], "lobby", since.as_ref(), plan)?;
+        self.held = Some(request);
         self.attached = Some(Attached {
             request,
             account,
@@ -407,6 +461,38 @@ impl Client {
             online_count: data["online_count"].as_u64().ok_or("no count")?,
         });
         Ok(())
+    }
+
+    /// In answer to a sign-in; or, unasked, the token by which it is signed in, or is about to be, counts no more.
+    fn read_auth_failed(&mut self, json: &Value, plan: &Plan, law: &Law) -> Verdict {
+        let is_over = |token: &Token| law.is_over(token, plan);
+        let fair = if json["id"].is_null() {
+            self.token().map_or_else(|| self.tokens.values().any(is_over), is_over)
+        } else {
+            let fits = |what: &What| matches!(what, What::BadToken | What::Auth(_));
+            let request = self.answered(json, Answer::Failed, fits)?;
+            self.attached.is_none() && self.tokens.get(&request).is_none_or(is_over)
+        };
+        self.unauthorized = true;
+        self.expect_close = Some(4401);
+        if fair { Ok(()) } else { Err(format!("{json} to one with {:?}", self.tokens)) }
+    }
+
+    fn read_refreshed(&mut self, json: &Value, plan: &Plan) -> Verdict {
+        let request = self.answered(json, Answer::Done, |what| matches!(what, What::Refresh(_)))?;
+        let token = &self.tokens[&request];
+        let own = self.account(plan).is_some_and(|account| account.key == plan.accounts[token.account].key);
+        let end = token.expires_at_ms.is_none_or(|end_ms| json["data"]["expires_at"] == end_ms);
+        (self.held, self.warned) = (Some(request), false);
+        if own && end { Ok(()) } else { Err(format!("{json} for {token:?}")) }
+    }
+
+    /// Once for each token, half a minute ahead.
+    fn read_token_expiring(&mut self, json: &Value, law: &Law) -> Verdict {
+        let again = std::mem::replace(&mut self.warned, true);
+        let token = self.token().ok_or("a token's end before auth_success")?;
+        let fair = token.expires_at_ms.is_some_and(|end_ms| json["data"]["expires_at"] == end_ms);
+        if fair && !again && law.is_ending(token) { Ok(()) } else { Err(format!("{json} of {token:?}")) }
     }
 
     fn read_message(&mut self, json: &Value) -> Verdict {
@@ -447,7 +533,7 @@ impl Client {
         }
     }
 
-    fn read_error(&mut self, json: &Value, plan: &Plan) -> Verdict {
+    fn read_error(&mut self, json: &Value, plan: &Plan, law: &Law) -> Verdict {
         let code = json["code"].as_u64().ok_or("no code")?;
         if json["id"].is_null() && json["data"]["channel"].is_string() && json["data"]["channel"] != "lobby" {
             return self.read_unnamed_error(json, plan);
@@ -469,7 +555,8 @@ impl Client {
             (What::Auth(_), 429) if policy == DuplicateLogin::KickOld => Some(4429),
             (What::Auth(_), 504) if !attached => Some(1011),
             (What::Auth(_), 503) | (What::NoToken, 400) if !attached => None,
-            (what, 401) if !attached && what.channel().is_some() => None,
+            (what, 401) if !attached && (what.channel().is_some() || matches!(what, What::Refresh(_))) => None,
+            (What::Refresh(_), 403) if attached && self.may_not_refresh(request, plan, law) => None,
             (What::Message(_) | What::Users, 503 | 504) | (What::Empty, 400) | (What::Elsewhere, 403) if attached => {
                 None
             }
@@ -478,6 +565,13 @@ impl Client {
             (what, _) => return Err(format!("{json} in answer to {what:?}")),
         };
         Ok(())
+    }
+
+    /// The token is another user's, or counts no more.
+    fn may_not_refresh(&self, request: usize, plan: &Plan, law: &Law) -> bool {
+        let token = &self.tokens[&request];
+        let key = &plan.accounts[token.account].key;
+        law.is_over(token, plan) || self.account(plan).is_some_and(|own| own.key != *key)
     }
 
     /// Notes the answer to the request that it names; each is answered once.

@@ -19,10 +19,12 @@ pub enum Fault {
     AnswerFirst,
     /// The wire says that it took a byte which it did not.
     LoseByte,
+    /// A shard says that it revoked what it did not.
+    ForgetRevocation,
 }
 
 impl Fault {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::DropDeliver,
         Self::SwapDelivers,
         Self::DuplicateDeliver,
@@ -30,6 +32,7 @@ impl Fault {
         Self::DropKick,
         Self::AnswerFirst,
         Self::LoseByte,
+        Self::ForgetRevocation,
     ];
 }
 
@@ -71,7 +74,7 @@ pub struct Lanes {
     queues: Vec<VecDeque<Parcel>>,
     /// Deliveries shipped so far, by destination.
     pub delivered: Vec<usize>,
-    sabotage: Sabotage,
+    pub sabotage: Sabotage,
 }
 
 impl Lanes {

@@ -42,7 +42,7 @@ fn place(told: &Told) -> Where<'_> {
 }
 
 /// What a publication can be told by: the drafts put it first in the text, or beside the padding.
-fn tag_of(data: &Value) -> Option<&str> {
+pub fn tag_of(data: &Value) -> Option<&str> {
     data["data"]["tag"].as_str().or_else(|| data["text"].as_str().and_then(|text| text.split(' ').next()))
 }
 

@@ -11,6 +11,7 @@ use uringcast::shard::CLOSE_MS;
 use crate::client::{Answer, Asked, Client, Verdict, What, published, tag};
 use crate::ledger;
 use crate::plan::{OBSERVER, Plan, key_of};
+use crate::tokens;
 use crate::wire::Reader;
 use crate::world::{WATCH, World};
 
@@ -20,6 +21,8 @@ const PATIENCE: usize = 20_000;
 const PAUSE_MS: u64 = 64;
 /// Close codes that the server gives of its own accord here.
 const CODES: [u16; 7] = [1011, 4401, 4408, 4409, 4429, 4504, 4508];
+/// How long no token ends when everything is judged.
+const QUIET_MS: u64 = 5_000;
 /// What the observer says last.
 const LAST_WORDS: &str = "last words";
 
@@ -38,6 +41,10 @@ pub struct Tally {
     pub gaps: usize,
     pub duplicates: usize,
     pub inflated: usize,
+    pub refreshed: usize,
+    pub turned_away: usize,
+    pub cut: usize,
+    pub revocations: usize,
 }
 
 impl Tally {
@@ -54,6 +61,10 @@ impl Tally {
         self.gaps += other.gaps;
         self.duplicates += other.duplicates;
         self.inflated += other.inflated;
+        self.refreshed += other.refreshed;
+        self.turned_away += other.turned_away;
+        self.cut += other.cut;
+        self.revocations += other.revocations;
     }
 }
 
@@ -75,6 +86,7 @@ pub fn judge(world: &mut World) -> Verdict<Tally> {
     master.publications(world)?;
     world.backend.at_rest()?;
     ledger::judge(world)?;
+    tokens::judge(world)?;
     kicks(world)?;
     Ok(tally(world))
 }
@@ -86,7 +98,14 @@ fn settle(world: &mut World) -> Verdict {
     let settings = &world.plan.settings;
     let longest = settings.request_ms.max(1_100) + 2 * CLOSE_MS + settings.handshake_ms.min(1_000);
     come_to_rest(world)?;
-    for _ in 0..longest.div_ceil(PAUSE_MS) {
+    let mut left = longest.div_ceil(PAUSE_MS);
+    loop {
+        // Nobody's token may end while all are judged, or so shortly before that others have yet to be told.
+        if world.token_ends_within(QUIET_MS) {
+            left = left.max(QUIET_MS / PAUSE_MS);
+        }
+        let Some(fewer) = left.checked_sub(1) else { break };
+        left = fewer;
         world.advance(PAUSE_MS)?;
         // Batch windows end in a turn.
         (0..world.shards.len()).try_for_each(|shard| world.turn(shard))?;
@@ -108,7 +127,7 @@ fn come_to_rest(world: &mut World) -> Verdict {
             busy |= pump(world, client)?;
         }
         for shard in 0..world.shards.len() {
-            if !world.shards[shard].is_quiescent() || !world.lanes.is_empty() {
+            if !world.shards[shard].is_quiescent() || !world.lanes.is_empty() || world.law.is_pending(shard) {
                 world.turn(shard)?;
                 busy = true;
             }
@@ -371,7 +390,8 @@ fn ending(world: &World, client: &Client) -> Verdict {
         1011 => {
             client.asked.iter().any(|asked| asked.what.account().is_some() && asked.answer == Some(Answer::Error(504)))
         }
-        4401 => client.asked.iter().any(|asked| asked.what == What::BadToken),
+        // Why, was judged when it was told.
+        4401 => client.unauthorized,
         4408 => client.attached.is_none() && lived_ms >= settings.auth_ms,
         // Who was kicked, and by whom, is `kicks`'s matter.
         4409 if client.kicked => true,
@@ -418,6 +438,9 @@ fn claims(plan: &Plan, world: &World, client: &Client) -> usize {
 fn tally(world: &World) -> Tally {
     let count = |fits: fn(&Client) -> bool| world.clients.iter().filter(|client| fits(client)).count();
     let asked = world.clients.iter().flat_map(|client| &client.asked);
+    let refreshed = |asked: &&Asked| matches!(asked.what, What::Refresh(_)) && asked.answer == Some(Answer::Done);
+    let failed = |asked: &&Asked| matches!(asked.what, What::Auth(_)) && asked.answer == Some(Answer::Failed);
+    let all = || world.clients.iter().flat_map(|client| &client.asked);
     let books = || world.clients.iter().map(|client| &client.book);
     Tally {
         clients: world.clients.len(),
@@ -432,5 +455,9 @@ fn tally(world: &World) -> Tally {
         gaps: books().map(|book| book.gaps).sum(),
         inflated: world.clients.iter().map(Client::inflated).sum(),
         duplicates: books().flat_map(|book| &book.acked).filter(|acked| acked.duplicate).count(),
+        refreshed: all().filter(refreshed).count(),
+        turned_away: all().filter(failed).count(),
+        cut: count(|client| client.attached.is_some() && client.unauthorized),
+        revocations: world.law.decrees(),
     }
 }

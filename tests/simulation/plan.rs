@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use uringcast::auth::{CacheLimits, Verifier};
+use uringcast::auth::{CacheLimits, UserId, Verifier};
 use uringcast::config::{Auth, Config, Secret, StaticToken};
 use uringcast::http::Site;
 use uringcast::hub::HubSettings;
@@ -19,6 +19,7 @@ use uringcast::proto::websocket;
 use uringcast::shard::{Compression, Settings};
 
 use crate::dice::Dice;
+use crate::tokens;
 
 /// One token and whom it stands for.
 #[derive(Debug)]
@@ -54,11 +55,13 @@ pub struct Plan {
     /// Sends in one step of a flush, at most.
     pub flush_budget: usize,
     /// How likely each action is, in the order of `world::ACTIONS`.
-    pub weights: [usize; 10],
+    pub weights: [usize; 11],
     /// How likely each thing to say is, in the order of `Client::idea`.
-    pub topics: [usize; 8],
+    pub topics: [usize; 9],
     /// Of 100 things to say, how many are about channels.
     pub channel_share: usize,
+    /// Of 100 tokens, how many are signed and end, and are not those of the configuration.
+    pub token_share: usize,
 }
 
 impl Plan {
@@ -68,6 +71,7 @@ impl Plan {
             account.channels = CHANNELS.iter().filter(|_| dice.once_in(2)).map(|&name| name.to_owned()).collect();
         }
         let channel_share = dice.pick(&[0, 20, 50, 90]);
+        let token_share = dice.pick(&[0, 0, 50, 95]);
         let shards = if dice.once_in(16) { 16 } else { dice.pick(&[1, 2, 2, 3, 3, 4, 5]) };
         Self {
             settings: Arc::new(settings(shards, dice)),
@@ -77,9 +81,10 @@ impl Plan {
             room: dice.pick(&[300, 1_500, 6_000, 65_536]),
             lane_budget: dice.pick(&[1, 2, 5, 256]),
             flush_budget: dice.pick(&[1, 2, 4, 192]),
-            weights: weights(channel_share, dice),
-            topics: [dice.between(2, 8), dice.between(4, 40), 3, 2, 2, 1, 1, 1],
+            weights: weights(channel_share, token_share, dice),
+            topics: [dice.between(2, 8), dice.between(4, 40), 3, 2, 2, 1, 1, 1, token_share / 40],
             channel_share,
+            token_share,
             accounts,
         }
     }
@@ -102,14 +107,17 @@ impl Plan {
     }
 }
 
-fn weights(channel_share: usize, dice: &mut Dice) -> [usize; 10] {
+fn weights(channel_share: usize, token_share: usize, dice: &mut Dice) -> [usize; 11] {
+    let revoke = usize::from(token_share > 0 && dice.once_in(2));
     let mut lean = |base: usize| (base * dice.pick(&[1, 2, 4, 8])).div_ceil(4);
-    [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1), lean(100), lean(10), channel_share / 8]
+    [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1), lean(100), lean(10), channel_share / 8, revoke]
 }
 
 fn accounts(users: usize) -> Vec<Account> {
     let names = ["Ann", "<b>Bo</b>", "张三", "D'Arcy & \"Co\"", "eve", "Zoë"];
     let mut all = vec![account(OBSERVER, json!("observer"), "Observer")];
+    let id = UserId::from_json(&all[OBSERVER].id).expect("an id");
+    all[OBSERVER].token = tokens::observers(&id, all[OBSERVER].name);
     for (user, name) in names.into_iter().enumerate().take(users) {
         let id = if user % 2 == 0 { json!(user) } else { json!(format!("user-{user}")) };
         all.push(account(all.len(), id, name));
@@ -129,14 +137,15 @@ pub fn key_of(id: &Value) -> String {
 }
 
 fn verifier(accounts: &[Account]) -> Verifier {
-    let tokens = accounts.iter().map(|account| StaticToken {
+    let fixed = accounts[OBSERVER + 1..].iter().map(|account| StaticToken {
         token: Secret::new(account.token.as_str()),
         user: account.id.clone(),
         name: Some(account.name.to_owned()),
         channels: account.channels.clone(),
     });
-    let auth = Auth { tokens: tokens.collect(), ..Auth::default() };
-    Verifier::new(&auth).expect("static tokens need no files")
+    let secret = Some(Secret::new(tokens::SECRET));
+    let auth = Auth { tokens: fixed.collect(), hs256_secret: secret, ..Auth::default() };
+    Verifier::new(&auth).expect("neither needs a file")
 }
 
 fn namespaces(escape: bool, dice: &mut Dice) -> Arc<Namespaces> {
@@ -211,6 +220,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         pong_timeout_ms: dice.pick(&[300, 10_000]),
         compression: Compression { level: 1, min_bytes: dice.pick(&[0, 60, 256]) },
         stopwatch: || 0,
+        give_back: || (),
         boot_id: dice.throw(),
     }
 }

@@ -19,6 +19,7 @@ use crate::deflate::OFFERS;
 use crate::dice::Dice;
 use crate::faults::{Fault, Lanes, Sabotage};
 use crate::plan::{CHANNELS, OBSERVER, Plan};
+use crate::tokens::{Law, START_MS};
 use crate::wire::{Net, Reader};
 
 /// The observer is the first client.
@@ -28,7 +29,7 @@ pub const WATCH: usize = 0;
 pub const HERE: Arrival = Arrival { from: IpAddr::V4(Ipv4Addr::LOCALHOST), over: None };
 
 /// What a step can be; `Plan::weights` has the odds.
-const ACTIONS: [fn(&mut World) -> Verdict; 10] = [
+const ACTIONS: [fn(&mut World) -> Verdict; 11] = [
     World::connect,
     World::speak,
     World::any_server_read,
@@ -39,6 +40,7 @@ const ACTIONS: [fn(&mut World) -> Verdict; 10] = [
     World::any_turn,
     World::pass_time,
     World::backend_asks,
+    World::backend_revokes,
 ];
 
 pub fn shard_id(index: usize) -> ShardId {
@@ -55,6 +57,7 @@ pub struct World {
     pub net: Net,
     pub clients: Vec<Client>,
     pub backend: Backend,
+    pub law: Law,
     /// Clients that were closed as slow, judged by what really waited for them.
     pub slow: BTreeSet<usize>,
     /// The server was told to go: handshakes are cut.
@@ -81,9 +84,10 @@ impl World {
             flushing: vec![false; count],
             lanes: Lanes::new(count, plan.settings.lane_parcels, sabotage.clone()),
             net: Net::new(count, Dice::new(seed ^ 0x5eed), sabotage),
-            now: Now { unix_ms: 1_800_000_000_000, mono_ms: 1_000 },
+            now: Now { unix_ms: START_MS, mono_ms: 1_000 },
             clients: Vec::new(),
             backend: Backend::default(),
+            law: Law::new(count),
             slow: BTreeSet::new(),
             going: false,
             plan,
@@ -188,7 +192,7 @@ impl World {
 
     pub fn say(&mut self, client: usize, what: What) {
         self.note(|| format!("client {client} says q{} {what:?}", self.clients[client].asked.len()));
-        let bytes = self.clients[client].ask(what, &self.plan, &mut self.dice);
+        let bytes = self.clients[client].ask(what, &self.plan, &mut self.law, &mut self.dice);
         self.net.pipes[client].up.extend(bytes);
     }
 
@@ -207,7 +211,7 @@ impl World {
         let pipe = &mut self.net.pipes[client];
         let count = pipe.down.len().min(most);
         let bytes: Vec<u8> = pipe.down.drain(..count).collect();
-        let answer = self.clients[client].hear(&bytes, &self.plan, &mut self.dice).map_err(blame)?;
+        let answer = self.clients[client].hear(&bytes, &self.plan, &self.law, &mut self.dice).map_err(blame)?;
         self.note(|| format!("client {client} reads {count}"));
         let pipe = &mut self.net.pipes[client];
         pipe.up.extend(answer);
@@ -394,9 +398,11 @@ impl World {
                 self.shards[shard].take(shard_id(from), parcel, self.now);
             }
         }
+        self.tell(shard)?;
         self.note(|| format!("shard {shard} takes a turn"));
         self.shards[shard].turn(self.now);
         let answers = self.shards[shard].take_backend_answers();
+        let answers = self.law.hear(answers)?;
         self.backend.hear(answers)?;
         self.lanes.ship(shard, &mut self.shards[shard]);
         self.act(shard)
@@ -454,7 +460,17 @@ impl World {
     }
 
     fn backend_asks(&mut self) -> Verdict {
-        let said = self.backend.ask(&mut self.shards, &mut self.dice);
+        let said = self.backend.ask(&mut self.shards, self.law.moment(), &mut self.dice);
+        self.note(|| said);
+        Ok(())
+    }
+
+    fn backend_revokes(&mut self) -> Verdict {
+        // Otherwise nobody would be left before long.
+        if !self.dice.once_in(4) {
+            return Ok(());
+        }
+        let said = self.law.decree(&self.plan, &self.clients, &mut self.dice);
         self.note(|| said);
         Ok(())
     }
@@ -471,6 +487,7 @@ impl World {
         self.note(|| format!("{ms} ms pass"));
         self.now.mono_ms += ms;
         self.now.unix_ms += ms;
+        self.law.now_ms = self.now.unix_ms;
         // The observer lives, come what may.
         let alive = codec::frame(codec::PONG, true, &[], &mut self.dice);
         self.net.pipes[WATCH].up.extend(alive);

@@ -50,6 +50,8 @@ fn other_keys_forget_what_was_found_good() {
     own.set_verifier(Arc::new(verifier(&with_eddsa())));
     assert!(own.verify(&token, NOW_MS).is_ok());
     assert_eq!(own.remembered().tokens, 1, "the bound outlives a reload");
+    assert!(own.verify(&token, NOW_MS).is_ok());
+    assert_eq!(own.looked_up(), (1, 2), "and so do the counts");
 }
 
 #[test]

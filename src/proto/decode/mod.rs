@@ -29,8 +29,9 @@ pub const MAX_KEY_BYTES: usize = 255;
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 64;
 /// Longest `epoch` that a client may name, in bytes.
 pub const MAX_EPOCH_BYTES: usize = 64;
-/// Scratch space above this is given back after the message that needed it.
-const KEEP_BYTES: usize = 128 * 1024;
+/// What a decoder keeps between two messages, in bytes: what a message of 16 KiB needs that is all structure, or one
+/// of 64 KiB that is mostly text.
+const KEEP_BYTES: usize = 512 * 1024;
 
 /// A client's message, borrowed from the decoder and the text.
 #[derive(Debug, PartialEq, Eq)]
@@ -176,7 +177,7 @@ pub struct EnvelopeDecoder {
 
 impl fmt::Debug for EnvelopeDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EnvelopeDecoder").field("scratch", &self.scratch.capacity()).finish_non_exhaustive()
+        f.debug_struct("EnvelopeDecoder").field("held_bytes", &self.held_bytes()).finish_non_exhaustive()
     }
 }
 
@@ -194,9 +195,6 @@ impl EnvelopeDecoder {
     /// # Errors
     /// [`Rejected`] with the reason, for an `error` 400.
     pub fn decode<'a>(&'a mut self, text: &'a [u8]) -> Result<Request<'a>, Rejected<'a>> {
-        if self.scratch.capacity().max(self.clipped.capacity()) > KEEP_BYTES && text.len() <= KEEP_BYTES {
-            *self = Self::default();
-        }
         copy(text, &mut self.scratch);
         let mut tape = Tape(std::mem::take(&mut self.tape)).reset();
         let mut parsed = simd_json::fill_tape(&mut self.scratch, &mut self.buffers, &mut tape);
@@ -216,6 +214,25 @@ impl EnvelopeDecoder {
         };
         self.tape = tape.reset().0;
         request
+    }
+
+    /// To be called when the request has been dealt with: gives back what it needed beyond [`KEEP_BYTES`]. A message of
+    /// 300 KB that is all brackets takes 10 MB, and nobody knows when the next one of its size comes.
+    /// Returns whether there was anything to give back.
+    pub fn trim(&mut self) -> bool {
+        let is_large = self.held_bytes() > KEEP_BYTES;
+        if is_large {
+            *self = Self::default();
+        }
+        is_large
+    }
+
+    /// What it holds on the heap, or a little more, in bytes. simd-json's two buffers are private: each is as large as
+    /// the text, and grows by doubling.
+    fn held_bytes(&self) -> usize {
+        let texts = 4 * self.scratch.capacity() + self.clipped.capacity();
+        let structurals = 2 * size_of_val(self.buffers.structural_indexes());
+        texts + structurals + self.tape.capacity() * size_of::<Node<'_>>()
     }
 }
 
