@@ -30,6 +30,7 @@ const PURE: [&str; 19] = [
     "run",
     "limits",
     "metrics",
+    "planted",
 ];
 /// What a pure module can't name: words of code, and paths with everything below them.
 const IMPURE_WORDS: [&str; 7] = ["monoio", "tokio", "async", "await", "Instant", "SystemTime", "rustix"];
@@ -49,6 +50,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ),
     ("namespace", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("ids", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
+    ("planted", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("clock", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("wheel", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("auth", &["rights", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),

@@ -17,7 +17,7 @@ mod keys;
 mod limits;
 mod liveness;
 mod metrics;
-#[cfg(feature = "planted-panic")]
+#[cfg(feature = "planted")]
 mod panics;
 mod presence;
 mod proof;
