@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{Client, DEADLINE, Options, Server};
+use crate::support::tls::Files;
+use crate::support::{Client, DEADLINE, Options, Server, until};
 
 const KEY: &str = "an-api-key-of-the-tests-of-metrics";
 
@@ -29,16 +29,7 @@ pub struct Metrics {
 
 impl Metrics {
     pub async fn of(server: &Server) -> Self {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            let log = server.log();
-            let found = log.split_once("HTTP API on http://").and_then(|(_, rest)| rest.split_whitespace().next());
-            if let Some(addr) = found {
-                return Self { addr: addr.parse().unwrap() };
-            }
-            assert!(Instant::now() < end, "where the API listens is not in the log: {log}");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        Self { addr: server.api().await }
     }
 
     /// The head and the body of the answer.
@@ -69,15 +60,7 @@ impl Metrics {
 
     /// Waits until a series has this value.
     pub async fn reach(&self, series: &str, wanted: impl Fn(u64) -> bool) -> u64 {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            let value = self.get(series).await;
-            if wanted(value) {
-                return value;
-            }
-            assert!(Instant::now() < end, "{series} stays {value}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until(series, async || Some(self.get(series).await).filter(|value| wanted(*value))).await
     }
 }
 
@@ -127,7 +110,8 @@ fn served(text: &str) -> Table {
 
 #[tokio::test]
 async fn what_is_served_is_what_is_documented() {
-    let server = options().shards(2).start();
+    let files = Files::new();
+    let server = files.beside(options()).shards(2).start();
     let (head, body) = Metrics::of(&server).await.scrape("").await;
     assert!(head.to_lowercase().contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
     assert!(body.ends_with("# EOF\n"), "{body}");

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -15,12 +16,12 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::{DEADLINE, Server, assert_shape, token};
 
-/// One WebSocket client.
-pub struct Client {
-    ws: WebSocketStream<TcpStream>,
+/// One WebSocket client, over plain TCP unless it says otherwise.
+pub struct Client<S = TcpStream> {
+    ws: WebSocketStream<S>,
 }
 
-pub fn small_buffers() -> WebSocketConfig {
+fn small_buffers() -> WebSocketConfig {
     // The default of 128 KiB each way would cost more than a gigabyte with ten thousand clients.
     WebSocketConfig::default().read_buffer_size(2048).write_buffer_size(0)
 }
@@ -28,14 +29,9 @@ pub fn small_buffers() -> WebSocketConfig {
 impl Client {
     /// Connects to any path, without reading anything.
     pub async fn connect(server: &Server, path: &str) -> Self {
-        let request = server.url(path).into_client_request().expect("a request");
-        let connecting = async {
-            let tcp = TcpStream::connect(server.addr).await.expect("connects");
-            tcp.set_nodelay(true).expect("nodelay");
-            tokio_tungstenite::client_async_with_config(request, tcp, Some(small_buffers())).await
-        };
-        let (ws, _) = timeout(DEADLINE, connecting).await.expect("in time").expect("upgrades");
-        Self { ws }
+        let tcp = timeout(DEADLINE, TcpStream::connect(server.addr)).await.expect("in time").expect("connects");
+        tcp.set_nodelay(true).expect("nodelay");
+        Self::over(tcp, &server.url(path)).await
     }
 
     /// Connects to `/ws` and reads the welcome.
@@ -52,6 +48,21 @@ impl Client {
         let success = client.auth(&token(id, name)).await;
         assert_eq!(success["type"], "auth_success", "{success}");
         (client, success)
+    }
+
+    /// The TCP stream under the client.
+    pub fn tcp(&self) -> &TcpStream {
+        self.ws.get_ref()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// Upgrades a connection, without reading anything more.
+    pub async fn over(stream: S, url: &str) -> Self {
+        let request = url.into_client_request().expect("a request");
+        let upgrading = tokio_tungstenite::client_async_with_config(request, stream, Some(small_buffers()));
+        let (ws, _) = timeout(DEADLINE, upgrading).await.expect("in time").expect("upgrades");
+        Self { ws }
     }
 
     /// Sends a token and returns whatever comes next.
@@ -178,11 +189,6 @@ impl Client {
     /// The socket is gone, as when the client's process is killed.
     pub fn vanish(self) {
         drop(self);
-    }
-
-    /// The TCP stream under the client.
-    pub fn tcp(&self) -> &TcpStream {
-        self.ws.get_ref()
     }
 }
 
