@@ -65,7 +65,7 @@ impl Validity {
 impl fmt::Display for Concern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::NotYetValid(by_s) => write!(f, "is not valid before {} from now", Span(by_s)),
+            Self::NotYetValid(by_s) => write!(f, "is not yet valid, and won't be for {}", Span(by_s)),
             Self::ExpiresSoon(left_s) => write!(f, "expires in {}", Span(left_s)),
             Self::Expired(for_s) => write!(f, "expired {} ago", Span(for_s)),
         }
@@ -128,8 +128,8 @@ mod tests {
     #[test]
     fn dates_are_judged_at_their_edges() {
         for (now_s, text) in [
-            (GOOD.not_before_s - 3 * DAY_S, Some("is not valid before 3 days from now")),
-            (GOOD.not_before_s - 1, Some("is not valid before less than an hour from now")),
+            (GOOD.not_before_s - 3 * DAY_S, Some("is not yet valid, and won't be for 3 days")),
+            (GOOD.not_before_s - 1, Some("is not yet valid, and won't be for less than an hour")),
             (GOOD.not_before_s, None),
             (GOOD.not_after_s - NOTICE_S, None),
             (GOOD.not_after_s - NOTICE_S + 1, Some("expires in 13 days")),
