@@ -9,7 +9,6 @@
 pub mod mutate;
 pub mod targets;
 
-#[expect(dead_code, reason = "the property tests use all of them; the targets use some")]
 #[path = "../../tests/oracles/mod.rs"]
 mod oracles;
 #[expect(
