@@ -4,14 +4,21 @@
     cargo build --release --workspace && benches/sizing.py [FOLDER]      (FOLDER: of the binaries, target/release)
 
 One shard on CPU 0, the load generator on CPU 1, loopback. Takes about a minute and wants the machine for itself.
-Needs Linux's /proc/slabinfo for the kernel's memory, which only root may read; without it those rows say so.
+Needs Linux's /proc/slabinfo for the kernel's memory, which only root may read; without it those rows say so. The row
+on TLS alone: benches/sizing.py FOLDER tls [CONNECTIONS]; it needs the openssl command for a certificate.
 """
 
+import base64
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import resource
 import socket
+import ssl
+import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -76,7 +83,9 @@ class Server:
         env |= {f"URINGCAST_{key.upper()}": str(value) for key, value in settings.items()}
         command = ["taskset", "-c", "0", f"{FOLDER}/uringcast", "serve", "--listen", "127.0.0.1:0", "--shards", "1", "--echo"]
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-        self.url = next(word for word in self.process.stdout.readline().split() if word.startswith("ws://"))
+        words = self.process.stdout.readline().split()
+        self.url = next(word for word in words if word.startswith("ws://"))
+        self.secure = next((word for word in words if word.startswith("wss://")), None)
         self.base = self.url.rsplit("/", 1)[0]
 
     def __enter__(self):
@@ -234,6 +243,72 @@ def unread():
     server.close()
 
 
+def auth_frame(user):
+    """A masked text frame (RFC 6455 §5.2; the mask is 0) that signs `user` in."""
+    encode = lambda data: base64.urlsafe_b64encode(data).rstrip(b"=")
+    claims = {"user_id": user, "username": f"u{user}", "exp": int(time.time()) + 3600}
+    signed = b".".join(encode(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+    token = signed + b"." + encode(hmac.digest(SECRET.encode(), signed, hashlib.sha256))
+    text = json.dumps({"type": "auth", "data": {"token": token.decode()}}).encode()
+    return struct.pack("!BBHI", 0x81, 0xFE, len(text), 0) + text
+
+
+def idle_memory(server, address, count, context):
+    """Bytes of the server's heap per connection that is signed in; over TLS with a `context`."""
+    clients = []
+
+    def connect(user):
+        client = socket.create_connection(address)
+        if context:
+            client = context.wrap_socket(client)
+        clients.append(client)
+        head = f"GET /ws HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        client.sendall(head.encode() + auth_frame(user))
+        answer = b""
+        while b'"auth_success"' not in answer:
+            answer += client.recv(65_536) or sys.exit(f"a connection ended: {answer}")
+
+    def heap():
+        time.sleep(1)
+        return numbers(f"/proc/{server.process.pid}/status", {"RssAnon"})["RssAnon"] * 1024
+
+    # Pools and tables are there, and stay in use.
+    for user in range(1, 201):
+        connect(user)
+    before = heap()
+    for user in range(201, 201 + count):
+        connect(user)
+    grown = heap() - before
+    for client in clients:
+        client.close()
+    return grown / count
+
+
+def tls(count):
+    """What TLS adds to the memory of an idle connection, median of three."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = f"{folder}/cert.pem", f"{folder}/key.pem"
+        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+        subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+        settings = {"tls__cert_file": certificate, "tls__key_file": key, "tls__listen": "127.0.0.1:0"}
+        settings |= {"lobby__presence": "off", "liveness__ping_interval_ms": 3_600_000}
+        for name, version in ((None, None), ("1.3", ssl.TLSVersion.TLSv1_3), ("1.2", ssl.TLSVersion.TLSv1_2)):
+            context = None
+            if version:
+                context = ssl.create_default_context(cafile=certificate)
+                context.check_hostname = False
+                context.minimum_version = context.maximum_version = version
+            runs = []
+            for _ in range(3):
+                with Server(**settings) as server:
+                    host, port = (server.secure if context else server.url).split("/")[2].rsplit(":", 1)
+                    runs.append(idle_memory(server, (host, int(port)), count, context))
+            what = f"over TLS {name}" if name else "plain, beside it"
+            each = ", ".join(f"{run:,.0f}" for run in sorted(runs))
+            row(f"heap per idle connection of {count:,}, {what}", f"{statistics.median(runs):,.0f} B (of {each})")
+
+
 def main():
     if sys.argv[2:] == ["unread"]:
         return unread()
@@ -241,6 +316,8 @@ def main():
     print("| what | measured |\n| --- | --- |")
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if sys.argv[2:3] == ["tls"]:
+        return tls(int(sys.argv[3]) if len(sys.argv) > 3 else 4_000)
     idle(min(10_000, files - 1_000))
     pings(5_000, 1_000)
     for subscribers, window in ((1_000, 1), (1_000, 64), (8_000, 1), (8_000, 64)):
@@ -248,6 +325,7 @@ def main():
     for pipeline in (1, 16):
         echo(pipeline)
     unread()
+    tls(4_000)
 
 
 if __name__ == "__main__":

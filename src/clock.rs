@@ -13,6 +13,13 @@ pub struct Now {
     pub mono_ms: u64,
 }
 
+impl Now {
+    /// Whole seconds since 1970: for the dates of certificates.
+    pub fn unix_s(self) -> i64 {
+        i64::try_from(self.unix_ms / 1000).unwrap_or(i64::MAX)
+    }
+}
+
 /// The machine's clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {

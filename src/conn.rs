@@ -234,7 +234,7 @@ fn send(fd: &Descriptor, pieces: &[IoSlice<'_>]) -> Option<usize> {
 
 /// Serves one connection until it ends. Every idle connection holds this future: what it keeps across an `.await`
 /// is counted in bytes.
-#[allow(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
+#[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
 pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl Future<Output = ()> {
     async move {
         let mut input = Input::Open;

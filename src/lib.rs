@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod namespace;
 pub mod outbox;
 pub mod parcel;
+pub mod planted;
 pub mod proto;
 pub mod publication;
 pub mod reactor;

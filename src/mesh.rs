@@ -24,6 +24,7 @@ use {
 };
 
 use crate::ids::ShardId;
+use crate::planted::Fault;
 
 /// How many asks one shard may have under way at one owner, when a lane holds `capacity` parcels.
 pub fn credits(capacity: usize) -> usize {
@@ -59,7 +60,7 @@ impl<T> Staging<T> {
 
     /// How many refusable parcels the lane to `to` still takes.
     pub fn room(&self, to: ShardId) -> usize {
-        if cfg!(feature = "planted-full-lane") {
+        if Fault::FullLane.is_planted() {
             return usize::MAX; // PLANTED: and what finds no place is lost, see `ship_lane`.
         }
         let lane = to.index();
@@ -87,7 +88,7 @@ impl<T> Staging<T> {
         let lane = &mut self.lanes[to.index()];
         let count = lane.len().min(free);
         lane.drain(..count).for_each(&mut put);
-        if cfg!(feature = "planted-full-lane") {
+        if Fault::FullLane.is_planted() {
             lane.clear(); // PLANTED
         }
         if lane.is_empty() && lane.capacity() > 1024 {

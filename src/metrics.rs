@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -22,6 +22,9 @@ const PREFIX: &str = "uringcast";
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Upper bounds of the buckets of durations, in microseconds; one more takes the rest.
 const BUCKETS_US: [u64; 12] = [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000];
+
+/// Where a certificate's date would be.
+const NO_CERTIFICATE: i64 = i64::MIN;
 
 macro_rules! metrics {
     ($(#[doc = $doc:literal])* $Name:ident { $($Variant:ident $name:literal $help:literal,)* }) => {
@@ -202,12 +205,20 @@ pub struct Process {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     shards: Arc<[Arc<ShardMetrics>]>,
+    /// Seconds since 1970; [`NO_CERTIFICATE`] without one.
+    certificate_expires_s: Arc<AtomicI64>,
 }
 
 impl Metrics {
     /// All at zero.
     pub fn new(shards: usize) -> Self {
-        Self { shards: (0..shards).map(|_| Arc::default()).collect() }
+        let certificate_expires_s = Arc::new(AtomicI64::new(NO_CERTIFICATE));
+        Self { shards: (0..shards).map(|_| Arc::default()).collect(), certificate_expires_s }
+    }
+
+    /// When the certificate that is served with expires, in seconds since 1970, if there is one and it says so.
+    pub fn certificate_expires(&self, at_s: Option<i64>) {
+        self.certificate_expires_s.store(at_s.unwrap_or(NO_CERTIFICATE), Ordering::Relaxed);
     }
 
     /// One shard's.
@@ -250,6 +261,13 @@ impl Collector for Metrics {
             let value = i64::try_from(self.sum(|shard| &shard.gauges[index])).unwrap_or(i64::MAX);
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let expires_s = self.certificate_expires_s.load(Ordering::Relaxed);
+        if expires_s != NO_CERTIFICATE {
+            let name = "tls_certificate_expiry_timestamp_seconds";
+            let help =
+                "When the first of the TLS certificate's chain expires, in seconds since 1970; only with a certificate";
+            ConstGauge::new(expires_s).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         for (index, (name, help)) in Count::ALL.iter().enumerate() {
             let counter = ConstCounter::new(self.sum(|shard| &shard.counts[index]));

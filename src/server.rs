@@ -183,7 +183,7 @@ impl Server {
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
         let identity = identity(config)?;
         let (places, doors) = doors(config, count)?;
-        let served = identity.as_ref().map(|(_, _, served)| Arc::clone(served));
+        let served = identity.as_ref().map(|(_, _, served)| Arc::clone(&served.config));
         let api = api(config)?;
         let ledger = ledger(config, clock.now().unix_ms)?;
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
@@ -258,7 +258,7 @@ impl Server {
                 tracing::warn!("the HTTP API can be reached from other machines and its keys travel in the clear");
             }
         }
-        let certificate = identity.map(|(identity, pair, _)| watch(identity, pair, &shards)).transpose();
+        let certificate = identity.map(|found| watch(found, &shards, settings.metrics.clone())).transpose();
         let certificate = certificate.map_err(system("starting the certificate's thread"))?;
         let bound = memory::bound(config.limits.memory_bytes);
         let memory = Watch::start(bound, Arc::clone(&settings.guard), give_back)
@@ -311,19 +311,26 @@ impl Server {
 }
 
 /// The certificate, if TLS is spoken, and what is served with it.
-fn identity(config: &Config) -> Result<Option<(Identity, tls::Pair, Arc<ServerConfig>)>, ConfigError> {
+fn identity(config: &Config) -> Result<Option<(Identity, tls::Pair, tls::Served)>, ConfigError> {
     let Some(identity) = Identity::new(&config.tls)? else { return Ok(None) };
     let (pair, served) = identity.load()?;
     Ok(Some((identity, pair, served)))
 }
 
-/// Tells every shard of each new certificate.
-fn watch(identity: Identity, pair: tls::Pair, shards: &[Handle]) -> io::Result<tls::Watch> {
+/// Tells every shard of each new certificate, and the metrics of when it expires.
+fn watch(
+    (identity, pair, served): (Identity, tls::Pair, tls::Served),
+    shards: &[Handle],
+    metrics: Metrics,
+) -> io::Result<tls::Watch> {
+    let expires = |served: &tls::Served| served.validity.map(|validity| validity.not_after_s);
+    metrics.certificate_expires(expires(&served));
     let shards: Vec<_> = shards.iter().map(|shard| (shard.commands.clone(), shard.waker.clone())).collect();
-    tls::Watch::start(identity, pair, move |served| {
+    tls::Watch::start(identity, pair, served.validity, move |served| {
+        metrics.certificate_expires(expires(&served));
         for (commands, waker) in &shards {
             // As in `Handle::tell`.
-            let _ = commands.send(Command::Certificate(Arc::clone(&served)));
+            let _ = commands.send(Command::Certificate(Arc::clone(&served.config)));
             waker.wake();
         }
     })

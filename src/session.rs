@@ -10,6 +10,7 @@ use crate::clock::Now;
 use crate::hub::LOBBY;
 use crate::namespace::{Namespace, Namespaces, PresenceMode, PublishRule};
 use crate::parcel::{Answer, Ask, Content, Publish, Refusal, Since};
+use crate::planted::Fault;
 use crate::proto::channel::is_channel_name;
 use crate::proto::codes::close;
 use crate::proto::decode::{self, Command, Request, SubscribeTo};
@@ -517,9 +518,8 @@ impl Session {
     /// Takes an owner's answer. After `SignedIn`, the second part is for [`Session::subscribe_to`].
     pub fn answered(&mut self, request: u32, answer: &Answer) -> (Outcome, Vec<Wanted>) {
         let none = Vec::new();
-        // PLANTED: the answer to a subscribe that was cancelled passes for that to the later one.
         let stale = |pending: &Pending| {
-            cfg!(feature = "planted-stale-subscribed")
+            Fault::StaleSubscribed.is_planted() // PLANTED
                 && matches!(pending.kind, Kind::Subscribe(_))
                 && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
         };

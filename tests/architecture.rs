@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use source::Source;
 
 /// Bytes, parcels and the time go in, bytes and parcels come out: no runtime, no socket, no clock.
-const PURE: [&str; 19] = [
+const PURE: [&str; 20] = [
     "proto",
     "auth",
     "rights",
@@ -30,6 +30,7 @@ const PURE: [&str; 19] = [
     "run",
     "limits",
     "metrics",
+    "planted",
 ];
 /// What a pure module can't name: words of code, and paths with everything below them.
 const IMPURE_WORDS: [&str; 7] = ["monoio", "tokio", "async", "await", "Instant", "SystemTime", "rustix"];
@@ -41,7 +42,7 @@ const CLOCK: &str = "clock.rs";
 const SHELL: [&str; 11] =
     ["conn", "control", "reactor", "listener", "server", "memory", "log", "cpus", "doctor", "cli", "main"];
 /// Which modules a module must not know, beside the shell: all that stands right of it in the design's chain.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("proto", &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "config", "shard"]),
     (
         "publication",
@@ -49,6 +50,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ),
     ("namespace", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("ids", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
+    ("planted", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("clock", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("wheel", &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),
     ("auth", &["rights", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard"]),

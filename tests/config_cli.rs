@@ -1,6 +1,6 @@
 //! The command line as far as it needs no server: what counts as dev mode, the flags, `token` and `config`.
 //! Also keeps docs/configuration.md in step with the keys (`BLESS=1 cargo test` writes it anew).
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a broken expectation has to stop the test, with its message")]
 
 use clap::{CommandFactory, Parser};
 use uringcast::auth::{UserId, Verifier};

@@ -1,6 +1,6 @@
 //! Envelopes against a naive oracle: serde_json's `RawValue` for the bytes of a publication's data, its members in
 //! order for which of several counts, and plain scans for depth and surrogates.
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a broken expectation has to stop the test, with its message")]
 
 #[path = "oracles/envelope.rs"]
 mod envelope;

@@ -1,6 +1,6 @@
 //! The owner's state machines against naive oracles: history and its budget against a list, the idempotency
 //! table against a list searched from end to end, presence against clients that replay what is announced.
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a broken expectation has to stop the test, with its message")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

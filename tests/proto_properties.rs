@@ -1,6 +1,5 @@
 //! The wire against naive oracles: a reference decoder written without looking at the real one, a byte loop for
 //! the mask, `std` for UTF-8; each over inputs and cuts that no one would think of.
-#![allow(clippy::unwrap_used)]
 
 mod oracles {
     pub mod deflate;

@@ -93,10 +93,13 @@ fn silence_panics() {
 /// With a fault planted in the server itself, a life goes wrong before long.
 #[test]
 #[cfg(feature = "planted")]
-fn a_planted_fault_is_noticed() {
-    let noticed = (0..SEEDS).find_map(|seed| life(seed, None, false).err().map(|why| (seed, why)));
-    let (seed, why) = noticed.expect("the planted fault goes unnoticed");
-    println!("seed {seed}: {}", why.chars().take(200).collect::<String>());
+fn each_planted_fault_is_noticed() {
+    for planted in uringcast::planted::Fault::ALL {
+        uringcast::planted::Fault::plant(Some(planted));
+        let noticed = (0..SEEDS).find_map(|seed| life(seed, None, false).err().map(|why| (seed, why)));
+        let (seed, why) = noticed.unwrap_or_else(|| panic!("{planted:?} goes unnoticed"));
+        println!("{planted:?}: seed {seed}: {}", why.chars().take(100).collect::<String>());
+    }
 }
 
 #[test]

@@ -7,8 +7,6 @@
 //! frame, marker, latency, check, procfs < client, protocol < control < engine < work, run < report
 //! < commands < suite < main.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
-
 mod args;
 mod check;
 mod client;

@@ -1,7 +1,7 @@
 //! The built program against a small server of std threads, orderly or planted with one fault:
 //! an orderly one must pass, each fault must end the run with exit code 1 and be told by name.
 
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a broken expectation has to stop the test, with its message")]
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -85,7 +85,7 @@ impl Outlet {
     }
 }
 
-#[allow(clippy::result_large_err)] // the callback's type is the library's
+#[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
 fn serve(stream: TcpStream, lobby: Arc<Lobby>) {
     let mut echo = false;
     let note_path = |request: &Request, response: Response| {

@@ -1,7 +1,7 @@
 //! Other protocols by templates, and the suite, against small servers of tungstenite: an orderly one passes,
 //! each planted fault is told by name. The suite starts this test program itself as its servers.
 
-#![allow(clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a broken expectation has to stop the test, with its message")]
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -87,7 +87,7 @@ fn published(mut rest: &str) -> Vec<&str> {
     texts
 }
 
-#[allow(clippy::result_large_err)] // the callback's type is the library's
+#[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
 fn serve(stream: TcpStream, room: &Room) {
     let mut echo = false;
     let note_path = |request: &Request, response: Response| {

@@ -2,8 +2,7 @@
 //! what they become: the `Namespaces` that the shards go by. Used by `schema`, by `load` for the checks between keys,
 //! and at boot.
 
-// The checks take what a key holds: a `Vec`, not a slice.
-#![allow(clippy::ptr_arg)]
+#![expect(clippy::ptr_arg, reason = "the checks take what a key holds: a `Vec`, not a slice")]
 
 use std::collections::BTreeMap;
 

@@ -3,8 +3,7 @@
 //! add a `settings!` struct and name it in `Config`. The rest of the module needs no change. (What a channel's
 //! rules are stands in `channels`.)
 
-// The checks at the end take what a key holds: a `String` or a `Vec`, not a slice.
-#![allow(clippy::ptr_arg)]
+#![expect(clippy::ptr_arg, reason = "the checks at the end take what a key holds: a `String` or a `Vec`, not a slice")]
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

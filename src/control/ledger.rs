@@ -150,7 +150,6 @@ fn line(revocation: &Revocation) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::auth::Revoked;

@@ -19,9 +19,10 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::auth::{ApiKeys, Verifier};
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Origin};
 use crate::cpus;
-use crate::tls::Identity;
+use crate::tls::{Concern, Identity};
 
 pub use machine::{Cgroup, Limit, Machine, Nic, Uring};
 pub use report::Report;
@@ -194,13 +195,24 @@ fn judge_config(config: &Result<Config, ConfigError>, configured: bool) -> Findi
         }
     });
     let sound = sound.and_then(|()| match Identity::new(&config.tls)? {
-        Some(identity) => identity.load().map(drop),
-        None => Ok(()),
+        Some(identity) => identity.load().map(|(_, served)| served.validity),
+        None => Ok(None),
     });
     match sound {
-        Ok(()) => Finding::fine(CHECK, "loads, and so do its keys"),
+        Ok(validity) => match validity.and_then(|validity| validity.concern(Clock::start().now().unix_s())) {
+            Some(concern) => judge_dates(CHECK, concern),
+            None => Finding::fine(CHECK, "loads, and so do its keys"),
+        },
         Err(error) => stops(&error),
     }
+}
+
+/// A certificate that clients refuse, or soon will. The server starts with it, but whom it is for can't come in.
+fn judge_dates(check: &'static str, concern: Concern) -> Finding {
+    let severity = if matches!(concern, Concern::ExpiresSoon(_)) { Severity::Note } else { Severity::Stops };
+    Finding::off(severity, check, format!("loads, but the certificate of tls.cert_file {concern}"))
+        .should_be("good for 14 days at least")
+        .since("clients refuse a certificate beside its dates; what renews it should have done so by now")
 }
 
 /// A number for people: 1,000,000.

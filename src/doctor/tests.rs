@@ -1,6 +1,5 @@
 //! Invented machines, and what is said of them: each check is made to speak alone, by one change to a machine that is
 //! in order. Also keeps the sysctl file of tuning/ and the checks in step.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::planted::Fault;
 use crate::publication::Publication;
 
 /// How much history the channels of a namespace have; given on each call, so that the configuration may change.
@@ -120,8 +121,7 @@ impl History {
         if offset > top || first > offset + 1 || self.newest.is_none_or(|newest| newest < top) {
             return Recovery::Incomplete;
         }
-        // PLANTED: recovery leaves out the first that was missed.
-        let offset = offset + u64::from(cfg!(feature = "planted-recovery-off-by-one"));
+        let offset = offset + u64::from(Fault::RecoveryOffByOne.is_planted()); // PLANTED
         let missed = self.kept.range(index(offset + 1 - first)..index(top + 1 - first));
         let mut room = max_bytes;
         for kept in missed.clone() {

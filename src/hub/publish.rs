@@ -11,6 +11,7 @@ use super::history::{Bounds, History};
 use crate::clock::Now;
 use crate::mesh::Staging;
 use crate::parcel::{Answer, Asker, Content, Parcel, Placed, Publish, Refusal};
+use crate::planted::Fault;
 use crate::proto::encode::{self, Kind, Position};
 use crate::proto::text::escape_html;
 use crate::publication::Publication;
@@ -115,7 +116,7 @@ impl Publisher {
             return;
         }
         let mut batch = std::mem::take(&mut channel.batch);
-        if cfg!(feature = "planted-swapped-order") && batch.publications.len() > 1 {
+        if Fault::SwappedOrder.is_planted() && batch.publications.len() > 1 {
             batch.publications.swap(0, 1); // PLANTED
         }
         batch.publications.iter().for_each(|publication| deliver(channel, publication, out));
@@ -216,8 +217,7 @@ fn short(at: usize) -> u32 {
 }
 
 fn deliver(channel: &Channel, publication: &Arc<Publication>, out: &mut Staging<Parcel>) {
-    // PLANTED: one of many publications doesn't reach the first of the shards.
-    let dropped = cfg!(feature = "planted-dropped-parcel") && publication.offset.is_multiple_of(16);
+    let dropped = Fault::DroppedParcel.is_planted() && publication.offset.is_multiple_of(16); // PLANTED
     for shard in channel.interested().skip(usize::from(dropped)) {
         let (channel, publication) = (Arc::clone(channel.name()), Arc::clone(publication));
         out.push(shard, Parcel::Deliver { channel, publication });

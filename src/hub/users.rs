@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::ids::ConnId;
 use crate::parcel::{Refusal, UsersPage};
+use crate::planted::Fault;
 use crate::user::User;
 
 /// What a second sign-in of a user does (`auth.duplicate_login`).
@@ -182,8 +183,7 @@ impl Holders {
 
     fn remove(&mut self, conn: ConnId) -> Removed {
         match self {
-            // PLANTED: a release takes away what a later claim has.
-            Self::One(one) if *one == conn || cfg!(feature = "planted-late-release") => Removed::WasLast,
+            Self::One(one) if *one == conn || Fault::LateRelease.is_planted() => Removed::WasLast,
             Self::One(_) => Removed::NotThere,
             Self::Many(all) => {
                 if !all.remove(&conn) {

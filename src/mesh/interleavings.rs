@@ -77,7 +77,7 @@ pub mod rtrb {
     }
 
     impl<T> RingBuffer<T> {
-        #[allow(clippy::new_ret_no_self)]
+        #[expect(clippy::new_ret_no_self, reason = "as rtrb has it")]
         pub fn new(capacity: usize) -> (Producer<T>, Consumer<T>) {
             let (pushed, popped) = (AtomicUsize::new(0), AtomicUsize::new(0));
             let ring = Arc::new(Self { parcels: Mutex::default(), capacity, pushed, popped });

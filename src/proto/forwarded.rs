@@ -86,7 +86,6 @@ fn split_unquoted(text: &[u8], separator: u8) -> Vec<&[u8]> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -426,5 +426,4 @@ impl From<InvalidUtf8> for ProtocolError {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;

@@ -110,8 +110,8 @@ impl Shard {
         if std::mem::take(&mut conn.blocked) {
             self.blocked -= 1;
         }
-        #[cfg(feature = "planted-panic")]
-        super::planted::at_write(id);
+        #[cfg(feature = "planted")]
+        crate::planted::at_write(id);
         let waiting = conn.outbox.bytes();
         self.send_outbox(id.slot, wire, now);
         let conn = self.conns.at(id.slot);

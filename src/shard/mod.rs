@@ -9,8 +9,6 @@ mod conns;
 mod farewell;
 mod flush;
 mod guard;
-#[cfg(feature = "planted-panic")]
-mod planted;
 mod receive;
 mod rights;
 mod timers;
@@ -341,8 +339,8 @@ impl Shard {
     /// The shard's own part of a turn: parcels to itself, within the same budget as a lane's, and asks that wait
     /// for room.
     pub fn turn(&mut self, now: Now) {
-        #[cfg(feature = "planted-panic")]
-        planted::at_turn();
+        #[cfg(feature = "planted")]
+        crate::planted::at_turn();
         let mut weight = 0;
         for _ in 0..self.staging.own_len().min(LANE_PARCELS) {
             let Some(parcel) = self.staging.pop_own() else { break };

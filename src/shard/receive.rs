@@ -309,8 +309,8 @@ impl Shard {
                 let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
                 let rules = self.rules(id, request.command.channel().unwrap_or(LOBBY));
                 let effect = catch_unwind(AssertUnwindSafe(|| {
-                    #[cfg(feature = "planted-panic")]
-                    super::planted::hear(id, text);
+                    #[cfg(feature = "planted")]
+                    crate::planted::hear(id, text);
                     session.command(request, &rules, now)
                 }));
                 // Put back come what may: whoever ends the connection has to find whom it signed in.

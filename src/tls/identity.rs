@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 
+use super::validity::Validity;
 use crate::config::{ConfigError, Tls, TlsVersion};
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
@@ -20,6 +21,15 @@ const NEW: [&SupportedProtocolVersion; 1] = [&version::TLS13];
 pub struct Pair {
     certificate: Vec<u8>,
     key: Vec<u8>,
+}
+
+/// What is made of them.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// What rustls serves with.
+    pub config: Arc<ServerConfig>,
+    /// Until when, if that can be read from the certificate.
+    pub validity: Option<Validity>,
 }
 
 /// Where the certificate and its key are, and what is made of them.
@@ -47,7 +57,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`ConfigError`] with the key and the file at fault.
-    pub fn load(&self) -> Result<(Pair, Arc<ServerConfig>), ConfigError> {
+    pub fn load(&self) -> Result<(Pair, Served), ConfigError> {
         let pair = self.read()?;
         let served = self.serve(&pair)?;
         Ok((pair, served))
@@ -63,8 +73,8 @@ impl Identity {
         Ok(Pair { certificate, key: read("tls.key_file", self.config.key_file.as_deref())? })
     }
 
-    /// What rustls serves with.
-    pub(super) fn serve(&self, pair: &Pair) -> Result<Arc<ServerConfig>, ConfigError> {
+    /// What is served with.
+    pub(super) fn serve(&self, pair: &Pair) -> Result<Served, ConfigError> {
         let of_cert = |problem: String| fault("tls.cert_file", self.config.cert_file.as_deref(), problem);
         let of_key = |problem: String| fault("tls.key_file", self.config.key_file.as_deref(), problem);
         let chain = CertificateDer::pem_slice_iter(&pair.certificate).collect::<Result<Vec<_>, _>>();
@@ -76,6 +86,7 @@ impl Identity {
             PemError::NoItemsFound => of_key("holds no private key (-----BEGIN PRIVATE KEY-----)".to_owned()),
             error => of_key(format!("is not PEM: {error}")),
         })?;
+        let validity = Validity::of(&chain);
         let versions = if self.config.min_version == TlsVersion::Tls12 { &BOTH[..] } else { &NEW[..] };
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
@@ -92,7 +103,7 @@ impl Identity {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // A WebSocket is one connection: who comes back needs one.
         config.send_tls13_tickets = 1;
-        Ok(Arc::new(config))
+        Ok(Served { config: Arc::new(config), validity })
     }
 }
 

@@ -48,7 +48,7 @@ impl Files {
     }
 
     fn served(&self) -> Arc<ServerConfig> {
-        self.identity().load().expect("loads").1
+        self.identity().load().expect("loads").1.config
     }
 
     fn client(&self, version: &'static rustls::SupportedProtocolVersion, alpn: &[&str]) -> ClientConnection {
@@ -267,7 +267,7 @@ fn what_is_no_tls_ends_with_an_alert_or_is_known_as_http() {
 fn an_old_version_and_another_protocol_are_refused_with_their_alerts() {
     let files = Files::new();
     let config = Tls { min_version: TlsVersion::Tls13, ..files.config() };
-    let served = Identity::new(&config).expect("randomness").expect("named").load().expect("loads").1;
+    let served = Identity::new(&config).expect("randomness").expect("named").load().expect("loads").1.config;
     for (mut client, served, expected) in [
         (files.client(&version::TLS12, &[]), served, AlertDescription::ProtocolVersion),
         (files.client(&version::TLS13, &["h2"]), files.served(), AlertDescription::NoApplicationProtocol),
@@ -326,7 +326,7 @@ fn a_session_is_resumed_with_a_ticket_from_before_a_reload() {
         let config = files.client_config(version, &[]);
         let mut kinds = Vec::new();
         for _ in 0..2 {
-            let mut stream = Stream::new(identity.load().expect("loads").1).expect("a stream");
+            let mut stream = Stream::new(identity.load().expect("loads").1.config).expect("a stream");
             let name = ServerName::try_from("localhost").expect("a name");
             let mut client = ClientConnection::new(Arc::clone(&config), name).expect("a client");
             for _ in 0..4 {

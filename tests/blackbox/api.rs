@@ -2,7 +2,7 @@
 //! written, what it is told is true, and what it does wrong is answered with the right status.
 
 use std::net::{SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,16 +55,7 @@ pub struct Backend {
 
 impl Backend {
     pub async fn of(server: &Server) -> Self {
-        let end = Instant::now() + DEADLINE;
-        let addr = loop {
-            let log = server.log();
-            let found = log.split_once("HTTP API on http://").and_then(|(_, rest)| rest.split_whitespace().next());
-            if let Some(addr) = found {
-                break addr.parse().unwrap();
-            }
-            assert!(Instant::now() < end, "where the API listens is not in the log: {log}");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        };
+        let addr = server.api().await;
         Self { addr, headers: format!("Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n") }
     }
 

@@ -2,6 +2,7 @@
 //! requests on them.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::support::{Client, Event, Options, Server};
 
@@ -26,7 +27,7 @@ pub fn since(epoch: &Value, offset: u64) -> Value {
     json!({"epoch": epoch, "offset": offset})
 }
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// A request, and the answer that bears its id; what comes before that is passed over.
     pub async fn ask(&mut self, kind: &str, data: Value) -> Value {
         self.send(&json!({"type": kind, "id": "ask", "data": data})).await;

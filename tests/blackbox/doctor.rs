@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::tls::Files;
 use crate::support::{Finished, Options, SECRET, assert_no_panic};
 
 const KEY: &str = "URINGCAST_AUTH__HS256_SECRET";
@@ -53,6 +54,25 @@ fn findings(root: &Path, more: &[&str]) -> (bool, Vec<Value>) {
 fn severity(findings: &[Value], check: &str) -> String {
     let finding = findings.iter().find(|finding| finding["check"] == check);
     finding.unwrap_or_else(|| panic!("no {check}: {findings:?}"))["severity"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_certificate_that_clients_refuse_or_soon_will_is_found() {
+    const DAY_S: i64 = 86_400;
+    let (root, files) = (machine(), Files::new());
+    for (from_s, until_s, expected) in [
+        (-DAY_S, 90 * DAY_S, "fine"),
+        (-DAY_S, 3 * DAY_S, "note"),
+        (-2 * DAY_S, -DAY_S, "stops"),
+        (DAY_S, 90 * DAY_S, "stops"),
+    ] {
+        files.renew_for(from_s, until_s);
+        let args = ["doctor", "--json", "--root", root.path().to_str().unwrap()];
+        let finished = files.beside(Options::bare(&args).env(KEY, SECRET)).run();
+        let report: Value = serde_json::from_str(&finished.stdout).unwrap();
+        let found = severity(report["findings"].as_array().unwrap(), "configuration");
+        assert_eq!(found, expected, "{}", finished.all());
+    }
 }
 
 #[test]

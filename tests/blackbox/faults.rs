@@ -1,6 +1,6 @@
 //! What happens around the server, and not to it alone: it is killed, told to stop, or stopped; a client's process is;
 //! the clock jumps, stderr is full, the network drops packets or a peer without a word. What needs a program of the
-//! machine (libfaketime, nft, unshare) says loudly that it was skipped where there is none.
+//! machine (libfaketime, nft, unshare) says loudly that it was skipped where there is none, and fails in CI.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 use crate::channel_support::{listed, offset, since};
 use crate::metrics::{Metrics, options};
-use crate::support::{Client, DEADLINE, Event, Options, Server, frame, now_s, request, sign, token, whole_frames};
+use crate::support::{
+    Client, DEADLINE, Event, Options, Server, frame, installed, missing, now_s, request, sign, skipped, token,
+    whole_frames,
+};
 
 /// The next event, or none if nothing comes for that long.
 async fn event_within(client: &mut Client, limit: Duration) -> Option<Event> {
@@ -283,7 +286,7 @@ async fn a_clock_that_jumps_cuts_nobody_and_no_timestamp_goes_back() {
     let Some(library) =
         places.iter().map(|place| format!("{place}/libfaketimeMT.so.1")).find(|path| std::fs::exists(path).unwrap())
     else {
-        return eprintln!("SKIPPED: clock jumps, since there is no libfaketime here (Debian's package libfaketime)");
+        return missing("libfaketime", "the clock jumps");
     };
     let folder = tempfile::tempdir().unwrap();
     let offset_file = folder.path().join("offset");
@@ -378,9 +381,16 @@ fn in_namespace(test: &str, rules: &[&str]) {
         command.args(["--map-root-user", "--net", "sh", "-c", script, "sh"]).stdin(Stdio::null());
         command
     };
-    let tried = unshared(&script).output();
-    if !tried.as_ref().is_ok_and(|output| output.status.success()) {
-        return eprintln!("SKIPPED: {test}, which needs unshare, ip and nft (Debian's nftables): {tried:?}");
+    for (program, package) in [("unshare", "util-linux"), ("ip", "iproute2"), ("nft", "nftables")] {
+        if !installed(program) {
+            return missing(package, test);
+        }
+    }
+    // Containers may be denied namespaces, or a kernel be without nf_tables: no package mends that, in CI neither.
+    let tried = unshared(&script).output().expect("unshare runs");
+    if !tried.status.success() {
+        let why = String::from_utf8_lossy(&tried.stderr).trim().to_owned();
+        return skipped(test, &format!("this machine gives no network namespace with nftables: {why}"));
     }
     let exe = std::env::current_exe().unwrap();
     let name = format!("faults::{test}");

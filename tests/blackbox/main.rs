@@ -1,8 +1,7 @@
 //! Black-box tests: the real binary, over real sockets on the loopback interface, held against docs/protocol.md.
 //! One test binary for all of them, so that it links once.
 
-// The whole file is test code; a broken expectation has to stop the test, with its message.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![expect(clippy::unwrap_used, reason = "a broken expectation has to stop the test, with its message")]
 
 mod abuse;
 mod admission;
@@ -18,7 +17,7 @@ mod limits;
 mod liveness;
 mod memory;
 mod metrics;
-#[cfg(feature = "planted-panic")]
+#[cfg(feature = "planted")]
 mod panics;
 mod presence;
 mod proof;

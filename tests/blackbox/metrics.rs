@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::api::Backend;
-use crate::support::{Client, DEADLINE, Options, Server, now_s};
+use crate::support::tls::Files;
+use crate::support::{Client, DEADLINE, Options, Server, now_s, until};
 
 const KEY: &str = "an-api-key-of-the-tests-of-metrics";
 
@@ -35,16 +36,7 @@ pub struct Metrics {
 
 impl Metrics {
     pub async fn of(server: &Server) -> Self {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            let log = server.log();
-            let found = log.split_once("HTTP API on http://").and_then(|(_, rest)| rest.split_whitespace().next());
-            if let Some(addr) = found {
-                return Self { addr: addr.parse().unwrap() };
-            }
-            assert!(Instant::now() < end, "where the API listens is not in the log: {log}");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        Self { addr: server.api().await }
     }
 
     /// The head and the body of the answer.
@@ -75,15 +67,7 @@ impl Metrics {
 
     /// Waits until a series has this value.
     pub async fn reach(&self, series: &str, wanted: impl Fn(u64) -> bool) -> u64 {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            let value = self.get(series).await;
-            if wanted(value) {
-                return value;
-            }
-            assert!(Instant::now() < end, "{series} stays {value}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until(series, async || Some(self.get(series).await).filter(|value| wanted(*value))).await
     }
 }
 
@@ -133,7 +117,8 @@ fn served(text: &str) -> Table {
 
 #[tokio::test]
 async fn what_is_served_is_what_is_documented() {
-    let server = options().shards(2).start();
+    let files = Files::new();
+    let server = files.beside(options()).shards(2).start();
     let (head, body) = Metrics::of(&server).await.scrape("").await;
     assert!(head.to_lowercase().contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
     assert!(body.ends_with("# EOF\n"), "{body}");

@@ -118,40 +118,47 @@ async fn nobody_else_may_send_one() {
     }
 }
 
-#[tokio::test]
-async fn the_rightmost_address_that_is_not_trusted_counts() {
-    let server = options().env("URINGCAST_LIMITS__TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8").start();
+/// Headers of a proxy, and the status that they are answered with.
+type Said<'a> = (&'a [(&'a str, &'a str)], u16);
+
+/// One connection for each of what a proxy says in these headers, all kept open, and how each is answered.
+async fn answered(server: &Server, cases: &[Said<'_>]) {
     let mut kept = Vec::new();
-    for (forwarded, status) in [
-        ("192.0.2.1", 101),
-        ("192.0.2.1", 429),
-        ("6.6.6.6, 192.0.2.1, 10.0.0.7", 429),
-        ("6.6.6.6, 192.0.2.2, 10.0.0.7", 101),
-        ("2001:db8::1", 101),
-        ("[2001:db8::2]:4711", 429),
-        // Nobody said: the proxy's own.
-        ("", 101),
-        ("unknown", 429),
-    ] {
-        let headers = [("X-Forwarded-For", forwarded), ("Forwarded", "for=7.7.7.7")];
-        let (response, raw) = upgrade(&server, b"", &headers).await;
-        assert_eq!(response.status, status, "{forwarded}");
+    for (headers, status) in cases {
+        let (response, raw) = upgrade(server, b"", headers).await;
+        assert_eq!(response.status, *status, "{headers:?}");
         kept.push(raw);
     }
 }
 
 #[tokio::test]
+async fn the_rightmost_address_that_is_not_trusted_counts() {
+    let server = options().env("URINGCAST_LIMITS__TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8").start();
+    let other = ("Forwarded", "for=7.7.7.7");
+    let cases: [Said<'_>; 8] = [
+        (&[("X-Forwarded-For", "192.0.2.1"), other], 101),
+        (&[("X-Forwarded-For", "192.0.2.1"), other], 429),
+        (&[("X-Forwarded-For", "6.6.6.6, 192.0.2.1, 10.0.0.7"), other], 429),
+        (&[("X-Forwarded-For", "6.6.6.6, 192.0.2.2, 10.0.0.7"), other], 101),
+        (&[("X-Forwarded-For", "2001:db8::1"), other], 101),
+        (&[("X-Forwarded-For", "[2001:db8::2]:4711"), other], 429),
+        // Nobody said: the proxy's own.
+        (&[other], 101),
+        (&[("X-Forwarded-For", "unknown"), other], 429),
+    ];
+    answered(&server, &cases).await;
+}
+
+#[tokio::test]
 async fn forwarded_is_read_when_it_is_configured_and_the_other_is_not() {
     let server = options().env("URINGCAST_LIMITS__FORWARDED_HEADER", "forwarded").start();
-    let mut kept = Vec::new();
-    for (forwarded, status) in
-        [("for=192.0.2.1;proto=https", 101), ("For=\"192.0.2.1:99\"", 429), ("for=192.0.2.9", 101)]
-    {
-        let headers = [("Forwarded", forwarded), ("X-Forwarded-For", "7.7.7.7")];
-        let (response, raw) = upgrade(&server, b"", &headers).await;
-        assert_eq!(response.status, status, "{forwarded}");
-        kept.push(raw);
-    }
+    let other = ("X-Forwarded-For", "7.7.7.7");
+    let cases: [Said<'_>; 3] = [
+        (&[("Forwarded", "for=192.0.2.1;proto=https"), other], 101),
+        (&[("Forwarded", "For=\"192.0.2.1:99\""), other], 429),
+        (&[("Forwarded", "for=192.0.2.9"), other], 101),
+    ];
+    answered(&server, &cases).await;
 }
 
 #[tokio::test]
@@ -169,10 +176,6 @@ async fn an_exempt_proxy_does_not_exempt_its_clients() {
     assert_eq!(first.status, 101);
     assert_eq!(upgrade(&server, b"", &[("X-Forwarded-For", "192.0.2.1")]).await.0.status, 429);
     // Its own, as in health checks, are exempt.
-    let mut kept = Vec::new();
-    for _ in 0..3 {
-        let (response, raw) = upgrade(&server, b"", &[]).await;
-        assert_eq!(response.status, 101);
-        kept.push(raw);
-    }
+    let own: Said<'_> = (&[], 101);
+    answered(&server, &[own; 3]).await;
 }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use rustls::version;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::channel_support::{listed, member, members_publish, offset, since};
+use crate::support::tls::{Files, Secure};
 use crate::support::{Client, Event, Options, Server};
 
 /// So much that the kernel's buffers and the bound are filled many times over.
@@ -47,7 +50,7 @@ struct Got {
     closed: Option<u16>,
 }
 
-async fn read(client: &mut Client) -> Got {
+async fn read<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<S>) -> Got {
     let mut got = Got::default();
     loop {
         match client.event().await {
@@ -110,8 +113,27 @@ async fn disconnect_ends_the_slow_one_which_gets_the_rest_when_it_returns() {
 #[tokio::test]
 async fn drop_oldest_leaves_out_what_the_gaps_name() {
     let server = options("drop_oldest").start();
-    let mut ann = member(&server, "ann", "news").await;
-    let mut bob = member(&server, "bob", "news").await;
+    let ann = member(&server, "ann", "news").await;
+    gaps_name_what_is_left_out(&server, ann).await;
+}
+
+/// What TLS has encrypted and the kernel has not taken belongs to what has begun to leave: it comes whole.
+#[tokio::test]
+async fn drop_oldest_does_so_over_tls() {
+    let files = Files::new();
+    let server = files.beside(options("drop_oldest")).start();
+    let ann = secure_member(&server, &files).await;
+    gaps_name_what_is_left_out(&server, ann).await;
+}
+
+async fn secure_member(server: &Server, files: &Files) -> Secure {
+    let mut client = Secure::signed_in(server, files, 1, &version::TLS13).await;
+    client.subscribe("news").await;
+    client
+}
+
+async fn gaps_name_what_is_left_out<S: AsyncRead + AsyncWrite + Unpin>(server: &Server, mut ann: Client<S>) {
+    let mut bob = member(server, "bob", "news").await;
     flood(&mut bob, 0).await;
     // The lobby's messages and answers are not dropped.
     bob.say("still here").await;
@@ -143,10 +165,22 @@ async fn drop_oldest_leaves_out_what_the_gaps_name() {
 
 #[tokio::test]
 async fn conflate_keeps_the_newest_of_each_key() {
-    const KEYS: u64 = 5;
     let server = options("conflate").start();
-    let mut ann = member(&server, "ann", "news").await;
-    let mut bob = member(&server, "bob", "news").await;
+    let ann = member(&server, "ann", "news").await;
+    the_newest_of_each_key_comes(&server, ann).await;
+}
+
+#[tokio::test]
+async fn conflate_does_so_over_tls() {
+    let files = Files::new();
+    let server = files.beside(options("conflate")).start();
+    let ann = secure_member(&server, &files).await;
+    the_newest_of_each_key_comes(&server, ann).await;
+}
+
+async fn the_newest_of_each_key_comes<S: AsyncRead + AsyncWrite + Unpin>(server: &Server, mut ann: Client<S>) {
+    const KEYS: u64 = 5;
+    let mut bob = member(server, "bob", "news").await;
     flood(&mut bob, KEYS).await;
     let got = read(&mut ann).await;
     assert_eq!(got.closed, None);

@@ -1,159 +1,32 @@
 //! wss: the real binary with a certificate, against rustls' client under tungstenite, and against bytes that are no TLS.
 //! What the adapter does with splits and partial sends is tested beside it; here it is sockets, deadlines and reloads.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::process::{Command, Stdio};
 
-use futures_util::{SinkExt, StreamExt};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
-use serde_json::{Value, json};
+use rustls::pki_types::CertificateDer;
+use rustls::version;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::support::{Client, DEADLINE, Options, Raw, Server, request, small_buffers, token};
-
-/// A certificate, its key, and a client's trust in it.
-struct Files {
-    folder: tempfile::TempDir,
-}
-
-impl Files {
-    fn new() -> Self {
-        let files = Self { folder: tempfile::tempdir().unwrap() };
-        files.renew();
-        files
-    }
-
-    /// A new pair; the certificate is written first, so that for a moment they don't fit.
-    fn renew(&self) {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        std::fs::write(self.cert(), made.cert.pem()).unwrap();
-        std::fs::write(self.key(), made.signing_key.serialize_pem()).unwrap();
-    }
-
-    fn cert(&self) -> PathBuf {
-        self.folder.path().join("cert.pem")
-    }
-
-    fn key(&self) -> PathBuf {
-        self.folder.path().join("key.pem")
-    }
-
-    fn root(&self) -> CertificateDer<'static> {
-        CertificateDer::from_pem_file(self.cert()).unwrap()
-    }
-
-    fn options(&self) -> Options {
-        let (cert, key) = (self.cert(), self.key());
-        Options::new().env("URINGCAST_TLS__CERT_FILE", cert.display()).env("URINGCAST_TLS__KEY_FILE", key.display())
-    }
-
-    /// One address for both kinds.
-    fn both(&self) -> Options {
-        self.options().env("URINGCAST_TLS__LISTEN", "127.0.0.1:0")
-    }
-}
-
-async fn secured(
-    server: &Server,
-    root: CertificateDer<'static>,
-    version: &'static SupportedProtocolVersion,
-    tcp: TcpStream,
-) -> Result<TlsStream<TcpStream>, std::io::Error> {
-    assert!(server.tls.is_some(), "{}", server.ready_line);
-    let mut roots = RootCertStore::empty();
-    roots.add(root).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let connector = TlsConnector::from(Arc::new(config));
-    timeout(DEADLINE, connector.connect(ServerName::try_from("localhost").unwrap(), tcp)).await.unwrap()
-}
-
-async fn tcp(server: &Server) -> TcpStream {
-    TcpStream::connect(server.tls.unwrap()).await.unwrap()
-}
-
-/// A client over TLS.
-struct Secure {
-    ws: WebSocketStream<TlsStream<TcpStream>>,
-}
-
-impl Secure {
-    async fn over(server: &Server, path: &str, tls: TlsStream<TcpStream>) -> Self {
-        let request = format!("wss://{}{path}", server.tls.unwrap()).into_client_request().unwrap();
-        let upgrading = tokio_tungstenite::client_async_with_config(request, tls, Some(small_buffers()));
-        Self { ws: timeout(DEADLINE, upgrading).await.unwrap().unwrap().0 }
-    }
-
-    async fn connect(server: &Server, files: &Files, path: &str) -> Self {
-        let tls = secured(server, files.root(), &version::TLS13, tcp(server).await).await.unwrap();
-        Self::over(server, path, tls).await
-    }
-
-    async fn join(server: &Server, files: &Files, id: u64, version: &'static SupportedProtocolVersion) -> Self {
-        let tls = secured(server, files.root(), version, tcp(server).await).await.unwrap();
-        let mut client = Self::over(server, "/ws", tls).await;
-        client.sign_in(id).await;
-        client
-    }
-
-    async fn sign_in(&mut self, id: u64) {
-        self.send(&json!({"type": "auth", "data": {"token": token(id, &format!("u{id}"))}})).await;
-        self.find("auth_success").await;
-    }
-
-    async fn send(&mut self, value: &Value) {
-        timeout(DEADLINE, self.ws.send(Message::text(value.to_string()))).await.unwrap().unwrap();
-    }
-
-    async fn say(&mut self, text: &str) {
-        self.send(&json!({"type": "message", "data": {"text": text}})).await;
-    }
-
-    async fn message(&mut self) -> Option<Message> {
-        timeout(DEADLINE, self.ws.next()).await.expect("an answer in time").and_then(Result::ok)
-    }
-
-    async fn find(&mut self, kind: &str) -> Value {
-        loop {
-            if let Message::Text(text) = self.message().await.expect("the connection lives") {
-                let value: Value = serde_json::from_str(&text).unwrap();
-                if value["type"] == kind {
-                    return value;
-                }
-            }
-        }
-    }
-
-    /// The next text of the lobby.
-    async fn text(&mut self) -> String {
-        self.find("message").await["data"]["text"].as_str().unwrap().to_owned()
-    }
-}
+use crate::metrics::{self, Metrics};
+use crate::support::tls::{Files, Secure, secured, tcp};
+use crate::support::{Client, DEADLINE, Event, Options, Raw, Server, installed, missing, now_s, request, until};
 
 #[tokio::test]
 async fn one_address_speaks_tls_alone_or_a_second_one_does() {
     let files = Files::new();
     let alone = files.options().start();
     assert_eq!((alone.tls, alone.ready_line.contains("on ws://")), (Some(alone.addr), false), "{}", alone.ready_line);
-    let mut one = Secure::join(&alone, &files, 1, &version::TLS13).await;
-    let mut old = Secure::join(&alone, &files, 2, &version::TLS12).await;
+    let mut one = Secure::signed_in(&alone, &files, 1, &version::TLS13).await;
+    let mut old = Secure::signed_in(&alone, &files, 2, &version::TLS12).await;
     one.say("hello").await;
     assert_eq!(old.text().await, "hello");
 
     let both = files.both().shards(2).start();
     let (mut plain, _) = Client::join(&both, 1, "u1").await;
-    let mut secure = Secure::join(&both, &files, 2, &version::TLS13).await;
+    let mut secure = Secure::signed_in(&both, &files, 2, &version::TLS13).await;
     plain.say("to all").await;
     assert_eq!(secure.text().await, "to all");
     secure.say("and back").await;
@@ -181,14 +54,13 @@ async fn a_page_and_an_echo_of_any_size_come_over_tls() {
     timeout(DEADLINE, tls.read_to_end(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
 
-    let mut echo = Secure::connect(&server, &files, "/echo").await;
+    let mut echo = Secure::secure(&server, &files, "/echo").await;
     for size in [0, 1, 125, 126, 16_383, 16_384, 16_385, 65_536, 1_000_000] {
         let text: String = (0..size).map(|at| char::from(b'a' + (at % 23) as u8)).collect();
-        echo.ws.send(Message::text(text.clone())).await.unwrap();
-        assert_eq!(echo.message().await.unwrap().into_text().unwrap().as_str(), text);
+        echo.send_message(Message::text(text.clone())).await;
+        assert!(matches!(echo.event().await, Event::Text(echoed) if echoed == text), "{size}");
     }
-    echo.ws.close(None).await.unwrap();
-    while echo.message().await.is_some() {}
+    echo.leave().await;
 }
 
 #[tokio::test]
@@ -213,7 +85,7 @@ async fn every_byte_of_the_handshake_may_come_alone() {
             }
         });
         let tls = secured(&server, files.root(), version, near).await.unwrap();
-        let mut client = Secure::over(&server, "/ws", tls).await;
+        let mut client = Secure::on(&server, "/ws", tls).await;
         client.sign_in(1).await;
         drop(client);
         relay.await.unwrap();
@@ -229,7 +101,7 @@ async fn a_broadcast_reaches_many_over_tls_in_order_and_once() {
     let mut readers = Vec::new();
     for id in 1..=CLIENTS {
         let version = if id % 2 == 0 { &version::TLS13 } else { &version::TLS12 };
-        readers.push(Secure::join(&server, &files, id, version).await);
+        readers.push(Secure::signed_in(&server, &files, id, version).await);
     }
     let (mut publisher, _) = Client::join(&server, 1000, "publisher").await;
     let reading = readers.into_iter().map(|mut reader| {
@@ -259,7 +131,7 @@ async fn a_slow_reader_gets_all_of_it_later_and_one_that_never_reads_is_closed()
     narrow.set_recv_buffer_size(4096).unwrap();
     let tcp = narrow.connect(server.tls.unwrap()).await.unwrap();
     let tls = secured(&server, files.root(), &version::TLS13, tcp).await.unwrap();
-    let mut slow = Secure::over(&server, "/ws", tls).await;
+    let mut slow = Secure::on(&server, "/ws", tls).await;
     slow.sign_in(1).await;
     let (mut publisher, _) = Client::join(&server, 2, "publisher").await;
     let body = "y".repeat(60_000);
@@ -279,14 +151,14 @@ async fn a_slow_reader_gets_all_of_it_later_and_one_that_never_reads_is_closed()
     }
     let mut next = 0;
     let code = loop {
-        match slow.message().await {
-            Some(Message::Text(text)) if text.contains("\"message\"") => {
+        match slow.event().await {
+            Event::Text(text) if text.contains("\"message\"") => {
                 assert!(text.contains(&format!("\"{next} y")), "{next}: {text:.200}");
                 next += 1;
             }
-            Some(Message::Close(frame)) => break frame.map(|frame| u16::from(frame.code)),
-            Some(_) => {}
-            None => break None,
+            Event::Close(code, _) => break Some(code),
+            Event::Ended => break None,
+            Event::Text(_) | Event::Binary(_) => {}
         }
     };
     assert!(next < 400, "it was sent {next}");
@@ -298,11 +170,11 @@ async fn a_slow_reader_gets_all_of_it_later_and_one_that_never_reads_is_closed()
 async fn a_new_certificate_is_served_on_sighup_and_open_connections_stay() {
     let files = Files::new();
     let server = files.both().shards(2).start();
-    let mut open = Secure::join(&server, &files, 1, &version::TLS13).await;
+    let mut open = Secure::signed_in(&server, &files, 1, &version::TLS13).await;
     let old = files.root();
     files.renew();
     server.signal("HUP");
-    logged(&server, "TLS certificate read anew").await;
+    server.logged("TLS certificate read anew").await;
     let new = served(&server, &files, &old).await;
     assert_eq!(new, files.root());
     open.say("still here").await;
@@ -319,7 +191,7 @@ async fn a_change_of_the_files_is_noticed_and_a_pair_that_does_not_fit_is_not_ta
     // Noticed without a signal: the second half is missing …
     std::fs::write(files.key(), &key).unwrap();
     server.signal("HUP");
-    logged(&server, "the old one stays in force").await;
+    server.logged("the old one stays in force").await;
     assert!(server.log().contains("tls.key_file"), "{}", server.log());
     secured(&server, old.clone(), &version::TLS13, tcp(&server).await).await.expect("the old one is served");
     // … and when it comes the pair is taken.
@@ -327,30 +199,74 @@ async fn a_change_of_the_files_is_noticed_and_a_pair_that_does_not_fit_is_not_ta
     assert_eq!(served(&server, &files, &old).await, new);
 }
 
-/// Waits until a line of the log has the words.
-async fn logged(server: &Server, words: &str) {
-    let waiting = async {
-        while !server.log().contains(words) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("no {words:?} in:\n{}", server.log()));
-}
-
 /// The certificate that new connections see, once it isn't the old one any more.
 async fn served(server: &Server, files: &Files, old: &CertificateDer<'static>) -> CertificateDer<'static> {
-    let waiting = async {
-        loop {
-            if let Ok(tls) = secured(server, files.root(), &version::TLS13, tcp(server).await).await {
-                let seen = tls.get_ref().1.peer_certificates().unwrap()[0].clone();
-                if seen != *old {
-                    return seen.into_owned();
-                }
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+    let another = async || {
+        let tls = secured(server, files.root(), &version::TLS13, tcp(server).await).await.ok()?;
+        let seen = tls.get_ref().1.peer_certificates()?.first()?.clone().into_owned();
+        Some(seen).filter(|seen| seen != old)
     };
-    timeout(DEADLINE, waiting).await.expect("the new certificate is served in time")
+    until("the new certificate is served", another).await
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_is_spoken_of_at_the_start_and_at_a_reload() {
+    const DAY_S: i64 = 86_400;
+    let expiry = "uringcast_tls_certificate_expiry_timestamp_seconds";
+    let files = Files::new();
+    files.renew_for(-80 * DAY_S, 10 * DAY_S);
+    let server = files.beside(metrics::options()).shards(1).start();
+    server.logged("the TLS certificate expires in 9 days").await;
+    let metrics = Metrics::of(&server).await;
+    let soon = metrics.get(expiry).await;
+    assert!(soon.abs_diff((now_s() + 10 * DAY_S) as u64) < 600, "{soon}");
+    files.renew_for(-80 * DAY_S, -3 * DAY_S - 60);
+    server.signal("HUP");
+    server.logged("the TLS certificate expired 3 days ago: clients refuse it").await;
+    metrics.reach(expiry, |at| at < soon).await;
+    files.renew_for(5 * DAY_S + DAY_S / 2, 90 * DAY_S);
+    server.signal("HUP");
+    server.logged("is not yet valid, and won't be for 5 days").await;
+    // One that has long to go is nothing to speak of.
+    files.renew_for(-DAY_S, 90 * DAY_S);
+    let before = server.log().matches("the TLS certificate ").count();
+    server.signal("HUP");
+    metrics.reach(expiry, |at| at.abs_diff((now_s() + 90 * DAY_S) as u64) < 600).await;
+    secured(&server, files.root(), &version::TLS13, tcp(&server).await).await.expect("it is good now");
+    assert_eq!(server.log().matches("the TLS certificate ").count(), before, "{}", server.log());
+}
+
+/// Asks for a renegotiation on a connection of TLS 1.2, as only OpenSSL still does; returns what it says of that.
+fn renegotiate(server: &Server) -> String {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-tls1_2", "-connect", &server.tls.unwrap().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("openssl runs");
+    // Kept open until it has ended: the end of its input would end the connection in peace.
+    let mut input = client.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"R\n").unwrap();
+    let output = client.wait_with_output().unwrap();
+    drop(input);
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renegotiation_is_refused_and_harms_nobody() {
+    if !installed("openssl") {
+        return missing("openssl", "a renegotiation is asked for");
+    }
+    let files = Files::new();
+    let server = files.both().shards(1).start();
+    let mut old = Secure::signed_in(&server, &files, 1, &version::TLS12).await;
+    for n in 0..20 {
+        let said = tokio::task::block_in_place(|| renegotiate(&server));
+        assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
+        old.say(&format!("after {n}")).await;
+        assert_eq!(old.text().await, format!("after {n}"));
+    }
 }
 
 #[tokio::test]
@@ -373,7 +289,7 @@ async fn who_speaks_the_wrong_protocol_is_told_so() {
     let alert = to_the_end(&mut garbage.tcp).await;
     assert!(matches!(alert[..], [21, 3, _, 0, 2, 2, _]), "a fatal alert: {alert:?}");
     // And the server serves on.
-    Secure::join(&server, &files, 1, &version::TLS13).await;
+    Secure::signed_in(&server, &files, 1, &version::TLS13).await;
 }
 
 async fn to_the_end(tcp: &mut TcpStream) -> Vec<u8> {
@@ -402,18 +318,10 @@ async fn a_handshake_that_hangs_ends_at_its_deadline() {
 async fn a_server_that_stops_says_goodbye_over_tls() {
     let files = Files::new();
     let mut server = files.both().start();
-    let mut client = Secure::join(&server, &files, 1, &version::TLS13).await;
+    let mut client = Secure::signed_in(&server, &files, 1, &version::TLS13).await;
     server.signal("TERM");
     client.find("draining").await;
-    let code = loop {
-        match client.message().await {
-            Some(Message::Close(frame)) => break frame.map(|frame| u16::from(frame.code)),
-            Some(_) => {}
-            None => break None,
-        }
-    };
-    assert_eq!(code, Some(1001));
-    while client.message().await.is_some() {}
+    client.closed(1001).await;
     assert!(server.ended(DEADLINE).success());
 }
 

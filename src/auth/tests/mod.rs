@@ -1,6 +1,5 @@
 //! What the tests of tokens share, and the tests of what is around the claims (`claims`, `channel`) and the keys
 //! (`keys`, `api_keys`), what is remembered (`verified`): static tokens, issuing, and garbage of every kind.
-#![allow(clippy::unwrap_used)]
 
 mod api_keys;
 mod channel;

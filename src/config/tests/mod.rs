@@ -1,6 +1,5 @@
 //! Each source, each rule of the keys, and that what is printed reads back and shows no secret.
 //! Files are temporary ones, and variables are given: the process's own are not read.
-#![allow(clippy::unwrap_used)]
 
 mod channels;
 

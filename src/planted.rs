@@ -1,0 +1,97 @@
+//! PLANTED faults and panics, for the tests that have to find them (`./check planted`). Without the feature `planted`,
+//! and so in every server that is given to anyone, nothing can be planted and the compiler leaves the places out.
+//! Knows the faults' names; what each does wrong stands where it does it.
+
+/// A mistake that could have been made in the server. The simulation plants one at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// One of many publications doesn't reach the first of the shards.
+    DroppedParcel,
+    /// Two publications of a batch change places.
+    SwappedOrder,
+    /// Recovery leaves out the first that was missed.
+    RecoveryOffByOne,
+    /// The answer to a subscribe that was cancelled passes for that to the later one.
+    StaleSubscribed,
+    /// A release takes away what a later claim has.
+    LateRelease,
+    /// A full lane takes more, and loses it.
+    FullLane,
+}
+
+impl Fault {
+    /// Each of them.
+    pub const ALL: [Self; 6] = [
+        Self::DroppedParcel,
+        Self::SwappedOrder,
+        Self::RecoveryOffByOne,
+        Self::StaleSubscribed,
+        Self::LateRelease,
+        Self::FullLane,
+    ];
+
+    /// Whether the server is to make this mistake.
+    #[cfg(not(feature = "planted"))]
+    #[inline(always)]
+    pub const fn is_planted(self) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use chosen::{at_turn, at_write, hear};
+
+/// What has been planted, by thread: a simulated server runs on one, and a real one's shards have no faults but panics.
+#[cfg(feature = "planted")]
+mod chosen {
+    use std::cell::Cell;
+
+    use super::Fault;
+    use crate::ids::ConnId;
+
+    thread_local! {
+        static FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
+        static WRITER: Cell<Option<ConnId>> = const { Cell::new(None) };
+        static LOOP: Cell<bool> = const { Cell::new(false) };
+    }
+
+    impl Fault {
+        /// Whether the server is to make this mistake.
+        pub fn is_planted(self) -> bool {
+            FAULT.get() == Some(self)
+        }
+
+        /// From now on the servers of this thread make this mistake, or none.
+        pub fn plant(fault: Option<Self>) {
+            FAULT.set(fault);
+        }
+    }
+
+    /// Looks for the place of a panic in a client's message, and panics if that is here.
+    pub fn hear(id: ConnId, message: &[u8]) {
+        let says = |what: &[u8]| message.windows(what.len()).any(|window| window == what);
+        if says(b"planted panic: reader") {
+            panic!("planted in the reader of {id}");
+        }
+        if says(b"planted panic: writer") {
+            WRITER.set(Some(id));
+        }
+        if says(b"planted panic: loop") {
+            LOOP.set(true);
+        }
+    }
+
+    /// Where a connection's writer goes on.
+    pub fn at_write(id: ConnId) {
+        if WRITER.get() == Some(id) {
+            panic!("planted in the writer of {id}");
+        }
+    }
+
+    /// Where a shard takes a turn.
+    pub fn at_turn() {
+        if LOOP.get() {
+            panic!("planted in a shard's loop");
+        }
+    }
+}
