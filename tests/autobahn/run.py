@@ -29,12 +29,9 @@ START_DEADLINE_S = 20
 RUN_DEADLINE_S = {"default": 300, "deflate": 1800}
 
 
-def verdict(case, result, unimplemented_groups):
+def verdict(case, result):
     """None if the result is good, else why it is not."""
     behavior, close = result.get("behavior"), result.get("behaviorClose")
-    group = case.split(".")[0]
-    if behavior == "UNIMPLEMENTED" and group in unimplemented_groups:
-        return None
     # NON-STRICT is a fault everywhere; 6.4.* is where it would show a UTF-8 check that waits for the end of a frame.
     good = {"OK", "INFORMATIONAL"} if case in INFORMATIONAL else {"OK"}
     if behavior not in good:
@@ -44,14 +41,14 @@ def verdict(case, result, unimplemented_groups):
     return None
 
 
-def judge(index, groups, unimplemented_groups=()):
+def judge(index, groups):
     """(number of good cases, list of (case, why)) for the one agent of a report."""
     if len(index) != 1:
         return 0, [("report", "holds %d agents, not one" % len(index))]
     (results,) = index.values()
     faults, good = [], 0
     for case in sorted(results, key=lambda name: [int(part) for part in name.split(".")]):
-        why = verdict(case, results[case], unimplemented_groups)
+        why = verdict(case, results[case])
         if why is None:
             good += 1
         else:
@@ -72,6 +69,7 @@ class Server:
         # Group 9 echoes messages of 16 MiB; a limit of its own is tested elsewhere.
         environment["URINGCAST_LIMITS__MESSAGE_BYTES"] = str(17 << 20)
         environment["URINGCAST_LIMITS__OUTBOX_BYTES"] = str(64 << 20)
+        environment["URINGCAST_COMPRESSION__MODE"] = "on"
         self.log = open(log, "wb")
         self.process = subprocess.Popen(
             [os.path.abspath(binary), "--echo", "--listen", "127.0.0.1:0"],
@@ -136,10 +134,9 @@ def self_test():
         assert judge({"a": {"10.1.1": bad}}, ["10"])[1], bad
     assert judge({"a": {}}, ["10"])[1]
     assert judge({}, ["10"])[1]
-    assert verdict("7.1.6", dict(ok, behavior="INFORMATIONAL"), ()) is None
-    assert verdict("7.1.6", dict(ok, behavior="FAILED"), ()) is not None
-    assert verdict("12.1.1", dict(ok, behavior="UNIMPLEMENTED"), {"12"}) is None
-    assert verdict("12.1.1", dict(ok, behavior="FAILED"), {"12"}) is not None
+    assert verdict("7.1.6", dict(ok, behavior="INFORMATIONAL")) is None
+    assert verdict("7.1.6", dict(ok, behavior="FAILED")) is not None
+    assert verdict("12.1.1", dict(ok, behavior="UNIMPLEMENTED")) is not None
 
 
 def main():
@@ -148,8 +145,6 @@ def main():
     parser.add_argument("--report", type=pathlib.Path)
     parser.add_argument("--server")
     parser.add_argument("--url")
-    parser.add_argument("--allow-unimplemented", action="append", default=[], metavar="GROUP",
-                        help="an extension that the server may decline to speak")
     parser.add_argument("--self-test", action="store_true")
     parser.add_argument("groups", nargs="*")
     arguments = parser.parse_args()
@@ -169,16 +164,15 @@ def main():
             died = server.process.poll()
     finally:
         code = server.stop() if server else 0
-    good, faults = judge(index, arguments.groups, set(arguments.allow_unimplemented))
+    good, faults = judge(index, arguments.groups)
     if died is not None:
         faults.append(("server", "died with %d during the run" % died))
     elif code != 0:
         faults.append(("server", "ended with %d on SIGTERM" % code))
-    unimplemented = sum(1 for r in next(iter(index.values()), {}).values() if r.get("behavior") == "UNIMPLEMENTED")
     for case, why in faults:
         print("Autobahn %-10s %s" % (case, why))
-    print("Autobahn groups %s: %d good (%d of them not implemented), %d faults; report in %s" % (
-        " ".join(arguments.groups), good, unimplemented, len(faults), report))
+    print("Autobahn groups %s: %d good, %d faults; report in %s" % (
+        " ".join(arguments.groups), good, len(faults), report))
     sys.exit(1 if faults else 0)
 
 
