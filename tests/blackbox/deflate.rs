@@ -291,7 +291,7 @@ async fn rsv1_where_it_must_not_be_is_1002() {
     let payload = deflate(&text(100), 6, false);
     for (name, bytes) in [
         ("on a continuation", [rsv1(false, 1, &payload[..9]), rsv1(true, 0, &payload[9..])].concat()),
-        ("on the continuation alone", [frame(false, 1, &payload[..9]), rsv1(true, 0, &payload[9..])].concat()),
+        ("on the continuation alone", [frame(false, 1, b"text"), rsv1(true, 0, &payload)].concat()),
         ("on a ping", rsv1(true, 9, b"")),
         ("on a pong", rsv1(true, 10, b"x")),
         ("on a close", rsv1(true, 8, &[0x03, 0xe8])),
@@ -441,6 +441,42 @@ async fn what_a_client_is_told_is_compressed_from_a_size_up() {
     assert!(metrics.get("uringcast_undeflated_replies_total").await > 0);
     assert!(metrics.get("uringcast_inflate_nanoseconds_total").await > 0);
     assert!(metrics.get("uringcast_deflate_replies_nanoseconds_total").await > 0);
+}
+
+/// `compress = "off"` holds for publications and for whatever else tells of the channel.
+#[tokio::test]
+async fn a_namespace_may_be_left_alone() {
+    let server = on().env("URINGCAST_CHANNELS__COMPRESS", "off").env("URINGCAST_CHANNELS__PUBLISH", "members").start();
+    let mut raw = agreed(&server, "/ws").await;
+    raw.json().await;
+    let auth = json!({"type": "auth", "data": {"token": token("ann", "Ann")}});
+    raw.raw.write(&compressed(1, auth.to_string().as_bytes())).await;
+    raw.json().await;
+    let text = String::from_utf8(text(1000)).unwrap();
+    for (channel, is_compressed) in [("secret", false), ("lobby", true)] {
+        for kind in ["subscribe", "publish", "history"] {
+            if (kind, channel) == ("subscribe", "lobby") {
+                continue;
+            }
+            let request =
+                json!({"type": kind, "id": kind, "data": {"channel": channel, "data": {"text": text}, "text": text}});
+            raw.raw.write(&frame(true, 1, request.to_string().as_bytes())).await;
+            loop {
+                let (answer, was_compressed) = raw.json().await;
+                assert!(answer["type"] != "error", "{answer}");
+                assert!(!was_compressed || is_compressed, "{answer}");
+                if answer["id"] == kind {
+                    let long = answer.to_string().len() > 1000;
+                    assert_eq!(
+                        (long, was_compressed),
+                        (kind == "history", kind == "history" && is_compressed),
+                        "{answer}"
+                    );
+                    break;
+                }
+            }
+        }
+    }
 }
 
 /// What a message inflates to counts against its sender's rate, or a kilobyte would pass for a megabyte.
