@@ -50,8 +50,8 @@ settings! {
         overflow: Overflow = Overflow::Disconnect;
         /// How long publications are gathered so that many leave together, in milliseconds. 0 sends at once.
         batch_window_ms: u64 = 0, range(0..=MINUTE_MS);
-        /// Whether publications are compressed for clients that compression was agreed on with: "auto" (from
-        /// `compression.min_bytes` up) or "off" (for what is secret, or compressed already).
+        /// Whether publications, and answers that tell of the channel, are compressed for clients that compression was
+        /// agreed on with: "auto" (from `compression.min_bytes` up) or "off" (what is secret, or compressed already).
         compress: Compress = Compress::Auto;
     }
 }

@@ -5,9 +5,11 @@ use super::{Compression, Settings, Shard};
 use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::metrics::{Count, ShardMetrics};
+use crate::namespace::{Compress, LOBBY};
 use crate::proto::deflate::Deflate;
 use crate::proto::deflate::compress::Compressors;
 use crate::proto::deflate::inflate::Inflater;
+use crate::proto::encode::Reply;
 use crate::proto::frame;
 use crate::run::Packer;
 
@@ -45,6 +47,19 @@ impl Shard {
         if self.conns.get(id).is_some() {
             self.measure(id, work.content.saturating_sub(work.payload), now);
         }
+    }
+
+    /// Whether a reply tells of no channel whose namespace says that nothing of it is to be compressed.
+    pub(super) fn may_compress(&self, reply: &Reply<'_>) -> bool {
+        let channel = match reply {
+            Reply::AuthSuccess { lobby, .. } => lobby.channel,
+            Reply::Subscribed { position, .. } | Reply::History { position, .. } => position.channel,
+            Reply::Presence { channel, .. } => channel,
+            Reply::Users { .. } => LOBBY,
+            _ => return true,
+        };
+        let namespace = self.settings.hub.namespaces.of(channel);
+        namespace.is_none_or(|namespace| namespace.compress == Compress::Auto)
     }
 
     /// Queues one message for one client, which `write` appends as a plain frame. It leaves compressed, by itself, if

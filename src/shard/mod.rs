@@ -482,7 +482,8 @@ impl Shard {
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
         let language = self.settings.hub.language;
-        self.push_message(id.slot, |out| reply.encode(out, mark, language));
+        let write = |out: &mut Vec<u8>| reply.encode(out, mark, language);
+        if self.may_compress(reply) { self.push_message(id.slot, write) } else { self.push_private(id.slot, write) }
     }
 
     fn push_private(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {

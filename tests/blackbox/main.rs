@@ -8,6 +8,7 @@ mod admission;
 mod api;
 mod channel_support;
 mod channels;
+mod deflate;
 mod doctor;
 mod echo;
 mod faults;

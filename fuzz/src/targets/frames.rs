@@ -4,16 +4,20 @@
 use crate::dice::Dice;
 use crate::oracles::frames::{decode, reference};
 
-/// The decoder sees what the reference sees, however the stream is cut, and no later.
-pub fn run(bytes: &[u8]) {
-    let Some((&count, rest)) = bytes.split_first() else { return };
-    let Some((places, stream)) = rest.split_at_checked(usize::from(count % 8) * 2) else { return };
+/// The stream of an input, cut at its places and whole.
+pub fn cut(bytes: &[u8]) -> Option<(Vec<Vec<u8>>, &[u8])> {
+    let (&count, rest) = bytes.split_first()?;
+    let (places, stream) = rest.split_at_checked(usize::from(count % 8) * 2)?;
     let place = |pair: &[u8]| usize::from(u16::from_be_bytes([pair[0], pair[1]])) % (stream.len() + 1);
     let mut places: Vec<usize> = places.chunks_exact(2).map(place).collect();
     places.extend([0, stream.len()]);
     places.sort_unstable();
-    let chunks: Vec<Vec<u8>> = places.windows(2).map(|pair| stream[pair[0]..pair[1]].to_vec()).collect();
+    Some((places.windows(2).map(|pair| stream[pair[0]..pair[1]].to_vec()).collect(), stream))
+}
 
+/// The decoder sees what the reference sees, however the stream is cut, and no later.
+pub fn run(bytes: &[u8]) {
+    let Some((chunks, stream)) = cut(bytes) else { return };
     let (seen, error) = reference(stream, false);
     let cut_up = decode(&chunks, false);
     assert_eq!((&cut_up.0, cut_up.1), (&seen, error));

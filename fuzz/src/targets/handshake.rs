@@ -1,6 +1,7 @@
 //! The head of a request, at every place where it may be cut, and the decision on an upgrade.
 //! Input: the bytes of the request and of what follows it.
 
+use uringcast::proto::deflate::Mode;
 use uringcast::proto::handshake::{Limits, Policy, Refusal, Request, upgrade};
 
 use crate::dice::Dice;
@@ -39,13 +40,23 @@ pub fn run(bytes: &[u8]) {
     assert!(whole.is_some() || bytes.len() < LIMITS.head_bytes, "undecided at the limit");
     if let Ok(Some((request, taken))) = Request::parse(bytes, &LIMITS) {
         one_reading(&bytes[..taken]);
-        let policy = Policy { subprotocols: &["uringcast.v1"], ..Policy::default() };
+        let policy = Policy { subprotocols: &["uringcast.v1"], compression: Mode::On, ..Policy::default() };
         match upgrade(&request, &policy) {
             Ok(agreed) => {
                 asked_for_it(&bytes[..taken]);
                 let mut out = Vec::new();
                 agreed.write_response(&mut out);
                 well_formed(&out, 101);
+                let told = fields(&out).into_iter().find(|(name, _)| name == "sec-websocket-extensions");
+                assert_eq!(told.is_some(), agreed.deflate().is_some());
+                if let Some((_, told)) = told {
+                    offered(&bytes[..taken], &told);
+                }
+                // Whether it is spoken changes nothing about who may upgrade, unless it is demanded.
+                let off = upgrade(&request, &Policy { compression: Mode::Off, ..policy.clone() });
+                assert_eq!(off.map(|off| off.deflate()), Ok(None));
+                let forced = upgrade(&request, &Policy { compression: Mode::Forced, ..policy });
+                assert_eq!(forced.is_ok(), agreed.deflate().is_some());
             }
             Err(refusal) => refused(&refusal),
         }
@@ -107,6 +118,29 @@ fn asked_for_it(head: &[u8]) {
     assert!(matches!(of("content-length").trim_start_matches('0'), ""));
 }
 
+/// The client offered what it is told, in these words; read as naively as may be, with quotes and commas as they come.
+fn offered(head: &[u8], told: &str) {
+    let offers = fields(head).into_iter().filter(|(name, _)| name == "sec-websocket-extensions").map(|(_, line)| line);
+    let offers = offers.collect::<Vec<_>>().join(",");
+    let of = |text: &str| -> Vec<String> {
+        let plain = |part: &str| part.replace(['"', '\\', ' ', '\t'], "");
+        text.split(';').map(plain).filter(|part| part != "client_no_context_takeover").collect()
+    };
+    let told = of(told);
+    assert_eq!(told[0], "permessage-deflate");
+    assert!(told[1..].iter().all(|part| {
+        part == "server_no_context_takeover"
+            || part.strip_prefix("server_max_window_bits=").is_some_and(|bits| {
+                bits.parse::<u8>().is_ok_and(|number| (9..=15).contains(&number) && number.to_string() == bits)
+            })
+    }));
+    let takes = |offer: &str| {
+        let offer = of(offer);
+        offer[0] == told[0] && told[1..].iter().all(|part| offer.iter().filter(|other| *other == part).count() == 1)
+    };
+    assert!(offers.split(',').any(takes), "{offers:?} was answered {told:?}");
+}
+
 /// An upgrade with some lines left out, doubled or strange.
 pub fn generate(dice: &mut Dice) -> Vec<u8> {
     let request_line = [
@@ -146,6 +180,11 @@ pub fn generate(dice: &mut Dice) -> Vec<u8> {
         "Connection:",
         "Host: [::1]:80",
         "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
+        "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=8, permessage-deflate; a=b, foo",
+        "Sec-WebSocket-Extensions: x;y=\"z\",permessage-deflate;server_max_window_bits=\"1\\0\";server_no_context_takeover",
+        "sec-websocket-extensions: permessage-deflate ; server_max_window_bits = 12 ; client_max_window_bits = 9 ,",
+        "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; client_no_context_takeover",
+        "Sec-WebSocket-Extensions: permessage-deflate;",
     ];
     let end = dice.pick(&["\r\n", "\r\n", "\r\n", "\n", "\r"]);
     let mut head = dice.pick(&request_line).to_owned() + end;

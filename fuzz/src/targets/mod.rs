@@ -2,6 +2,7 @@
 //! which makes inputs that get past the first check; what makes no sense at all comes of `mutate`.
 
 pub mod config;
+pub mod deflate;
 pub mod envelope;
 pub mod frames;
 pub mod handshake;

@@ -67,14 +67,14 @@ impl Batch<'_> {
     /// not be shorter than the plain one, which then is no part of what the next may refer to.
     pub fn write(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) -> bool {
         self.fresh = false;
-        // With less room than the payload takes, what is no gain doesn't fit.
-        self.scratch.resize(payload.len(), 0);
+        self.scratch.resize(bound(payload.len()), 0);
         let (taken, made) = (self.stream.total_in(), self.stream.total_out());
         let done = self.stream.compress(payload, self.scratch, FlushCompress::Sync);
         let (taken, made) = ((self.stream.total_in() - taken) as usize, (self.stream.total_out() - made) as usize);
         // A flush that filled its room to the end may have more to give.
         let whole = matches!(done, Ok(Status::Ok)) && taken == payload.len() && made < self.scratch.len();
-        let content = self.scratch[..made].strip_suffix(&TAIL).filter(|_| whole);
+        let content = self.scratch[..made].strip_suffix(&TAIL);
+        let content = content.filter(|content| whole && content.len() < payload.len());
         if let Some(content) = content {
             let at = out.len();
             frame::write_frame(out, opcode, content);
@@ -88,5 +88,57 @@ impl Batch<'_> {
             *self.scratch = Vec::new();
         }
         written
+    }
+}
+
+/// The most that so many bytes become, compressed and flushed: 9 bits for each by fixed codes, at level 1. A compressor
+/// must never be left with output that found no room: zlib-rs (0.6.8) forgets at a reset what it was, but not the room
+/// that it takes, and after some of these it panics.
+fn bound(payload_bytes: usize) -> usize {
+    payload_bytes + payload_bytes / 8 + 64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::deflate::inflate::Inflater;
+
+    fn noise(bytes: usize, state: &mut u64) -> Vec<u8> {
+        let mut next = || {
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*state >> 56) as u8
+        };
+        (0..bytes).map(|_| next()).collect()
+    }
+
+    /// At every level and window, after what did not get shorter, however often.
+    #[test]
+    fn what_is_no_gain_leaves_nothing_behind() {
+        let (mut state, mut inflater) = (1, Inflater::new(|| 0));
+        let text = b"what comes after it is compressed as ever, ".repeat(40);
+        for level in 1..=9 {
+            let mut compressors = Compressors::new(level);
+            for window_bits in 9..=15 {
+                for round in 0..12 {
+                    // From 144 up fixed codes have 9 bits.
+                    let mut payload = noise([300, 5_000, 70_000][round % 3], &mut state);
+                    payload.iter_mut().for_each(|byte| *byte |= 0x90);
+                    let mut out = Vec::new();
+                    let noisy = noise(payload.len(), &mut state);
+                    assert!(!compressors.write_alone(&mut out, Opcode::Binary, &noisy, window_bits), "{level} {round}");
+                    assert!(out.is_empty());
+                    for message in [&payload, &text] {
+                        out.clear();
+                        if compressors.write_alone(&mut out, Opcode::Binary, message, window_bits) {
+                            let (_, content) = frame::message(&out);
+                            assert!(content.len() < message.len());
+                            assert_eq!(inflater.inflate(content, 1 << 20).as_deref(), Ok(&message[..]));
+                        } else {
+                            assert!(message != &text && out.is_empty(), "{level} {window_bits} {round}");
+                        }
+                    }
+                }
+            }
+        }
     }
 }

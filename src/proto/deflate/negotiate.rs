@@ -211,3 +211,158 @@ impl<'a> Rest<'a> {
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// What the lines of a header are answered with; an empty text for "declined".
+    fn answer(lines: &[&str]) -> Result<String, Malformed> {
+        let agreed = negotiate(lines.iter().map(|line| line.as_bytes()))?;
+        Ok(agreed.map_or(String::new(), |agreed| agreed.response()))
+    }
+
+    const PLAIN: &str = "permessage-deflate; client_no_context_takeover";
+
+    #[track_caller]
+    fn taken(line: &str, more: &str) {
+        assert_eq!(answer(&[line]), Ok(format!("{PLAIN}{more}")), "{line}");
+    }
+
+    #[track_caller]
+    fn declined(line: &str) {
+        assert_eq!(answer(&[line]), Ok(String::new()), "{line}");
+        // It does no harm to what follows.
+        assert_eq!(answer(&[&format!("{line}, permessage-deflate")]), Ok(PLAIN.to_owned()), "{line}");
+        assert_eq!(answer(&[line, "permessage-deflate"]), Ok(PLAIN.to_owned()), "{line}");
+    }
+
+    #[track_caller]
+    fn malformed(line: &str) {
+        assert_eq!(answer(&[line]), Err(Malformed), "{line}");
+        assert_eq!(answer(&["permessage-deflate", line]), Err(Malformed), "{line}");
+    }
+
+    #[test]
+    fn offers_of_clients_in_use() {
+        // Chromium, Firefox, ws and undici; Safari; Python's websockets; aiohttp; Autobahn.
+        taken("permessage-deflate; client_max_window_bits", "");
+        taken("permessage-deflate", "");
+        taken(
+            "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",
+            "; server_max_window_bits=12",
+        );
+        taken("permessage-deflate; client_max_window_bits=15", "");
+        taken(
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=9; \
+             client_max_window_bits",
+            "; server_no_context_takeover; server_max_window_bits=9",
+        );
+    }
+
+    #[test]
+    fn what_is_agreed_on_is_what_is_answered() {
+        let agreed = |line: &str| negotiate([line.as_bytes()].into_iter()).unwrap().unwrap().deflate;
+        assert_eq!(agreed("permessage-deflate"), Deflate { window_bits: 15, takeover: true });
+        let line = "permessage-deflate; server_max_window_bits=10; server_no_context_takeover";
+        assert_eq!(agreed(line), Deflate { window_bits: 10, takeover: false });
+    }
+
+    #[test]
+    fn every_value_of_every_parameter() {
+        for name in ["server_max_window_bits", "client_max_window_bits"] {
+            for bits in 0..=300 {
+                let line = format!("permessage-deflate; {name}={bits}");
+                match (name, bits) {
+                    ("server_max_window_bits", 9..=15) => taken(&line, &format!("; {name}={bits}")),
+                    ("client_max_window_bits", 8..=15) => taken(&line, ""),
+                    _ => declined(&line),
+                }
+            }
+            for value in ["09", "015", "0", "+9", "-9", "9.0", "1e1", "ten", "x", "99999999999999999999", "0xA", "1_0"]
+            {
+                declined(&format!("permessage-deflate; {name}={value}"));
+            }
+        }
+        declined("permessage-deflate; server_max_window_bits");
+        for name in ["server_no_context_takeover", "client_no_context_takeover"] {
+            for value in ["1", "true", "0", "\"x\""] {
+                declined(&format!("permessage-deflate; {name}={value}"));
+            }
+        }
+    }
+
+    #[test]
+    fn repeated_and_unknown_parameters_decline() {
+        for parameter in [
+            "server_no_context_takeover",
+            "client_no_context_takeover",
+            "server_max_window_bits=10",
+            "client_max_window_bits",
+            "client_max_window_bits=10",
+        ] {
+            declined(&format!("permessage-deflate; {parameter}; {parameter}"));
+        }
+        declined("permessage-deflate; client_max_window_bits=10; client_max_window_bits");
+        declined("permessage-deflate; server_max_window_bits=10; server_max_window_bits=11");
+        declined("permessage-deflate; mystery");
+        declined("permessage-deflate; mystery=1; client_max_window_bits");
+        declined("permessage-deflate; Client_Max_Window_Bits");
+        // Another extension that begins alike, or is no longer in use, is none of ours.
+        for other in ["permessage-deflate2", "x-webkit-deflate-frame", "permessage-bzip2; client_max_compress_level=9"]
+        {
+            declined(other);
+        }
+    }
+
+    #[test]
+    fn the_first_offer_that_can_be_taken_is() {
+        let offers = "permessage-deflate; server_max_window_bits=8, permessage-deflate; server_max_window_bits=11, \
+                      permessage-deflate";
+        taken(offers, "; server_max_window_bits=11");
+        let lines = ["foo; bar=\"a\", permessage-deflate; x", "permessage-deflate; server_no_context_takeover", "baz"];
+        assert_eq!(answer(&lines), Ok(format!("{PLAIN}; server_no_context_takeover")));
+        assert_eq!(answer(&[]), Ok(String::new()));
+    }
+
+    #[test]
+    fn quotes_and_blanks_are_grammar() {
+        taken("permessage-deflate;server_max_window_bits=\"11\"", "; server_max_window_bits=11");
+        taken("permessage-deflate; server_max_window_bits=\"1\\1\"", "; server_max_window_bits=11");
+        taken("permessage-deflate; client_max_window_bits=\"\\8\"", "");
+        taken(" \tpermessage-deflate\t;\tserver_max_window_bits = 11 ,", "; server_max_window_bits=11");
+        taken(", ,permessage-deflate,,", "");
+        declined("permessage-deflate; server_max_window_bits=\"09\"");
+        for empty in ["", " ", ",", " , ,"] {
+            declined(empty);
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_extensions() {
+        for line in [
+            ";",
+            "=",
+            "permessage-deflate;",
+            "permessage-deflate; ; client_max_window_bits",
+            "permessage-deflate; client_max_window_bits=",
+            "permessage-deflate; =10",
+            "permessage-deflate; client_max_window_bits=10 11",
+            "permessage-deflate client_max_window_bits",
+            "permessage-deflate; client_max_window_bits=\"10",
+            "permessage-deflate; client_max_window_bits=\"10\\",
+            "permessage-deflate; client_max_window_bits=\"\"",
+            "permessage-deflate; client_max_window_bits=\"1 0\"",
+            "permessage-deflate; client_max_window_bits=\"1\"0",
+            "permessage/deflate",
+            "permessage-deflate; client_max_window_bits=10=10",
+            "foo; bar=\"a,b\"",
+            "fö",
+            "a\u{7f}",
+            "\u{1}",
+        ] {
+            malformed(line);
+        }
+    }
+}

@@ -59,6 +59,41 @@ fn a_browser_upgrades() {
     );
 }
 
+/// The answer to an upgrade with these extension headers.
+fn extensions(lines: &str, compression: Mode) -> Result<Option<String>, Refusal> {
+    let head = request_with(&format!("{UPGRADE}{KEY}{lines}"));
+    let upgrade = upgrade(&parse(&head)?, &Policy { compression, ..policy() })?;
+    let mut out = Vec::new();
+    upgrade.write_response(&mut out);
+    let text = String::from_utf8(out).unwrap();
+    let found = text.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ").map(str::to_owned));
+    assert_eq!(found.is_some(), upgrade.deflate().is_some());
+    Ok(found)
+}
+
+#[test]
+fn compression_is_answered_as_the_policy_says() {
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10\r\n";
+    let bad = "sec-websocket-extensions: permessage-deflate; mystery\r\n";
+    let answer = "permessage-deflate; client_no_context_takeover; server_max_window_bits=10";
+    assert_eq!(extensions(offer, Mode::On), Ok(Some(answer.to_owned())));
+    assert_eq!(extensions(offer, Mode::Forced), Ok(Some(answer.to_owned())));
+    assert_eq!(extensions(&format!("{bad}{offer}"), Mode::On), Ok(Some(answer.to_owned())));
+    assert_eq!(extensions(offer, Mode::Off), Ok(None));
+    for declined in ["", bad, "Sec-WebSocket-Extensions:\r\n"] {
+        assert_eq!(extensions(declined, Mode::Off), Ok(None));
+        assert_eq!(extensions(declined, Mode::On), Ok(None));
+        let refusal = extensions(declined, Mode::Forced).unwrap_err();
+        assert_eq!(refusal.status, 400);
+        assert!(refusal.text.contains("permessage-deflate"));
+    }
+    // RFC 6455 §9.1 has no mode in which that passes.
+    for mode in [Mode::Off, Mode::On, Mode::Forced] {
+        let refusal = extensions("Sec-WebSocket-Extensions: permessage-deflate; =\r\n", mode).unwrap_err();
+        assert_eq!((refusal.status, refusal.text), (400, "malformed Sec-WebSocket-Extensions header"));
+    }
+}
+
 #[test]
 fn every_prefix_asks_for_more_and_what_follows_stays() {
     for end in 0..CHROMIUM.len() {

@@ -236,3 +236,98 @@ fn release_keeps_what_is_incomplete() {
     }
     assert_eq!(log, ["Ping([112])", "text Hello"]);
 }
+
+/// Decodes with compression agreed on, whole and byte by byte, which must not differ.
+fn deflated(frames: &[Vec<u8>], limits: &Limits) -> (Vec<String>, Option<ProtocolError>) {
+    let bytes = frames.concat();
+    let run = |chunk_bytes: usize| {
+        let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+        decoder.allow_deflate();
+        let error = bytes.chunks(chunk_bytes).find_map(|chunk| feed(&mut decoder, chunk, limits, &mut log).err());
+        decoder.release();
+        (log, error, decoder.is_idle())
+    };
+    let (log, error, _) = run(bytes.len());
+    assert_eq!((&log, error), (&run(1).0, run(1).1), "byte by byte");
+    (log, error)
+}
+
+const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+
+#[test]
+fn compressed_messages_come_inflated() {
+    let (log, error) = deflated(
+        &[
+            frame(0xC1, &HELLO),
+            frame(0x81, b"plain"),
+            // RSV1 on the first fragment alone; the others, and what stands between, have none.
+            frame(0x41, &HELLO[..3]),
+            frame(0x89, b"p"),
+            frame(0x00, b""),
+            frame(0x80, &HELLO[3..]),
+            frame(0x42, b""),
+            frame(0x80, &HELLO),
+            frame(0xC2, &[0x00]),
+            frame(0xC1, b""),
+            frame(0x01, b"pl"),
+            frame(0x80, b"ain"),
+        ],
+        &LIMITS,
+    );
+    let binary = format!("{:?}", b"Hello");
+    let expected = [
+        "text Hello",
+        "text plain",
+        "Ping([112])",
+        "text Hello",
+        &format!("Binary({binary})"),
+        "Binary([])",
+        "text ",
+        "text plain",
+    ];
+    assert_eq!((log, error), (expected.map(str::to_owned).to_vec(), None));
+}
+
+#[test]
+fn rsv1_stands_on_the_first_frame_of_an_agreed_message() {
+    let error = |frames: &[Vec<u8>]| deflated(frames, &LIMITS).1;
+    assert_eq!(error(&[frame(0x41, &HELLO[..3]), frame(0xC0, &HELLO[3..])]), Some(ProtocolError::ReservedBits));
+    assert_eq!(error(&[frame(0x01, b"a"), frame(0xC0, &HELLO)]), Some(ProtocolError::ReservedBits));
+    for control in [0xC8, 0xC9, 0xCA, 0xE1, 0xD1, 0xF2] {
+        assert_eq!(error(&[frame(control, b"")]), Some(ProtocolError::ReservedBits), "{control:x}");
+    }
+    assert_eq!(err(&[frame(0xC1, &HELLO)]), ProtocolError::ReservedBits, "without an agreement");
+}
+
+#[test]
+fn what_inflates_badly_ends_the_stream() {
+    let error = |frames: &[Vec<u8>], limits: &Limits| deflated(frames, limits);
+    let (log, bad) = error(&[frame(0x81, b"first"), frame(0xC1, b"Hello"), frame(0x81, b"never")], &LIMITS);
+    assert_eq!((log, bad), (vec!["text first".to_owned()], Some(ProtocolError::InvalidDeflate)));
+    let fragments = [frame(0x41, &HELLO[..3]), frame(0x80, b"")];
+    assert_eq!(error(&fragments, &LIMITS).1, Some(ProtocolError::InvalidDeflate));
+    // Four bytes of a stored block that are no text: judged when they are inflated.
+    let bytes = [&[0x00, 2, 0, 0xfd, 0xff][..], &[0xff, 0xfe], &[0x00]].concat();
+    assert_eq!(error(&[frame(0xC1, &bytes)], &LIMITS).1, Some(ProtocolError::InvalidUtf8));
+    assert_eq!(error(&[frame(0xC2, &bytes)], &LIMITS), (vec!["Binary([255, 254])".to_owned()], None));
+    // The limit counts what comes in, and then what comes out.
+    let limits = Limits { message_bytes: 4, frame_bytes: 100, fragment_overhead: 0 };
+    assert_eq!(error(&[frame(0xC1, &HELLO)], &limits).1, Some(ProtocolError::MessageTooBig));
+    let limits = Limits { message_bytes: 40, frame_bytes: 100, fragment_overhead: 0 };
+    let zeros = [0x62, 0x60, 0x18, 0x05, 0xa3, 0x60, 0x14, 0x0c, 0x77, 0x00, 0x00];
+    assert_eq!(error(&[frame(0xC1, &zeros)], &limits).1, Some(ProtocolError::InflatedTooBig));
+}
+
+#[test]
+fn a_compressed_message_keeps_nothing_behind() {
+    let (mut decoder, mut inflater) = (Decoder::new(), Inflater::new(|| 0));
+    decoder.allow_deflate();
+    assert!(size_of::<Decoder>() <= 16);
+    for byte in [frame(0x41, &HELLO[..3]), frame(0x80, &HELLO[3..])].concat() {
+        if let (_, Some(event)) = decoder.decode(&mut [byte], &LIMITS, &mut inflater).unwrap() {
+            assert_eq!(event, Event::Text(&mut b"Hello".to_vec()));
+            assert!(decoder.is_idle(), "what was compressed has gone by the time that it is inflated");
+        }
+    }
+    assert!(decoder.is_idle());
+}
