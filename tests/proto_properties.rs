@@ -192,7 +192,7 @@ proptest! {
     }
 
     #[test]
-    fn what_others_compress_is_inflated_and_no_prefix_of_it(
+    fn what_others_compress_is_inflated_and_what_is_cut_is_judged_alike(
         content in contents(40_000),
         level in 0..11u8,
         last: bool,
@@ -205,8 +205,8 @@ proptest! {
         let cut = cut.index(payload.len());
         let ours = inflater.inflate(&payload[..cut], content.len()).map(|content| content.to_vec()).ok();
         prop_assert_eq!(&ours, &inflate(&payload[..cut], content.len()).ok());
-        // All but the octet behind a final block has to be there.
-        prop_assert_eq!(ours.is_some(), cut == 0 || (last && cut + 1 == payload.len()));
+        // A cut may fall where a block begins; content that was not sent never comes of it.
+        prop_assert!(ours.is_none_or(|ours| content.starts_with(&ours)));
         if !content.is_empty() {
             prop_assert!(inflater.inflate(&payload, content.len() - 1).is_err());
         }
