@@ -6,9 +6,12 @@ mod oracles {
     pub mod frames;
 }
 
-use oracles::frames::{Seen, decode, reference};
+use oracles::deflate::{deflate, inflate};
+use oracles::frames::{LIMITS, Seen, decode, reference};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use uringcast::proto::deflate::compress::Compressors;
+use uringcast::proto::deflate::inflate::Inflater;
 use uringcast::proto::frame::{self, Opcode};
 use uringcast::proto::handshake::{self, Request};
 use uringcast::proto::utf8::{self, Validator};
@@ -93,6 +96,47 @@ fn no_long_pings(seen: &[Seen]) -> bool {
     seen.iter().all(|seen| !matches!(seen, Seen::Ping(payload) if payload.len() > 125))
 }
 
+/// Contents that shrink, that don't, and that are no text.
+fn contents(most: usize) -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => "[a-zé😀]{0,200}".prop_map(String::into_bytes),
+        2 => ("[a-z ]{1,30}", 0..most / 30).prop_map(|(word, times)| word.repeat(times).into_bytes()),
+        2 => vec(any::<u8>(), 0..most),
+    ]
+}
+
+/// Frames of which some are compressed messages, whole, in fragments or damaged.
+fn compressed_streams() -> impl Strategy<Value = Vec<u8>> {
+    let message = (
+        contents(LIMITS.message_bytes + 200),
+        (0..11u8, any::<bool>(), prop::bool::weighted(0.8)),
+        prop::option::of(any::<prop::sample::Index>()),
+        prop::option::weighted(0.2, (any::<prop::sample::Index>(), 1..=255u8)),
+        (any::<bool>(), any::<[u8; 4]>(), prop::sample::select(&[0x80u8, 0x80, 0x80, 0xC0, 0x00][..])),
+    );
+    vec(message, 1..5).prop_map(|messages| {
+        let mut bytes = Vec::new();
+        for (content, (level, last, compressed), cut, damage, (text, key, end)) in messages {
+            let mut payload = if compressed { deflate(&content, level, last) } else { content };
+            if let Some((at, by)) = damage.filter(|_| !payload.is_empty()) {
+                let at = at.index(payload.len());
+                payload[at] ^= by;
+            }
+            let first = 2 - u8::from(text) + if compressed { 0x40 } else { 0 };
+            match cut {
+                None => bytes.extend(client_frame(first + 0x80, &payload, key)),
+                Some(cut) => {
+                    let (head, tail) = payload.split_at(cut.index(payload.len() + 1));
+                    bytes.extend(client_frame(first, head, key));
+                    bytes.extend(client_frame(0x89, b"between", key));
+                    bytes.extend(client_frame(end, tail, key));
+                }
+            }
+        }
+        bytes
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 5000, ..ProptestConfig::default() })]
 
@@ -126,6 +170,66 @@ proptest! {
         let decoded = decode(&cut(&bytes, &cuts), false);
         prop_assert_eq!((decoded.0, decoded.1), reference(&bytes, false));
         let _ = Request::parse(&bytes, &handshake::Limits::default());
+    }
+
+    /// The server's inflater may be stricter than the other one about codes that nobody makes, and never laxer.
+    #[test]
+    fn compressed_messages_decode_as_the_reference(
+        bytes in compressed_streams(),
+        cuts in vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let (seen, error) = reference(&bytes, true);
+        let decoded = decode(&cut(&bytes, &cuts), true);
+        if decoded.1 == Some(1007) {
+            prop_assert_eq!(&decoded.0, &seen[..decoded.0.len()]);
+        } else {
+            prop_assert_eq!((&decoded.0, decoded.1), (&seen, error));
+        }
+        let singles: Vec<Vec<u8>> = bytes.iter().map(|&byte| vec![byte]).collect();
+        let by_byte = decode(&singles, true);
+        prop_assert_eq!((by_byte.0, by_byte.1), (decoded.0, decoded.1));
+    }
+
+    #[test]
+    fn what_others_compress_is_inflated_and_what_is_cut_is_judged_alike(
+        content in contents(40_000),
+        level in 0..11u8,
+        last: bool,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let payload = deflate(&content, level, last);
+        let mut inflater = Inflater::new(|| 0);
+        let whole = inflater.inflate(&payload, content.len()).map(|content| content.to_vec());
+        prop_assert_eq!(whole.as_ref(), Ok(&content));
+        let cut = cut.index(payload.len());
+        let ours = inflater.inflate(&payload[..cut], content.len()).map(|content| content.to_vec()).ok();
+        prop_assert_eq!(&ours, &inflate(&payload[..cut], content.len()).ok());
+        // A cut may fall where a block begins; content that was not sent never comes of it.
+        prop_assert!(ours.is_none_or(|ours| content.starts_with(&ours)));
+        if !content.is_empty() {
+            prop_assert!(inflater.inflate(&payload, content.len() - 1).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_others_inflate(
+        messages in vec(contents(40_000), 1..6),
+        level in 1..=9u32,
+        window_bits in 9..=15u8,
+    ) {
+        let mut compressors = Compressors::new(level);
+        for content in &messages {
+            let mut out = b"before".to_vec();
+            if compressors.write_alone(&mut out, Opcode::Text, content, window_bits) {
+                prop_assert_eq!(out[6], 0xC1);
+                out[6] &= !0x40;
+                let (_, payload) = frame::message(&out[6..]);
+                prop_assert!(payload.len() < content.len());
+                prop_assert_eq!(inflate(payload, content.len()), Ok(content.clone()));
+            } else {
+                prop_assert_eq!(&out, b"before");
+            }
+        }
     }
 
     #[test]

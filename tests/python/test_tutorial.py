@@ -40,9 +40,9 @@ def token(user, name, ttl_s=3600):
 
 
 class Server:
-    def __init__(self, *flags):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("URINGCAST_")}
-        environment["URINGCAST_AUTH__HS256_SECRET"] = SECRET
+    def __init__(self, *flags, environment={}):
+        environment = {**environment, "URINGCAST_AUTH__HS256_SECRET": SECRET}
+        environment |= {k: v for k, v in os.environ.items() if not k.startswith("URINGCAST_")}
         self.process = subprocess.Popen(
             [BINARY, "--listen", "127.0.0.1:0", "--shards", "2", *flags],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
