@@ -48,6 +48,8 @@ pub struct Markers {
     place: usize,
     /// How far the next one was from the end of the one before it in the same message.
     stride: usize,
+    /// Messages were seen that hold more than one.
+    several: bool,
     padding: Vec<u8>,
 }
 
@@ -72,6 +74,7 @@ impl Markers {
             finder: Finder::new(&prefix).into_owned(),
             place: 0,
             stride: 0,
+            several: false,
             padding: padding(length.saturating_sub(MARKER)),
         }
     }
@@ -84,10 +87,13 @@ impl Markers {
         out.extend_from_slice(&self.padding);
     }
 
-    /// The marker in `payload`, if it has one.
+    /// The first marker in `payload`, if it has one.
     #[inline]
     pub fn find(&mut self, payload: &[u8]) -> Option<Marker> {
-        if let Some(found) = self.at(payload, self.place) {
+        // Where several may stand, the place of the last find must leave no room for another before it.
+        if (!self.several || self.place < self.length())
+            && let Some(found) = self.at(payload, self.place)
+        {
             return Some(found);
         }
         self.place = self.finder.find(payload)?;
@@ -106,12 +112,20 @@ impl Markers {
         if rest.len() < self.length() {
             return None;
         }
-        if let Some(found) = self.at(rest, self.stride) {
+        // As above: a longer stride is that over another's publication, and might step over one of ours.
+        if self.stride < self.length()
+            && let Some(found) = self.at(rest, self.stride)
+        {
             return Some(found);
         }
         let place = self.finder.find(rest)?;
-        self.stride = place;
+        (self.stride, self.several) = (place, true);
         self.at(rest, place)
+    }
+
+    /// The marker that `text` begins with, if it is a publication's.
+    pub fn read(&self, text: &[u8]) -> Option<Marker> {
+        self.at(text, 0)
     }
 
     #[inline]

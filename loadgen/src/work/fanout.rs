@@ -15,7 +15,7 @@ use crate::control::{Window, connection_number, share};
 use crate::engine::{Wires, Workload};
 use crate::latency::{Latencies, SECOND, Schedule};
 use crate::marker::{Marker, Markers, hex8, unhex};
-use crate::protocol::{Dialect, Offsets, Publish, Template, kind};
+use crate::protocol::{Dialect, Missed, Offsets, Publish, Template, kind};
 use crate::random::Random;
 
 /// A closed window that sees nothing for so long gives up on what is outstanding.
@@ -194,14 +194,26 @@ impl Fanout {
         self.checker.forgive(slot);
     }
 
+    /// Takes a publication that an answer to signing in brought after.
+    pub fn missed(&mut self, slot: usize, missed: &Missed) {
+        self.follows(slot, missed.offset);
+        let text = missed.text.as_deref().unwrap_or_default().as_bytes();
+        match self.markers.read(text) {
+            // Latency is that of what comes live: time 0 is before the measured window.
+            Some(marker) => self.delivery(slot, text, marker, 0),
+            None => self.foreign += 1,
+        }
+    }
+
     /// Takes every publication in `payload`; tells how many there were.
     #[inline]
-    pub fn publications(&mut self, slot: usize, payload: &[u8], at: u64) -> usize {
+    fn publications(&mut self, slot: usize, payload: &[u8], at: u64) -> usize {
         let Some(mut marker) = self.markers.find(payload) else {
             return 0;
         };
         let (mut rest, mut count) = (payload, 0);
         loop {
+            self.check_offset(slot, &rest[..marker.place]);
             self.delivery(slot, rest, marker, at);
             count += 1;
             // A server may put several into one message.
@@ -240,6 +252,12 @@ impl Fanout {
             return;
         };
         self.has_offsets = Some(true);
+        self.follows(slot, offset);
+    }
+
+    /// Every subscriber gets every offset, whoever published there.
+    #[inline]
+    fn follows(&mut self, slot: usize, offset: u64) {
         let last = std::mem::replace(&mut self.last_offset[slot], offset);
         if last != 0 && offset != last + 1 {
             self.checker.faults.offset_breaks += 1;
@@ -310,7 +328,6 @@ impl Fanout {
     #[inline]
     fn delivery(&mut self, slot: usize, payload: &[u8], marker: Marker, at: u64) {
         self.deliveries += 1;
-        self.check_offset(slot, &payload[..marker.place]);
         if !self.markers.intact(payload, marker.place) {
             self.checker.faults.corrupted += 1;
         }
@@ -524,6 +541,16 @@ mod tests {
         assert_eq!(faults, Faults::default());
         assert_eq!((fanout.pushes, fanout.deliveries), (1, 6));
         assert!(fanout.has_offsets());
+    }
+
+    /// A server may put several publications into one message, another run's among them.
+    #[test]
+    fn what_others_publish_between_hides_none() {
+        let other = String::from_utf8(delivery(0, 0, 10)).unwrap().replace("lg", "xx").into_bytes();
+        let with_it = [delivery(0, 0, 8), delivery(1, 0, 9), other, delivery(0, 1, 11)].concat();
+        let without = [delivery(0, 2, 12), delivery(1, 1, 13), delivery(1, 2, 14)].concat();
+        let (faults, fanout) = faults_of(&[with_it, without]);
+        assert_eq!((faults.lost, fanout.deliveries), (0, 6));
     }
 
     #[test]
