@@ -144,6 +144,20 @@ pub struct Auth {
     pub dev: bool,
 }
 
+/// Where what speaks uringcast's protocol, or another with the same commands, is to be found.
+#[derive(Args, Clone)]
+pub struct Place {
+    /// Where the server is
+    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
+    pub url: String,
+    /// Who signs in.
+    #[command(flatten)]
+    pub auth: Auth,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+}
+
 /// How many users the connections belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Users {
@@ -182,9 +196,6 @@ pub struct EchoArgs {
 /// `loadgen fanout`
 #[derive(Args)]
 pub struct FanoutArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many connections are on the lobby, publishers included
     #[arg(long, short = 'n', default_value_t = 1_000)]
     pub subscribers: u32,
@@ -209,20 +220,14 @@ pub struct FanoutArgs {
     /// Another protocol.
     #[command(flatten)]
     pub speak: Speak,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen connect`
 #[derive(Args)]
 pub struct ConnectArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many connections
     #[arg(long, short, default_value_t = 1_000)]
     pub connections: u32,
@@ -241,20 +246,14 @@ pub struct ConnectArgs {
     /// Another protocol.
     #[command(flatten)]
     pub speak: Speak,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen chat`
 #[derive(Args)]
 pub struct ChatArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many users, a connection each
     #[arg(long, short, default_value_t = 500)]
     pub connections: u32,
@@ -279,20 +278,14 @@ pub struct ChatArgs {
     /// How long to send; without --rate it is 100 a second.
     #[command(flatten)]
     pub span: Span,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen storm`
 #[derive(Args)]
 pub struct StormArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many connections, publishers included
     #[arg(long, short, default_value_t = 1_000)]
     pub connections: u32,
@@ -314,20 +307,14 @@ pub struct StormArgs {
     /// Bytes in a publication's text
     #[arg(long, default_value_t = 64)]
     pub payload: usize,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen abuse`
 #[derive(Args)]
 pub struct AbuseArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many innocent connections are on the lobby; one of them publishes
     #[arg(long, short, default_value_t = 200)]
     pub connections: u32,
@@ -343,12 +330,9 @@ pub struct AbuseArgs {
     /// The abuser's connections at a time
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub abusers: usize,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen suite`
@@ -411,6 +395,13 @@ fn positive(name: &str, value: f64) -> Result<()> {
     Ok(())
 }
 
+fn holds_marker(payload: usize) -> Result<()> {
+    if payload < MARKER {
+        bail!("--payload must be at least {MARKER}, the length of the marker in it");
+    }
+    Ok(())
+}
+
 impl Common {
     /// Refuses what makes no sense; `connections` of them are wanted.
     pub fn check(&self, connections: u32) -> Result<()> {
@@ -460,22 +451,19 @@ impl EchoArgs {
 impl FanoutArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.subscribers)?;
+        self.place.common.check(self.subscribers)?;
         self.span.check()?;
         if u32::from(self.publishers) > self.subscribers {
             bail!("publishers are subscribers, too: --publishers must not exceed --subscribers");
         }
-        if self.payload < MARKER {
-            bail!("--payload must be at least {MARKER}, the length of the marker in it");
-        }
-        Ok(())
+        holds_marker(self.payload)
     }
 }
 
 impl ConnectArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.connections)?;
+        self.place.common.check(self.connections)?;
         self.rate.map_or(Ok(()), |rate| positive("rate", rate))
     }
 }
@@ -483,51 +471,45 @@ impl ConnectArgs {
 impl ChatArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.connections)?;
+        self.place.common.check(self.connections)?;
         self.span.check()?;
         if u32::from(self.publishers) > self.connections {
             bail!("publishers are users, too: --publishers must not exceed --connections");
         }
-        if self.auth.users == Users::Same || self.auth.token.is_some() {
+        if self.place.auth.users == Users::Same || self.place.auth.token.is_some() {
             bail!("a chat is one of different users: no --users same and no --token");
         }
         if !self.churn.is_finite() || self.churn < 0.0 {
             bail!("--churn must be at least 0");
         }
-        if self.payload < MARKER {
-            bail!("--payload must be at least {MARKER}, the length of the marker in it");
-        }
-        Ok(())
+        holds_marker(self.payload)
     }
 }
 
 impl StormArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.connections)?;
+        self.place.common.check(self.connections)?;
         positive("rate", self.rate)?;
         positive("before", self.before)?;
         positive("within", self.within)?;
         if u32::from(self.publishers) >= self.connections {
             bail!("publishers stay: --publishers must be less than --connections");
         }
-        if self.payload < MARKER {
-            bail!("--payload must be at least {MARKER}, the length of the marker in it");
-        }
-        Ok(())
+        holds_marker(self.payload)
     }
 }
 
 impl AbuseArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.connections)?;
+        self.place.common.check(self.connections)?;
         positive("rate", self.rate)?;
         positive("seconds", self.seconds)?;
         if self.abusers == 0 {
             bail!("--abusers must be at least 1");
         }
-        if self.auth.secret.is_none() && self.auth.secret_file.is_none() {
+        if self.place.auth.secret.is_none() && self.place.auth.secret_file.is_none() {
             bail!("abusers are users of their own: the server's --secret is needed");
         }
         Ok(())
@@ -541,7 +523,6 @@ impl AbuseArgs {
     /// The innocent, as a fan-out in an open loop.
     pub fn innocent(&self) -> FanoutArgs {
         FanoutArgs {
-            url: self.url.clone(),
             subscribers: self.connections,
             publishers: 1,
             window: 1,
@@ -550,8 +531,7 @@ impl AbuseArgs {
             sample: 64,
             span: Span { seconds: self.seconds, warmup: 0.0, rate: Some(self.rate) },
             speak: Speak::default(),
-            auth: self.auth.clone(),
-            common: self.common.clone(),
+            place: self.place.clone(),
         }
     }
 }

@@ -147,8 +147,8 @@ pub fn echo(args: &EchoArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
 /// `loadgen fanout`
 pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
-    let mut plan = plan(&args.common, &args.url, args.subscribers)?;
-    plan.dialect = dialect(&args.speak, &args.auth, &plan)?;
+    let mut plan = plan(&args.place.common, &args.place.url, args.subscribers)?;
+    plan.dialect = dialect(&args.speak, &args.place.auth, &plan)?;
     let settings = fanout::Settings {
         threads: plan.threads,
         publishers: usize::from(args.publishers),
@@ -162,14 +162,14 @@ pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report
     let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
     let publications = fanout::Publications::new(&settings, &plan.dialect);
     let numbered = matches!(plan.dialect, Dialect::Uringcast(_));
-    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+    let measured = run::run(plan, times, args.place.common.pid, interrupted, |thread, slots| {
         fanout::Fanout::new(settings, Arc::clone(&publications), thread, slots)
     })?;
     Ok(fanout_report(args, &measured, numbered))
 }
 
 fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>, numbered: bool) -> Report {
-    let mut report = Report::new("fanout", &args.url, args.subscribers, measured, false);
+    let mut report = Report::new("fanout", &args.place.url, args.subscribers, measured, false);
     for workload in &measured.workloads {
         report.faults += workload.faults();
         report.unsent += workload.unsent;
@@ -193,20 +193,20 @@ fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>, numbere
 /// `loadgen connect`
 pub fn connect(args: &ConnectArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
-    let mut plan = plan(&args.common, &args.url, args.connections)?;
+    let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
     plan.dialect = match template(&args.speak)? {
         Some(template) => Dialect::Template(template),
         None if args.no_auth => Dialect::Uringcast(None),
-        None => Dialect::Uringcast(Some(tokens(&args.auth, &plan)?)),
+        None => Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?)),
     };
     plan.connect_rate = args.rate;
     let times = Times { seconds: args.hold.max(0.01), warmup: 0.0, settle: args.settle };
-    let measured = run::run(plan, times, args.common.pid, interrupted, |_, _| connect::Idle::default())?;
-    let mut report = Report::new("connect", &args.url, args.connections, &measured, true);
+    let measured = run::run(plan, times, args.place.common.pid, interrupted, |_, _| connect::Idle::default())?;
+    let mut report = Report::new("connect", &args.place.url, args.connections, &measured, true);
     report.pushes = report.received;
     report.pace = match args.rate {
         Some(rate) => format!("{rate} connections a second, timed from when each was due"),
-        None => format!("{} on their way at a time", args.common.in_flight),
+        None => format!("{} on their way at a time", args.place.common.in_flight),
     };
     Ok(report)
 }
@@ -214,11 +214,11 @@ pub fn connect(args: &ConnectArgs, interrupted: &Arc<AtomicBool>) -> Result<Repo
 /// `loadgen chat`
 pub fn chat(args: &ChatArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
-    let mut plan = plan(&args.common, &args.url, args.connections)?;
+    let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
     // Those who leave come back from another port.
     let visits = (args.churn * args.span.seconds) as usize;
-    plan.sources = plan.target.sources(&args.common.source, plan.connections + visits);
-    plan.dialect = Dialect::Uringcast(Some(tokens(&args.auth, &plan)?));
+    plan.sources = plan.target.sources(&args.place.common.source, plan.connections + visits);
+    plan.dialect = Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?));
     let settings = chat::Settings {
         connections: plan.connections,
         threads: plan.threads,
@@ -232,10 +232,10 @@ pub fn chat(args: &ChatArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     };
     let shared = chat::Shared::new(&settings, &args.room_prefix);
     let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
-    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+    let measured = run::run(plan, times, args.place.common.pid, interrupted, |thread, slots| {
         chat::Chat::new(settings, Arc::clone(&shared), thread, slots)
     })?;
-    let mut report = Report::new("chat", &args.url, args.connections, &measured, false);
+    let mut report = Report::new("chat", &args.place.url, args.connections, &measured, false);
     let mut visits = chat::Visits::default();
     for workload in &measured.workloads {
         report.faults += workload.faults();
@@ -256,10 +256,10 @@ pub fn chat(args: &ChatArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
 /// `loadgen storm`
 pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
-    let mut plan = plan(&args.common, &args.url, args.connections)?;
+    let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
     // The ports of the dropped connections rest on this side.
-    plan.sources = plan.target.sources(&args.common.source, plan.connections * 4);
-    plan.dialect = Dialect::Uringcast(Some(tokens(&args.auth, &plan)?));
+    plan.sources = plan.target.sources(&args.place.common.source, plan.connections * 4);
+    plan.dialect = Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?));
     let settings = fanout::Settings {
         threads: plan.threads,
         publishers: usize::from(args.publishers),
@@ -273,10 +273,10 @@ pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> 
     let jitter = u64::from(args.jitter_ms) * (SECOND / 1_000);
     let publications = fanout::Publications::new(&settings, &plan.dialect);
     let times = Times { seconds: args.before + args.within, warmup: args.before, settle: 0.0 };
-    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+    let measured = run::run(plan, times, args.place.common.pid, interrupted, |thread, slots| {
         storm::Storm::new(settings, Arc::clone(&publications), jitter, thread, slots)
     })?;
-    let mut report = Report::new("storm", &args.url, args.connections, &measured, false);
+    let mut report = Report::new("storm", &args.place.url, args.connections, &measured, false);
     let mut returns = storm::Returns::default();
     for workload in &measured.workloads {
         report.faults += workload.fanout.faults();
@@ -299,15 +299,15 @@ pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> 
 pub fn abuse(args: &AbuseArgs, interrupted: &Arc<AtomicBool>) -> Result<AbuseReport> {
     args.check()?;
     let mut fanout_args = args.innocent();
-    let plan = plan(&args.common, &args.url, args.connections + args.abusers as u32)?;
-    let tokens = tokens(&args.auth, &plan)?;
+    let plan = plan(&args.place.common, &args.place.url, args.connections + args.abusers as u32)?;
+    let tokens = tokens(&args.place.auth, &plan)?;
     let mut innocent = || -> Result<Innocent> {
         let report = fanout(&fanout_args, interrupted)?;
         // The memory of the server is looked at here, all the time.
-        fanout_args.common.pid = None;
+        fanout_args.place.common.pid = None;
         Ok(Innocent { latency: report.latency, faults: report.faults })
     };
-    let memory = || args.common.pid.and_then(procfs::memory).map_or(0, |memory| memory.anonymous);
+    let memory = || args.place.common.pid.and_then(procfs::memory).map_or(0, |memory| memory.anonymous);
     // The server is warm, so that what it keeps for good isn't put down to the first abuse.
     let mut before = innocent()?;
     let mut abuses = Vec::new();
@@ -337,5 +337,5 @@ pub fn abuse(args: &AbuseArgs, interrupted: &Arc<AtomicBool>) -> Result<AbuseRep
         abuses.push(Suffered { abuse: which, tally, innocent: [before, during?, after.clone()], memory_bytes });
         before = after;
     }
-    Ok(AbuseReport { url: args.url.clone(), connections: args.connections, abusers: args.abusers, abuses })
+    Ok(AbuseReport { url: args.place.url.clone(), connections: args.connections, abusers: args.abusers, abuses })
 }

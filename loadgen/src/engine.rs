@@ -36,8 +36,8 @@ pub trait Workload: Send {
     fn received(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, at: u64);
     /// The phase became `Work`.
     fn start(&mut self, window: Window);
-    /// Sends what is due; returns when to be called again at the latest.
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64;
+    /// Sends what is due in the window, which has begun; returns when to be called again at the latest.
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64;
     /// A connection was cut.
     fn ended(&mut self, slot: usize);
     /// Nothing more is awaited.
@@ -345,7 +345,11 @@ impl<'a, W: Workload> Engine<'a, W> {
                 random: &mut self.random,
                 sending: now < self.stop,
             };
-            next = next.min(self.workload.tick(&mut wires, now));
+            next = next.min(match self.control.window.get() {
+                Some(window) if now < window.start => window.start,
+                Some(window) => self.workload.tick(*window, &mut wires, now),
+                None => u64::MAX,
+            });
             let mut touched = std::mem::take(&mut self.touched);
             for slot in touched.drain(..) {
                 self.attend(slot, |engine| engine.flush(slot));

@@ -55,10 +55,10 @@ fn start(cli: Cli) -> Result<bool> {
     let interrupted = system::interrupted()?;
     let (report, common) = match &cli.command {
         Command::Echo(args) => (commands::echo(args, &interrupted)?, &args.common),
-        Command::Fanout(args) => (commands::fanout(args, &interrupted)?, &args.common),
-        Command::Connect(args) => (commands::connect(args, &interrupted)?, &args.common),
-        Command::Chat(args) => (commands::chat(args, &interrupted)?, &args.common),
-        Command::Storm(args) => (commands::storm(args, &interrupted)?, &args.common),
+        Command::Fanout(args) => (commands::fanout(args, &interrupted)?, &args.place.common),
+        Command::Connect(args) => (commands::connect(args, &interrupted)?, &args.place.common),
+        Command::Chat(args) => (commands::chat(args, &interrupted)?, &args.place.common),
+        Command::Storm(args) => (commands::storm(args, &interrupted)?, &args.place.common),
         Command::Abuse(args) => return abuse(args, &interrupted),
         Command::Suite(args) => return suite::suite(args, &interrupted),
     };
@@ -75,7 +75,7 @@ fn start(cli: Cli) -> Result<bool> {
 fn abuse(args: &AbuseArgs, interrupted: &Arc<AtomicBool>) -> Result<bool> {
     let report = commands::abuse(args, interrupted)?;
     report.print();
-    if let Some(path) = &args.common.json {
+    if let Some(path) = &args.place.common.json {
         report.write_json(path)?;
     }
     Ok(report.passed())

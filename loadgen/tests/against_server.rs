@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
@@ -12,9 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use tungstenite::handshake::server::{Request, Response};
 use tungstenite::protocol::frame::Utf8Bytes;
-use tungstenite::{Message, WebSocket, accept_hdr};
+use tungstenite::{Message, WebSocket};
+
+use support::upgraded;
 
 /// What the server does wrong, once, on its fortieth message to one connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,15 +88,8 @@ impl Outlet {
     }
 }
 
-#[allow(clippy::result_large_err)] // the callback's type is the library's
 fn serve(stream: TcpStream, lobby: Arc<Lobby>) {
-    let mut echo = false;
-    let note_path = |request: &Request, response: Response| {
-        echo = request.uri().path() == "/echo";
-        Ok(response)
-    };
-    stream.set_nodelay(true).unwrap();
-    let Ok(mut socket) = accept_hdr(stream, note_path) else {
+    let Some((mut socket, echo)) = upgraded(stream) else {
         return;
     };
     let number = lobby.next.fetch_add(1, SeqCst);

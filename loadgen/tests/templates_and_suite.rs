@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -13,8 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tungstenite::handshake::server::{Request, Response};
-use tungstenite::{Message, WebSocket, accept_hdr};
+use tungstenite::{Message, WebSocket};
+
+use support::upgraded;
 
 const FAULTY_MESSAGE: usize = 40;
 
@@ -87,15 +90,8 @@ fn published(mut rest: &str) -> Vec<&str> {
     texts
 }
 
-#[allow(clippy::result_large_err)] // the callback's type is the library's
 fn serve(stream: TcpStream, room: &Room) {
-    let mut echo = false;
-    let note_path = |request: &Request, response: Response| {
-        echo = request.uri().path() == "/echo";
-        Ok(response)
-    };
-    stream.set_nodelay(true).unwrap();
-    let Ok(mut socket) = accept_hdr(stream, note_path) else {
+    let Some((mut socket, echo)) = upgraded(stream) else {
         return;
     };
     if echo {

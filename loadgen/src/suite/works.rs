@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 
-use crate::args::{Auth, ChatArgs, Common, ConnectArgs, EchoArgs, FanoutArgs, Span, Speak, StormArgs, Users};
+use crate::args::{Auth, ChatArgs, Common, ConnectArgs, EchoArgs, FanoutArgs, Place, Span, Speak, StormArgs, Users};
 use crate::commands;
 use crate::protocol::Template;
 use crate::report::Report;
@@ -204,7 +204,7 @@ impl Run {
         let url = |own: &str, path: fn(&Template) -> &str| {
             format!("ws://{}{}", endpoint.address, endpoint.template.map_or(own, path))
         };
-        let fanout_url = url("/ws", |template| &template.fanout_path);
+        let place = Place { url: url("/ws", |template| &template.fanout_path), auth, common: common.clone() };
         let connections = self.connections;
         match self.kind {
             Kind::Echo { pipeline } => {
@@ -213,22 +213,11 @@ impl Run {
                 commands::echo(&args, interrupted)
             }
             Kind::Connect => commands::connect(
-                &ConnectArgs {
-                    url: fanout_url,
-                    connections,
-                    rate: None,
-                    no_auth: false,
-                    settle: 1.0,
-                    hold: 0.0,
-                    speak,
-                    auth,
-                    common,
-                },
+                &ConnectArgs { connections, rate: None, no_auth: false, settle: 1.0, hold: 0.0, speak, place },
                 interrupted,
             ),
             Kind::Chat => commands::chat(
                 &ChatArgs {
-                    url: fanout_url,
                     connections,
                     publishers: 8.min(connections as u16),
                     churn: 20.0,
@@ -237,14 +226,12 @@ impl Run {
                     room_prefix: String::new(),
                     payload: 64,
                     span,
-                    auth,
-                    common,
+                    place,
                 },
                 interrupted,
             ),
             Kind::Storm => commands::storm(
                 &StormArgs {
-                    url: fanout_url,
                     connections,
                     publishers: 1,
                     rate: 20.0,
@@ -252,8 +239,7 @@ impl Run {
                     before: 0.5,
                     within: settings.timeout,
                     payload: 64,
-                    auth,
-                    common,
+                    place,
                 },
                 interrupted,
             ),
@@ -265,7 +251,6 @@ impl Run {
                 let padded = endpoint.template.is_some() && endpoint.pad;
                 let wire_bytes = settings.around_text.filter(|_| padded).map(|around| around + payload);
                 let args = FanoutArgs {
-                    url: fanout_url,
                     subscribers: connections,
                     publishers: 1,
                     window,
@@ -274,8 +259,7 @@ impl Run {
                     sample: 64,
                     span,
                     speak: Speak { wire_bytes, ..speak },
-                    auth,
-                    common,
+                    place,
                 };
                 commands::fanout(&args, interrupted)
             }

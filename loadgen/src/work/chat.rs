@@ -385,15 +385,9 @@ impl Workload for Chat {
         self.window = Some(window);
     }
 
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
-        let Some(window) = self.window else {
-            return u64::MAX;
-        };
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64 {
         for (slot, at) in std::mem::take(&mut self.away) {
             wires.reconnect(slot, at + self.settings.away);
-        }
-        if now < window.start {
-            return window.start;
         }
         if !wires.sending {
             self.ask(wires);

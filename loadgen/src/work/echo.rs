@@ -207,13 +207,7 @@ impl Workload for Echo {
         self.window = Some(window);
     }
 
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
-        let Some(window) = self.window else {
-            return u64::MAX;
-        };
-        if now < window.start {
-            return window.start;
-        }
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64 {
         if let Some(rate) = self.settings.rate {
             return self.send_due(rate, window, wires, now);
         }

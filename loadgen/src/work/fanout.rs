@@ -225,11 +225,6 @@ impl Fanout {
         }
     }
 
-    /// The window in which is sent, once it is known.
-    pub fn window(&self) -> Option<Window> {
-        self.window
-    }
-
     /// The server's offsets were there to be checked.
     pub fn has_offsets(&self) -> bool {
         self.has_offsets == Some(true)
@@ -439,13 +434,7 @@ impl Workload for Fanout {
         self.window = Some(window);
     }
 
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
-        let Some(window) = self.window else {
-            return u64::MAX;
-        };
-        if now < window.start {
-            return window.start;
-        }
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64 {
         if wires.sending {
             self.last_tick = now;
         }

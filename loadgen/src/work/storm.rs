@@ -131,17 +131,17 @@ impl Workload for Storm {
         self.fanout.start(window);
     }
 
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
-        let next = self.fanout.tick(wires, now);
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64 {
+        let next = self.fanout.tick(window, wires, now);
         self.last.0 = now;
-        match self.fanout.window() {
-            Some(window) if self.dropped_at.is_none() && now >= window.measured_from => {
-                self.drop_all(wires, now);
-                next
-            }
-            Some(window) if self.dropped_at.is_none() => next.min(window.measured_from),
-            _ => next,
+        if self.dropped_at.is_some() {
+            return next;
         }
+        if now < window.measured_from {
+            return next.min(window.measured_from);
+        }
+        self.drop_all(wires, now);
+        next
     }
 
     fn auth(&mut self, slot: usize, data: &mut Vec<u8>) {
