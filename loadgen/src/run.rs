@@ -23,8 +23,6 @@ const LOOK: Duration = Duration::from_millis(5);
 const POINT: u64 = SECOND / 5;
 /// Nothing received for so long after the connections are there: they have settled.
 const QUIET_BEFORE: u64 = SECOND / 5;
-/// Nothing received for so long after the last message was sent: nothing more will come.
-const QUIET_AFTER: u64 = 2 * SECOND;
 /// How long servers have to answer the goodbye.
 const GOODBYE: u64 = 2 * SECOND;
 
@@ -67,6 +65,8 @@ pub struct Difference {
     pub counts: Snapshot,
     /// The server's CPU time, in nanoseconds.
     pub server_cpu: Option<u64>,
+    /// How long its threads were ready to run without a CPU, in nanoseconds.
+    pub server_waited: Option<u64>,
 }
 
 impl Snapshot {
@@ -84,7 +84,8 @@ impl Snapshot {
             server_cpu: None,
         };
         let server_cpu = cpu.map(|(now, before)| now.since(&before));
-        Difference { counts, server_cpu }
+        let server_waited = cpu.map(|(now, before)| now.waited_since(&before));
+        Difference { counts, server_cpu, server_waited }
     }
 }
 
@@ -363,11 +364,13 @@ impl Course<'_> {
         }
     }
 
+    /// Until all came that is awaited. A server that only stands still, for want of a CPU perhaps, has lost nothing:
+    /// what is missing counts as lost at the deadline alone.
     fn drain(&self) {
         self.control.enter(Phase::Drain);
         self.show("drain", 1.0, String::new);
         let threads = self.control.counters.len() as u64;
-        self.quiet(QUIET_AFTER, 0, || sum(self.control, |c| &c.complete) == threads);
+        self.quiet(self.control.plan.timeout, 0, || sum(self.control, |c| &c.complete) == threads);
         // What came twice may come after everything came once.
         thread::sleep(LOOK * 10);
     }

@@ -204,7 +204,8 @@ fn stdout(output: &Output) -> String {
 const SHORT: [&str; 4] = ["--seconds", "0.6", "--warmup", "0.1"];
 
 fn expect(command: &str, fault: Fault, more: &[&str], names: &[&str]) {
-    let arguments = [more, &SHORT].concat();
+    // What is lost is awaited until the deadline.
+    let arguments = [more, &SHORT, &["--timeout", "4"]].concat();
     let (output, json) = run(command, fault, &arguments);
     let told = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");

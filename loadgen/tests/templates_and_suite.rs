@@ -199,7 +199,7 @@ fn fanout(speech: Speech, fault: Fault, more: &[&str]) -> (Output, Value) {
     std::fs::write(&file, PROTOCOLS).unwrap();
     let url = format!("ws://{}/fanout", server(speech, fault));
     let name = if speech == Speech::Plain { "plain" } else { "broker" };
-    let basis = ["fanout", "--url", &url, "-n", "4", "--in-flight", "1", "--seconds", "0.6", "--warmup", "0.1"];
+    let basis = ["fanout", "--url", &url, "-n", "4", "--in-flight", "1", "--seconds", "0.6", "--timeout", "4"];
     let protocol = ["--protocol-file", file.to_str().unwrap(), "--protocol", name];
     let arguments = [&basis[..], &protocol[..], more].concat();
     loadgen(&arguments, &folder.path().join("out.json"))
@@ -300,6 +300,8 @@ fn suite(servers: &str, more: &[&str]) -> (Output, Value, String, String) {
         file.to_str().unwrap(),
         "--seconds",
         "0.4",
+        "--timeout",
+        "5",
         "--scale-down",
         "100",
         "--wire-bytes",

@@ -11,12 +11,12 @@ descriptors, threads and gauges are sampled; between rounds it is idle, and what
 The server has half of the CPUs, the generator the other half: else the generator's own waiting for a CPU would be counted
 as the server's. It fails on
 - a message lost, doubled, changed or out of order, or an innocent client cut (loadgen's own verdict);
-- a p99 of the innocent above --p99-ms, in the median over all rounds, before, during or after any abuse; or above ten
-  times as much in any one. The load of the innocent is 200 connections and 50 publications a second, so 10,000 deliveries
+- a p99 of the innocent above --p99-ms, in the median over all rounds, before, during or after any abuse. The load of the innocent is 200 connections and 50 publications a second, so 10,000 deliveries
   a second: a twentieth of a core. Beside them 100 connections send as fast as one core of the generator can. What an
   abuser has sent is taken 64 KiB a connection and turn at most, and rates are limited, so a publication waits behind some
-  6 MiB of frames on two shards: tens of milliseconds on one core. 100 ms is where people begin to notice. The median,
-  since on a machine with other work one stall of the generator says nothing of the server;
+  6 MiB of frames on two shards: tens of milliseconds on one core. 100 ms is where people begin to notice. It is the
+  median since any one stall of the machine is in a p99 of 75 publications; and where a shard was kept from its CPU by
+  other programs for more than a twentieth of the time, a p99 that is too high is told but is no fault of the server's;
 - idle memory that grows: see `memory`;
 - descriptors, threads, connections, users or subscriptions left when idle; a panic; an end by SIGTERM that isn't clean.
 Standard library only.
@@ -53,7 +53,7 @@ COUNTERS = [
     "upgrades_total",
     "panics_total",
 ]
-FIELDS = ["seconds", "rss_bytes", "files", "threads", *GAUGES, *COUNTERS]
+FIELDS = ["seconds", "rss_bytes", "files", "threads", "starved_seconds", *GAUGES, *COUNTERS]
 
 
 class Server:
@@ -111,8 +111,19 @@ class Server:
             "rss_bytes": int(status["RssAnon"].split()[0]) * 1024,
             "files": len(os.listdir(f"{process}/fd")),
             "threads": int(status["Threads"]),
+            "starved_seconds": self.starved(),
             **{name: int(metrics[name]) for name in GAUGES + COUNTERS},
         }
+
+    def starved(self):
+        """How long, so far, a shard was ready to run and neither it nor another thread of the server had the CPU."""
+        used, waited = [], []
+        for task in os.listdir(f"/proc/{self.process.pid}/task"):
+            with open(f"/proc/{self.process.pid}/task/{task}/schedstat") as file:
+                on_cpu, ready = map(int, file.read().split()[:2])
+            used.append(on_cpu)
+            waited.append(ready)
+        return round(max(0, *(ready - sum(used) + own for ready, own in zip(waited, used))) / 1e9, 2)
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -124,6 +135,7 @@ class Soak:
         self.args, self.server, self.cpus = args, server, cpus
         self.start = time.monotonic()
         self.samples, self.idle, self.faults, self.p99 = [], [], [], {}
+        self.judged_seconds = self.starved_seconds = 0
         self.enough = threading.Event()
         # Short runs have shorter parts: it takes some rounds to see growth.
         self.part = str(min(1.5, max(0.5, args.minutes / 6)))
@@ -160,11 +172,14 @@ class Soak:
         ]
 
     def round(self):
+        before = (time.monotonic(), self.server.starved())
         for when, latency in self.abuse("--pid", str(self.server.process.pid)):
             if latency:
                 self.p99.setdefault(when, []).append(latency["p99_us"] / 1000)
             else:
                 self.faults.append(f"nothing was delivered {when}")
+        self.judged_seconds += time.monotonic() - before[0]
+        self.starved_seconds += self.server.starved() - before[1]
         self.rest()
         # Recovery has to hold while others publish and abuse; what the innocent wait meanwhile is not judged.
         abusing = threading.Thread(target=self.abuse, args=("--only", "reconnects,channels,keys,garbage"))
@@ -237,12 +252,16 @@ class Soak:
 
     def latency(self):
         """Whether the innocent waited."""
-        for when, p99 in self.p99.items():
-            usual, worst = statistics.median(p99), max(p99)
-            if usual > self.args.p99_ms:
-                yield f"p99 of {usual:.1f} ms {when}, in the median of {len(p99)} rounds"
-            elif worst > 10 * self.args.p99_ms:
-                yield f"p99 of {worst:.1f} ms {when}, once"
+        late = [
+            f"p99 of {statistics.median(p99):.1f} ms {when}, in the median of {len(p99)} rounds"
+            for when, p99 in self.p99.items()
+            if statistics.median(p99) > self.args.p99_ms
+        ]
+        print(f"a shard waited for its CPU for {self.starved_seconds:.1f} of the {self.judged_seconds:.0f} s in which p99 was taken")
+        if self.starved_seconds < self.judged_seconds / 20:
+            yield from late
+        else:
+            print(f"other programs took that CPU, so p99 is not judged; it would have been: {'; '.join(late) or 'in bounds'}")
 
     def run(self):
         sampling = threading.Thread(target=self.sampling)

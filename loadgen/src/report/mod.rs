@@ -120,6 +120,8 @@ pub struct Traffic {
     pub server_cpu_ns: Option<f64>,
     /// CPUs that the server used.
     pub server_cpus: Option<f64>,
+    /// CPUs that its threads would have used besides, had they had them.
+    pub server_cpus_wanting: Option<f64>,
 }
 
 /// How the dropped connections came back.
@@ -170,7 +172,8 @@ impl Traffic {
             bytes_in_per_second: per_second(window.bytes_in),
             bytes_out_per_second: per_second(window.bytes_out),
             server_cpu_ns: cpu.map(|cpu| ratio(cpu, window.messages)),
-            server_cpus: cpu.map(|cpu| cpu as f64 / window.at.max(1) as f64),
+            server_cpus: cpu.map(|cpu| ratio(cpu, window.at)),
+            server_cpus_wanting: difference.server_waited.map(|waited| ratio(waited, window.at)),
         }
     }
 }
@@ -236,6 +239,7 @@ impl Report {
             report.traffic = measured.window.as_ref().map(Traffic::of);
         }
         report.judge_generator();
+        report.judge_server();
         report
     }
 
@@ -274,6 +278,17 @@ impl Report {
             self.notes.push(format!(
                 "a load thread waited {:.0} % of the time for a CPU: others use it; see --cpu",
                 waited * 100.0
+            ));
+        }
+    }
+
+    fn judge_server(&mut self) {
+        let wanting = self.traffic.as_ref().and_then(|traffic| traffic.server_cpus_wanting).unwrap_or_default();
+        if wanting > CROWDED {
+            self.notes.push(format!(
+                "the server's threads waited for a CPU, {:.0} % of one all the time: for each other, or for what else runs \
+                 here; its rate and its latency are the worse for it",
+                wanting * 100.0
             ));
         }
     }
