@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::marker::MARKER;
+use crate::deflate::{self, DEFAULT_OFFER, Offer};
+use crate::marker::{Content, MARKER};
 use crate::protocol::Template;
 use crate::work::abuse::Abuse;
 use crate::work::echo;
@@ -65,12 +66,45 @@ pub struct Common {
     /// Switch TCP_QUICKACK off: fewer acknowledgements, more load from one core
     #[arg(long)]
     pub delay_acks: bool,
+    /// Whether messages are compressed.
+    #[command(flatten)]
+    pub compression: Compression,
     /// Write the report as JSON, too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write the report as one HTML page with plots, too
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+}
+
+/// permessage-deflate (docs/loadgen.md).
+#[derive(Args, Clone, Debug, Default)]
+pub struct Compression {
+    /// Offer permessage-deflate [OFFER by default: what browsers offer]
+    #[arg(long, value_name = "OFFER", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_OFFER)]
+    pub compress: Option<String>,
+    /// Every how many connections of echo and fanout one has all its messages inflated and checked; publishers have
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    pub verify_every: u16,
+    /// Send messages of this size and longer compressed, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    pub compress_above: usize,
+}
+
+impl Compression {
+    /// What is to be done, if anything is.
+    pub fn settings(&self) -> Result<Option<deflate::Settings>> {
+        let Some(text) = &self.compress else {
+            return Ok(None);
+        };
+        let offer = Offer::parse(text).map_err(|why| anyhow::anyhow!("--compress {text:?}: {why}"))?;
+        Ok(Some(deflate::Settings { offer, above: self.compress_above }))
+    }
+
+    /// Every how many connections one is checked in full.
+    pub fn verify_every(&self) -> usize {
+        usize::from(self.verify_every.max(1))
+    }
 }
 
 /// What a server speaks that doesn't speak uringcast's protocol.
@@ -211,6 +245,9 @@ pub struct FanoutArgs {
     /// Bytes in a publication's text
     #[arg(long, default_value_t = 64)]
     pub payload: usize,
+    /// What the text is made of behind its marker
+    #[arg(long, value_enum, default_value_t = Content::Alphabet)]
+    pub content: Content,
     /// How many subscribers have their latencies taken
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub sample: usize,
@@ -528,6 +565,7 @@ impl AbuseArgs {
             window: 1,
             lockstep: false,
             payload: 64,
+            content: Content::Alphabet,
             sample: 64,
             span: Span { seconds: self.seconds, warmup: 0.0, rate: Some(self.rate) },
             speak: Speak::default(),

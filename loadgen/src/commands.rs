@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::args::{AbuseArgs, Auth, ChatArgs, Common, ConnectArgs, EchoArgs, FanoutArgs, Speak, StormArgs, Users};
 use crate::control::Plan;
 use crate::latency::{Latencies, SECOND};
+use crate::marker::Content;
 use crate::procfs;
 use crate::protocol::{Dialect, Template, Tokens, unescaped};
 use crate::random::Random;
@@ -21,6 +22,7 @@ use crate::report::abuse::{AbuseReport, Innocent, Suffered};
 use crate::run::{self, Measured, Times};
 use crate::system;
 use crate::target::Target;
+use crate::work::counted::Checked;
 use crate::work::{abuse, chat, connect, echo, fanout, storm};
 
 fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
@@ -36,6 +38,7 @@ fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
         connect_rate: None,
         in_flight: common.in_flight.max(1),
         timeout: (common.timeout * SECOND as f64) as u64,
+        compression: common.compression.settings()?,
         delay_acks: common.delay_acks,
         target,
     })
@@ -129,6 +132,7 @@ pub fn echo(args: &EchoArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
         rate: args.span.rate,
         payload: args.payload,
         binary: args.binary,
+        verify_every: args.common.compression.verify_every(),
     };
     let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
     let measured =
@@ -156,8 +160,10 @@ pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report
         lockstep: args.lockstep,
         rate: args.span.rate,
         payload: payload(&args.speak, &plan.dialect, args.payload)?,
+        content: args.content,
         run: Random::seeded().key(),
         sample_every: plan.connections.div_ceil(args.sample.max(1)),
+        verify_every: args.place.common.compression.verify_every(),
     };
     let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
     let publications = fanout::Publications::new(&settings, &plan.dialect);
@@ -177,6 +183,11 @@ fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>, numbere
         report.pushes += workload.pushes;
         report.foreign += workload.foreign;
         report.examples.extend(workload.examples.iter().cloned());
+    }
+    if let Some(compression) = &mut report.compression {
+        let mut checked = Checked::default();
+        measured.workloads.iter().for_each(|workload| checked.merge(&workload.checked()));
+        compression.checked = Some(checked);
     }
     report.examples.truncate(5);
     report.latency = merged(measured.workloads.iter().map(|w| &w.latencies)).percentiles();
@@ -267,8 +278,11 @@ pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> 
         lockstep: false,
         rate: Some(args.rate),
         payload: args.payload,
+        content: Content::Alphabet,
         run: Random::seeded().key(),
         sample_every: plan.connections.div_ceil(64),
+        // What one missed is asked for by the offset that it has seen.
+        verify_every: 1,
     };
     let jitter = u64::from(args.jitter_ms) * (SECOND / 1_000);
     let publications = fanout::Publications::new(&settings, &plan.dialect);

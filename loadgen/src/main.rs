@@ -4,7 +4,7 @@
 //! reordered, changed or cut, 2 the run could not be made.
 //!
 //! What stands left knows nothing of what stands right:
-//! frame, marker, latency, check, procfs < client, protocol < control < engine < work, run < report
+//! frame, marker, latency, check, procfs < deflate < client, protocol < control < engine < work, run < report
 //! < commands < suite < main.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod commands;
 mod control;
+mod deflate;
 mod engine;
 mod frame;
 mod latency;

@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::check::Faults;
 use crate::control::{Control, Counters, Phase, Plan, Window, share};
+use crate::deflate::Tally;
 use crate::engine::{Engine, Finished, Workload};
 use crate::latency::{Latencies, SECOND};
 use crate::procfs::{self, CpuTime, Memory};
@@ -137,6 +138,10 @@ pub struct Measured<W> {
     pub timeline: Vec<Point>,
     /// Messages sent and received over the whole run.
     pub total: Snapshot,
+    /// What was offered to compress, if anything was.
+    pub offer: Option<String>,
+    /// What was agreed on, and came compressed.
+    pub compression: Tally,
     /// Ended by a signal.
     pub interrupted: bool,
 }
@@ -190,6 +195,7 @@ pub fn run<W: Workload>(
     measured.memory_after = course.memory_after;
     measured.timeline = course.timeline;
     measured.total = course.total;
+    measured.offer = control.plan.compression.as_ref().map(|settings| settings.offer.text().to_owned());
     measured.interrupted = interrupted.load(Relaxed);
     Ok(measured)
 }
@@ -392,6 +398,8 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
         memory_after: None,
         timeline: Vec::new(),
         total: Snapshot::default(),
+        offer: None,
+        compression: Tally::default(),
         interrupted: false,
     };
     for thread in finished {
@@ -409,6 +417,7 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
         }
         measured.workloads.push(thread.workload);
         measured.faults += thread.faults;
+        measured.compression.merge(&thread.compression);
         measured.examples.extend(thread.examples);
         measured.upgraded.merge(&thread.upgraded);
         measured.signed_in.merge(&thread.signed_in);

@@ -4,6 +4,7 @@
 //! judges whether the generator itself was the limit. Called by `main`.
 
 pub mod abuse;
+pub mod compression;
 pub mod html;
 pub mod plot;
 
@@ -19,6 +20,7 @@ use crate::procfs::Memory;
 use crate::run::{Busy, Difference, Measured, Point};
 use crate::work::chat::Visits;
 use crate::work::storm::Returns;
+use compression::Compression;
 
 /// A thread that spends this part of its time on a CPU can't do more.
 const SATURATED: f64 = 0.95;
@@ -66,6 +68,8 @@ pub struct Report {
     pub chat: Option<Visits>,
     /// How the dropped connections came back (storm).
     pub storm: Option<Storm>,
+    /// How compression went, if it was offered.
+    pub compression: Option<Compression>,
     /// Messages received over time.
     pub timeline: Vec<Point>,
     /// How busy the load threads were in the part that counts.
@@ -228,6 +232,7 @@ impl Report {
             rss_after: measured.memory_after.map(|memory| memory.rss),
             chat: None,
             storm: None,
+            compression: measured.offer.as_deref().map(|offer| Compression::of(offer, &measured.compression)),
             timeline: measured.timeline.clone(),
             generator: busy,
             faults: measured.faults,
@@ -426,6 +431,8 @@ impl Report {
             let count = chat.online_count.map_or("?".to_owned(), |count| count.to_string());
             row("users at the end", count);
         }
+        rows.extend(self.compression.iter().flat_map(Compression::rows));
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         if let Some(rss) = self.rss_after {
             row("server RSS under load", format!("{:.1} MB", rss as f64 / 1e6));
         }

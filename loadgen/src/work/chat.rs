@@ -16,7 +16,7 @@ use crate::control::{Window, connection_number, share};
 use crate::engine::{Wires, Workload};
 use crate::frame::Opcode;
 use crate::latency::{Latencies, Schedule};
-use crate::marker::{Markers, unhex};
+use crate::marker::{Content, Markers, unhex};
 use crate::protocol::{Publish, field, kind, lobby};
 use crate::random::Random;
 
@@ -173,7 +173,7 @@ impl Chat {
             slots,
             window: None,
             checker: Checker::new(slots, 1),
-            markers: Markers::new(settings.run, settings.payload),
+            markers: Markers::new(settings.run, settings.payload, Content::Alphabet),
             beliefs: vec![Some(vec![true; settings.connections]); observers],
             publishers,
             departures: 0,
@@ -234,7 +234,7 @@ impl Chat {
         self.deliveries += 1;
         let (publisher, number) = (marker.publisher as usize, unhex(&marker.digits));
         let sent = self.shared.by.get(publisher).map_or(0, |sent| sent.load(Relaxed));
-        let Some(number) = number.filter(|number| *number < sent && self.markers.intact(payload, marker.place)) else {
+        let Some(number) = number.filter(|number| *number < sent && self.markers.intact(payload, &marker)) else {
             self.checker.faults.corrupted += 1;
             return;
         };
@@ -482,7 +482,7 @@ mod tests {
 
     fn push(offset: u64, number: u32) -> Vec<u8> {
         let mut payload = format!(r#"{{"type":"message","data":{{"offset":{offset},"text":""#).into_bytes();
-        Markers::new(1, 40).write(0, number, &mut payload);
+        Markers::new(1, 40, Content::Alphabet).write(0, number, &mut payload);
         payload.extend(br#""}}"#);
         payload
     }

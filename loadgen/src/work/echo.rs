@@ -33,6 +33,8 @@ pub struct Settings {
     pub payload: usize,
     /// Binary messages instead of text.
     pub binary: bool,
+    /// Every how many connections one has what comes compressed inflated and checked.
+    pub verify_every: usize,
 }
 
 /// One thread's echoes.
@@ -193,6 +195,20 @@ impl Workload for Echo {
                     self.checker.advance(slot, 0);
                 }
             }
+        }
+    }
+
+    fn verifies(&self, slot: usize) -> bool {
+        (self.number(slot) as usize).is_multiple_of(self.settings.verify_every)
+    }
+
+    /// Taken for the one that should have come.
+    fn unread(&mut self, slot: usize) {
+        self.received += 1;
+        if self.checker.next(slot, 0) < self.sent[slot] {
+            self.checker.advance(slot, 0);
+        } else {
+            self.checker.faults.doubled += 1;
         }
     }
 

@@ -9,12 +9,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::counted::{Checked, Counted};
 use crate::check::{Checker, Faults};
 use crate::client::Outgoing;
 use crate::control::{Window, connection_number, share};
 use crate::engine::{Wires, Workload};
 use crate::latency::{Latencies, SECOND, Schedule};
-use crate::marker::{Marker, Markers, hex8, unhex};
+use crate::marker::{Content, Marker, Markers, hex8, unhex};
 use crate::protocol::{Dialect, Missed, Offsets, Publish, Template, kind};
 use crate::random::Random;
 
@@ -40,10 +41,14 @@ pub struct Settings {
     pub rate: Option<f64>,
     /// Bytes in a publication's text.
     pub payload: usize,
+    /// What they are.
+    pub content: Content,
     /// Tells this run's publications from another's.
     pub run: u32,
     /// Every how many subscribers one has its latencies taken.
     pub sample_every: usize,
+    /// Every how many one has what comes compressed inflated and checked.
+    pub verify_every: usize,
 }
 
 /// What all threads know of the publications.
@@ -104,6 +109,7 @@ struct Publisher {
 /// One thread's subscribers and publishers.
 pub struct Fanout {
     settings: Settings,
+    thread: usize,
     publications: Arc<Publications>,
     window: Option<Window>,
     checker: Checker,
@@ -114,6 +120,8 @@ pub struct Fanout {
     /// The server numbers its publications; unknown before the first.
     has_offsets: Option<bool>,
     timed: Vec<bool>,
+    /// Those subscribers whose messages are not inflated any more.
+    counted: Counted,
     /// The thread's publishers: its first connections.
     publishers: Vec<Publisher>,
     scratch: Vec<u8>,
@@ -150,14 +158,16 @@ impl Fanout {
         let timed = (0..slots).map(|slot| connection_number(thread, slot, settings.threads).is_multiple_of(every));
         Self {
             settings,
+            thread,
             publications,
             window: None,
             checker: Checker::new(slots, settings.publishers),
-            markers: Markers::new(settings.run, settings.payload),
+            markers: Markers::new(settings.run, settings.payload, settings.content),
             offsets: Offsets::default(),
             last_offset: vec![0; slots],
             has_offsets: None,
             timed: timed.collect(),
+            counted: Counted::new(slots),
             publishers: publishers.collect(),
             scratch: Vec::new(),
             primed: false,
@@ -213,7 +223,9 @@ impl Fanout {
         };
         let (mut rest, mut count) = (payload, 0);
         loop {
-            self.check_offset(slot, &rest[..marker.place]);
+            if !self.counted.has(slot) {
+                self.check_offset(slot, &rest[..marker.place]);
+            }
             self.delivery(slot, rest, marker, at);
             count += 1;
             // A server may put several into one message.
@@ -323,8 +335,11 @@ impl Fanout {
     #[inline]
     fn delivery(&mut self, slot: usize, payload: &[u8], marker: Marker, at: u64) {
         self.deliveries += 1;
-        if !self.markers.intact(payload, marker.place) {
+        if !self.markers.intact(payload, &marker) {
             self.checker.faults.corrupted += 1;
+        }
+        if self.counted.has(slot) {
+            return self.counted.add(slot);
         }
         let publisher = marker.publisher as usize;
         if publisher >= self.settings.publishers {
@@ -337,6 +352,11 @@ impl Fanout {
         } else {
             self.irregular(slot, publisher, marker.digits);
         }
+    }
+
+    /// How the subscribers were checked; nothing before the end.
+    pub fn checked(&self) -> Checked {
+        self.counted.checked
     }
 
     fn publish(&mut self, number: usize, out: &mut Outgoing, random: &mut Random, now: u64) {
@@ -423,6 +443,32 @@ impl Workload for Fanout {
         }
     }
 
+    fn verifies(&self, slot: usize) -> bool {
+        let number = connection_number(self.thread, slot, self.settings.threads);
+        slot < self.publishers.len() || number.is_multiple_of(self.settings.verify_every)
+    }
+
+    fn wire(&mut self, slot: usize, payload: &[u8], compressed: bool) {
+        if self.window.is_none() {
+            return;
+        }
+        self.counted.wire(slot, payload, compressed);
+    }
+
+    fn unread(&mut self, slot: usize) {
+        if self.window.is_none() {
+            self.pushes += 1;
+            return;
+        }
+        self.deliveries += 1;
+        if self.counted.has(slot) {
+            return self.counted.add(slot);
+        }
+        self.counted.begin(slot, self.checker.had(slot) + 1);
+        // It is judged by its count from now on.
+        self.checker.ended(slot);
+    }
+
     #[inline]
     fn received(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, at: u64) {
         if self.primed && slot < self.publishers.len() {
@@ -448,12 +494,13 @@ impl Workload for Fanout {
     }
 
     fn ended(&mut self, slot: usize) {
+        self.counted.ended(slot);
         self.checker.ended(slot);
     }
 
     fn complete(&self) -> bool {
         let total = self.publications.total();
-        self.checker.complete(|_| total)
+        self.checker.complete(|_| total) && self.counted.complete(total)
     }
 
     fn finish(&mut self) {
@@ -467,6 +514,7 @@ impl Workload for Fanout {
                 self.unsent += u64::from(due.saturating_sub(sent));
             }
         }
+        self.checker.faults += self.counted.judge(self.publications.total(), self.foreign > 0, &self.checker);
         self.checker.finish(|_, publisher| publications.sent(publisher));
     }
 
@@ -489,14 +537,16 @@ mod tests {
             lockstep: false,
             rate: None,
             payload: 40,
+            content: Content::Alphabet,
             run: 1,
             sample_every: 1,
+            verify_every: 1,
         }
     }
 
     fn delivery(publisher: u32, number: u32, offset: u64) -> Vec<u8> {
         let mut payload = format!(r#"{{"type":"message","data":{{"offset":{offset},"text":""#).into_bytes();
-        Markers::new(1, 40).write(publisher, number, &mut payload);
+        Markers::new(1, 40, Content::Alphabet).write(publisher, number, &mut payload);
         payload.extend(br#""}}"#);
         payload
     }

@@ -193,12 +193,12 @@ impl Workload for Storm {
 mod tests {
     use super::*;
     use crate::check::Faults;
-    use crate::marker::Markers;
+    use crate::marker::{Content, Markers};
     use crate::protocol::Dialect;
 
     fn text(run: u32, number: u32) -> String {
         let mut text = Vec::new();
-        Markers::new(run, 40).write(0, number, &mut text);
+        Markers::new(run, 40, Content::Alphabet).write(0, number, &mut text);
         String::from_utf8(text).unwrap()
     }
 
@@ -232,8 +232,10 @@ mod tests {
             lockstep: false,
             rate: Some(10.0),
             payload: 40,
+            content: Content::Alphabet,
             run: 1,
             sample_every: 1,
+            verify_every: 1,
         };
         let publications = Publications::new(&settings, &Dialect::Uringcast(None));
         publications.pretend(0, 5);
