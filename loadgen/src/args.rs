@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::marker::MARKER;
+use crate::deflate::{self, DEFAULT_OFFER, Offer};
+use crate::marker::{Content, MARKER};
 use crate::protocol::Template;
 use crate::work::abuse::Abuse;
 use crate::work::echo;
@@ -65,12 +66,45 @@ pub struct Common {
     /// Switch TCP_QUICKACK off: fewer acknowledgements, more load from one core
     #[arg(long)]
     pub delay_acks: bool,
+    /// Whether messages are compressed.
+    #[command(flatten)]
+    pub compression: Compression,
     /// Write the report as JSON, too
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write the report as one HTML page with plots, too
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+}
+
+/// permessage-deflate (docs/loadgen.md).
+#[derive(Args, Clone, Debug, Default)]
+pub struct Compression {
+    /// Offer permessage-deflate [OFFER by default: what browsers offer]
+    #[arg(long, value_name = "OFFER", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_OFFER)]
+    pub compress: Option<String>,
+    /// Every how many connections of echo and fanout one has all its messages inflated and checked; publishers have
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    pub verify_every: u16,
+    /// Send messages of this size and longer compressed, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    pub compress_above: usize,
+}
+
+impl Compression {
+    /// What is to be done, if anything is.
+    pub fn settings(&self) -> Result<Option<deflate::Settings>> {
+        let Some(text) = &self.compress else {
+            return Ok(None);
+        };
+        let offer = Offer::parse(text).map_err(|why| anyhow::anyhow!("--compress {text:?}: {why}"))?;
+        Ok(Some(deflate::Settings { offer, above: self.compress_above }))
+    }
+
+    /// Every how many connections one is checked in full.
+    pub fn verify_every(&self) -> usize {
+        usize::from(self.verify_every.max(1))
+    }
 }
 
 /// What a server speaks that doesn't speak uringcast's protocol.
@@ -144,6 +178,20 @@ pub struct Auth {
     pub dev: bool,
 }
 
+/// Where what speaks uringcast's protocol, or another with the same commands, is to be found.
+#[derive(Args, Clone)]
+pub struct Place {
+    /// Where the server is
+    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
+    pub url: String,
+    /// Who signs in.
+    #[command(flatten)]
+    pub auth: Auth,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+}
+
 /// How many users the connections belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Users {
@@ -182,9 +230,6 @@ pub struct EchoArgs {
 /// `loadgen fanout`
 #[derive(Args)]
 pub struct FanoutArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many connections are on the lobby, publishers included
     #[arg(long, short = 'n', default_value_t = 1_000)]
     pub subscribers: u32,
@@ -200,6 +245,9 @@ pub struct FanoutArgs {
     /// Bytes in a publication's text
     #[arg(long, default_value_t = 64)]
     pub payload: usize,
+    /// What the text is made of behind its marker
+    #[arg(long, value_enum, default_value_t = Content::Alphabet)]
+    pub content: Content,
     /// How many subscribers have their latencies taken
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub sample: usize,
@@ -209,20 +257,14 @@ pub struct FanoutArgs {
     /// Another protocol.
     #[command(flatten)]
     pub speak: Speak,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen connect`
 #[derive(Args)]
 pub struct ConnectArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many connections
     #[arg(long, short, default_value_t = 1_000)]
     pub connections: u32,
@@ -241,20 +283,14 @@ pub struct ConnectArgs {
     /// Another protocol.
     #[command(flatten)]
     pub speak: Speak,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen chat`
 #[derive(Args)]
 pub struct ChatArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many users, a connection each
     #[arg(long, short, default_value_t = 500)]
     pub connections: u32,
@@ -279,20 +315,14 @@ pub struct ChatArgs {
     /// How long to send; without --rate it is 100 a second.
     #[command(flatten)]
     pub span: Span,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen storm`
 #[derive(Args)]
 pub struct StormArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many connections, publishers included
     #[arg(long, short, default_value_t = 1_000)]
     pub connections: u32,
@@ -314,20 +344,14 @@ pub struct StormArgs {
     /// Bytes in a publication's text
     #[arg(long, default_value_t = 64)]
     pub payload: usize,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen abuse`
 #[derive(Args)]
 pub struct AbuseArgs {
-    /// Where the server is
-    #[arg(long, default_value = "ws://127.0.0.1:2345/ws")]
-    pub url: String,
     /// How many innocent connections are on the lobby; one of them publishes
     #[arg(long, short, default_value_t = 200)]
     pub connections: u32,
@@ -343,12 +367,9 @@ pub struct AbuseArgs {
     /// The abuser's connections at a time
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub abusers: usize,
-    /// Who signs in.
+    /// The server and its users.
     #[command(flatten)]
-    pub auth: Auth,
-    /// What every command takes.
-    #[command(flatten)]
-    pub common: Common,
+    pub place: Place,
 }
 
 /// `loadgen suite`
@@ -411,6 +432,13 @@ fn positive(name: &str, value: f64) -> Result<()> {
     Ok(())
 }
 
+fn holds_marker(payload: usize) -> Result<()> {
+    if payload < MARKER {
+        bail!("--payload must be at least {MARKER}, the length of the marker in it");
+    }
+    Ok(())
+}
+
 impl Common {
     /// Refuses what makes no sense; `connections` of them are wanted.
     pub fn check(&self, connections: u32) -> Result<()> {
@@ -460,22 +488,19 @@ impl EchoArgs {
 impl FanoutArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.subscribers)?;
+        self.place.common.check(self.subscribers)?;
         self.span.check()?;
         if u32::from(self.publishers) > self.subscribers {
             bail!("publishers are subscribers, too: --publishers must not exceed --subscribers");
         }
-        if self.payload < MARKER {
-            bail!("--payload must be at least {MARKER}, the length of the marker in it");
-        }
-        Ok(())
+        holds_marker(self.payload)
     }
 }
 
 impl ConnectArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.connections)?;
+        self.place.common.check(self.connections)?;
         self.rate.map_or(Ok(()), |rate| positive("rate", rate))
     }
 }
@@ -483,51 +508,45 @@ impl ConnectArgs {
 impl ChatArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.connections)?;
+        self.place.common.check(self.connections)?;
         self.span.check()?;
         if u32::from(self.publishers) > self.connections {
             bail!("publishers are users, too: --publishers must not exceed --connections");
         }
-        if self.auth.users == Users::Same || self.auth.token.is_some() {
+        if self.place.auth.users == Users::Same || self.place.auth.token.is_some() {
             bail!("a chat is one of different users: no --users same and no --token");
         }
         if !self.churn.is_finite() || self.churn < 0.0 {
             bail!("--churn must be at least 0");
         }
-        if self.payload < MARKER {
-            bail!("--payload must be at least {MARKER}, the length of the marker in it");
-        }
-        Ok(())
+        holds_marker(self.payload)
     }
 }
 
 impl StormArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.connections)?;
+        self.place.common.check(self.connections)?;
         positive("rate", self.rate)?;
         positive("before", self.before)?;
         positive("within", self.within)?;
         if u32::from(self.publishers) >= self.connections {
             bail!("publishers stay: --publishers must be less than --connections");
         }
-        if self.payload < MARKER {
-            bail!("--payload must be at least {MARKER}, the length of the marker in it");
-        }
-        Ok(())
+        holds_marker(self.payload)
     }
 }
 
 impl AbuseArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
-        self.common.check(self.connections)?;
+        self.place.common.check(self.connections)?;
         positive("rate", self.rate)?;
         positive("seconds", self.seconds)?;
         if self.abusers == 0 {
             bail!("--abusers must be at least 1");
         }
-        if self.auth.secret.is_none() && self.auth.secret_file.is_none() {
+        if self.place.auth.secret.is_none() && self.place.auth.secret_file.is_none() {
             bail!("abusers are users of their own: the server's --secret is needed");
         }
         Ok(())
@@ -541,17 +560,16 @@ impl AbuseArgs {
     /// The innocent, as a fan-out in an open loop.
     pub fn innocent(&self) -> FanoutArgs {
         FanoutArgs {
-            url: self.url.clone(),
             subscribers: self.connections,
             publishers: 1,
             window: 1,
             lockstep: false,
             payload: 64,
+            content: Content::Alphabet,
             sample: 64,
             span: Span { seconds: self.seconds, warmup: 0.0, rate: Some(self.rate) },
             speak: Speak::default(),
-            auth: self.auth.clone(),
-            common: self.common.clone(),
+            place: self.place.clone(),
         }
     }
 }

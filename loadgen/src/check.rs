@@ -143,12 +143,21 @@ impl Checker {
         }
     }
 
+    /// How far the receiver is, all senders together.
+    pub fn had(&self, receiver: usize) -> u64 {
+        let lanes = receiver * self.senders..(receiver + 1) * self.senders;
+        self.next[lanes].iter().map(|next| u64::from(*next)).sum()
+    }
+
+    /// The receiver's connection ended, or it is judged otherwise.
+    pub fn is_gone(&self, receiver: usize) -> bool {
+        self.gone[receiver]
+    }
+
     /// The receiver's connection ended: what it never got no longer counts as lost.
     pub fn ended(&mut self, receiver: usize) {
         if !std::mem::replace(&mut self.gone[receiver], true) {
-            let lanes = receiver * self.senders..(receiver + 1) * self.senders;
-            let had: u64 = self.next[lanes].iter().map(|next| u64::from(*next)).sum();
-            self.progress -= had;
+            self.progress -= self.had(receiver);
         }
     }
 

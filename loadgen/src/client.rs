@@ -5,9 +5,11 @@
 //! the engine lends one per thread and only a partial frame stays here.
 //! Called by `engine`.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,12 +18,15 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, Socket
 use sha1::{Digest, Sha1};
 use thiserror::Error;
 
+use crate::deflate::{Agreed, Compressors, Inflater, Offer};
 use crate::frame::{self, FrameError, MAX_MESSAGE, Opcode};
 use crate::random::Random;
 use crate::target::Target;
 
 /// The least room that a `recv` is given.
 const RECEIVE_ROOM: usize = 64 << 10;
+/// Where extensions are offered and agreed on.
+const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
 /// The longest answer to the upgrade request that is taken.
 const MAX_RESPONSE: usize = 16 << 10;
 
@@ -31,6 +36,9 @@ pub enum Ended {
     /// The server's framing is wrong.
     #[error("the server broke the protocol: {0}")]
     Frame(#[from] FrameError),
+    /// The server's compression is wrong.
+    #[error("the server broke permessage-deflate: {0}")]
+    Deflate(String),
     /// The socket failed.
     #[error("{0}: {1}")]
     Socket(&'static str, io::Error),
@@ -63,6 +71,16 @@ impl Ended {
 pub struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
+    packing: Option<Packing>,
+}
+
+/// How a connection's messages are compressed.
+struct Packing {
+    /// The thread's.
+    compressors: Rc<RefCell<Compressors>>,
+    window_bits: u8,
+    /// Messages of this size and longer, in bytes.
+    above: usize,
 }
 
 impl Outgoing {
@@ -78,6 +96,13 @@ impl Outgoing {
 
     /// Appends one masked frame.
     pub fn frame(&mut self, opcode: Opcode, payload: &[u8], key: u32) {
+        if let Some(packing) = &self.packing
+            && payload.len() >= packing.above
+            && !opcode.is_control()
+            && let Some(body) = packing.compressors.borrow_mut().message(payload, packing.window_bits)
+        {
+            return frame::append_compressed(&mut self.bytes, opcode, body, key);
+        }
         frame::append(&mut self.bytes, opcode, payload, key);
     }
 
@@ -113,10 +138,42 @@ pub trait Sink {
     fn key(&mut self) -> u32;
     /// A whole text or binary message.
     fn message(&mut self, out: &mut Outgoing, payload: &[u8]) -> Result<(), Ended>;
+    /// What was agreed on, after an offer; none if the server declined it.
+    fn agreed(&mut self, _agreed: Option<&Agreed>) {}
+    /// The next compressed messages are wanted as they are inflated. Once they are not, they never are again.
+    fn reads(&self) -> bool {
+        true
+    }
+    /// A data message as it came, on a connection with compression; before it is handed over otherwise.
+    fn wire(&mut self, _payload: &[u8], _compressed: bool) {}
+    /// It was inflated to so many bytes.
+    fn inflated(&mut self, _from: usize, _to: usize) {}
+    /// It was not: it counts, whatever it says.
+    fn unread(&mut self) {}
 }
 
 struct Fragments {
     bytes: Vec<u8>,
+    compressed: bool,
+}
+
+/// What a connection offers, and what its thread compresses with.
+pub struct Deflating {
+    /// The offer.
+    pub offer: Offer,
+    /// See `Settings`.
+    pub above: usize,
+    /// The thread's.
+    pub compressors: Rc<RefCell<Compressors>>,
+}
+
+/// The receiving side of a connection with compression.
+struct Inflating {
+    agreed: Agreed,
+    /// Made for the first compressed message; none again once nobody wants to know what they say.
+    inflater: Option<Box<Inflater>>,
+    unread: bool,
+    content: Vec<u8>,
 }
 
 /// A connection from its first SYN to its end.
@@ -129,6 +186,7 @@ pub struct Connection {
     fragments: Option<Box<Fragments>>,
     /// The accept key that the upgrade must bring; none once it did.
     expected: Option<Box<str>>,
+    inflating: Option<Box<Inflating>>,
 }
 
 /// What one `recv` brought.
@@ -164,7 +222,15 @@ impl Connection {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno),
         }
-        Ok(Self { socket, out: Outgoing::default(), partial: Vec::new(), wanted: 0, fragments: None, expected: None })
+        Ok(Self {
+            socket,
+            out: Outgoing::default(),
+            partial: Vec::new(),
+            wanted: 0,
+            fragments: None,
+            expected: None,
+            inflating: None,
+        })
     }
 
     /// The socket, to wait on.
@@ -173,7 +239,12 @@ impl Connection {
     }
 
     /// The socket became writable for the first time: asks for the upgrade.
-    pub fn connected(&mut self, target: &Target, random: &mut Random) -> Result<usize, Ended> {
+    pub fn connected(
+        &mut self,
+        target: &Target,
+        deflating: Option<&Deflating>,
+        random: &mut Random,
+    ) -> Result<usize, Ended> {
         match sockopt::socket_error(&self.socket) {
             Ok(Ok(())) => {}
             Ok(Err(errno)) | Err(errno) => return Err(Ended::socket("connect", errno)),
@@ -183,9 +254,10 @@ impl Connection {
         nonce[8..].copy_from_slice(&random.next().to_ne_bytes());
         let key = STANDARD.encode(nonce);
         self.expected = Some(accept_key(&key).into_boxed_str());
+        let offer = deflating.map_or(String::new(), |with| format!("{EXTENSIONS}: {}\r\n", with.offer.text()));
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n",
+             Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n",
             target.path, target.host
         );
         self.out.raw(request.as_bytes());
@@ -204,7 +276,12 @@ impl Connection {
     /// Puts what was kept of a partial frame and what one `recv` brings into `buffer`, and hands the whole
     /// messages to the sink, which is made between the two: the place to take the time.
     #[inline]
-    pub fn receive<S: Sink>(&mut self, buffer: &mut Vec<u8>, sink: impl FnOnce() -> S) -> Result<Received, Ended> {
+    pub fn receive<S: Sink>(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        deflating: Option<&Deflating>,
+        sink: impl FnOnce() -> S,
+    ) -> Result<Received, Ended> {
         let kept = self.partial.len();
         let room = (kept + RECEIVE_ROOM).max(self.wanted);
         if buffer.len() < room {
@@ -225,7 +302,7 @@ impl Connection {
             self.partial.clear();
         }
         let data = &buffer[..kept + count];
-        let used = self.consume(data, &mut sink())?;
+        let used = self.consume(data, deflating, &mut sink())?;
         if used < data.len() {
             self.partial.extend_from_slice(&data[used..]);
         } else if self.partial.capacity() > RECEIVE_ROOM {
@@ -236,10 +313,10 @@ impl Connection {
 
     /// Hands every whole message in `data` to `sink`; returns how many bytes are done with.
     #[inline]
-    fn consume<S: Sink>(&mut self, data: &[u8], sink: &mut S) -> Result<usize, Ended> {
+    fn consume<S: Sink>(&mut self, data: &[u8], deflating: Option<&Deflating>, sink: &mut S) -> Result<usize, Ended> {
         let mut at = 0;
         if self.expected.is_some() {
-            match self.upgrade(data)? {
+            match self.upgrade(data, deflating, sink)? {
                 Some(end) => at = end,
                 None => return Ok(0),
             }
@@ -257,13 +334,43 @@ impl Connection {
                 if self.fragments.is_some() {
                     return Err(FrameError::Interleaved.into());
                 }
-                sink.message(&mut self.out, payload)?;
+                if self.inflating.is_none() && !header.compressed {
+                    sink.message(&mut self.out, payload)?;
+                } else {
+                    self.extended(payload, header.compressed, sink)?;
+                }
             } else {
                 self.rare(header, payload, sink)?;
             }
         }
         self.wanted = 0;
         Ok(at)
+    }
+
+    /// A whole message, compressed or not, of a connection that may have either.
+    fn extended<S: Sink>(&mut self, payload: &[u8], compressed: bool, sink: &mut S) -> Result<(), Ended> {
+        let Some(inflating) = &mut self.inflating else {
+            if compressed {
+                return Err(FrameError::ReservedBits.into());
+            }
+            return sink.message(&mut self.out, payload);
+        };
+        sink.wire(payload, compressed);
+        if !compressed {
+            return sink.message(&mut self.out, payload);
+        }
+        // What comes next refers to what came before: there is no way back.
+        inflating.unread |= !sink.reads();
+        if inflating.unread {
+            inflating.inflater = None;
+            sink.unread();
+            return Ok(());
+        }
+        let forgets = inflating.agreed.server_no_context_takeover;
+        let inflater = inflating.inflater.get_or_insert_with(|| Box::new(Inflater::new(forgets)));
+        inflater.message(payload, &mut inflating.content).map_err(Ended::Deflate)?;
+        sink.inflated(payload.len(), inflating.content.len());
+        sink.message(&mut self.out, &inflating.content)
     }
 
     /// Control frames and fragments.
@@ -290,7 +397,7 @@ impl Connection {
                     return Err(FrameError::Interleaved.into());
                 }
                 let bytes = payload.to_vec();
-                self.fragments = Some(Box::new(Fragments { bytes }));
+                self.fragments = Some(Box::new(Fragments { bytes, compressed: header.compressed }));
             }
             Opcode::Continuation => {
                 let Some(fragments) = &mut self.fragments else {
@@ -304,7 +411,7 @@ impl Connection {
                 if header.fin
                     && let Some(whole) = self.fragments.take()
                 {
-                    sink.message(&mut self.out, &whole.bytes)?;
+                    self.extended(&whole.bytes, whole.compressed, sink)?;
                 }
             }
         }
@@ -312,13 +419,30 @@ impl Connection {
     }
 
     /// Reads the answer to the upgrade; its length once all of it is there.
-    fn upgrade(&mut self, data: &[u8]) -> Result<Option<usize>, Ended> {
+    fn upgrade<S: Sink>(
+        &mut self,
+        data: &[u8],
+        deflating: Option<&Deflating>,
+        sink: &mut S,
+    ) -> Result<Option<usize>, Ended> {
         let expected = self.expected.as_deref().unwrap_or_default();
-        let end = read_response(data, expected).map_err(Ended::Refused)?;
-        if end.is_some() {
-            self.expected = None;
+        let offer = deflating.map(|with| &with.offer);
+        let Some((end, agreed)) = read_response(data, expected, offer).map_err(Ended::Refused)? else {
+            return Ok(None);
+        };
+        self.expected = None;
+        if deflating.is_some() {
+            sink.agreed(agreed.as_ref());
         }
-        Ok(end)
+        if let (Some(agreed), Some(with)) = (agreed, deflating) {
+            self.out.packing = Some(Packing {
+                compressors: Rc::clone(&with.compressors),
+                window_bits: agreed.client_max_window_bits.unwrap_or(15),
+                above: with.above,
+            });
+            self.inflating = Some(Box::new(Inflating { agreed, inflater: None, unread: false, content: Vec::new() }));
+        }
+        Ok(Some(end))
     }
 
     /// Says goodbye; the server closes the stream.
@@ -329,8 +453,12 @@ impl Connection {
     }
 }
 
-/// Checks an answer to an upgrade request (RFC 6455, section 4.1).
-fn read_response(data: &[u8], expected: &str) -> Result<Option<usize>, String> {
+/// Checks an answer to an upgrade request (RFC 6455, section 4.1): its length, and what was agreed on by it.
+fn read_response(
+    data: &[u8],
+    expected: &str,
+    offer: Option<&Offer>,
+) -> Result<Option<(usize, Option<Agreed>)>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
     let end = match response.parse(data) {
@@ -362,10 +490,17 @@ fn read_response(data: &[u8], expected: &str) -> Result<Option<usize>, String> {
     if find("sec-websocket-accept").map(str::trim) != Some(expected) {
         return Err("101 with a wrong Sec-WebSocket-Accept".to_owned());
     }
-    if find("sec-websocket-extensions").is_some() || find("sec-websocket-protocol").is_some() {
+    let mut extensions = response.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(EXTENSIONS));
+    let extension = extensions.next().map(|header| String::from_utf8_lossy(header.value));
+    if find("sec-websocket-protocol").is_some() || (extension.is_some() && offer.is_none()) {
         return Err("101 with an extension or subprotocol that was not offered".to_owned());
     }
-    Ok(Some(end))
+    if extensions.next().is_some() {
+        return Err(format!("101 with {EXTENSIONS} twice"));
+    }
+    let agreed = extension.zip(offer).map(|(answer, offer)| offer.agree(answer.trim())).transpose();
+    let agreed = agreed.map_err(|why| format!("101 with {why}, in answer to {:?}", offer.map_or("", Offer::text)))?;
+    Ok(Some((end, agreed)))
 }
 
 fn accept_key(key: &str) -> String {
@@ -426,7 +561,7 @@ mod tests {
                 server.write_all(part).unwrap();
                 let mut left = part.len();
                 while left > 0 {
-                    match connection.receive(&mut buffer, || &mut seen) {
+                    match connection.receive(&mut buffer, None, || &mut seen) {
                         Ok(Received::Bytes { count, .. }) => left -= count,
                         Ok(Received::Nothing) => std::thread::yield_now(),
                         Err(error) => panic!("{error}"),
@@ -451,12 +586,12 @@ mod tests {
                     Connection: keep-alive, Upgrade\r\nSec-WebSocket-Accept: key\r\n\r\n\x01";
         let all = good.len() - 1;
         for cut in 0..all {
-            assert_eq!(read_response(&good.as_bytes()[..cut], "key"), Ok(None));
+            assert_eq!(read_response(&good.as_bytes()[..cut], "key", None), Ok(None));
         }
-        assert_eq!(read_response(good.as_bytes(), "key"), Ok(Some(all)));
-        assert!(read_response(good.as_bytes(), "other").is_err());
+        assert_eq!(read_response(good.as_bytes(), "key", None), Ok(Some((all, None))));
+        assert!(read_response(good.as_bytes(), "other", None).is_err());
         let refused = b"HTTP/1.1 503 Service Unavailable\r\n\r\nfull\n";
-        let told = read_response(refused, "key").unwrap_err();
+        let told = read_response(refused, "key", None).unwrap_err();
         assert_eq!(told, "HTTP 503 Service Unavailable full");
     }
 
@@ -466,7 +601,7 @@ mod tests {
         server.write_all(&[0x88, 5, 0x11, 0x39, b'b', b'y', b'e']).unwrap();
         let mut seen = Collected::default();
         let ended = loop {
-            match connection.receive(&mut Vec::new(), || &mut seen) {
+            match connection.receive(&mut Vec::new(), None, || &mut seen) {
                 Ok(_) => std::thread::yield_now(),
                 Err(ended) => break ended,
             }

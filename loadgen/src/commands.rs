@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::args::{AbuseArgs, Auth, ChatArgs, Common, ConnectArgs, EchoArgs, FanoutArgs, Speak, StormArgs, Users};
 use crate::control::Plan;
 use crate::latency::{Latencies, SECOND};
+use crate::marker::Content;
 use crate::procfs;
 use crate::protocol::{Dialect, Template, Tokens, unescaped};
 use crate::random::Random;
@@ -21,6 +22,7 @@ use crate::report::abuse::{AbuseReport, Innocent, Suffered};
 use crate::run::{self, Measured, Times};
 use crate::system;
 use crate::target::Target;
+use crate::work::counted::Checked;
 use crate::work::{abuse, chat, connect, echo, fanout, storm};
 
 fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
@@ -36,6 +38,7 @@ fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
         connect_rate: None,
         in_flight: common.in_flight.max(1),
         timeout: (common.timeout * SECOND as f64) as u64,
+        compression: common.compression.settings()?,
         delay_acks: common.delay_acks,
         target,
     })
@@ -129,6 +132,7 @@ pub fn echo(args: &EchoArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
         rate: args.span.rate,
         payload: args.payload,
         binary: args.binary,
+        verify_every: args.common.compression.verify_every(),
     };
     let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
     let measured =
@@ -147,8 +151,8 @@ pub fn echo(args: &EchoArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
 /// `loadgen fanout`
 pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
-    let mut plan = plan(&args.common, &args.url, args.subscribers)?;
-    plan.dialect = dialect(&args.speak, &args.auth, &plan)?;
+    let mut plan = plan(&args.place.common, &args.place.url, args.subscribers)?;
+    plan.dialect = dialect(&args.speak, &args.place.auth, &plan)?;
     let settings = fanout::Settings {
         threads: plan.threads,
         publishers: usize::from(args.publishers),
@@ -156,20 +160,22 @@ pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report
         lockstep: args.lockstep,
         rate: args.span.rate,
         payload: payload(&args.speak, &plan.dialect, args.payload)?,
+        content: args.content,
         run: Random::seeded().key(),
         sample_every: plan.connections.div_ceil(args.sample.max(1)),
+        verify_every: args.place.common.compression.verify_every(),
     };
     let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
     let publications = fanout::Publications::new(&settings, &plan.dialect);
     let numbered = matches!(plan.dialect, Dialect::Uringcast(_));
-    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+    let measured = run::run(plan, times, args.place.common.pid, interrupted, |thread, slots| {
         fanout::Fanout::new(settings, Arc::clone(&publications), thread, slots)
     })?;
     Ok(fanout_report(args, &measured, numbered))
 }
 
 fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>, numbered: bool) -> Report {
-    let mut report = Report::new("fanout", &args.url, args.subscribers, measured, false);
+    let mut report = Report::new("fanout", &args.place.url, args.subscribers, measured, false);
     for workload in &measured.workloads {
         report.faults += workload.faults();
         report.unsent += workload.unsent;
@@ -177,6 +183,11 @@ fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>, numbere
         report.pushes += workload.pushes;
         report.foreign += workload.foreign;
         report.examples.extend(workload.examples.iter().cloned());
+    }
+    if let Some(compression) = &mut report.compression {
+        let mut checked = Checked::default();
+        measured.workloads.iter().for_each(|workload| checked.merge(&workload.checked()));
+        compression.checked = Some(checked);
     }
     report.examples.truncate(5);
     report.latency = merged(measured.workloads.iter().map(|w| &w.latencies)).percentiles();
@@ -193,20 +204,20 @@ fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>, numbere
 /// `loadgen connect`
 pub fn connect(args: &ConnectArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
-    let mut plan = plan(&args.common, &args.url, args.connections)?;
+    let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
     plan.dialect = match template(&args.speak)? {
         Some(template) => Dialect::Template(template),
         None if args.no_auth => Dialect::Uringcast(None),
-        None => Dialect::Uringcast(Some(tokens(&args.auth, &plan)?)),
+        None => Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?)),
     };
     plan.connect_rate = args.rate;
     let times = Times { seconds: args.hold.max(0.01), warmup: 0.0, settle: args.settle };
-    let measured = run::run(plan, times, args.common.pid, interrupted, |_, _| connect::Idle::default())?;
-    let mut report = Report::new("connect", &args.url, args.connections, &measured, true);
+    let measured = run::run(plan, times, args.place.common.pid, interrupted, |_, _| connect::Idle::default())?;
+    let mut report = Report::new("connect", &args.place.url, args.connections, &measured, true);
     report.pushes = report.received;
     report.pace = match args.rate {
         Some(rate) => format!("{rate} connections a second, timed from when each was due"),
-        None => format!("{} on their way at a time", args.common.in_flight),
+        None => format!("{} on their way at a time", args.place.common.in_flight),
     };
     Ok(report)
 }
@@ -214,11 +225,11 @@ pub fn connect(args: &ConnectArgs, interrupted: &Arc<AtomicBool>) -> Result<Repo
 /// `loadgen chat`
 pub fn chat(args: &ChatArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
-    let mut plan = plan(&args.common, &args.url, args.connections)?;
+    let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
     // Those who leave come back from another port.
     let visits = (args.churn * args.span.seconds) as usize;
-    plan.sources = plan.target.sources(&args.common.source, plan.connections + visits);
-    plan.dialect = Dialect::Uringcast(Some(tokens(&args.auth, &plan)?));
+    plan.sources = plan.target.sources(&args.place.common.source, plan.connections + visits);
+    plan.dialect = Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?));
     let settings = chat::Settings {
         connections: plan.connections,
         threads: plan.threads,
@@ -232,10 +243,10 @@ pub fn chat(args: &ChatArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     };
     let shared = chat::Shared::new(&settings, &args.room_prefix);
     let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
-    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+    let measured = run::run(plan, times, args.place.common.pid, interrupted, |thread, slots| {
         chat::Chat::new(settings, Arc::clone(&shared), thread, slots)
     })?;
-    let mut report = Report::new("chat", &args.url, args.connections, &measured, false);
+    let mut report = Report::new("chat", &args.place.url, args.connections, &measured, false);
     let mut visits = chat::Visits::default();
     for workload in &measured.workloads {
         report.faults += workload.faults();
@@ -256,10 +267,10 @@ pub fn chat(args: &ChatArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
 /// `loadgen storm`
 pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
-    let mut plan = plan(&args.common, &args.url, args.connections)?;
+    let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
     // The ports of the dropped connections rest on this side.
-    plan.sources = plan.target.sources(&args.common.source, plan.connections * 4);
-    plan.dialect = Dialect::Uringcast(Some(tokens(&args.auth, &plan)?));
+    plan.sources = plan.target.sources(&args.place.common.source, plan.connections * 4);
+    plan.dialect = Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?));
     let settings = fanout::Settings {
         threads: plan.threads,
         publishers: usize::from(args.publishers),
@@ -267,16 +278,19 @@ pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> 
         lockstep: false,
         rate: Some(args.rate),
         payload: args.payload,
+        content: Content::Alphabet,
         run: Random::seeded().key(),
         sample_every: plan.connections.div_ceil(64),
+        // What one missed is asked for by the offset that it has seen.
+        verify_every: 1,
     };
     let jitter = u64::from(args.jitter_ms) * (SECOND / 1_000);
     let publications = fanout::Publications::new(&settings, &plan.dialect);
     let times = Times { seconds: args.before + args.within, warmup: args.before, settle: 0.0 };
-    let measured = run::run(plan, times, args.common.pid, interrupted, |thread, slots| {
+    let measured = run::run(plan, times, args.place.common.pid, interrupted, |thread, slots| {
         storm::Storm::new(settings, Arc::clone(&publications), jitter, thread, slots)
     })?;
-    let mut report = Report::new("storm", &args.url, args.connections, &measured, false);
+    let mut report = Report::new("storm", &args.place.url, args.connections, &measured, false);
     let mut returns = storm::Returns::default();
     for workload in &measured.workloads {
         report.faults += workload.fanout.faults();
@@ -299,15 +313,15 @@ pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> 
 pub fn abuse(args: &AbuseArgs, interrupted: &Arc<AtomicBool>) -> Result<AbuseReport> {
     args.check()?;
     let mut fanout_args = args.innocent();
-    let plan = plan(&args.common, &args.url, args.connections + args.abusers as u32)?;
-    let tokens = tokens(&args.auth, &plan)?;
+    let plan = plan(&args.place.common, &args.place.url, args.connections + args.abusers as u32)?;
+    let tokens = tokens(&args.place.auth, &plan)?;
     let mut innocent = || -> Result<Innocent> {
         let report = fanout(&fanout_args, interrupted)?;
         // The memory of the server is looked at here, all the time.
-        fanout_args.common.pid = None;
+        fanout_args.place.common.pid = None;
         Ok(Innocent { latency: report.latency, faults: report.faults })
     };
-    let memory = || args.common.pid.and_then(procfs::memory).map_or(0, |memory| memory.anonymous);
+    let memory = || args.place.common.pid.and_then(procfs::memory).map_or(0, |memory| memory.anonymous);
     // The server is warm, so that what it keeps for good isn't put down to the first abuse.
     let mut before = innocent()?;
     let mut abuses = Vec::new();
@@ -337,5 +351,5 @@ pub fn abuse(args: &AbuseArgs, interrupted: &Arc<AtomicBool>) -> Result<AbuseRep
         abuses.push(Suffered { abuse: which, tally, innocent: [before, during?, after.clone()], memory_bytes });
         before = after;
     }
-    Ok(AbuseReport { url: args.url.clone(), connections: args.connections, abusers: args.abusers, abuses })
+    Ok(AbuseReport { url: args.place.url.clone(), connections: args.connections, abusers: args.abusers, abuses })
 }

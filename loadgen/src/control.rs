@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::atomic::{AtomicU8, AtomicU64};
 
+use crate::deflate;
 use crate::latency::Clock;
 use crate::protocol::Dialect;
 use crate::target::Target;
@@ -33,6 +34,8 @@ pub struct Plan {
     pub in_flight: usize,
     /// The deadline of every wait, in nanoseconds.
     pub timeout: u64,
+    /// What is offered to compress, if anything is.
+    pub compression: Option<deflate::Settings>,
     /// Leave acknowledgements to the kernel's delay.
     pub delay_acks: bool,
 }

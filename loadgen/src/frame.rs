@@ -46,8 +46,8 @@ impl Opcode {
 /// How a server broke the framing rules.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum FrameError {
-    /// RSV bits are set though no extension was negotiated.
-    #[error("a frame with reserved bits set, though no extension was negotiated")]
+    /// RSV bits are set that no extension was negotiated for.
+    #[error("a frame with reserved bits set that were not negotiated")]
     ReservedBits,
     /// An opcode that RFC 6455 doesn't define.
     #[error("a frame with unknown opcode {0}")]
@@ -72,6 +72,9 @@ pub enum FrameError {
     Interleaved,
 }
 
+/// The bit of a compressed message in its first frame.
+const RSV1: u8 = 0x40;
+
 /// The longest message that is taken from a server.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
@@ -80,6 +83,8 @@ pub const MAX_MESSAGE: usize = 64 << 20;
 pub struct Header {
     /// The last (or only) frame of its message.
     pub fin: bool,
+    /// RSV1: its message is compressed (RFC 7692, section 6). Only on the first frame of one.
+    pub compressed: bool,
     /// What the frame is for.
     pub opcode: Opcode,
     /// Bytes of header in front of the payload.
@@ -95,10 +100,14 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
         return Ok(None);
     };
     let fin = first & 0x80 != 0;
-    if first & 0x70 != 0 {
+    let compressed = first & RSV1 != 0;
+    if first & 0x30 != 0 {
         return Err(FrameError::ReservedBits);
     }
     let opcode = Opcode::from_bits(first & 0x0f).ok_or(FrameError::UnknownOpcode(first & 0x0f))?;
+    if compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(FrameError::ReservedBits);
+    }
     if second & 0x80 != 0 {
         return Err(FrameError::Masked);
     }
@@ -131,12 +140,21 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
         }
         short => (2, usize::from(*short)),
     };
-    Ok(Some(Header { fin, opcode, header_len, payload_len }))
+    Ok(Some(Header { fin, compressed, opcode, header_len, payload_len }))
 }
 
 /// Appends one whole masked frame to `out`.
 pub fn append(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: u32) {
-    out.push(0x80 | opcode as u8);
+    append_with(out, 0x80 | opcode as u8, payload, key);
+}
+
+/// The same for a message that is compressed.
+pub fn append_compressed(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: u32) {
+    append_with(out, 0x80 | RSV1 | opcode as u8, payload, key);
+}
+
+fn append_with(out: &mut Vec<u8>, first: u8, payload: &[u8], key: u32) {
+    out.push(first);
     match payload.len() {
         length @ 0..=125 => out.push(0x80 | length as u8),
         length @ 126..=0xffff => {
@@ -206,13 +224,19 @@ mod tests {
                 assert_eq!(parse(&bytes[..cut]), Ok(None), "{length} cut at {cut}");
             }
             let header = parse(&bytes[..header_len]).unwrap().unwrap();
-            assert_eq!(header, Header { fin: true, opcode: Opcode::Binary, header_len, payload_len: length });
+            assert_eq!(
+                header,
+                Header { fin: true, compressed: false, opcode: Opcode::Binary, header_len, payload_len: length }
+            );
         }
     }
 
     #[test]
     fn breaches_are_named() {
-        assert_eq!(parse(&[0xc1, 0]), Err(FrameError::ReservedBits));
+        assert!(parse(&[0xc1, 0]).is_ok_and(|header| header.is_some_and(|header| header.compressed)));
+        for first in [0xa1, 0x91, 0xc0, 0xc8, 0xc9] {
+            assert_eq!(parse(&[first, 0]), Err(FrameError::ReservedBits), "{first:x}");
+        }
         assert_eq!(parse(&[0x83, 0]), Err(FrameError::UnknownOpcode(3)));
         assert_eq!(parse(&[0x81, 0x80]), Err(FrameError::Masked));
         assert_eq!(parse(&[0x09, 0]), Err(FrameError::BadControl));

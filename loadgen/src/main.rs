@@ -4,7 +4,7 @@
 //! reordered, changed or cut, 2 the run could not be made.
 //!
 //! What stands left knows nothing of what stands right:
-//! frame, marker, latency, check, procfs < client, protocol < control < engine < work, run < report
+//! frame, marker, latency, check, procfs < deflate < client, protocol < control < engine < work, run < report
 //! < commands < suite < main.
 
 mod args;
@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod commands;
 mod control;
+mod deflate;
 mod engine;
 mod frame;
 mod latency;
@@ -53,10 +54,10 @@ fn start(cli: Cli) -> Result<bool> {
     let interrupted = system::interrupted()?;
     let (report, common) = match &cli.command {
         Command::Echo(args) => (commands::echo(args, &interrupted)?, &args.common),
-        Command::Fanout(args) => (commands::fanout(args, &interrupted)?, &args.common),
-        Command::Connect(args) => (commands::connect(args, &interrupted)?, &args.common),
-        Command::Chat(args) => (commands::chat(args, &interrupted)?, &args.common),
-        Command::Storm(args) => (commands::storm(args, &interrupted)?, &args.common),
+        Command::Fanout(args) => (commands::fanout(args, &interrupted)?, &args.place.common),
+        Command::Connect(args) => (commands::connect(args, &interrupted)?, &args.place.common),
+        Command::Chat(args) => (commands::chat(args, &interrupted)?, &args.place.common),
+        Command::Storm(args) => (commands::storm(args, &interrupted)?, &args.place.common),
         Command::Abuse(args) => return abuse(args, &interrupted),
         Command::Suite(args) => return suite::suite(args, &interrupted),
     };
@@ -73,7 +74,7 @@ fn start(cli: Cli) -> Result<bool> {
 fn abuse(args: &AbuseArgs, interrupted: &Arc<AtomicBool>) -> Result<bool> {
     let report = commands::abuse(args, interrupted)?;
     report.print();
-    if let Some(path) = &args.common.json {
+    if let Some(path) = &args.place.common.json {
         report.write_json(path)?;
     }
     Ok(report.passed())

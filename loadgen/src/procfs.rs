@@ -29,6 +29,8 @@ pub struct CpuTime {
     threads: Option<u64>,
     /// Of all threads there ever were, in whole ticks of 10 ms.
     process: u64,
+    /// How long the threads that are still there were ready to run and had no CPU.
+    waited: u64,
 }
 
 impl CpuTime {
@@ -42,6 +44,11 @@ impl CpuTime {
             Some(exact) if exact.abs_diff(ticks) <= 30_000_000 + ticks / 50 => exact,
             _ => ticks,
         }
+    }
+
+    /// How long threads were ready to run without a CPU since `earlier`, all of them together.
+    pub fn waited_since(&self, earlier: &Self) -> u64 {
+        self.waited.saturating_sub(earlier.waited)
     }
 }
 
@@ -65,19 +72,25 @@ fn tree(pid: u32) -> Vec<u32> {
 
 /// The CPU time of `pid` and its descendants.
 pub fn cpu_time(pid: u32) -> Option<CpuTime> {
-    let mut all = CpuTime { threads: Some(0), process: cpu_ticks(pid)? };
+    let mut all = CpuTime { threads: Some(0), process: cpu_ticks(pid)?, waited: 0 };
     for (i, each) in tree(pid).into_iter().enumerate() {
-        all.threads = all.threads.zip(threads_time(each)).map(|(sum, time)| sum + time);
+        let threads = threads_time(each);
+        all.threads = all.threads.zip(threads).map(|(sum, (used, _))| sum + used);
+        all.waited += threads.map_or(0, |(_, waited)| waited);
         all.process += if i == 0 { 0 } else { cpu_ticks(each).unwrap_or_default() };
     }
     Some(all)
 }
 
-fn threads_time(pid: u32) -> Option<u64> {
-    let mut total = 0;
+/// What all threads of `pid` used, and how long they waited for a CPU.
+fn threads_time(pid: u32) -> Option<(u64, u64)> {
+    let mut total = (0, 0);
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         match fs::read_to_string(task.path().join("schedstat")) {
-            Ok(text) => total += first_numbers(&text)?.0,
+            Ok(text) => {
+                let (used, waited) = first_numbers(&text)?;
+                total = (total.0 + used, total.1 + waited);
+            }
             Err(_) if task.path().exists() => return None,
             Err(_) => {}
         }
@@ -160,7 +173,7 @@ mod tests {
 
     #[test]
     fn threads_that_end_are_not_forgotten() {
-        let at = |threads, process| CpuTime { threads, process };
+        let at = |threads, process| CpuTime { threads, process, waited: 0 };
         let second = 1_000_000_000;
         let exact = at(Some(1_234), 0).since(&at(Some(1_000), 0));
         assert_eq!(exact, 234);

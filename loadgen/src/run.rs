@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::check::Faults;
 use crate::control::{Control, Counters, Phase, Plan, Window, share};
+use crate::deflate::Tally;
 use crate::engine::{Engine, Finished, Workload};
 use crate::latency::{Latencies, SECOND};
 use crate::procfs::{self, CpuTime, Memory};
@@ -23,8 +24,6 @@ const LOOK: Duration = Duration::from_millis(5);
 const POINT: u64 = SECOND / 5;
 /// Nothing received for so long after the connections are there: they have settled.
 const QUIET_BEFORE: u64 = SECOND / 5;
-/// Nothing received for so long after the last message was sent: nothing more will come.
-const QUIET_AFTER: u64 = 2 * SECOND;
 /// How long servers have to answer the goodbye.
 const GOODBYE: u64 = 2 * SECOND;
 
@@ -67,6 +66,8 @@ pub struct Difference {
     pub counts: Snapshot,
     /// The server's CPU time, in nanoseconds.
     pub server_cpu: Option<u64>,
+    /// How long its threads were ready to run without a CPU, in nanoseconds.
+    pub server_waited: Option<u64>,
 }
 
 impl Snapshot {
@@ -84,7 +85,8 @@ impl Snapshot {
             server_cpu: None,
         };
         let server_cpu = cpu.map(|(now, before)| now.since(&before));
-        Difference { counts, server_cpu }
+        let server_waited = cpu.map(|(now, before)| now.waited_since(&before));
+        Difference { counts, server_cpu, server_waited }
     }
 }
 
@@ -136,6 +138,10 @@ pub struct Measured<W> {
     pub timeline: Vec<Point>,
     /// Messages sent and received over the whole run.
     pub total: Snapshot,
+    /// What was offered to compress, if anything was.
+    pub offer: Option<String>,
+    /// What was agreed on, and came compressed.
+    pub compression: Tally,
     /// Ended by a signal.
     pub interrupted: bool,
 }
@@ -189,6 +195,7 @@ pub fn run<W: Workload>(
     measured.memory_after = course.memory_after;
     measured.timeline = course.timeline;
     measured.total = course.total;
+    measured.offer = control.plan.compression.as_ref().map(|settings| settings.offer.text().to_owned());
     measured.interrupted = interrupted.load(Relaxed);
     Ok(measured)
 }
@@ -363,11 +370,13 @@ impl Course<'_> {
         }
     }
 
+    /// Until all came that is awaited. A server that only stands still, for want of a CPU perhaps, has lost nothing:
+    /// what is missing counts as lost at the deadline alone.
     fn drain(&self) {
         self.control.enter(Phase::Drain);
         self.show("drain", 1.0, String::new);
         let threads = self.control.counters.len() as u64;
-        self.quiet(QUIET_AFTER, 0, || sum(self.control, |c| &c.complete) == threads);
+        self.quiet(self.control.plan.timeout, 0, || sum(self.control, |c| &c.complete) == threads);
         // What came twice may come after everything came once.
         thread::sleep(LOOK * 10);
     }
@@ -389,6 +398,8 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
         memory_after: None,
         timeline: Vec::new(),
         total: Snapshot::default(),
+        offer: None,
+        compression: Tally::default(),
         interrupted: false,
     };
     for thread in finished {
@@ -406,6 +417,7 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
         }
         measured.workloads.push(thread.workload);
         measured.faults += thread.faults;
+        measured.compression.merge(&thread.compression);
         measured.examples.extend(thread.examples);
         measured.upgraded.merge(&thread.upgraded);
         measured.signed_in.merge(&thread.signed_in);

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a broken expectation has to stop the test, with its message")]
 
+mod support;
+
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
@@ -12,9 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use tungstenite::handshake::server::{Request, Response};
 use tungstenite::protocol::frame::Utf8Bytes;
-use tungstenite::{Message, WebSocket, accept_hdr};
+use tungstenite::{Message, WebSocket};
+
+use support::upgraded;
 
 /// What the server does wrong, once, on its fortieth message to one connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,15 +88,8 @@ impl Outlet {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
 fn serve(stream: TcpStream, lobby: Arc<Lobby>) {
-    let mut echo = false;
-    let note_path = |request: &Request, response: Response| {
-        echo = request.uri().path() == "/echo";
-        Ok(response)
-    };
-    stream.set_nodelay(true).unwrap();
-    let Ok(mut socket) = accept_hdr(stream, note_path) else {
+    let Some((mut socket, echo)) = upgraded(stream) else {
         return;
     };
     let number = lobby.next.fetch_add(1, SeqCst);
@@ -208,7 +204,8 @@ fn stdout(output: &Output) -> String {
 const SHORT: [&str; 4] = ["--seconds", "0.6", "--warmup", "0.1"];
 
 fn expect(command: &str, fault: Fault, more: &[&str], names: &[&str]) {
-    let arguments = [more, &SHORT].concat();
+    // What is lost is awaited until the deadline.
+    let arguments = [more, &SHORT, &["--timeout", "4"]].concat();
     let (output, json) = run(command, fault, &arguments);
     let told = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");

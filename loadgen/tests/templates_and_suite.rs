@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a broken expectation has to stop the test, with its message")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -13,8 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tungstenite::handshake::server::{Request, Response};
-use tungstenite::{Message, WebSocket, accept_hdr};
+use tungstenite::{Message, WebSocket};
+
+use support::upgraded;
 
 const FAULTY_MESSAGE: usize = 40;
 
@@ -87,15 +90,8 @@ fn published(mut rest: &str) -> Vec<&str> {
     texts
 }
 
-#[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
 fn serve(stream: TcpStream, room: &Room) {
-    let mut echo = false;
-    let note_path = |request: &Request, response: Response| {
-        echo = request.uri().path() == "/echo";
-        Ok(response)
-    };
-    stream.set_nodelay(true).unwrap();
-    let Ok(mut socket) = accept_hdr(stream, note_path) else {
+    let Some((mut socket, echo)) = upgraded(stream) else {
         return;
     };
     if echo {
@@ -203,7 +199,7 @@ fn fanout(speech: Speech, fault: Fault, more: &[&str]) -> (Output, Value) {
     std::fs::write(&file, PROTOCOLS).unwrap();
     let url = format!("ws://{}/fanout", server(speech, fault));
     let name = if speech == Speech::Plain { "plain" } else { "broker" };
-    let basis = ["fanout", "--url", &url, "-n", "4", "--in-flight", "1", "--seconds", "0.6", "--warmup", "0.1"];
+    let basis = ["fanout", "--url", &url, "-n", "4", "--in-flight", "1", "--seconds", "0.6", "--timeout", "4"];
     let protocol = ["--protocol-file", file.to_str().unwrap(), "--protocol", name];
     let arguments = [&basis[..], &protocol[..], more].concat();
     loadgen(&arguments, &folder.path().join("out.json"))
@@ -304,6 +300,8 @@ fn suite(servers: &str, more: &[&str]) -> (Output, Value, String, String) {
         file.to_str().unwrap(),
         "--seconds",
         "0.4",
+        "--timeout",
+        "5",
         "--scale-down",
         "100",
         "--wire-bytes",

@@ -10,6 +10,8 @@ mod tokens;
 pub use template::{Template, unescaped};
 pub use tokens::Tokens;
 
+use serde::Deserialize;
+
 use crate::client::Outgoing;
 use crate::frame::Opcode;
 use crate::random::Random;
@@ -147,6 +149,45 @@ impl Publish {
     }
 }
 
+/// Where the lobby stands, as the answer to signing in tells, and what it brings after.
+#[derive(Debug, Deserialize)]
+pub struct Position {
+    /// The life of the channel that `offset` counts in.
+    #[serde(default)]
+    pub epoch: Option<Box<str>>,
+    /// The newest publication's.
+    pub offset: u64,
+    /// `publications` are all that the connection missed.
+    #[serde(default)]
+    pub recovered: bool,
+    /// What it missed, whoever published it, in order.
+    #[serde(default)]
+    pub publications: Vec<Missed>,
+}
+
+/// A publication that was brought after.
+#[derive(Debug, Deserialize)]
+pub struct Missed {
+    /// Its place in the channel.
+    pub offset: u64,
+    /// Its text, if it is a chat message.
+    #[serde(default)]
+    pub text: Option<Box<str>>,
+}
+
+/// The lobby's position in an `auth_success`; none if the server tells of none, or not in this shape.
+pub fn lobby(answer: &[u8]) -> Option<Position> {
+    #[derive(Deserialize)]
+    struct Answer {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        lobby: Position,
+    }
+    serde_json::from_slice::<Answer>(answer).ok().map(|answer| answer.data.lobby)
+}
+
 /// The raw value of the first field `name` in `payload`: digits, or what stands between its quotes.
 pub fn field<'a>(payload: &'a [u8], name: &str) -> Option<&'a str> {
     let name = format!("\"{name}\":");
@@ -247,6 +288,19 @@ mod tests {
         ] {
             assert_eq!(offsets.find(head.as_bytes()), expected);
         }
+    }
+
+    #[test]
+    fn a_position_is_read_with_what_it_brings_after() {
+        let answer =
+            br#"{"type":"auth_success","data":{"user":{"id":1,"username":"\"lobby\":{"},"lobby":{"channel":"lobby",
+            "epoch":"ab","offset":9,"recovered":true,"publications":[{"type":"message","offset":8,"text":"a"},
+            {"type":"publication","offset":9,"data":{"offset":1}}]}}}"#;
+        let position = lobby(answer).unwrap();
+        assert_eq!((position.epoch.as_deref(), position.offset, position.recovered), (Some("ab"), 9, true));
+        let missed: Vec<_> = position.publications.iter().map(|each| (each.offset, each.text.as_deref())).collect();
+        assert_eq!(missed, [(8, Some("a")), (9, None)]);
+        assert!(lobby(br#"{"type":"auth_success","data":{}}"#).is_none());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! judges whether the generator itself was the limit. Called by `main`.
 
 pub mod abuse;
+pub mod compression;
 pub mod html;
 pub mod plot;
 
@@ -19,6 +20,7 @@ use crate::procfs::Memory;
 use crate::run::{Busy, Difference, Measured, Point};
 use crate::work::chat::Visits;
 use crate::work::storm::Returns;
+use compression::Compression;
 
 /// A thread that spends this part of its time on a CPU can't do more.
 const SATURATED: f64 = 0.95;
@@ -66,6 +68,8 @@ pub struct Report {
     pub chat: Option<Visits>,
     /// How the dropped connections came back (storm).
     pub storm: Option<Storm>,
+    /// How compression went, if it was offered.
+    pub compression: Option<Compression>,
     /// Messages received over time.
     pub timeline: Vec<Point>,
     /// How busy the load threads were in the part that counts.
@@ -120,6 +124,8 @@ pub struct Traffic {
     pub server_cpu_ns: Option<f64>,
     /// CPUs that the server used.
     pub server_cpus: Option<f64>,
+    /// CPUs that its threads would have used besides, had they had them.
+    pub server_cpus_wanting: Option<f64>,
 }
 
 /// How the dropped connections came back.
@@ -170,7 +176,8 @@ impl Traffic {
             bytes_in_per_second: per_second(window.bytes_in),
             bytes_out_per_second: per_second(window.bytes_out),
             server_cpu_ns: cpu.map(|cpu| ratio(cpu, window.messages)),
-            server_cpus: cpu.map(|cpu| cpu as f64 / window.at.max(1) as f64),
+            server_cpus: cpu.map(|cpu| ratio(cpu, window.at)),
+            server_cpus_wanting: difference.server_waited.map(|waited| ratio(waited, window.at)),
         }
     }
 }
@@ -225,6 +232,7 @@ impl Report {
             rss_after: measured.memory_after.map(|memory| memory.rss),
             chat: None,
             storm: None,
+            compression: measured.offer.as_deref().map(|offer| Compression::of(offer, &measured.compression)),
             timeline: measured.timeline.clone(),
             generator: busy,
             faults: measured.faults,
@@ -236,6 +244,7 @@ impl Report {
             report.traffic = measured.window.as_ref().map(Traffic::of);
         }
         report.judge_generator();
+        report.judge_server();
         report
     }
 
@@ -274,6 +283,17 @@ impl Report {
             self.notes.push(format!(
                 "a load thread waited {:.0} % of the time for a CPU: others use it; see --cpu",
                 waited * 100.0
+            ));
+        }
+    }
+
+    fn judge_server(&mut self) {
+        let wanting = self.traffic.as_ref().and_then(|traffic| traffic.server_cpus_wanting).unwrap_or_default();
+        if wanting > CROWDED {
+            self.notes.push(format!(
+                "the server's threads waited for a CPU, {:.0} % of one all the time: for each other, or for what else runs \
+                 here; its rate and its latency are the worse for it",
+                wanting * 100.0
             ));
         }
     }
@@ -411,6 +431,8 @@ impl Report {
             let count = chat.online_count.map_or("?".to_owned(), |count| count.to_string());
             row("users at the end", count);
         }
+        rows.extend(self.compression.iter().flat_map(Compression::rows));
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         if let Some(rss) = self.rss_after {
             row("server RSS under load", format!("{:.1} MB", rss as f64 / 1e6));
         }

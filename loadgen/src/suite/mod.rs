@@ -189,7 +189,7 @@ impl<'a> Suite<'a> {
         }
         let uringcast = self.servers.all.iter().find(|server| server.is_uringcast());
         let uringcast = uringcast.context("a server has `pad` and none speaks uringcast: give --wire-bytes")?.clone();
-        let run = Run { connections: LEARN, kind: Kind::Fanout { window: 64, payload: 64 }, rate: None, seconds: 0.5 };
+        let run = Run { connections: LEARN, kind: works::fanout(64), rate: None, seconds: 0.5 };
         let report = self.once(&uringcast, &run).map_err(|absent| {
             anyhow::anyhow!("can't learn the length of a delivery from {}: {absent}; give --wire-bytes", uringcast.name)
         })?;
@@ -222,6 +222,7 @@ impl<'a> Suite<'a> {
             template: self.servers.protocol.get(&server.protocol),
             pad: server.pad,
             lockstep: server.lockstep,
+            compress: server.compress.as_deref(),
             secret: server.env.get(SECRET).unwrap_or(&self.settings.secret),
         };
         let report = run.go(&endpoint, &self.settings, self.interrupted);
@@ -324,7 +325,7 @@ impl<'a> Suite<'a> {
             if self.interrupted.load(Relaxed) {
                 break;
             }
-            let kind = Kind::Fanout { window, payload: 64 };
+            let kind = works::fanout(window);
             let run = Run { connections, kind, rate: None, seconds: (self.settings.seconds / 2.0).max(0.2) };
             let mut found = Found::of(&self.once(server, &run)?);
             found.figures.insert("window", f64::from(window));

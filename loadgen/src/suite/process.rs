@@ -186,6 +186,7 @@ mod tests {
             pad: false,
             lockstep: false,
             cpus: None,
+            compress: None,
         };
         (server, argv)
     }

@@ -10,6 +10,7 @@ use regex::Regex;
 use serde::Deserialize;
 
 use crate::args::cpu_list;
+use crate::deflate::Offer;
 use crate::protocol::Template;
 
 /// One server, as the file has it.
@@ -46,6 +47,8 @@ pub struct Server {
     pub lockstep: bool,
     /// Its CPUs, instead of --server-cpu.
     pub cpus: Option<String>,
+    /// What is offered to it to compress, as --compress takes it; nothing without.
+    pub compress: Option<String>,
 }
 
 fn listening() -> String {
@@ -128,6 +131,11 @@ impl Server {
         if !self.is_uringcast() && !protocols.contains_key(&self.protocol) {
             bail!("there is no [protocol.{}]", self.protocol);
         }
+        if let Some(offer) = &self.compress
+            && let Err(why) = Offer::parse(offer)
+        {
+            bail!("compress: {why}");
+        }
         self.cpus.as_deref().map_or(Ok(()), |list| cpu_list(list).map(drop))
     }
 }
@@ -160,6 +168,7 @@ mod tests {
             (format!("{server}ready='x'"), "no group"),
             (format!("{server}unknown=1"), "unknown"),
             (format!("{server}cpus='x'"), "CPUs x"),
+            (format!("{server}compress='permessage-deflate; level=1'"), "level"),
         ] {
             let error = format!("{:#}", Servers::parse(&bad).unwrap_err());
             assert!(error.contains(told), "{error}");

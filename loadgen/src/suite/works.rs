@@ -7,8 +7,11 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 
-use crate::args::{Auth, ChatArgs, Common, ConnectArgs, EchoArgs, FanoutArgs, Span, Speak, StormArgs, Users};
+use crate::args::{
+    Auth, ChatArgs, Common, Compression, ConnectArgs, EchoArgs, FanoutArgs, Place, Span, Speak, StormArgs, Users,
+};
 use crate::commands;
+use crate::marker::Content;
 use crate::protocol::Template;
 use crate::report::Report;
 
@@ -26,6 +29,8 @@ pub enum Kind {
         window: u32,
         /// Bytes in a text.
         payload: usize,
+        /// What it is made of.
+        content: Content,
     },
     /// The window with the most deliveries.
     Saturated,
@@ -66,8 +71,13 @@ const fn work(name: &'static str, title: &'static str, unit: &'static str, conne
     Work { name, title, unit, connections, kind }
 }
 
-const fn fanout(window: u32) -> Kind {
-    Kind::Fanout { window, payload: 64 }
+/// Texts of 64 bytes.
+pub const fn fanout(window: u32) -> Kind {
+    Kind::Fanout { window, payload: 64, content: Content::Alphabet }
+}
+
+const fn feed(window: u32) -> Kind {
+    Kind::Fanout { window, payload: 1_024, content: Content::Feed }
 }
 
 const fn echo(pipeline: u32) -> Kind {
@@ -77,7 +87,7 @@ const fn echo(pipeline: u32) -> Kind {
 const DELIVERIES: &str = "deliveries/s";
 
 /// All works, in the order in which they are done.
-pub const ALL: [Work; 17] = [
+pub const ALL: [Work; 19] = [
     work("fanout-100-w1", "Fan-out to 100, window 1", DELIVERIES, 100, fanout(1)),
     work("fanout-100-w64", "Fan-out to 100, window 64", DELIVERIES, 100, fanout(64)),
     work("fanout-1000-w1", "Fan-out to 1,000, window 1", DELIVERIES, 1_000, fanout(1)),
@@ -89,8 +99,10 @@ pub const ALL: [Work; 17] = [
         "Fan-out of 1 KiB to 1,000, window 64",
         DELIVERIES,
         1_000,
-        Kind::Fanout { window: 64, payload: 1_024 },
+        Kind::Fanout { window: 64, payload: 1_024, content: Content::Alphabet },
     ),
+    work("fanout-1000-w1-feed", "Fan-out of 1 KiB of quotes to 1,000, window 1", DELIVERIES, 1_000, feed(1)),
+    work("fanout-1000-w64-feed", "Fan-out of 1 KiB of quotes to 1,000, window 64", DELIVERIES, 1_000, feed(64)),
     work("saturated", "Fan-out to 1,000, the best window", DELIVERIES, 1_000, Kind::Saturated),
     work(
         "latency",
@@ -170,6 +182,8 @@ pub struct Endpoint<'a> {
     pub pad: bool,
     /// Send whole windows.
     pub lockstep: bool,
+    /// What is offered to it to compress.
+    pub compress: Option<&'a str>,
     /// Its secret.
     pub secret: &'a str,
 }
@@ -204,7 +218,7 @@ impl Run {
         let url = |own: &str, path: fn(&Template) -> &str| {
             format!("ws://{}{}", endpoint.address, endpoint.template.map_or(own, path))
         };
-        let fanout_url = url("/ws", |template| &template.fanout_path);
+        let place = Place { url: url("/ws", |template| &template.fanout_path), auth, common: common.clone() };
         let connections = self.connections;
         match self.kind {
             Kind::Echo { pipeline } => {
@@ -213,22 +227,11 @@ impl Run {
                 commands::echo(&args, interrupted)
             }
             Kind::Connect => commands::connect(
-                &ConnectArgs {
-                    url: fanout_url,
-                    connections,
-                    rate: None,
-                    no_auth: false,
-                    settle: 1.0,
-                    hold: 0.0,
-                    speak,
-                    auth,
-                    common,
-                },
+                &ConnectArgs { connections, rate: None, no_auth: false, settle: 1.0, hold: 0.0, speak, place },
                 interrupted,
             ),
             Kind::Chat => commands::chat(
                 &ChatArgs {
-                    url: fanout_url,
                     connections,
                     publishers: 8.min(connections as u16),
                     churn: 20.0,
@@ -237,14 +240,12 @@ impl Run {
                     room_prefix: String::new(),
                     payload: 64,
                     span,
-                    auth,
-                    common,
+                    place,
                 },
                 interrupted,
             ),
             Kind::Storm => commands::storm(
                 &StormArgs {
-                    url: fanout_url,
                     connections,
                     publishers: 1,
                     rate: 20.0,
@@ -252,30 +253,28 @@ impl Run {
                     before: 0.5,
                     within: settings.timeout,
                     payload: 64,
-                    auth,
-                    common,
+                    place,
                 },
                 interrupted,
             ),
             Kind::Fanout { .. } | Kind::Saturated | Kind::Latency { .. } => {
-                let (window, payload) = match self.kind {
-                    Kind::Fanout { window, payload } => (window, payload),
-                    _ => (1, 64),
+                let (window, payload, content) = match self.kind {
+                    Kind::Fanout { window, payload, content } => (window, payload, content),
+                    _ => (1, 64, Content::Alphabet),
                 };
                 let padded = endpoint.template.is_some() && endpoint.pad;
                 let wire_bytes = settings.around_text.filter(|_| padded).map(|around| around + payload);
                 let args = FanoutArgs {
-                    url: fanout_url,
                     subscribers: connections,
                     publishers: 1,
                     window,
                     lockstep: endpoint.lockstep && self.rate.is_none(),
                     payload,
+                    content,
                     sample: 64,
                     span,
                     speak: Speak { wire_bytes, ..speak },
-                    auth,
-                    common,
+                    place,
                 };
                 commands::fanout(&args, interrupted)
             }
@@ -293,6 +292,11 @@ impl Run {
             in_flight: 128,
             timeout: settings.timeout,
             delay_acks: true,
+            compression: Compression {
+                verify_every: 16,
+                compress_above: 256,
+                compress: endpoint.compress.map(str::to_owned),
+            },
             json: None,
             html: None,
         }

@@ -16,8 +16,8 @@ use crate::control::{Window, connection_number, share};
 use crate::engine::{Wires, Workload};
 use crate::frame::Opcode;
 use crate::latency::{Latencies, Schedule};
-use crate::marker::{Markers, unhex};
-use crate::protocol::{Publish, field, kind};
+use crate::marker::{Content, Markers, unhex};
+use crate::protocol::{Publish, field, kind, lobby};
 use crate::random::Random;
 
 /// How many connections follow who is online.
@@ -57,6 +57,8 @@ pub struct Shared {
     first: Vec<AtomicU64>,
     /// Publications sent to each room.
     sent: Vec<AtomicU32>,
+    /// The newest offset that anyone has seen in each room: others may publish there, too.
+    top: Vec<AtomicU64>,
     /// Publications sent by each publisher.
     by: Vec<AtomicU32>,
     /// Who is signed in.
@@ -80,10 +82,17 @@ impl Shared {
             names,
             first: (0..rooms).map(|_| AtomicU64::new(UNKNOWN)).collect(),
             sent: (0..rooms).map(|_| AtomicU32::new(0)).collect(),
+            top: (0..rooms).map(|_| AtomicU64::new(0)).collect(),
             by: (0..settings.publishers).map(|_| AtomicU32::new(0)).collect(),
             online: (0..settings.connections).map(|_| AtomicBool::new(false)).collect(),
             absent: AtomicU32::new(0),
         })
+    }
+
+    /// How many publications everyone in `room` should have, since it began.
+    fn expected(&self, room: usize) -> u32 {
+        let seen = self.top[room].load(Relaxed).saturating_sub(self.first[room].load(Relaxed));
+        self.sent[room].load(Relaxed).max(seen as u32)
     }
 }
 
@@ -164,7 +173,7 @@ impl Chat {
             slots,
             window: None,
             checker: Checker::new(slots, 1),
-            markers: Markers::new(settings.run, settings.payload),
+            markers: Markers::new(settings.run, settings.payload, Content::Alphabet),
             beliefs: vec![Some(vec![true; settings.connections]); observers],
             publishers,
             departures: 0,
@@ -207,20 +216,25 @@ impl Chat {
 
     fn publication(&mut self, slot: usize, payload: &[u8], at: u64) {
         let room = self.room(self.number(slot));
-        let Some(marker) = self.markers.find(payload) else {
+        let marker = self.markers.find(payload);
+        let head = marker.map_or(payload, |marker| &payload[..marker.place]);
+        let offset = field(head, "offset").and_then(|offset| offset.parse::<u64>().ok());
+        let first = self.shared.first[room].load(Relaxed);
+        match offset.and_then(|offset| offset.checked_sub(first + 1)) {
+            Some(number) => {
+                self.shared.top[room].fetch_max(first + 1 + number, Relaxed);
+                self.checker.saw(slot, 0, number as u32);
+            }
+            None => self.checker.faults.offset_breaks += 1,
+        }
+        let Some(marker) = marker else {
             self.foreign += 1;
             return;
         };
         self.deliveries += 1;
-        let offset = field(&payload[..marker.place], "offset").and_then(|offset| offset.parse::<u64>().ok());
-        let first = self.shared.first[room].load(Relaxed);
-        match offset.and_then(|offset| offset.checked_sub(first + 1)) {
-            Some(number) => self.checker.saw(slot, 0, number as u32),
-            None => self.checker.faults.offset_breaks += 1,
-        }
         let (publisher, number) = (marker.publisher as usize, unhex(&marker.digits));
         let sent = self.shared.by.get(publisher).map_or(0, |sent| sent.load(Relaxed));
-        let Some(number) = number.filter(|number| *number < sent && self.markers.intact(payload, marker.place)) else {
+        let Some(number) = number.filter(|number| *number < sent && self.markers.intact(payload, &marker)) else {
             self.checker.faults.corrupted += 1;
             return;
         };
@@ -371,15 +385,9 @@ impl Workload for Chat {
         self.window = Some(window);
     }
 
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
-        let Some(window) = self.window else {
-            return u64::MAX;
-        };
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64 {
         for (slot, at) in std::mem::take(&mut self.away) {
             wires.reconnect(slot, at + self.settings.away);
-        }
-        if now < window.start {
-            return window.start;
         }
         if !wires.sending {
             self.ask(wires);
@@ -402,12 +410,9 @@ impl Workload for Chat {
             self.shared.absent.fetch_sub(1, Relaxed);
             self.visits.joins += 1;
         }
-        let lobby = position.and_then(|position| {
-            let start = memchr::memmem::find(position, b"\"lobby\":")?;
-            field(&position[start..], "offset")?.parse().ok()
-        });
         if self.settings.rooms == 0 {
-            self.begin_at(slot, lobby.unwrap_or(0));
+            let offset = position.and_then(lobby).map_or(0, |lobby| lobby.offset);
+            self.begin_at(slot, offset);
         }
     }
 
@@ -425,7 +430,7 @@ impl Workload for Chat {
     }
 
     fn complete(&self) -> bool {
-        let sent = |slot| u64::from(self.shared.sent[self.room(self.number(slot))].load(Relaxed));
+        let sent = |slot| u64::from(self.shared.expected(self.room(self.number(slot))));
         let answered = self.thread != 0 || self.visits.online_count.is_some();
         self.shared.absent.load(Relaxed) == 0 && answered && self.checker.complete(sent) && self.mistaken() == 0
     }
@@ -435,7 +440,7 @@ impl Workload for Chat {
         let (thread, settings) = (self.thread, self.settings);
         self.checker.finish(|slot, _| {
             let number = connection_number(thread, slot, settings.threads);
-            shared.sent[number % settings.rooms.max(1)].load(Relaxed)
+            shared.expected(number % settings.rooms.max(1))
         });
         self.checker.faults.presence += self.mistaken();
         let online = self.shared.online.iter().filter(|online| online.load(Relaxed)).count() as u64;
@@ -477,7 +482,7 @@ mod tests {
 
     fn push(offset: u64, number: u32) -> Vec<u8> {
         let mut payload = format!(r#"{{"type":"message","data":{{"offset":{offset},"text":""#).into_bytes();
-        Markers::new(1, 40).write(0, number, &mut payload);
+        Markers::new(1, 40, Content::Alphabet).write(0, number, &mut payload);
         payload.extend(br#""}}"#);
         payload
     }
@@ -540,6 +545,22 @@ mod tests {
         reordered.message(2, &push(8, 0), 1);
         reordered.finish();
         assert_eq!((reordered.faults().lost, reordered.faults().reordered), (0, 1));
+    }
+
+    #[test]
+    fn what_others_publish_there_is_in_the_same_order() {
+        let other = br#"{"type":"message","data":{"offset":9,"text":"hi"}}"#;
+        let mut chat = chat();
+        for slot in 0..3 {
+            chat.message(slot, &push(8, 0), 1);
+            // One of them doesn't get it.
+            if slot < 2 {
+                chat.message(slot, other, 1);
+            }
+            chat.message(slot, &push(10, 1), 1);
+        }
+        chat.finish();
+        assert_eq!((chat.faults(), chat.foreign), (Faults { lost: 1, ..Faults::default() }, 2));
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Workload for Idle {
 
     fn start(&mut self, _: Window) {}
 
-    fn tick(&mut self, _: &mut Wires<'_>, _: u64) -> u64 {
+    fn tick(&mut self, _: Window, _: &mut Wires<'_>, _: u64) -> u64 {
         u64::MAX
     }
 

@@ -33,6 +33,8 @@ pub struct Settings {
     pub payload: usize,
     /// Binary messages instead of text.
     pub binary: bool,
+    /// Every how many connections one has what comes compressed inflated and checked.
+    pub verify_every: usize,
 }
 
 /// One thread's echoes.
@@ -196,6 +198,20 @@ impl Workload for Echo {
         }
     }
 
+    fn verifies(&self, slot: usize) -> bool {
+        (self.number(slot) as usize).is_multiple_of(self.settings.verify_every)
+    }
+
+    /// Taken for the one that should have come.
+    fn unread(&mut self, slot: usize) {
+        self.received += 1;
+        if self.checker.next(slot, 0) < self.sent[slot] {
+            self.checker.advance(slot, 0);
+        } else {
+            self.checker.faults.doubled += 1;
+        }
+    }
+
     #[inline]
     fn received(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, at: u64) {
         if self.primed {
@@ -207,13 +223,7 @@ impl Workload for Echo {
         self.window = Some(window);
     }
 
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
-        let Some(window) = self.window else {
-            return u64::MAX;
-        };
-        if now < window.start {
-            return window.start;
-        }
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64 {
         if let Some(rate) = self.settings.rate {
             return self.send_due(rate, window, wires, now);
         }

@@ -9,13 +9,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::counted::{Checked, Counted};
 use crate::check::{Checker, Faults};
 use crate::client::Outgoing;
 use crate::control::{Window, connection_number, share};
 use crate::engine::{Wires, Workload};
 use crate::latency::{Latencies, SECOND, Schedule};
-use crate::marker::{Marker, Markers, hex8, unhex};
-use crate::protocol::{Dialect, Offsets, Publish, Template, kind};
+use crate::marker::{Content, Marker, Markers, hex8, unhex};
+use crate::protocol::{Dialect, Missed, Offsets, Publish, Template, kind};
 use crate::random::Random;
 
 /// A closed window that sees nothing for so long gives up on what is outstanding.
@@ -40,10 +41,14 @@ pub struct Settings {
     pub rate: Option<f64>,
     /// Bytes in a publication's text.
     pub payload: usize,
+    /// What they are.
+    pub content: Content,
     /// Tells this run's publications from another's.
     pub run: u32,
     /// Every how many subscribers one has its latencies taken.
     pub sample_every: usize,
+    /// Every how many one has what comes compressed inflated and checked.
+    pub verify_every: usize,
 }
 
 /// What all threads know of the publications.
@@ -104,6 +109,7 @@ struct Publisher {
 /// One thread's subscribers and publishers.
 pub struct Fanout {
     settings: Settings,
+    thread: usize,
     publications: Arc<Publications>,
     window: Option<Window>,
     checker: Checker,
@@ -114,6 +120,8 @@ pub struct Fanout {
     /// The server numbers its publications; unknown before the first.
     has_offsets: Option<bool>,
     timed: Vec<bool>,
+    /// Those subscribers whose messages are not inflated any more.
+    counted: Counted,
     /// The thread's publishers: its first connections.
     publishers: Vec<Publisher>,
     scratch: Vec<u8>,
@@ -150,14 +158,16 @@ impl Fanout {
         let timed = (0..slots).map(|slot| connection_number(thread, slot, settings.threads).is_multiple_of(every));
         Self {
             settings,
+            thread,
             publications,
             window: None,
             checker: Checker::new(slots, settings.publishers),
-            markers: Markers::new(settings.run, settings.payload),
+            markers: Markers::new(settings.run, settings.payload, settings.content),
             offsets: Offsets::default(),
             last_offset: vec![0; slots],
             has_offsets: None,
             timed: timed.collect(),
+            counted: Counted::new(slots),
             publishers: publishers.collect(),
             scratch: Vec::new(),
             primed: false,
@@ -194,14 +204,28 @@ impl Fanout {
         self.checker.forgive(slot);
     }
 
+    /// Takes a publication that an answer to signing in brought after.
+    pub fn missed(&mut self, slot: usize, missed: &Missed) {
+        self.follows(slot, missed.offset);
+        let text = missed.text.as_deref().unwrap_or_default().as_bytes();
+        match self.markers.read(text) {
+            // Latency is that of what comes live: time 0 is before the measured window.
+            Some(marker) => self.delivery(slot, text, marker, 0),
+            None => self.foreign += 1,
+        }
+    }
+
     /// Takes every publication in `payload`; tells how many there were.
     #[inline]
-    pub fn publications(&mut self, slot: usize, payload: &[u8], at: u64) -> usize {
+    fn publications(&mut self, slot: usize, payload: &[u8], at: u64) -> usize {
         let Some(mut marker) = self.markers.find(payload) else {
             return 0;
         };
         let (mut rest, mut count) = (payload, 0);
         loop {
+            if !self.counted.has(slot) {
+                self.check_offset(slot, &rest[..marker.place]);
+            }
             self.delivery(slot, rest, marker, at);
             count += 1;
             // A server may put several into one message.
@@ -211,11 +235,6 @@ impl Fanout {
                 None => return count,
             }
         }
-    }
-
-    /// The window in which is sent, once it is known.
-    pub fn window(&self) -> Option<Window> {
-        self.window
     }
 
     /// The server's offsets were there to be checked.
@@ -240,6 +259,12 @@ impl Fanout {
             return;
         };
         self.has_offsets = Some(true);
+        self.follows(slot, offset);
+    }
+
+    /// Every subscriber gets every offset, whoever published there.
+    #[inline]
+    fn follows(&mut self, slot: usize, offset: u64) {
         let last = std::mem::replace(&mut self.last_offset[slot], offset);
         if last != 0 && offset != last + 1 {
             self.checker.faults.offset_breaks += 1;
@@ -310,9 +335,11 @@ impl Fanout {
     #[inline]
     fn delivery(&mut self, slot: usize, payload: &[u8], marker: Marker, at: u64) {
         self.deliveries += 1;
-        self.check_offset(slot, &payload[..marker.place]);
-        if !self.markers.intact(payload, marker.place) {
+        if !self.markers.intact(payload, &marker) {
             self.checker.faults.corrupted += 1;
+        }
+        if self.counted.has(slot) {
+            return self.counted.add(slot);
         }
         let publisher = marker.publisher as usize;
         if publisher >= self.settings.publishers {
@@ -325,6 +352,11 @@ impl Fanout {
         } else {
             self.irregular(slot, publisher, marker.digits);
         }
+    }
+
+    /// How the subscribers were checked; nothing before the end.
+    pub fn checked(&self) -> Checked {
+        self.counted.checked
     }
 
     fn publish(&mut self, number: usize, out: &mut Outgoing, random: &mut Random, now: u64) {
@@ -411,6 +443,32 @@ impl Workload for Fanout {
         }
     }
 
+    fn verifies(&self, slot: usize) -> bool {
+        let number = connection_number(self.thread, slot, self.settings.threads);
+        slot < self.publishers.len() || number.is_multiple_of(self.settings.verify_every)
+    }
+
+    fn wire(&mut self, slot: usize, payload: &[u8], compressed: bool) {
+        if self.window.is_none() {
+            return;
+        }
+        self.counted.wire(slot, payload, compressed);
+    }
+
+    fn unread(&mut self, slot: usize) {
+        if self.window.is_none() {
+            self.pushes += 1;
+            return;
+        }
+        self.deliveries += 1;
+        if self.counted.has(slot) {
+            return self.counted.add(slot);
+        }
+        self.counted.begin(slot, self.checker.had(slot) + 1);
+        // It is judged by its count from now on.
+        self.checker.ended(slot);
+    }
+
     #[inline]
     fn received(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, at: u64) {
         if self.primed && slot < self.publishers.len() {
@@ -422,13 +480,7 @@ impl Workload for Fanout {
         self.window = Some(window);
     }
 
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
-        let Some(window) = self.window else {
-            return u64::MAX;
-        };
-        if now < window.start {
-            return window.start;
-        }
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64 {
         if wires.sending {
             self.last_tick = now;
         }
@@ -442,12 +494,13 @@ impl Workload for Fanout {
     }
 
     fn ended(&mut self, slot: usize) {
+        self.counted.ended(slot);
         self.checker.ended(slot);
     }
 
     fn complete(&self) -> bool {
         let total = self.publications.total();
-        self.checker.complete(|_| total)
+        self.checker.complete(|_| total) && self.counted.complete(total)
     }
 
     fn finish(&mut self) {
@@ -461,6 +514,7 @@ impl Workload for Fanout {
                 self.unsent += u64::from(due.saturating_sub(sent));
             }
         }
+        self.checker.faults += self.counted.judge(self.publications.total(), self.foreign > 0, &self.checker);
         self.checker.finish(|_, publisher| publications.sent(publisher));
     }
 
@@ -483,14 +537,16 @@ mod tests {
             lockstep: false,
             rate: None,
             payload: 40,
+            content: Content::Alphabet,
             run: 1,
             sample_every: 1,
+            verify_every: 1,
         }
     }
 
     fn delivery(publisher: u32, number: u32, offset: u64) -> Vec<u8> {
         let mut payload = format!(r#"{{"type":"message","data":{{"offset":{offset},"text":""#).into_bytes();
-        Markers::new(1, 40).write(publisher, number, &mut payload);
+        Markers::new(1, 40, Content::Alphabet).write(publisher, number, &mut payload);
         payload.extend(br#""}}"#);
         payload
     }
@@ -524,6 +580,16 @@ mod tests {
         assert_eq!(faults, Faults::default());
         assert_eq!((fanout.pushes, fanout.deliveries), (1, 6));
         assert!(fanout.has_offsets());
+    }
+
+    /// A server may put several publications into one message, another run's among them.
+    #[test]
+    fn what_others_publish_between_hides_none() {
+        let other = String::from_utf8(delivery(0, 0, 10)).unwrap().replace("lg", "xx").into_bytes();
+        let with_it = [delivery(0, 0, 8), delivery(1, 0, 9), other, delivery(0, 1, 11)].concat();
+        let without = [delivery(0, 2, 12), delivery(1, 1, 13), delivery(1, 2, 14)].concat();
+        let (faults, fanout) = faults_of(&[with_it, without]);
+        assert_eq!((faults.lost, fanout.deliveries), (0, 6));
     }
 
     #[test]

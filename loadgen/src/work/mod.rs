@@ -6,6 +6,7 @@
 pub mod abuse;
 pub mod chat;
 pub mod connect;
+pub mod counted;
 pub mod echo;
 pub mod fanout;
 pub mod storm;

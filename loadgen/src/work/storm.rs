@@ -12,7 +12,7 @@ use super::fanout::{Fanout, Publications, Settings};
 use crate::client::Outgoing;
 use crate::control::{Window, share};
 use crate::engine::{Wires, Workload};
-use crate::protocol::field;
+use crate::protocol::{Position, lobby};
 use crate::random::Random;
 
 /// What happened to one thread's connections, or to all of them.
@@ -98,17 +98,17 @@ impl Storm {
     }
 
     /// Signed in again: takes what the answer brings after.
-    fn recover(&mut self, slot: usize, position: &[u8]) {
-        let top: u64 = field(position, "offset").and_then(|offset| offset.parse().ok()).unwrap_or(0);
-        if field(position, "recovered") == Some("true") {
+    fn recover(&mut self, slot: usize, position: &Position) {
+        if position.recovered {
             self.returns.recovered += 1;
-            let start = memchr::memmem::find(position, b"\"publications\":").unwrap_or(position.len());
-            // Latency is that of what comes live: time 0 is before the measured window.
-            self.returns.replayed += self.fanout.publications(slot, &position[start..], 0) as u64;
+            self.returns.replayed += position.publications.len() as u64;
+            for missed in &position.publications {
+                self.fanout.missed(slot, missed);
+            }
         } else {
             self.returns.unrecovered += 1;
-            self.returns.missed += top.saturating_sub(self.fanout.last_offset(slot));
-            self.fanout.skip_to(slot, top);
+            self.returns.missed += position.offset.saturating_sub(self.fanout.last_offset(slot));
+            self.fanout.skip_to(slot, position.offset);
         }
     }
 }
@@ -131,17 +131,17 @@ impl Workload for Storm {
         self.fanout.start(window);
     }
 
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64 {
-        let next = self.fanout.tick(wires, now);
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64 {
+        let next = self.fanout.tick(window, wires, now);
         self.last.0 = now;
-        match self.fanout.window() {
-            Some(window) if self.dropped_at.is_none() && now >= window.measured_from => {
-                self.drop_all(wires, now);
-                next
-            }
-            Some(window) if self.dropped_at.is_none() => next.min(window.measured_from),
-            _ => next,
+        if self.dropped_at.is_some() {
+            return next;
         }
+        if now < window.measured_from {
+            return next.min(window.measured_from);
+        }
+        self.drop_all(wires, now);
+        next
     }
 
     fn auth(&mut self, slot: usize, data: &mut Vec<u8>) {
@@ -152,23 +152,18 @@ impl Workload for Storm {
     }
 
     fn signed_in(&mut self, slot: usize, position: Option<&[u8]>, at: u64) {
-        let Some(position) = position else {
+        let Some(position) = position.and_then(lobby) else {
             return;
         };
-        // What stands before it is the user's.
-        let start = memchr::memmem::find(position, b"\"lobby\":").unwrap_or(0);
-        let position = &position[start..];
-        let epoch = field(position, "epoch").map(Into::into);
         if self.epochs[slot].is_none() {
-            let offset = field(position, "offset").and_then(|offset| offset.parse().ok());
-            self.fanout.begin_at(slot, offset.unwrap_or(0));
+            self.fanout.begin_at(slot, position.offset);
         } else if let Some(dropped_at) = self.dropped_at {
-            self.recover(slot, position);
+            self.recover(slot, &position);
             self.returns.back += 1;
             self.last.1 = at;
             self.returns.seconds = at.saturating_sub(dropped_at) as f64 / 1e9;
         }
-        self.epochs[slot] = epoch;
+        self.epochs[slot] = position.epoch;
     }
 
     fn satisfied(&self) -> bool {
@@ -198,14 +193,26 @@ impl Workload for Storm {
 mod tests {
     use super::*;
     use crate::check::Faults;
-    use crate::marker::Markers;
+    use crate::marker::{Content, Markers};
     use crate::protocol::Dialect;
 
-    fn push(offset: u64, number: u32) -> String {
+    fn text(run: u32, number: u32) -> String {
         let mut text = Vec::new();
-        Markers::new(1, 40).write(0, number, &mut text);
-        let text = String::from_utf8(text).unwrap();
-        format!(r#"{{"type":"message","data":{{"offset":{offset},"text":"{text}"}}}}"#)
+        Markers::new(run, 40, Content::Alphabet).write(0, number, &mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    fn push(offset: u64, number: u32) -> String {
+        format!(r#"{{"type":"message","data":{{"offset":{offset},"text":"{}"}}}}"#, text(1, number))
+    }
+
+    /// As the answer to signing in has it: what is `data` in a push, and its type.
+    fn missed(offset: u64, number: u32) -> String {
+        format!(r#"{{"type":"message","offset":{offset},"text":"{}"}}"#, text(1, number))
+    }
+
+    fn of_others(offset: u64) -> String {
+        format!(r#"{{"type":"message","offset":{offset},"text":"{}"}}"#, text(2, 0))
     }
 
     fn success(offset: u64, more: &str) -> Vec<u8> {
@@ -214,6 +221,10 @@ mod tests {
 
     /// One publisher and one that has seen the first of five publications when it is cut.
     fn storm() -> Storm {
+        storm_of(2)
+    }
+
+    fn storm_of(slots: usize) -> Storm {
         let settings = Settings {
             threads: 1,
             publishers: 1,
@@ -221,17 +232,21 @@ mod tests {
             lockstep: false,
             rate: Some(10.0),
             payload: 40,
+            content: Content::Alphabet,
             run: 1,
             sample_every: 1,
+            verify_every: 1,
         };
         let publications = Publications::new(&settings, &Dialect::Uringcast(None));
         publications.pretend(0, 5);
-        let mut storm = Storm::new(settings, publications, 0, 0, 2);
+        let mut storm = Storm::new(settings, publications, 0, 0, slots);
         storm.fanout.ended(0);
-        storm.signed_in(1, Some(&success(3, "")), 0);
-        storm.message(1, push(4, 0).as_bytes(), 1);
+        for slot in 1..slots {
+            storm.signed_in(slot, Some(&success(3, "")), 0);
+            storm.message(slot, push(4, 0).as_bytes(), 1);
+            storm.returns.dropped += 1;
+        }
         storm.dropped_at = Some(2);
-        storm.returns.dropped = 1;
         let mut data = Vec::new();
         storm.auth(1, &mut data);
         assert_eq!(data, br#","recover":{"epoch":"e","offset":4}"#);
@@ -248,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_replayed_and_what_follows_is_all_there_is() {
-        let list = [push(5, 1), push(6, 2), push(7, 3)].join(",");
+        let list = [missed(5, 1), missed(6, 2), missed(7, 3)].join(",");
         let (faults, returns) = come_back(&format!(r#","recovered":true,"publications":[{list}]"#));
         assert_eq!(faults, Faults::default());
         assert_eq!((returns.back, returns.recovered, returns.replayed, returns.missed), (1, 1, 3, 0));
@@ -256,11 +271,39 @@ mod tests {
     }
 
     #[test]
+    fn what_others_publish_is_in_the_same_order_and_no_fault() {
+        let mut storm = storm();
+        let list = [of_others(5), missed(6, 1), of_others(7), missed(8, 2), of_others(9)].join(",");
+        storm.signed_in(1, Some(&success(9, &format!(r#","recovered":true,"publications":[{list}]"#))), 1_000);
+        storm.message(1, push(10, 3).as_bytes(), 1_001);
+        storm.message(1, push(11, 4).as_bytes(), 1_002);
+        storm.finish();
+        assert_eq!(storm.fanout.faults(), Faults::default());
+        assert_eq!((storm.returns.replayed, storm.fanout.foreign), (5, 3));
+    }
+
+    /// Where one connection's publications stood says nothing of where another's stand.
+    #[test]
+    fn what_stands_between_one_connections_publications_hides_none_of_anothers() {
+        let mut storm = storm_of(3);
+        let between = [missed(5, 1), of_others(6), missed(7, 2), missed(8, 3)].join(",");
+        storm.signed_in(1, Some(&success(8, &format!(r#","recovered":true,"publications":[{between}]"#))), 1_000);
+        let close = [missed(7, 2), missed(8, 3)].join(",");
+        let first = [missed(5, 1), of_others(6)].join(",");
+        storm.signed_in(2, Some(&success(8, &format!(r#","recovered":true,"publications":[{first},{close}]"#))), 1_000);
+        for slot in [1, 2] {
+            storm.message(slot, push(9, 4).as_bytes(), 1_001);
+        }
+        storm.finish();
+        assert_eq!(storm.fanout.faults(), Faults::default());
+    }
+
+    #[test]
     fn a_hole_in_what_is_said_to_be_recovered_is_a_loss() {
-        let list = [push(5, 1), push(7, 3)].join(",");
+        let list = [missed(5, 1), missed(7, 3)].join(",");
         let (faults, _) = come_back(&format!(r#","recovered":true,"publications":[{list}]"#));
         assert_eq!((faults.lost, faults.offset_breaks), (1, 1));
-        let list = [push(4, 0), push(5, 1), push(6, 2), push(7, 3)].join(",");
+        let list = [missed(4, 0), missed(5, 1), missed(6, 2), missed(7, 3)].join(",");
         let (faults, _) = come_back(&format!(r#","recovered":true,"publications":[{list}]"#));
         assert_eq!((faults.lost, faults.doubled), (0, 1));
     }

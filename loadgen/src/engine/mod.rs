@@ -4,8 +4,12 @@
 //! Doesn't know what is measured: that is the `Workload`. Doesn't decide when a phase ends: that is `run`,
 //! which moves the phase on and reads the counters. Threads share nothing else.
 
+mod dispatch;
+
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context, Result};
@@ -13,13 +17,15 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use crate::check::Faults;
-use crate::client::{Connection, Ended, Outgoing, Received, Sink};
-use crate::control::{Control, PHASES, Phase, Plan, Window, connection_number, share};
+use crate::client::{Connection, Deflating, Ended, Outgoing, Received};
+use crate::control::{Control, PHASES, Phase, Window, connection_number, share};
+use crate::deflate::{Compressors, Tally};
 use crate::latency::{Latencies, SECOND, Schedule};
 use crate::procfs;
 use crate::protocol::SignIn;
 use crate::random::Random;
 use crate::system;
+use dispatch::Dispatch;
 
 /// The longest a thread sleeps, so that it sees a new phase.
 const NAP: u64 = 5_000_000;
@@ -36,8 +42,8 @@ pub trait Workload: Send {
     fn received(&mut self, slot: usize, out: &mut Outgoing, random: &mut Random, at: u64);
     /// The phase became `Work`.
     fn start(&mut self, window: Window);
-    /// Sends what is due; returns when to be called again at the latest.
-    fn tick(&mut self, wires: &mut Wires<'_>, now: u64) -> u64;
+    /// Sends what is due in the window, which has begun; returns when to be called again at the latest.
+    fn tick(&mut self, window: Window, wires: &mut Wires<'_>, now: u64) -> u64;
     /// A connection was cut.
     fn ended(&mut self, slot: usize);
     /// Nothing more is awaited.
@@ -52,6 +58,14 @@ pub trait Workload: Send {
     fn signed_in(&mut self, _slot: usize, _position: Option<&[u8]>, _at: u64) {}
     /// A connection that was told to leave is gone.
     fn left(&mut self, _slot: usize, _at: u64) {}
+    /// Connection `slot` is to have every message inflated. Not for good, if it is once not.
+    fn verifies(&self, _slot: usize) -> bool {
+        true
+    }
+    /// A data message as it came, on a connection with compression.
+    fn wire(&mut self, _slot: usize, _payload: &[u8], _compressed: bool) {}
+    /// The compressed message that came was not inflated.
+    fn unread(&mut self, _slot: usize) {}
     /// All that was to happen did, so that the window may end before its time.
     fn satisfied(&self) -> bool {
         false
@@ -167,6 +181,8 @@ pub struct Finished<W> {
     pub usage: [Usage; PHASES],
     /// When the last connection was ready or had failed.
     pub connected: Option<Usage>,
+    /// What was agreed on, and came compressed.
+    pub compression: Tally,
 }
 
 #[derive(Default)]
@@ -182,6 +198,7 @@ struct Stats {
     upgraded: Latencies,
     signed_in: Latencies,
     returned: Latencies,
+    compression: Tally,
 }
 
 /// One load thread.
@@ -191,6 +208,7 @@ pub struct Engine<'a, W> {
     workload: W,
     slots: Vec<Slot>,
     epoll: std::os::fd::OwnedFd,
+    deflating: Option<Deflating>,
     buffer: Vec<u8>,
     random: Random,
     phase: Phase,
@@ -227,12 +245,18 @@ impl<'a, W: Workload> Engine<'a, W> {
             again: false,
         });
         let rate = plan.connect_rate;
+        let deflating = plan.compression.as_ref().map(|settings| Deflating {
+            offer: settings.offer.clone(),
+            above: settings.above,
+            compressors: Rc::new(RefCell::new(Compressors::default())),
+        });
         Ok(Self {
             control,
             index,
             workload,
             slots: slots.collect(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?,
+            deflating,
             buffer: Vec::new(),
             random: Random::seeded(),
             phase: Phase::Connect,
@@ -294,6 +318,7 @@ impl<'a, W: Workload> Engine<'a, W> {
             returned: self.stats.returned,
             usage: self.usage,
             connected: self.connected,
+            compression: self.stats.compression,
         })
     }
 
@@ -345,7 +370,11 @@ impl<'a, W: Workload> Engine<'a, W> {
                 random: &mut self.random,
                 sending: now < self.stop,
             };
-            next = next.min(self.workload.tick(&mut wires, now));
+            next = next.min(match self.control.window.get() {
+                Some(window) if now < window.start => window.start,
+                Some(window) => self.workload.tick(*window, &mut wires, now),
+                None => u64::MAX,
+            });
             let mut touched = std::mem::take(&mut self.touched);
             for slot in touched.drain(..) {
                 self.attend(slot, |engine| engine.flush(slot));
@@ -523,7 +552,7 @@ impl<'a, W: Workload> Engine<'a, W> {
                 return Ok(());
             };
             entry.stage = Stage::Upgrading;
-            let sent = connection.connected(&self.control.plan.target, &mut self.random)?;
+            let sent = connection.connected(&self.control.plan.target, self.deflating.as_ref(), &mut self.random)?;
             self.stats.bytes_out += sent as u64;
         } else if flags.contains(F::OUT) {
             self.flush(slot)?;
@@ -551,7 +580,7 @@ impl<'a, W: Workload> Engine<'a, W> {
                 return Ok(());
             };
             let mut at = 0;
-            let received = connection.receive(&mut self.buffer, || {
+            let received = connection.receive(&mut self.buffer, self.deflating.as_ref(), || {
                 at = clock.now();
                 Dispatch {
                     plan: &self.control.plan,
@@ -621,71 +650,5 @@ impl<'a, W: Workload> Engine<'a, W> {
             let complete = u64::from(self.workload.complete());
             counters.complete.store(complete, Relaxed);
         }
-    }
-}
-
-/// Where the messages of one `recv` go: to the sign-in, then to the workload.
-struct Dispatch<'a, W> {
-    plan: &'a Plan,
-    number: usize,
-    slot: usize,
-    at: u64,
-    started: u64,
-    again: bool,
-    stage: &'a mut Stage,
-    in_flight: &'a mut usize,
-    workload: &'a mut W,
-    random: &'a mut Random,
-    stats: &'a mut Stats,
-}
-
-impl<W: Workload> Dispatch<'_, W> {
-    fn signing_in(&mut self, state: SignIn, position: Option<&[u8]>) {
-        *self.stage = Stage::SigningIn(state);
-        if state != SignIn::Done {
-            return;
-        }
-        *self.stage = Stage::Ready;
-        *self.in_flight -= 1;
-        let took = self.at.saturating_sub(self.started);
-        if self.again {
-            self.stats.returned.record(took.max(1));
-        } else {
-            self.stats.ready += 1;
-            self.stats.signed_in.record(took);
-        }
-        self.workload.signed_in(self.slot, position, self.at);
-    }
-}
-
-impl<W: Workload> Sink for Dispatch<'_, W> {
-    fn upgraded(&mut self, out: &mut Outgoing) -> Result<(), Ended> {
-        let took = self.at.saturating_sub(self.started);
-        if !self.again {
-            self.stats.upgraded.record(took);
-        }
-        let state = self.plan.dialect.hello(out, self.random);
-        self.signing_in(state, None);
-        Ok(())
-    }
-
-    fn key(&mut self) -> u32 {
-        self.random.key()
-    }
-
-    #[inline]
-    fn message(&mut self, out: &mut Outgoing, payload: &[u8]) -> Result<(), Ended> {
-        self.stats.frames += 1;
-        match *self.stage {
-            Stage::Ready => self.workload.message(self.slot, payload, self.at),
-            Stage::SigningIn(state) => {
-                let Self { plan, number, slot, workload, random, .. } = self;
-                let more = |data: &mut Vec<u8>| workload.auth(*slot, data);
-                let step = plan.dialect.step(state, *number, payload, out, random, more).map_err(Ended::SignIn)?;
-                self.signing_in(step.state, step.position.then_some(payload));
-            }
-            _ => {}
-        }
-        Ok(())
     }
 }
