@@ -6,7 +6,7 @@ use tungstenite::handshake::server::{Request, Response};
 use tungstenite::{WebSocket, accept_hdr};
 
 /// A connection that was upgraded, and whether its path is the echo's.
-#[allow(clippy::result_large_err)] // the callback's type is the library's
+#[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
 pub fn upgraded(stream: TcpStream) -> Option<(WebSocket<TcpStream>, bool)> {
     let mut echo = false;
     let note_path = |request: &Request, response: Response| {
