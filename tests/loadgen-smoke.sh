@@ -6,7 +6,7 @@ set -euo pipefail
 server=${1:?usage: loadgen-smoke.sh SERVER LOADGEN} loadgen=${2:?usage: loadgen-smoke.sh SERVER LOADGEN}
 scratch=$(mktemp -d)
 export URINGCAST_AUTH__HS256_SECRET="the secret of a second of load, 32 bytes"
-"$server" --listen 127.0.0.1:0 --shards 2 --echo >"$scratch/ready" 2>"$scratch/log" &
+URINGCAST_COMPRESSION__MODE=on "$server" --listen 127.0.0.1:0 --shards 2 --echo >"$scratch/ready" 2>"$scratch/log" &
 pid=$!
 trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$scratch"' EXIT
 for ((tries = 0; tries < 200; tries++)); do
@@ -26,6 +26,13 @@ run fanout --url "ws://$address/ws" --subscribers 200 --publishers 4 --seconds 1
 run connect --url "ws://$address/ws" --connections 500 --settle 0 --pid "$pid"
 run chat --url "ws://$address/ws" --connections 100 --churn 40 --away-ms 100 --seconds 1 --warmup 0.2 --threads 2
 run storm --url "ws://$address/ws" --connections 500 --before 0.3 --jitter-ms 200 --threads 2 --html "$scratch/storm.html"
+# All of it once more with compression; with windows of their own, and each message by itself.
+small="permessage-deflate; server_no_context_takeover; server_max_window_bits=10; client_max_window_bits=9"
+run echo --url "ws://$address/echo" --connections 20 --payload 600 --seconds 1 --warmup 0.2 --compress
+run fanout --url "ws://$address/ws" --subscribers 100 --payload 1024 --content feed --window 16 --seconds 1 --compress
+run fanout --url "ws://$address/ws" --subscribers 100 --payload 1024 --content feed --window 16 --seconds 1 --compress="$small"
+run chat --url "ws://$address/ws" --connections 50 --churn 20 --away-ms 100 --payload 600 --seconds 1 --compress="$small"
+run storm --url "ws://$address/ws" --connections 100 --before 0.3 --payload 600 --compress
 run abuse --url "ws://$address/ws" --connections 50 --abusers 20 --seconds 0.3 --pid "$pid"
 
 kill "$pid"

@@ -84,7 +84,7 @@ pub struct Compression {
     #[arg(long, value_name = "OFFER", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_OFFER)]
     pub compress: Option<String>,
     /// Every how many connections of echo and fanout one has all its messages inflated and checked; publishers have
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub verify_every: u16,
     /// Send messages of this size and longer compressed, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 256)]

@@ -212,6 +212,19 @@ async fn node() {
     contract("node", &["node/server.mjs"], 1).await;
 }
 
+/// A client that offers nothing is served as ever.
+#[tokio::test]
+#[ignore = "needs ./setup"]
+async fn node_with_compression() {
+    contract("node", &["node/server.mjs", "--deflate"], 1).await;
+}
+
+#[tokio::test]
+#[ignore = "needs ./setup"]
+async fn uwebsockets_with_compression() {
+    contract("../../target/peers/venv/bin/python", &["uwebsockets/server.py", "--deflate"], 1).await;
+}
+
 #[tokio::test]
 #[ignore = "needs ./setup"]
 async fn uwebsockets() {

@@ -13,7 +13,9 @@ TOPIC = "fanout"
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--listen", default="127.0.0.1:0")
-host, port = parser.parse_args().listen.rsplit(":", 1)
+parser.add_argument("--deflate", action="store_true", help="agree to permessage-deflate: one compressor, no context")
+args = parser.parse_args()
+host, port = args.listen.rsplit(":", 1)
 
 app = App()
 pending = []
@@ -30,12 +32,12 @@ def publish(ws, message, opcode):
 def flush():
     for message, opcode in pending:
         # The app's publish and not the connection's: the sender is a subscriber like the others.
-        app.publish(TOPIC, message, opcode)
+        app.publish(TOPIC, message, opcode, args.deflate)
     pending.clear()
 
 
 every = {
-    "compression": CompressOptions.DISABLED,
+    "compression": CompressOptions.SHARED_COMPRESSOR if args.deflate else CompressOptions.DISABLED,
     "max_payload_length": PAYLOAD_BYTES_MAX,
     "max_backpressure": HELD_BYTES_MAX,
     "close_on_backpressure_limit": True,
@@ -49,7 +51,7 @@ app.ws(
         "message": publish,
     },
 )
-app.ws("/echo", {**every, "message": lambda ws, message, opcode: ws.send(message, opcode)})
+app.ws("/echo", {**every, "message": lambda ws, message, opcode: ws.send(message, opcode, args.deflate)})
 app.any("/*", lambda response, request: response.write_status(404).end(""))
 app.listen(
     AppListenOptions(port=int(port), host=host),

@@ -293,7 +293,7 @@ impl Run {
             timeout: settings.timeout,
             delay_acks: true,
             compression: Compression {
-                verify_every: 16,
+                verify_every: 64,
                 compress_above: 256,
                 compress: endpoint.compress.map(str::to_owned),
             },
