@@ -19,7 +19,7 @@ const SIZES: [usize; 8] = [64, 128, 192, 256, 512, 1024, 4096, 16384];
 const BATCH: u64 = 16;
 /// How long each is measured.
 const SPAN: Duration = Duration::from_millis(200);
-const LEVEL: u32 = 1;
+const LEVEL: u32 = 3;
 
 /// A publication of about `bytes`: quotes, as a price feed has them.
 fn publication(offset: u64, bytes: usize) -> String {

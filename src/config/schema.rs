@@ -276,7 +276,7 @@ settings! {
         /// an attacker may write should not be compressed in one message: docs/security.md.
         mode: Mode = Mode::Off;
         /// How hard to try, from 1 (fastest) to 9 (smallest).
-        level: u32 = 1, range(1..=9);
+        level: u32 = 3, range(1..=9);
         /// Messages that are shorter, in bytes, are sent as they are: below some 200 there is nothing to gain.
         min_bytes: usize = 256, range(0..=GIB);
     }
