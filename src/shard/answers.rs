@@ -271,16 +271,17 @@ impl Shard {
             credits.left -= 1;
             self.staging.push(owner, parcel(id, request, ask));
         } else {
-            credits.waiting.push_back(id);
+            if !going {
+                credits.waiting.push_back(id);
+            }
             self.conns.at(id.slot).park(Parked { owner, request, ask });
         }
         self.file_deadline(id);
     }
 
     pub(super) fn give_credit(&mut self, owner: ShardId) {
-        let going = self.farewell.has_begun();
         let credits = &mut self.credits[owner.index()];
-        while !going && let Some(next) = credits.waiting.pop_front() {
+        while let Some(next) = credits.waiting.pop_front() {
             let Some(conn) = self.conns.get(next) else { continue };
             // It may have given up on the ask for which it queued.
             let Some(Parked { request, ask, .. }) = conn.unpark(owner) else { continue };

@@ -46,6 +46,8 @@ impl Shard {
                 self.actions.push(Action::Abort(id));
             }
         }
+        // What waits for a credit never gets one.
+        self.credits.iter_mut().for_each(|credits| credits.waiting.clear());
         self.tell_all(Farewell::NoMoreAsks);
     }
 
