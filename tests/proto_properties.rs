@@ -191,7 +191,7 @@ proptest! {
     }
 
     #[test]
-    fn what_others_compress_is_inflated_and_what_is_cut_is_judged_alike(
+    fn what_others_compress_is_inflated_and_what_is_cut_is_judged_no_milder(
         content in contents(40_000),
         level in 0..11u8,
         last: bool,
@@ -203,7 +203,9 @@ proptest! {
         prop_assert_eq!(whole.as_ref(), Ok(&content));
         let cut = cut.index(payload.len());
         let ours = inflater.inflate(&payload[..cut], content.len()).map(|content| content.to_vec()).ok();
-        prop_assert_eq!(&ours, &inflate(&payload[..cut], content.len()).ok());
+        // miniz takes an incomplete set of distance codes, as a tail read as codes may make one; zlib refuses it.
+        let theirs = inflate(&payload[..cut], content.len()).ok();
+        prop_assert!(ours.is_none() || ours == theirs, "{:?}, {:?}", ours, theirs);
         // A cut may fall where a block begins; content that was not sent never comes of it.
         prop_assert!(ours.is_none_or(|ours| content.starts_with(&ours)));
         if !content.is_empty() {
