@@ -23,9 +23,10 @@ async fn race(server: &Server, count: usize, settled: usize) -> Vec<End> {
     let auth = json!({"type": "auth", "data": {"token": token("ann", "Ann")}});
     let mut running = tokio::task::JoinSet::new();
     let (closed, mut closes) = tokio::sync::mpsc::unbounded_channel();
+    let (signed, mut sign_ins) = tokio::sync::mpsc::unbounded_channel();
     let (stop, _) = tokio::sync::broadcast::channel::<()>(1);
     for (number, mut client) in clients.into_iter().enumerate() {
-        let (auth, closed, mut stop) = (auth.clone(), closed.clone(), stop.subscribe());
+        let (auth, closed, signed, mut stop) = (auth.clone(), closed.clone(), signed.clone(), stop.subscribe());
         running.spawn(async move {
             client.send(&auth).await;
             let mut signed_in = false;
@@ -33,7 +34,11 @@ async fn race(server: &Server, count: usize, settled: usize) -> Vec<End> {
                 // The last one hears nothing more: it is told when the others have gone.
                 tokio::select! {
                     event = client.event() => match event {
-                        Event::Text(text) => signed_in |= text.starts_with(r#"{"type":"auth_success""#),
+                        Event::Text(text) if text.starts_with(r#"{"type":"auth_success""#) => {
+                            signed_in = true;
+                            signed.send(()).expect("the race listens");
+                        }
+                        Event::Text(_) => {}
                         Event::Close(code, _) => {
                             closed.send(()).expect("the race listens");
                             return End::Closed(code);
@@ -52,8 +57,12 @@ async fn race(server: &Server, count: usize, settled: usize) -> Vec<End> {
             }
         });
     }
+    let limit = std::time::Duration::from_secs(20);
     for _ in 0..settled {
-        tokio::time::timeout(std::time::Duration::from_secs(20), closes.recv()).await.expect("closes in time");
+        tokio::time::timeout(limit, closes.recv()).await.expect("closes in time");
+    }
+    for _ in settled..count {
+        tokio::time::timeout(limit, sign_ins.recv()).await.expect("sign-ins in time");
     }
     let (mut other, success) = Client::join(server, "other", "Other").await;
     assert_eq!(success["data"]["online_count"], 2, "ann once, and the one who asks");
