@@ -68,6 +68,7 @@ metrics! {
         BytesOut "sent_bytes" "Bytes that the kernel took for clients",
         Deliveries "deliveries" "Frames of channels handed to a client's socket or queue: one publication for a thousand subscribers is a thousand",
         Replies "replies" "Frames and HTTP responses meant for one client: answers, pings, closes",
+        AnswersDelayed "answers_delayed" "Requests for history, members or recovery that waited for their turn: for the client to take an earlier answer, or for its user's rate of answers",
         Sends "sends" "Send calls to the kernel; (deliveries + replies) / sends is how well frames are coalesced",
         Publications "publications" "Publications accepted by the owners of their channels",
         Sheds "sheds" "Times that publications were dropped from the queue of a slow client, behind a gap",

@@ -273,6 +273,9 @@ pub enum Refusal {
     Busy,
 }
 
+/// What a member takes in a page beyond its user: `{"user":…,"connections":1},`.
+pub const MEMBER_BYTES: usize = 27;
+
 impl Ask {
     /// Bytes that the ask carries beyond its own size.
     pub fn weight(&self) -> usize {
@@ -286,6 +289,32 @@ impl Ask {
     }
 }
 
+impl Ask {
+    /// Whether the answer may carry publications or members: it is asked for when the client has room for it.
+    pub fn may_be_large(&self) -> bool {
+        match self {
+            Self::Claim { recover, .. } | Self::Subscribe { recover, .. } => recover.is_some(),
+            Self::History { .. } | Self::Presence { .. } | Self::Users { .. } => true,
+            Self::Publish(_) => false,
+        }
+    }
+}
+
+impl Answer {
+    /// Bytes of the publications and members that the answer carries: about what the client will be sent.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Claimed { lobby: attached, .. } | Self::Subscribed(attached) | Self::History(attached) => {
+                attached.publications.iter().map(|publication| publication.fields().len()).sum()
+            }
+            Self::Users(page) | Self::Presence(_, page) => {
+                page.members.iter().map(|(user, _)| user.json(true).get().len() + MEMBER_BYTES).sum()
+            }
+            Self::Published { .. } | Self::Revoked { .. } | Self::Refused(_) | Self::EpochChanged(_) => 0,
+        }
+    }
+}
+
 impl Parcel {
     /// Bytes that the parcel carries beyond its own size: what a turn's byte budget counts.
     pub fn weight(&self) -> usize {
@@ -293,8 +322,8 @@ impl Parcel {
             Self::Ask { ask, .. } => ask.weight(),
             Self::Deliver { publication, .. } => publication.frame().len(),
             Self::Announce { frame, .. } => frame.len(),
-            Self::Answer { answer: Answer::Users(page) | Answer::Presence(_, page), .. } => page.members.len() * 64,
-            _ => 0,
+            Self::Answer { answer, .. } => answer.weight(),
+            Self::Unsubscribe { .. } | Self::Release { .. } | Self::Kick { .. } | Self::Farewell(_) => 0,
         }
     }
 }

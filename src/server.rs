@@ -526,6 +526,9 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
 /// Users whose rates are remembered at a time: those who sent something within the last seconds.
 const USERS: usize = 262_144;
 
+/// Large answers may wait to be sent to all connections of a user up to so many times `limits.outbox_bytes`.
+const UNREAD_ANSWERS: u64 = 4;
+
 fn rules(limits: &Limits) -> Rules {
     // A message that is allowed must fit, with its frame and what was sent along with it.
     let room = |burst: u64| burst.max(limits.message_bytes as u64 * 2);
@@ -547,6 +550,11 @@ fn rules(limits: &Limits) -> Rules {
             messages: Rate::per_s(limits.user_messages_per_s, limits.user_messages_burst),
             bytes: Rate::per_s(limits.user_bytes_per_s, room(limits.user_bytes_burst)),
         },
+        answers: Rate::per_s(
+            limits.user_answer_bytes_per_s,
+            limits.user_answer_bytes_burst.max(limits.outbox_bytes as u64),
+        ),
+        unread_answers: UNREAD_ANSWERS * limits.outbox_bytes as u64,
         users: USERS,
     }
 }

@@ -26,6 +26,9 @@ const PAGE_DEFAULT: u32 = 100;
 /// Nothing more is read of a client whose requests under way carry so much.
 const UNDERWAY_BYTES: usize = 128 * 1024;
 
+/// The deadline of a request that has not been sent to its owner yet: none.
+const HELD_BACK_MS: u64 = u64::MAX;
+
 /// When a token expires that doesn't: the largest integer that JavaScript counts to.
 const NEVER_MS: u64 = (1 << 53) - 1;
 
@@ -235,8 +238,28 @@ impl Session {
 
     /// When the next request under way has to be answered.
     pub fn deadline_ms(&self) -> Option<u64> {
-        let waits = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
+        let waits =
+            |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled) && pending.deadline_ms != HELD_BACK_MS;
         self.pending().find(waits).map(|pending| pending.deadline_ms)
+    }
+
+    /// The request waits for its turn before it is sent: it has no deadline meanwhile.
+    pub fn hold_back(&mut self, request: u32) {
+        let pending = self.underway.iter_mut().flat_map(|underway| underway.pending.iter_mut().rev());
+        if let Some(pending) = pending.into_iter().find(|pending| pending.request == request) {
+            pending.deadline_ms = HELD_BACK_MS;
+        }
+    }
+
+    /// The request is sent now, and has to be answered by `deadline_ms`. It goes to the end of the queue, which is in the
+    /// order of deadlines: no other request of its channel stands behind it, as nothing was read meanwhile.
+    pub fn let_go(&mut self, request: u32, deadline_ms: u64) {
+        let Some(underway) = &mut self.underway else { return };
+        let at = underway.pending.iter().position(|pending| pending.request == request);
+        if let Some(mut pending) = at.and_then(|at| underway.pending.remove(at)) {
+            pending.deadline_ms = deadline_ms;
+            underway.pending.push_back(pending);
+        }
     }
 
     fn rights(&self) -> Option<&Rights> {

@@ -122,6 +122,10 @@ pub struct Rules {
     pub connection: Rates,
     /// Of one user, over all of their connections.
     pub user: Rates,
+    /// Bytes of large answers that are made for one user.
+    pub answers: Option<Rate>,
+    /// Bytes of large answers that may be asked for or wait to be sent to one user at a time; 0 is no bound.
+    pub unread_answers: u64,
     /// Users whose rates are remembered.
     pub users: usize,
 }
@@ -164,13 +168,20 @@ impl Forgettable for Source {
 struct UserMeters {
     messages: Gcra,
     bytes: Gcra,
+    answers: Gcra,
+    /// Bytes of large answers that were asked for, or made and not sent yet.
+    unread_answers: u64,
 }
 
 impl Forgettable for UserMeters {
     fn is_spent(&self, now_ms: u64) -> bool {
-        self.messages.is_full(now_ms) && self.bytes.is_full(now_ms)
+        let rates = [self.messages, self.bytes, self.answers];
+        self.unread_answers == 0 && rates.iter().all(|rate| rate.is_full(now_ms))
     }
 }
+
+/// How soon a user whose other connections have too much to read may ask again, in milliseconds.
+const UNREAD_RETRY_MS: u64 = 50;
 
 /// Connections over a limit that may be told so at a time; beyond, they are cut without a word.
 const TURNED_AWAY_MAX: usize = 1024;
@@ -263,6 +274,45 @@ impl Guard {
             }
         };
         self.users.with(self.users.key_of(user), now_ms, take).unwrap_or(Ok(()))
+    }
+
+    /// Takes an answer of at most `bytes` out of a user's rate, before it is made. [`Guard::answer_made`] has to follow,
+    /// and then [`Guard::answer_taken`].
+    ///
+    /// # Errors
+    /// In how many milliseconds to ask again: the rate is used up, or the user's connections have too much to read.
+    /// Nothing was taken then.
+    pub fn reserve_answer(&self, user: &str, bytes: u64, now_ms: u64) -> Result<(), u64> {
+        let Rules { answers, unread_answers: most, .. } = &self.rules;
+        let reserve = |meters: &mut UserMeters| {
+            if *most > 0 && meters.unread_answers > 0 && meters.unread_answers + bytes > *most {
+                return Err(UNREAD_RETRY_MS);
+            }
+            if let Some(rate) = answers {
+                meters.answers.take(rate, bytes, now_ms)?;
+            }
+            meters.unread_answers += bytes;
+            Ok(())
+        };
+        self.users.with(self.users.key_of(user), now_ms, reserve).unwrap_or(Ok(()))
+    }
+
+    /// The answer for which `reserved` bytes were taken has `made` bytes: the rest was not needed.
+    pub fn answer_made(&self, user: &str, reserved: u64, made: u64, now_ms: u64) {
+        let rest = reserved.saturating_sub(made);
+        self.users.with(self.users.key_of(user), now_ms, |meters| {
+            meters.unread_answers = (meters.unread_answers + made).saturating_sub(reserved);
+            if let Some(rate) = &self.rules.answers {
+                meters.answers.give_back(rate, rest);
+            }
+        });
+    }
+
+    /// An answer of so many bytes has been sent, or will not be.
+    pub fn answer_taken(&self, user: &str, bytes: u64, now_ms: u64) {
+        self.users.with(self.users.key_of(user), now_ms, |meters| {
+            meters.unread_answers = meters.unread_answers.saturating_sub(bytes);
+        });
     }
 
     /// Says whether memory is short: then nothing new is taken, and what is there goes on.

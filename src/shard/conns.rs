@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
+use super::pacing::Pacing;
 use crate::fanout::Subscription;
 use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Limit, Meters};
@@ -60,6 +61,7 @@ struct Held {
     parked: Vec<Parked>,
     /// The trusted proxy whose request is to say where it came from.
     proxy: Option<IpAddr>,
+    pacing: Pacing,
 }
 
 /// An ask that found no credit.
@@ -152,8 +154,9 @@ impl Conn {
         self.held.get_or_insert_default().parked.push(parked);
     }
 
-    pub(super) fn is_parked(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| !held.parked.is_empty())
+    /// An ask waits for a credit or for the turn of its answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.parked.is_empty() || held.pacing.holds_back())
     }
 
     /// The first parked ask for the owner, which has a credit for it now.
@@ -169,10 +172,21 @@ impl Conn {
         self.change_held(|held| held.parked.retain(|parked| !gone(parked)));
     }
 
+    /// Its large answers, if one is under way or asked for.
+    pub(super) fn pacing(&self) -> Option<&Pacing> {
+        self.held.as_ref().map(|held| &held.pacing).filter(|pacing| !pacing.is_empty())
+    }
+
+    /// Changes the state of its large answers.
+    pub(super) fn change_pacing<R: Default>(&mut self, change: impl FnOnce(&mut Pacing) -> R) -> R {
+        self.held.get_or_insert_default();
+        self.change_held(|held| change(&mut held.pacing))
+    }
+
     fn change_held<R: Default>(&mut self, change: impl FnOnce(&mut Held) -> R) -> R {
         let Some(held) = &mut self.held else { return R::default() };
         let result = change(held);
-        if held.input.is_empty() && held.parked.is_empty() && held.proxy.is_none() {
+        if held.input.is_empty() && held.parked.is_empty() && held.proxy.is_none() && held.pacing.is_empty() {
             self.held = None;
         }
         result

@@ -96,12 +96,13 @@ impl Shard {
 
     /// Sends what a connection that has just been read from is to be told, while all of it is in the cache. What the
     /// hubs have for it comes with the turn, and so does the judgement if the kernel takes no more.
-    pub(super) fn reply(&mut self, id: ConnId, wire: &mut impl Wire) {
+    pub(super) fn reply(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
         if conn.dirty && !conn.blocked && self.send_waiting(id.slot, wire) && self.dirty.last() == Some(&id.slot) {
             self.dirty.pop();
             self.conns.at(id.slot).dirty = false;
         }
+        self.pace(id, now);
     }
 
     /// The kernel takes bytes again.
@@ -189,6 +190,7 @@ impl Shard {
         if self.conns.at(slot).blocked || !self.send_waiting(slot, wire) {
             self.check_bound(slot, now);
         }
+        self.pace(self.conns.id(slot), now);
     }
 
     /// Sends what waits for one connection. Returns false if the kernel takes no more.
@@ -229,7 +231,6 @@ impl Shard {
             conn.stage = Stage::Closing(Ending::Finished);
             self.actions.push(Action::Finish(id));
         }
-        self.maybe_resume(id);
     }
 
     fn block(&mut self, slot: u32) {

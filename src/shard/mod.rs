@@ -9,6 +9,7 @@ mod conns;
 mod farewell;
 mod flush;
 mod guard;
+mod pacing;
 mod receive;
 mod rights;
 mod timers;

@@ -53,7 +53,7 @@ impl Shard {
     fn reply_and_go_on(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) -> Input {
         loop {
             let before = self.input(id);
-            self.reply(id, wire);
+            self.reply(id, wire, now);
             let after = self.input(id);
             if (before, after) != (Input::Paused, Input::Open) {
                 return after;
@@ -112,7 +112,7 @@ impl Shard {
         let conn = self.conns.at(id.slot);
         conn.is_closing()
             || conn.stage == Stage::Handshake
-            || (!going && !conn.is_parked() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
+            || (!going && !conn.is_waiting() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
     }
 
     /// Lets the shell read on if what stopped it is over.
@@ -320,7 +320,7 @@ impl Shard {
                 match effect {
                     Effect::Reply(reply, mark) => self.say(id, &reply, mark),
                     Effect::Wait => {}
-                    Effect::Ask(asked) => self.send_ask(id, asked),
+                    Effect::Ask(asked) => self.ask(id, asked, now),
                     Effect::Local(what, channel, mark) => self.local(id, what, channel, mark),
                     Effect::Cancel(cancelled, channel, mark) => {
                         self.local(id, Local::Refuse(409, Text::Cancelled), channel, cancelled.as_deref());

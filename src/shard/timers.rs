@@ -2,6 +2,7 @@
 //! wheel, under the next moment at which it has to be looked at. Part of `shard`.
 
 use super::conns::{Conn, Ending, Stage};
+use super::pacing::Pacing;
 use super::{Action, Shard};
 use crate::clock::Now;
 use crate::ids::ConnId;
@@ -56,7 +57,7 @@ impl Shard {
                 return self.abort(id, now);
             }
             Stage::Closing(_) | Stage::Handshake => return,
-            Stage::Native if conn.session.is_anonymous() && since_ms + settings.auth_ms <= now_ms => {
+            Stage::Native if awaits_auth(conn) && since_ms + settings.auth_ms <= now_ms => {
                 self.metrics.refused(Limit::AuthDeadline);
                 return self.close(id, close::AUTH_TIMEOUT, "no auth in time", now);
             }
@@ -66,6 +67,7 @@ impl Shard {
             return;
         }
         self.time_out_requests(id, now);
+        self.pace(id, now);
         if !self.conns.at(id.slot).is_closing() {
             self.check_life(id, now);
         }
@@ -79,6 +81,7 @@ impl Shard {
     fn time_out_requests(&mut self, id: ConnId, now: Now) {
         while let Some(timed_out) = self.conns.at(id.slot).session.time_out(now.mono_ms) {
             self.conns.at(id.slot).forget_parked(|parked| parked.request == timed_out.request);
+            self.large_answer_given_up(id, timed_out.request, now);
             self.metrics.refused(Limit::Requests);
             self.local(id, Local::Refuse(504, Text::Timeout), &timed_out.channel, timed_out.id.as_deref());
             if timed_out.is_final {
@@ -90,6 +93,10 @@ impl Shard {
 
     fn check_life(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.slot);
+        if conn.paused && !conn.blocked {
+            // Its pong may lie in what we don't read. While the kernel takes no more, taking bytes is the sign of life.
+            conn.seen(now.mono_ms);
+        }
         let silent = conn.seen_ms + self.settings.ping_interval_ms <= now.mono_ms;
         match conn.pinged_ms() {
             Some(pinged_ms) if pinged_ms + self.settings.pong_timeout_ms <= now.mono_ms => {
@@ -108,6 +115,11 @@ impl Shard {
     }
 }
 
+/// The client has not signed in, and nothing but the client is in the way.
+fn awaits_auth(conn: &Conn) -> bool {
+    conn.session.is_anonymous() && !conn.is_waiting()
+}
+
 fn next_deadline(conn: &Conn, settings: &super::Settings) -> u64 {
     let alive = match conn.pinged_ms() {
         Some(pinged_ms) => pinged_ms + settings.pong_timeout_ms,
@@ -116,8 +128,9 @@ fn next_deadline(conn: &Conn, settings: &super::Settings) -> u64 {
     let at_ms = match conn.stage {
         Stage::Handshake => conn.since_ms + settings.handshake_ms,
         Stage::Closing(_) => conn.since_ms + super::CLOSE_MS,
-        Stage::Native if conn.session.is_anonymous() => alive.min(conn.since_ms + settings.auth_ms),
+        Stage::Native if awaits_auth(conn) => alive.min(conn.since_ms + settings.auth_ms),
         Stage::Native | Stage::Echo => alive,
     };
-    conn.session.deadline_ms().map_or(at_ms, |deadline| deadline.min(at_ms))
+    let answers = [conn.session.deadline_ms(), conn.pacing().and_then(Pacing::retry_ms)];
+    answers.into_iter().flatten().fold(at_ms, u64::min)
 }
