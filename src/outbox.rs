@@ -15,6 +15,8 @@ use crate::proto::encode::{GapReason, Push};
 use crate::proto::frame;
 use crate::run::{Frames, Mark, Run, place};
 
+/// Messages of the connection's own share a buffer until it is this long: what was sent is freed buffer by buffer.
+const JOIN_BYTES: usize = 16 * 1024;
 /// At most this many pieces go into one send.
 pub const MAX_PIECES: usize = 64;
 
@@ -23,6 +25,11 @@ enum Segment {
     /// An HTTP response, which everything else needs before it and which has no frame boundaries.
     Head(Vec<u8>),
     Private(Vec<u8>),
+    /// A whole message that is still being compressed. Nothing from here on is sent before that has ended.
+    Compressing {
+        plain: Vec<u8>,
+        ticket: u32,
+    },
     Slice {
         run: Run,
         start: u32,
@@ -43,7 +50,9 @@ enum Segment {
 impl Segment {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Head(bytes) | Self::Private(bytes) | Self::Told(bytes) => bytes,
+            Self::Head(bytes) | Self::Private(bytes) | Self::Told(bytes) | Self::Compressing { plain: bytes, .. } => {
+                bytes
+            }
             Self::Slice { run, start, end } => &run.bytes[*start as usize..*end as usize],
             Self::Gap { .. } => &[],
         }
@@ -102,6 +111,24 @@ impl Outbox {
         self.queue().push_private(write);
     }
 
+    /// Appends one message of this connection's own, a plain frame that is to be compressed under this ticket.
+    pub fn push_compressing(&mut self, plain: Vec<u8>, ticket: u32) {
+        self.queue().push_compressing(plain, ticket);
+    }
+
+    /// The plain frame of the message with this ticket, if it waits.
+    pub fn compressing(&self, ticket: u32) -> Option<&[u8]> {
+        let is_it = |segment: &&Segment| matches!(segment, Segment::Compressing { ticket: its, .. } if *its == ticket);
+        self.0.as_ref()?.segments.iter().find(is_it).map(Segment::bytes)
+    }
+
+    /// The message with this ticket may be sent: as `packed`, or else as it is.
+    pub fn finish(&mut self, ticket: u32, packed: Option<Vec<u8>>) {
+        if let Some(queue) = &mut self.0 {
+            queue.finish(ticket, packed);
+        }
+    }
+
     /// Appends `run[start..end]`: whole frames.
     pub fn push_slice(&mut self, run: &Run, start: usize, end: usize) {
         if start < end {
@@ -117,7 +144,8 @@ impl Outbox {
         }
     }
 
-    /// The next pieces to send, up to the next gap and at most [`MAX_PIECES`], appended to `pieces`.
+    /// The next pieces to send, up to the next gap or message that is being compressed, and at most [`MAX_PIECES`],
+    /// appended to `pieces`. None if such a message is the first that waits.
     pub fn pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
         if let Some(queue) = &self.0 {
             queue.pieces(pieces);
@@ -183,14 +211,39 @@ impl Queue {
     }
 
     fn push_private(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if !matches!(self.segments.back(), Some(Segment::Private(_))) {
+        if !matches!(self.segments.back(), Some(Segment::Private(buffer)) if buffer.len() < JOIN_BYTES) {
             self.segments.push_back(Segment::Private(Vec::new()));
         }
         if let Some(Segment::Private(buffer)) = self.segments.back_mut() {
             let before = buffer.len();
             write(buffer);
+            if buffer.len() >= JOIN_BYTES {
+                // Nothing more is appended to it.
+                buffer.shrink_to_fit();
+            }
             self.bytes += buffer.len() - before;
             self.private += buffer.len() - before;
+        }
+    }
+
+    fn push_compressing(&mut self, mut plain: Vec<u8>, ticket: u32) {
+        plain.shrink_to_fit();
+        self.bytes += plain.len();
+        self.private += plain.len();
+        self.segments.push_back(Segment::Compressing { plain, ticket });
+    }
+
+    fn finish(&mut self, ticket: u32, packed: Option<Vec<u8>>) {
+        for segment in &mut self.segments {
+            let Segment::Compressing { plain, ticket: its } = segment else { continue };
+            if *its == ticket {
+                let before = plain.len();
+                let sent = packed.unwrap_or_else(|| std::mem::take(plain));
+                self.bytes = self.bytes - before + sent.len();
+                self.private = self.private - before + sent.len();
+                *segment = Segment::Private(sent);
+                return;
+            }
         }
     }
 
@@ -212,7 +265,8 @@ impl Queue {
 
     fn pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
         let mut skip = self.sent;
-        let settled = self.segments.iter().take_while(|segment| !matches!(segment, Segment::Gap { .. }));
+        let ready = |segment: &&Segment| !matches!(segment, Segment::Gap { .. } | Segment::Compressing { .. });
+        let settled = self.segments.iter().take_while(ready);
         let skipping = |segment: &'a Segment| IoSlice::new(&segment.bytes()[std::mem::take(&mut skip)..]);
         pieces.extend(settled.take(MAX_PIECES).map(skipping));
     }
@@ -227,7 +281,7 @@ impl Queue {
             }
             self.sent -= whole;
             match first {
-                Segment::Head(_) | Segment::Private(_) => self.private -= whole,
+                Segment::Head(_) | Segment::Private(_) | Segment::Compressing { .. } => self.private -= whole,
                 Segment::Told(_) => self.told -= whole,
                 Segment::Slice { .. } | Segment::Gap { .. } => {}
             }
@@ -238,7 +292,7 @@ impl Queue {
     /// What has begun to leave and not left.
     fn started(&self) -> Vec<u8> {
         match self.segments.front() {
-            None => Vec::new(),
+            None | Some(Segment::Compressing { .. }) => Vec::new(),
             Some(Segment::Head(head)) => head[self.sent..].to_vec(),
             Some(first) => {
                 let end = frame::first_boundary(first.bytes(), self.sent);
@@ -257,7 +311,9 @@ impl Queue {
         let mut begun = self.sent;
         for segment in old {
             match segment {
-                Segment::Head(_) | Segment::Private(_) | Segment::Told(_) => self.keep_private(segment),
+                Segment::Head(_) | Segment::Private(_) | Segment::Told(_) | Segment::Compressing { .. } => {
+                    self.keep_private(segment);
+                }
                 Segment::Gap { channel, epoch, from, to, reason } => self.add_gap(&channel, &epoch, from, to, reason),
                 Segment::Slice { run, start, end } => {
                     for (start, mark) in run.frames(start, end) {
@@ -304,7 +360,9 @@ impl Queue {
     /// Adds to the channel's pending gap, or makes one: neighbours merge, and of `conflated` there is one.
     fn add_gap(&mut self, channel: &Arc<str>, epoch: &Arc<str>, from: u64, to: u64, reason: GapReason) {
         // Not over what was said in between: it may be that the channel was left and subscribed to again.
-        let said = |segment: &&mut Segment| !matches!(segment, Segment::Head(_) | Segment::Private(_));
+        let said = |segment: &&mut Segment| {
+            !matches!(segment, Segment::Head(_) | Segment::Private(_) | Segment::Compressing { .. })
+        };
         let last = self.segments.iter_mut().rev().take_while(said).find_map(|segment| match segment {
             Segment::Gap { channel: c, epoch: e, from, to, reason } if c == channel && e == epoch => {
                 Some((from, to, reason))

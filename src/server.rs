@@ -504,6 +504,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
             frame_bytes: limits.frame_limit(),
             fragment_overhead: FRAGMENT_OVERHEAD,
         },
+        auth_message_bytes: limits.auth_message_bytes,
         outbox_bytes: limits.outbox_bytes,
         subscriptions: limits.subscriptions,
         requests_per_connection: limits.requests_per_connection,
@@ -516,7 +517,11 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
         },
         ping_interval_ms: config.liveness.ping_interval_ms,
         pong_timeout_ms: config.liveness.pong_timeout_ms,
-        compression: Compression { level: config.compression.level, min_bytes: config.compression.min_bytes },
+        compression: Compression {
+            level: config.compression.level,
+            min_bytes: config.compression.min_bytes,
+            slice_bytes: SLICE_BYTES,
+        },
         stopwatch: clock::stopwatch_ns,
         give_back,
         boot_id: rand::random(),
@@ -526,6 +531,8 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
 /// Users whose rates are remembered at a time: those who sent something within the last seconds.
 const USERS: usize = 262_144;
 
+/// How much of a long answer is compressed in one turn: about 1 ms of work at level 3.
+const SLICE_BYTES: usize = 64 * 1024;
 /// Large answers may wait to be sent to all connections of a user up to so many times `limits.outbox_bytes`.
 const UNREAD_ANSWERS: u64 = 4;
 
@@ -541,6 +548,8 @@ fn rules(limits: &Limits) -> Rules {
         arrivals: Rate::per_s(limits.new_connections_per_ip_per_s, limits.new_connections_per_ip_burst),
         auth_failures: Rate::per_minute(limits.auth_failures_per_ip_per_minute, limits.auth_failures_per_ip_burst),
         auth_attempts: limits.auth_attempts,
+        unfinished_per_ip: limits.unfinished_bytes_per_ip,
+        unfinished: limits.unfinished_bytes,
         addresses: limits.addresses,
         connection: Rates {
             messages: Rate::per_s(limits.messages_per_s, limits.messages_burst),

@@ -162,6 +162,14 @@ settings! {
         message_bytes: usize = 1 << 20, range(1..=GIB);
         /// The largest single frame taken from a client, in bytes. Unset: as large as a message.
         frame_bytes: Option<usize> = None, if_set(range(1..=GIB));
+        /// The largest message taken from a client that has not signed in, in bytes: room for `auth` with as many channels
+        /// and tokens as `subscriptions` allows.
+        auth_message_bytes: usize = 384 << 10, range(1_024..=GIB);
+        /// The most that is kept of messages whose end has not come yet, in bytes, over all connections of one address.
+        /// The client whose message finds no room is closed (4503). 0 is no bound …
+        unfinished_bytes_per_ip: usize = 16 << 20, range(0..=GIB);
+        /// … and over all connections.
+        unfinished_bytes: usize = 256 << 20, range(0..=TIB);
         /// The largest request head, in bytes.
         header_bytes: usize = 8_192, range(256..=1 << 20);
         /// The most header lines in a request.

@@ -4,6 +4,7 @@
 
 mod nets;
 mod rate;
+pub mod relief;
 mod table;
 
 use core::net::IpAddr;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub use nets::{Address, Net, any_contains};
 pub use rate::{Gcra, Rate};
+use relief::Rounds;
 use table::{Forgettable, Table};
 
 use crate::proto::forwarded::ForwardedHeader;
@@ -83,6 +85,8 @@ limits! {
     MessageBytes = "message_bytes",
     /// `limits.message_bytes`, what a compressed message inflates to.
     InflatedBytes = "inflated_bytes",
+    /// `limits.unfinished_bytes`, `limits.unfinished_bytes_per_ip`.
+    UnfinishedBytes = "unfinished_bytes",
     /// JSON that is malformed or nested too deeply.
     Json = "json",
     /// `limits.subscriptions`.
@@ -116,6 +120,10 @@ pub struct Rules {
     pub auth_failures: Option<Rate>,
     /// Tokens of one connection that are refused; 0 is no bound.
     pub auth_attempts: u8,
+    /// Bytes of messages that are not whole, of the connections of one address; 0 is no bound.
+    pub unfinished_per_ip: usize,
+    /// The same of all connections; 0 is no bound.
+    pub unfinished: usize,
     /// Origins that are remembered.
     pub addresses: usize,
     /// Of one connection.
@@ -146,6 +154,9 @@ pub struct Guard {
     addresses: Table<Source>,
     users: Table<UserMeters>,
     short_of_memory: AtomicBool,
+    /// Bytes of messages that are not whole.
+    unfinished: AtomicUsize,
+    relief: Rounds,
     /// Connections that are only there to be told that they are refused.
     turned_away: AtomicUsize,
 }
@@ -154,6 +165,8 @@ pub struct Guard {
 #[derive(Debug, Default)]
 struct Source {
     connections: u32,
+    /// Bytes of messages that are not whole.
+    unfinished: usize,
     arrivals: Gcra,
     failures: Gcra,
 }
@@ -191,7 +204,15 @@ impl Guard {
     pub fn new(rules: Rules) -> Self {
         let (addresses, users) = (Table::new(rules.addresses), Table::new(rules.users));
         let (short_of_memory, turned_away) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { rules, addresses, users, short_of_memory, turned_away }
+        Self {
+            rules,
+            addresses,
+            users,
+            short_of_memory,
+            unfinished: AtomicUsize::new(0),
+            relief: Rounds::default(),
+            turned_away,
+        }
     }
 
     /// What the configuration says.
@@ -235,6 +256,31 @@ impl Guard {
                 source.connections = source.connections.saturating_sub(1);
             });
         }
+    }
+
+    /// A connection keeps `after` bytes of a message that is not whole, and kept `before`. Returns false if that is more
+    /// than there is room for: it counts with `before` then.
+    pub fn unfinished(&self, address: Address, before: usize, after: usize, now_ms: u64) -> bool {
+        let Rules { unfinished: most, unfinished_per_ip: most_per_ip, .. } = self.rules;
+        let grown = after.saturating_sub(before);
+        let fits = |all: usize, most: usize| grown == 0 || most == 0 || all + grown <= most;
+        let change = |all: usize| (all + after).saturating_sub(before);
+        let all = self.unfinished.fetch_add(grown, Ordering::Relaxed);
+        let has_room = fits(all, most)
+            && (address == Address::NONE
+                || self
+                    .addresses
+                    .with(address.bits(), now_ms, |source| {
+                        let has_room = fits(source.unfinished, most_per_ip);
+                        if has_room {
+                            source.unfinished = change(source.unfinished);
+                        }
+                        has_room
+                    })
+                    .unwrap_or(true));
+        let less = if has_room { before.saturating_sub(after) } else { grown };
+        self.unfinished.fetch_sub(less, Ordering::Relaxed);
+        has_room
     }
 
     /// Whether a token from there is looked at: not while too many were refused. A table that is full doesn't keep
@@ -323,6 +369,11 @@ impl Guard {
     /// Whether memory is short.
     pub fn is_short_of_memory(&self) -> bool {
         self.short_of_memory.load(Ordering::Relaxed)
+    }
+
+    /// What gives way while memory is over its bound.
+    pub fn relief(&self) -> &Rounds {
+        &self.relief
     }
 
     /// One more connection is there only to be told that it is refused; false if there are too many of these.

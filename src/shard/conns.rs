@@ -62,6 +62,8 @@ struct Held {
     /// The trusted proxy whose request is to say where it came from.
     proxy: Option<IpAddr>,
     pacing: Pacing,
+    /// Bytes of an unfinished message that the limits' guard counts for this connection.
+    unfinished: usize,
 }
 
 /// An ask that found no credit.
@@ -172,6 +174,17 @@ impl Conn {
         self.change_held(|held| held.parked.retain(|parked| !gone(parked)));
     }
 
+    /// Bytes of an unfinished message that the limits' guard counts for this connection.
+    pub(super) fn unfinished(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.unfinished)
+    }
+
+    /// The guard counts so many bytes from now on.
+    pub(super) fn set_unfinished(&mut self, bytes: usize) {
+        self.held.get_or_insert_default();
+        self.change_held(|held| held.unfinished = bytes);
+    }
+
     /// Its large answers, if one is under way or asked for.
     pub(super) fn pacing(&self) -> Option<&Pacing> {
         self.held.as_ref().map(|held| &held.pacing).filter(|pacing| !pacing.is_empty())
@@ -186,7 +199,8 @@ impl Conn {
     fn change_held<R: Default>(&mut self, change: impl FnOnce(&mut Held) -> R) -> R {
         let Some(held) = &mut self.held else { return R::default() };
         let result = change(held);
-        if held.input.is_empty() && held.parked.is_empty() && held.proxy.is_none() && held.pacing.is_empty() {
+        let waits = !held.input.is_empty() || !held.parked.is_empty() || !held.pacing.is_empty();
+        if !waits && held.proxy.is_none() && held.unfinished == 0 {
             self.held = None;
         }
         result

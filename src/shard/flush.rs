@@ -193,7 +193,8 @@ impl Shard {
         self.pace(self.conns.id(slot), now);
     }
 
-    /// Sends what waits for one connection. Returns false if the kernel takes no more.
+    /// Sends what waits for one connection. Returns false if the kernel takes no more, or a message that is being
+    /// compressed is next.
     fn send_waiting(&mut self, slot: u32, wire: &mut impl Wire) -> bool {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
@@ -202,6 +203,10 @@ impl Shard {
             let mut pieces = SmallVec::<[IoSlice<'_>; 4]>::new();
             conn.outbox.pieces(&mut pieces);
             debug_assert!(pieces.len() <= MAX_PIECES, "as many as one call takes");
+            if pieces.is_empty() {
+                // It is sent when it has been compressed.
+                return false;
+            }
             let offered: usize = pieces.iter().map(|piece| piece.len()).sum();
             let sent = wire.send(id, &pieces);
             drop(pieces);

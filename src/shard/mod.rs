@@ -11,6 +11,7 @@ mod flush;
 mod guard;
 mod pacing;
 mod receive;
+mod relief;
 mod rights;
 mod timers;
 
@@ -38,10 +39,12 @@ use crate::proto::deflate::inflate::Inflater;
 use crate::proto::encode::Reply;
 use crate::proto::{frame, handshake, websocket};
 use crate::wheel::Wheel;
-use compression::packer;
+use compression::{Slicing, packer};
 use conns::{Conn, Conns, Ending, Stage};
 use farewell::Progress;
 use flush::Flush;
+use pacing::Pacing;
+use relief::Relief;
 use rights::Sweep;
 
 /// How long a peer has to end a connection that we are closing, before it is reset.
@@ -74,6 +77,8 @@ pub struct Settings {
     pub head: handshake::Limits,
     /// Limits on frames and messages.
     pub messages: websocket::Limits,
+    /// Bytes of a message of a client that has not signed in.
+    pub auth_message_bytes: usize,
     /// Bytes that may wait for one connection.
     pub outbox_bytes: usize,
     /// Channels that a connection may subscribe to, the lobby not counted.
@@ -109,6 +114,8 @@ pub struct Compression {
     pub level: u32,
     /// Messages that are shorter, in bytes, are sent as they are.
     pub min_bytes: usize,
+    /// A longer message for one client is compressed in slices of so many bytes, one a turn.
+    pub slice_bytes: usize,
 }
 
 /// A connection as it comes in.
@@ -177,6 +184,7 @@ pub struct Shard {
     compressors: Option<Box<Compressors>>,
     /// Room for a message before it is compressed.
     plain: Vec<u8>,
+    slicing: Slicing,
     /// Something took much memory since it was last given back.
     had_large: bool,
     gave_back_ms: u64,
@@ -187,6 +195,7 @@ pub struct Shard {
     /// When the wheel was last looked at.
     ticked_ms: u64,
     sweep: Sweep,
+    relief: Relief,
     actions: Vec<Action>,
     /// Answers to the backend.
     backend: Vec<(u32, Answer)>,
@@ -216,6 +225,7 @@ impl Shard {
             inflater: None,
             compressors: None,
             plain: Vec::new(),
+            slicing: Slicing::default(),
             had_large: false,
             gave_back_ms: 0,
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
@@ -223,6 +233,7 @@ impl Shard {
             filed_by: Now::default(),
             ticked_ms: 0,
             sweep: Sweep::default(),
+            relief: Relief::default(),
             actions: Vec::new(),
             backend: Vec::new(),
             key_hash: foldhash::quality::RandomState::default(),
@@ -303,6 +314,7 @@ impl Shard {
             self.settings.guard.was_turned_away();
         }
         self.leave(id);
+        self.release_unfinished(id, now);
         self.settings.guard.leave(*self.conns.address(id.slot), now.mono_ms);
         self.conns.remove(id);
     }
@@ -352,6 +364,7 @@ impl Shard {
             }
         }
         self.sweep(now);
+        self.compress_slice();
         self.hub.turn(now, &mut self.staging);
         self.take_leave(now);
         if let Some(at_ms) = self.hub.take_alarm() {
@@ -420,12 +433,19 @@ impl Shard {
 
     /// Whether something waits that a turn would take up.
     pub fn has_work(&self) -> bool {
-        self.staging.own_len() > 0 || self.wants_flush() || self.sweep.is_under_way()
+        let more = self.sweep.is_under_way() || self.slicing.is_under_way();
+        self.staging.own_len() > 0 || self.wants_flush() || more
     }
 
     /// Whether a flush would find anything to do.
     pub fn wants_flush(&self) -> bool {
         self.fanout.is_dirty() || !self.dirty.is_empty() || !self.emptied.is_empty()
+    }
+
+    /// Whether a connection waits for the turn of a large answer.
+    #[doc(hidden)]
+    pub fn holds_back(&mut self) -> bool {
+        self.conns.ids().into_iter().any(|id| self.conns.at(id.slot).pacing().is_some_and(Pacing::holds_back))
     }
 
     /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
@@ -521,7 +541,9 @@ impl Shard {
     fn end_with(&mut self, id: ConnId, ending: Ending, now: Now, last: impl FnOnce(&mut Vec<u8>)) {
         self.push_private(id.slot, last);
         self.leave(id);
+        self.release_unfinished(id, now);
         let conn = self.conns.at(id.slot);
+        conn.decoder.skip_messages();
         conn.take_input();
         conn.enter(Stage::Closing(ending), now.mono_ms);
         self.file_deadline(id);

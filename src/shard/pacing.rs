@@ -62,7 +62,8 @@ impl Shard {
         if !asked.ask.may_be_large() {
             return self.send_ask(id, asked);
         }
-        if !self.conns.at(id.slot).pacing().is_some_and(Pacing::holds_back) && self.begin_large(id, asked.request, now) {
+        if !self.conns.at(id.slot).pacing().is_some_and(Pacing::holds_back) && self.begin_large(id, asked.request, now)
+        {
             return self.send_ask(id, asked);
         }
         self.metrics.count(Count::AnswersDelayed);

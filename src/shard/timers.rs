@@ -18,6 +18,7 @@ impl Shard {
     pub fn tick(&mut self, now: Now) {
         self.publish_metrics();
         self.give_back(now);
+        self.give_way(now);
         self.hub.tick(now, &mut self.staging);
         self.follow_clock(now);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {

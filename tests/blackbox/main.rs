@@ -5,6 +5,7 @@
 
 mod abuse;
 mod admission;
+mod answers;
 mod api;
 mod channel_support;
 mod channels;

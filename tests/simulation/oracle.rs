@@ -104,6 +104,10 @@ fn settle(world: &mut World) -> Verdict {
         if world.token_ends_within(QUIET_MS) {
             left = left.max(QUIET_MS / PAUSE_MS);
         }
+        // A large answer may wait for its user's rate.
+        if world.shards.iter_mut().any(uringcast::shard::Shard::holds_back) {
+            left = left.max(1);
+        }
         let Some(fewer) = left.checked_sub(1) else { break };
         left = fewer;
         world.advance(PAUSE_MS)?;

@@ -44,7 +44,7 @@ fn every_key_of_a_namespace_gets_through() {
     let expected = crate::namespace::Namespace {
         name: "chat".to_owned(),
         subscribe: SubscribeRule::Named,
-        users: vec!["1".to_owned(), "bob".to_owned()],
+        users: ["1".to_owned(), "bob".to_owned()].into(),
         publish: PublishRule::Members,
         history_size: 1,
         history_age_ms: 2,
