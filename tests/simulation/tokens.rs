@@ -101,7 +101,8 @@ impl Law {
         let shown = &plan.accounts[account];
         if account == OBSERVER || dice.below(100) >= plan.token_share {
             let issued_at_ms = (account == OBSERVER).then_some(OBSERVER_FROM_MS);
-            return Token { account, text: shown.token.clone(), expires_at_ms: None, issued_at_ms, id: None };
+            let expires_at_ms = issued_at_ms.map(|at_ms| at_ms + 1_000);
+            return Token { account, text: shown.token.clone(), expires_at_ms, issued_at_ms, id: None };
         }
         let old: Vec<_> = known.iter().filter(|token| token.account == account).collect();
         if !old.is_empty() && !dice.once_in(3) {
