@@ -183,7 +183,7 @@ mod tests {
         Namespace {
             name: name.to_owned(),
             subscribe,
-            users: vec!["1".to_owned(), "bob".to_owned()],
+            users: ["1".to_owned(), "bob".to_owned()].into(),
             publish: PublishRule::Backend,
             history_size: 100,
             history_age_ms: 300_000,
