@@ -561,7 +561,7 @@ fn rules(limits: &Limits) -> Rules {
         },
         answers: Rate::per_s(
             limits.user_answer_bytes_per_s,
-            limits.user_answer_bytes_burst.max(limits.outbox_bytes as u64),
+            limits.user_answer_bytes_burst.max(2 * limits.outbox_bytes as u64),
         ),
         unread_answers: UNREAD_ANSWERS * limits.outbox_bytes as u64,
         users: USERS,

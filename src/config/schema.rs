@@ -217,9 +217,10 @@ settings! {
         /// Bytes of a user at once: never less than one message may have.
         user_bytes_burst: u64 = 8 << 20, range(1..=1 << 40);
         /// How many bytes of answers that carry publications or members a second one user gets over all connections: pages
-        /// of `history`, `presence` and `users`, and what is recovered. What is over is answered later. 0 is no bound …
+        /// of `history`, `presence` and `users`, and what is recovered. With compression each byte counts three times. What
+        /// is over is answered later. 0 is no bound …
         user_answer_bytes_per_s: u64 = 16 << 20, range(0..=1 << 40);
-        /// … and how many at once: never less than `outbox_bytes`.
+        /// … and how many at once: never less than twice `outbox_bytes`.
         user_answer_bytes_burst: u64 = 64 << 20, range(1..=1 << 40);
         /// Networks that are free of the limits per address and of rates. A proxy on this machine belongs into
         /// `trusted_proxies`, so that its clients count by their own addresses.

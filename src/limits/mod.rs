@@ -322,20 +322,20 @@ impl Guard {
         self.users.with(self.users.key_of(user), now_ms, take).unwrap_or(Ok(()))
     }
 
-    /// Takes an answer of at most `bytes` out of a user's rate, before it is made. [`Guard::answer_made`] has to follow,
-    /// and then [`Guard::answer_taken`].
+    /// Takes an answer of at most `bytes` out of a user's rate, before it is made: each byte counts `cost` times.
+    /// [`Guard::answer_made`] has to follow, and then [`Guard::answer_taken`].
     ///
     /// # Errors
     /// In how many milliseconds to ask again: the rate is used up, or the user's connections have too much to read.
     /// Nothing was taken then.
-    pub fn reserve_answer(&self, user: &str, bytes: u64, now_ms: u64) -> Result<(), u64> {
+    pub fn reserve_answer(&self, user: &str, bytes: u64, cost: u64, now_ms: u64) -> Result<(), u64> {
         let Rules { answers, unread_answers: most, .. } = &self.rules;
         let reserve = |meters: &mut UserMeters| {
             if *most > 0 && meters.unread_answers > 0 && meters.unread_answers + bytes > *most {
                 return Err(UNREAD_RETRY_MS);
             }
             if let Some(rate) = answers {
-                meters.answers.take(rate, bytes, now_ms)?;
+                meters.answers.take(rate, bytes * cost, now_ms)?;
             }
             meters.unread_answers += bytes;
             Ok(())
@@ -344,8 +344,8 @@ impl Guard {
     }
 
     /// The answer for which `reserved` bytes were taken has `made` bytes: the rest was not needed.
-    pub fn answer_made(&self, user: &str, reserved: u64, made: u64, now_ms: u64) {
-        let rest = reserved.saturating_sub(made);
+    pub fn answer_made(&self, user: &str, reserved: u64, made: u64, cost: u64, now_ms: u64) {
+        let rest = reserved.saturating_sub(made) * cost;
         self.users.with(self.users.key_of(user), now_ms, |meters| {
             meters.unread_answers = (meters.unread_answers + made).saturating_sub(reserved);
             if let Some(rate) = &self.rules.answers {
@@ -511,6 +511,39 @@ mod tests {
         assert_eq!(guard.user_message("ann", 0, 0), Ok(()));
         assert_eq!(guard.user_message("ann", 0, 0), Err(Limit::UserMessages));
         assert_eq!(guard.user_message("bob", 0, 0), Ok(()));
+    }
+
+    #[test]
+    fn answers_are_paid_for_before_they_are_made() {
+        let guard = guard(|rules| (rules.answers, rules.unread_answers) = (Rate::per_s(10, 100), 70));
+        // Three answers of at most 30 bytes: the third is too much to read, though there would be enough to pay for it.
+        assert_eq!(guard.reserve_answer("ann", 30, 1, 0), Ok(()));
+        assert_eq!(guard.reserve_answer("ann", 30, 1, 0), Ok(()));
+        assert_eq!(guard.reserve_answer("ann", 30, 1, 0), Err(UNREAD_RETRY_MS));
+        assert_eq!(guard.reserve_answer("bob", 30, 1, 0), Ok(()), "another user");
+        // What was not needed is given back, of the rate and of what is unread.
+        guard.answer_made("ann", 30, 5, 1, 0);
+        assert_eq!(guard.reserve_answer("ann", 30, 1, 0), Ok(()));
+        for bytes in [5, 30, 30] {
+            guard.answer_taken("ann", bytes, 0);
+        }
+        // 35 are left of the rate, and one byte counts three times.
+        assert_eq!(guard.reserve_answer("ann", 12, 3, 0), Err(100));
+        assert_eq!(guard.reserve_answer("ann", 12, 3, 100), Ok(()));
+        guard.answer_made("ann", 12, 0, 3, 100);
+        assert_eq!(guard.reserve_answer("ann", 36, 1, 100), Ok(()));
+    }
+
+    #[test]
+    fn unfinished_messages_of_an_address_and_of_all_have_a_bound() {
+        let guard = guard(|rules| (rules.unfinished_per_ip, rules.unfinished) = (10, 25));
+        let address = |last: u8| Address::of(IpAddr::from([192, 0, 2, last]));
+        assert!(guard.unfinished(address(1), 0, 4, 0) && guard.unfinished(address(1), 4, 10, 0));
+        assert!(!guard.unfinished(address(1), 0, 1, 0), "the address is full");
+        assert!(guard.unfinished(address(2), 0, 10, 0) && guard.unfinished(Address::NONE, 0, 5, 0));
+        assert!(!guard.unfinished(address(3), 0, 1, 0) && !guard.unfinished(Address::NONE, 0, 1, 0), "all are full");
+        assert!(guard.unfinished(address(1), 10, 3, 0) && guard.unfinished(address(3), 0, 7, 0));
+        assert!(!guard.unfinished(address(3), 7, 8, 0));
     }
 
     #[test]

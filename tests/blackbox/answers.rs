@@ -140,7 +140,7 @@ async fn a_user_over_the_rate_of_answers_waits_and_stays() {
     let options = options()
         .shards(1)
         .env("URINGCAST_LIMITS__USER_ANSWER_BYTES_PER_S", MIB)
-        .env("URINGCAST_LIMITS__USER_ANSWER_BYTES_BURST", 4 * MIB)
+        .env("URINGCAST_LIMITS__USER_ANSWER_BYTES_BURST", 1)
         // Long before the last page comes the server would have asked for signs of life, which it doesn't read.
         .env("URINGCAST_LIVENESS__PING_INTERVAL_MS", 200)
         .env("URINGCAST_LIVENESS__PONG_TIMEOUT_MS", 200)
@@ -149,9 +149,10 @@ async fn a_user_over_the_rate_of_answers_waits_and_stays() {
     let metrics = Metrics::of(&server).await;
     fill_lobby(&server).await;
     let (mut ann, success) = Client::join(&server, "ann", "Ann").await;
-    let requests: Vec<Value> = (0..4).map(history).collect();
+    // Twice what may wait for a client is to be had at once: four pages. The others take two seconds each.
+    let requests: Vec<Value> = (0..6).map(history).collect();
     ann.pipeline(&requests).await;
-    for id in 0..3 {
+    for id in 0..5 {
         assert_eq!(ann.find("history").await["id"], id.to_string());
     }
     // Neither is another connection of hers, which recovers as it signs in, nor cut for the deadline of that.
@@ -160,7 +161,7 @@ async fn a_user_over_the_rate_of_answers_waits_and_stays() {
     again.send(&json!({"type": "auth", "data": {"token": token("ann", "Ann"), "recover": recover}})).await;
     let success = again.next().await;
     assert_eq!(success["data"]["lobby"]["recovered"], true, "{}", success["type"]);
-    assert_eq!(ann.find("history").await["id"], "3");
+    assert_eq!(ann.find("history").await["id"], "5");
     assert!(metrics.get("uringcast_answers_delayed_total").await >= 3);
     // Another user doesn't wait for her.
     let (mut bob, _) = Client::join(&server, "bob", "Bob").await;
