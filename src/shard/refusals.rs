@@ -102,7 +102,7 @@ pub(super) struct TokenUse<'a> {
 pub(super) fn token_use<'a>(command: &Command<'a>) -> Option<TokenUse<'a>> {
     match command {
         Command::Auth { token: Some(_), .. } => Some(TokenUse { kind: "auth", channel: None }),
-        Command::Refresh { .. } => Some(TokenUse { kind: "refresh", channel: None }),
+        Command::Refresh { channel, .. } => Some(TokenUse { kind: "refresh", channel: *channel }),
         Command::Subscribe(SubscribeTo { channel, token: Some(_), .. }) => {
             Some(TokenUse { kind: "subscribe", channel: Some(*channel) })
         }
