@@ -1,9 +1,9 @@
-//! How long a client's requests may wait for their answers: those that are held back before they are sent have no
-//! deadline. Part of `session`.
+//! How long a client's requests may wait: those that are held back before they are sent have no deadline, and commands
+//! that would overtake an earlier answer are stalled. Part of `session`.
 
 use std::sync::Arc;
 
-use super::{Kind, Pending, Session};
+use super::{Kind, Local, Pending, Session, Stalled};
 
 /// The deadline of a request that has not been sent to its owner yet: none.
 const HELD_BACK_MS: u64 = u64::MAX;
@@ -55,5 +55,15 @@ impl Session {
         let at = self.pending().position(late)?;
         let Pending { request, id, channel, kind, .. } = self.remove_pending(at);
         Some(TimedOut { request, id, channel, is_final: matches!(kind, Kind::SignIn(_)) })
+    }
+
+    /// The first stalled command whose turn has come. To be asked for after each answer and each time-out, until
+    /// there is none.
+    pub fn next_stalled(&mut self) -> Option<(Local, Box<str>, Option<Box<str>>)> {
+        let at = self.stalled().iter().position(|stalled| !self.is_busy_with(&stalled.channel))?;
+        let underway = self.underway.as_mut()?;
+        let Stalled { id, channel, what } = underway.stalled.remove(at);
+        self.give_back();
+        Some((what, channel, id))
     }
 }

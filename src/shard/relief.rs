@@ -3,6 +3,7 @@
 
 use super::Shard;
 use crate::clock::Now;
+use crate::limits::Limit;
 use crate::limits::relief::{self, Holding, QUEUE_MIN_BYTES, QueueSize};
 use crate::metrics::Count;
 use crate::proto::codes::close;
@@ -49,6 +50,8 @@ impl Shard {
             let (id, conn) = (self.conns.id(slot), self.conns.at(slot));
             if conn.unfinished() as u64 > bytes / 2 {
                 closed += 1;
+                let detail = || format!("closed: {bytes} bytes of an unfinished message, and memory is short (4503)");
+                self.tell_refusal(id, Limit::Memory.name(), now, detail);
                 self.close(id, close::DRAINING, "short of memory", now);
                 continue;
             }
@@ -58,6 +61,8 @@ impl Shard {
                 self.metrics.count(Count::Sheds);
             } else {
                 closed += 1;
+                let detail = || format!("closed: {bytes} bytes wait for it, and memory is short (4508)");
+                self.tell_refusal(id, Limit::Memory.name(), now, detail);
                 self.close_slow(id, now);
             }
         }
