@@ -450,6 +450,34 @@ mod tests {
         Rc::new(Frames { channel: "c".into(), epoch: "e".into(), overflow, compress, bytes, marks })
     }
 
+    #[test]
+    fn nothing_overtakes_a_message_that_is_being_compressed() {
+        let (long, packed) = (frames(&["a long message"]), frames(&["packed"]));
+        for (ticket, made) in [(1, Some(packed.clone())), (2, None)] {
+            let mut outbox = Outbox::default();
+            outbox.push_private(|buffer| buffer.extend(frames(&["before"])));
+            outbox.push_compressing(long.clone(), ticket);
+            outbox.push_private(|buffer| buffer.extend(frames(&["behind"])));
+            assert_eq!(waiting(&outbox), frames(&["before"]));
+            let held = outbox.bytes();
+            outbox.shed(0);
+            assert_eq!((outbox.bytes(), outbox.private_bytes()), (held, held), "it is never shed");
+            outbox.advance(frames(&["before"]).len());
+            assert_eq!((waiting(&outbox), outbox.is_empty()), (Vec::new(), false));
+            assert_eq!((outbox.compressing(ticket), outbox.compressing(9)), (Some(&long[..]), None));
+            outbox.finish(ticket, made.clone());
+            let sent = [made.as_ref().unwrap_or(&long), &frames(&["behind"])[..]].concat();
+            assert_eq!((waiting(&outbox), outbox.private_bytes()), (sent.clone(), sent.len()));
+            outbox.advance(sent.len());
+            assert!(outbox.is_empty() && outbox.private_bytes() == 0);
+        }
+        let mut outbox = Outbox::default();
+        outbox.push_compressing(long, 3);
+        outbox.drop_unstarted();
+        outbox.finish(3, Some(packed));
+        assert!(outbox.is_empty());
+    }
+
     fn waiting(outbox: &Outbox) -> Vec<u8> {
         let mut pieces = Vec::new();
         outbox.pieces(&mut pieces);
