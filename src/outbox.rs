@@ -466,7 +466,7 @@ mod tests {
             assert_eq!((waiting(&outbox), outbox.is_empty()), (Vec::new(), false));
             assert_eq!((outbox.compressing(ticket), outbox.compressing(9)), (Some(&long[..]), None));
             outbox.finish(ticket, made.clone());
-            let sent = [made.as_ref().unwrap_or(&long), &frames(&["behind"])[..]].concat();
+            let sent = [&made.as_ref().unwrap_or(&long)[..], &frames(&["behind"])].concat();
             assert_eq!((waiting(&outbox), outbox.private_bytes()), (sent.clone(), sent.len()));
             outbox.advance(sent.len());
             assert!(outbox.is_empty() && outbox.private_bytes() == 0);
