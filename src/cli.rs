@@ -112,7 +112,7 @@ impl Cli {
         };
         let nothing_said = self.command.is_none()
             && *args == ServeArgs::default()
-            && !env.into_iter().any(|(name, _)| config::is_our_variable(name));
+            && !env.into_iter().any(|(name, value)| config::is_our_variable(name, value));
         args.dev || nothing_said
     }
 

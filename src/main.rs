@@ -61,7 +61,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             print(&format!("{token}\n"))?;
         }
         Some(Command::Doctor(args)) => {
-            let configured = args.config.is_some() || env.iter().any(|(name, _)| config::is_our_variable(name));
+            let configured = args.config.is_some() || env.iter().any(|(name, value)| config::is_our_variable(name, value));
             // A configuration at fault is a finding here, and not the end.
             let report = doctor::run(args, load(), configured)?;
             print(&if args.json { report.json()? + "\n" } else { report.to_string() })?;

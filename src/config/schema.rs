@@ -15,6 +15,7 @@ use crate::hub::users::DuplicateLogin;
 use crate::limits::Net;
 use crate::proto::deflate::Mode;
 use crate::proto::forwarded::ForwardedHeader;
+use crate::proto::origin::Origins;
 use crate::proto::text::Language;
 
 use super::channels::ChannelRules;
@@ -44,8 +45,11 @@ settings! {
         echo: bool = false;
         /// Language of the messages that people read: "en" or "zh".
         language: Language = Language::En;
-        /// Web pages that may connect, such as `https://example.com` or `http://10.0.0.1:8080`; "*" allows all. Empty:
-        /// only pages from the host that they connect to. A client without an Origin header is not a page and may.
+        /// Web pages that may connect, each as `location.origin` on the page shows it: "https://example.com",
+        /// "http://10.0.0.1:8080". "http://localhost:*" is any port, "https://*.example.com" every host below example.com
+        /// (and not that itself), "*" every page. Pages that were opened as files are "file://"; pages without an origin
+        /// of their own, as in a sandboxed frame, are "null". Browsers send "null" for files too, so "file://" lets both
+        /// in. Empty: only pages from the host that they connect to. A client without an Origin header is no page and may.
         origins: Vec<String> = Vec::new(), origin_list;
         /// How long the server takes to stop at most, in milliseconds: half of it for what was accepted to reach everyone,
         /// all of it for connections to close.
@@ -515,17 +519,7 @@ fn endpoint_path(path: &String) -> Result<(), String> {
 }
 
 fn origin_list(origins: &Vec<String>) -> Result<(), String> {
-    let is_origin = |origin: &String| match origin.split_once("://") {
-        Some((scheme, host)) => !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']),
-        None => ["*", "null"].contains(&origin.as_str()),
-    };
-    match origins.iter().find(|origin| !is_origin(origin)) {
-        Some(wrong) => Err(format!(
-            "{wrong:?} is not an origin: write https://example.com, without a path or a slash \
-             at the end, https://*.example.com, \"null\" or \"*\""
-        )),
-        None => Ok(()),
-    }
+    Origins::list(origins).map(drop)
 }
 
 fn api_key_list(keys: &Vec<Secret>) -> Result<(), String> {
