@@ -26,7 +26,8 @@ use crate::work::counted::Checked;
 use crate::work::{abuse, chat, connect, echo, fanout, storm};
 
 fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
-    let target = Target::parse(url)?;
+    let wait = Duration::try_from_secs_f64(common.wait).context("--wait is no time")?;
+    let target = Target::parse(url)?.reached(&common.source, wait)?;
     let connections = connections as usize;
     system::reserve_descriptors(connections)?;
     Ok(Plan {

@@ -96,9 +96,9 @@ settings! {
 settings! {
     /// What is written to stderr.
     pub struct Log {
-        /// The least important level that is written: "error", "warn", "info", "debug"; or a filter such as
-        /// "info,uringcast::conn=debug".
-        level: String = "info".to_owned(), not_empty;
+        /// The least important level that is written: "error", "warn", "info", "debug" or "off"; or a filter that names
+        /// parts of the server, such as "info,uringcast::conn=debug".
+        level: String = "info".to_owned(), log_filter;
         /// "text" for people or "json" for machines.
         format: LogFormat = LogFormat::Text;
         /// The most lines that may wait for stderr to take them; further ones are lost, and counted
@@ -502,6 +502,34 @@ fn long_enough(secret: &Secret) -> Result<(), String> {
 fn not_empty(text: &String) -> Result<(), String> {
     if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
 }
+
+/// What the log's own filter makes of a word that is no level is a part of the program that says nothing: no line at all.
+fn log_filter(filter: &String) -> Result<(), String> {
+    let is_level = |level: &str| LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
+    let is_part = |part: &str| {
+        let inside = part.strip_prefix("uringcast");
+        inside.is_some_and(|inside| inside.is_empty() || inside.starts_with("::") && !inside.ends_with(':'))
+    };
+    let levels = LEVELS.join(", ");
+    let directives: Vec<_> = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    if directives.is_empty() {
+        return Err(format!("must not be empty: write one of {levels}"));
+    }
+    for directive in directives {
+        let fault = match directive.split_once('=') {
+            None if is_level(directive) || is_part(directive) => continue,
+            Some((part, level)) if is_part(part) && is_level(level) => continue,
+            Some((part, level)) if is_part(part) => format!("{level:?} is no level"),
+            Some((part, _)) => format!("{part:?} is no part of this server, which are uringcast::conn and the like"),
+            None => format!("{directive:?} is no level"),
+        };
+        return Err(format!("{fault}: write one of {levels}, or a filter such as \"info,uringcast::conn=debug\""));
+    }
+    Ok(())
+}
+
+/// The levels that a log line can have, least first, and none.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 fn path_not_empty(path: &PathBuf) -> Result<(), String> {
     if path.as_os_str().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }

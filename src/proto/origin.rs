@@ -186,7 +186,9 @@ fn parse_port<'a>(scheme: &str, authority: &'a str) -> Result<(&'a str, PortPatt
     let host_end = match authority.starts_with('[') {
         true => authority.find(']').map_or(authority.len(), |at| at + 1),
         false if authority.matches(':').count() > 1 => {
-            return Err(format!("an IPv6 address stands in brackets, as in {scheme}://[::1] and {scheme}://[::1]:8080"));
+            return Err(format!(
+                "an IPv6 address stands in brackets, as in {scheme}://[::1] and {scheme}://[::1]:8080"
+            ));
         }
         false => authority.find(':').unwrap_or(authority.len()),
     };

@@ -112,7 +112,8 @@ fn every_key_can_be_set_from_the_environment() {
         let name = super::load::variable_of_key(&key);
         let wrong = match key.as_str() {
             // Any text will do for these.
-            "log.level" | "auth.issuer" | "auth.audience" | "auth.hs256_secret_file" | "http.keys_file" => " ok",
+            "log.level" => "debug",
+            "auth.issuer" | "auth.audience" | "auth.hs256_secret_file" | "http.keys_file" => " ok",
             "auth.jwks_file" | "auth.public_key_files" => "a.pem",
             _ => "{wrong",
         };
@@ -225,7 +226,10 @@ fn wrong_values_are_refused_with_file_line_and_key() {
         ("[limits]\nframe_bytes = 0", "FILE:2: limits.frame_bytes: must be from 1 to"),
         ("path = \"ws\"", "FILE:1: path: must start with /"),
         ("path = \"/echo\"", "FILE:1: path: must not be /echo"),
-        ("origins = [\"https://a/\"]", "FILE:1: origins: \"https://a/\" matches no page: an origin ends behind the host and its port; write https://a"),
+        (
+            "origins = [\"https://a/\"]",
+            "FILE:1: origins: \"https://a/\" matches no page: an origin ends behind the host and its port; write https://a",
+        ),
         ("origins = \"*\"", "FILE:1: origins: must be a list"),
         ("shards = 1\nshards = 2", "FILE:2: not valid TOML: duplicate key"),
         ("shards = ", "FILE:1: not valid TOML"),
@@ -233,6 +237,34 @@ fn wrong_values_are_refused_with_file_line_and_key() {
     ] {
         let message = refusal(text);
         assert!(message.starts_with(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_level_or_filter_that_would_log_nothing_is_refused() {
+    let level = |level: &str| from_env(&[("URINGCAST_LOG__LEVEL", level)]).map(|config| config.log.level);
+    for good in ["info", "DEBUG", "off", "warn,uringcast::conn=debug", " info , uringcast=trace ", "uringcast::shard"] {
+        assert_eq!(level(good).unwrap(), good);
+    }
+    for (wrong, said) in [
+        ("verbose", "\"verbose\" is no level: write one of off, error, warn, info, debug, trace"),
+        ("warning", "\"warning\" is no level"),
+        ("3", "\"3\" is no level"),
+        ("", "must not be empty"),
+        (" , ", "must not be empty"),
+        ("info,verbose", "\"verbose\" is no level"),
+        ("info,uringcast=verbose", "\"verbose\" is no level"),
+        ("info,uringcast::conn=", "\"\" is no level"),
+        ("uringcats=debug", "\"uringcats\" is no part of this server"),
+        ("uringcaster=debug", "\"uringcaster\" is no part"),
+        ("uringcast::=debug", "\"uringcast::\" is no part"),
+        ("conn=debug", "\"conn\" is no part"),
+        ("info=uringcast", "\"info\" is no part"),
+        ("uringcast[x]=info", "is no part"),
+    ] {
+        let message = level(wrong).unwrap_err().to_string();
+        assert!(message.starts_with("environment variable URINGCAST_LOG__LEVEL: log.level: "), "{message}");
+        assert!(message.contains(said), "{message}");
     }
 }
 

@@ -180,7 +180,8 @@ fn what_can_never_match_is_refused_with_the_way_to_write_it() {
 /// What the advice says works: whoever follows it is not refused again.
 #[test]
 fn the_advice_is_taken() {
-    for entry in ["a.com", "localhost:3000", "https://a.com/x", "wss://u@a.com", "https://bücher.example/", "*://a.com"] {
+    for entry in ["a.com", "localhost:3000", "https://a.com/x", "wss://u@a.com", "https://bücher.example/", "*://a.com"]
+    {
         let mut entry = entry.to_owned();
         for _ in 0..4 {
             let Err(fault) = OriginPattern::parse(&entry) else { break };
@@ -235,8 +236,13 @@ fn parts() -> impl Strategy<Value = Parts> {
     let scheme = prop::sample::select(vec!["http", "https", "capacitor"]);
     let labels = prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "com"]), 1..4);
     let port = prop::sample::select(vec![None, Some(80), Some(443), Some(8080), Some(65535)]);
-    (scheme, labels, port, any::<bool>(), any::<bool>())
-        .prop_map(|(scheme, labels, port, any_port, below)| Parts { scheme, labels, port, any_port, below })
+    (scheme, labels, port, any::<bool>(), any::<bool>()).prop_map(|(scheme, labels, port, any_port, below)| Parts {
+        scheme,
+        labels,
+        port,
+        any_port,
+        below,
+    })
 }
 
 proptest! {
