@@ -163,12 +163,7 @@ pub struct Auth {
     #[arg(long, value_enum, default_value_t = Users::Distinct)]
     pub users: Users,
     /// Make tokens with this HS256 secret
-    #[arg(
-        long,
-        env = "URINGCAST_AUTH__HS256_SECRET",
-        hide_env_values = true,
-        conflicts_with_all = ["token", "dev"]
-    )]
+    #[arg(long, env = "URINGCAST_AUTH__HS256_SECRET", hide_env_values = true)]
     pub secret: Option<String>,
     /// Make tokens with the HS256 secret in this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["token", "dev"])]

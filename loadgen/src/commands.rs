@@ -53,7 +53,8 @@ fn tokens(auth: &Auth, plan: &Plan) -> Result<Tokens> {
     if let Some(path) = &auth.secret_file {
         return Tokens::minted(&read_secret(path)?, same);
     }
-    if let Some(secret) = &auth.secret {
+    // It may be the environment's, where it stands for the server: what the command line says counts for more.
+    if let Some(secret) = auth.secret.as_ref().filter(|_| !auth.dev) {
         return Tokens::minted(secret.as_bytes(), same);
     }
     let count = if same { 1 } else { plan.connections };
