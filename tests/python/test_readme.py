@@ -102,7 +102,7 @@ class Readme(unittest.TestCase):
             self.assertIn(part, told)
 
     def test_pages_of_other_origins_and_a_channel_that_members_publish_to(self):
-        (block,) = blocks("README.md")["A client in five lines"]
+        (block,) = blocks("README.md")["A client in six lines"]
         get = "curl -sS --retry 9 --retry-connrefused -i -H 'Origin: http://localhost:5173' http://127.0.0.1:2345"
         told = self.paste(f"{block.rstrip()} &\n{get}/uringcast.js\n{get}/token?name=Alice\necho that was all")
         self.assertIn("Access-Control-Allow-Origin: *", told)
@@ -136,6 +136,18 @@ class Readme(unittest.TestCase):
         for block in (blocks("README.md")["Measure it"][0], blocks("docs/loadgen.md")["Commands"][0]):
             told = self.paste(block + "\necho that was all")
             self.assertEqual(told.count("PASS"), 2, told)
+
+
+    def test_one_block_after_the_other_in_one_shell(self):
+        titles = ("Publish from your backend", "Serve for real", "Measure it")
+        publish, serve, measure = (blocks("README.md")[title][0] for title in titles)
+        (stop,) = re.findall(r"^# (kill \$!) ", serve, flags=re.M)
+        # Only whether the servers start: what the rest does, the other tests see.
+        measure = re.sub(r"(?m)^target/release/loadgen (\w+) .*", r"target/release/loadgen connect -c 1 --settle 0 # \1", measure)
+        up = "curl -sS --retry 9 --retry-connrefused -o /dev/null http://127.0.0.1:2345/uringcast.js"
+        told = self.paste(f"{publish}\nwait\n{serve}\n{up}\n{stop}; wait\n{measure}\nwait\necho that was all")
+        self.assertEqual((told.count("listening on"), told.count("PASS")), (3, 2), told)
+        self.assertNotIn("cannot listen", told)
 
 
 class Configurations(unittest.TestCase):
