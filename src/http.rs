@@ -13,8 +13,10 @@ use crate::proto::handshake::{Policy, Refusal, Request, Upgrade, upgrade};
 
 /// The one path of the echo endpoint.
 const ECHO_PATH: &str = "/echo";
-/// The JavaScript client: in every mode, for the pages of every origin.
+/// The JavaScript client: in every mode, for the pages of every origin …
 const CLIENT_PATH: &str = "/uringcast.js";
+/// … and where the modules are that it imports.
+const CLIENT_MODULES: &str = "/uringcast/";
 /// How long a browser uses its copy of the client without asking, in seconds. Then it asks whether it is still the same.
 const CLIENT_AGE_S: u32 = 600;
 /// How long a token of the demo page is good for.
@@ -27,6 +29,7 @@ const NAME_BYTES: usize = 128;
 #[derive(RustEmbed)]
 #[folder = "client/"]
 #[include = "uringcast.js"]
+#[include = "uringcast/*.js"]
 #[include = "demo/*"]
 struct Assets;
 
@@ -81,7 +84,7 @@ impl Site {
         match request.path() {
             path if path == self.path => upgrade(request, &self.policy).map(Route::Native),
             ECHO_PATH if self.echo => upgrade(request, &self.policy).map(Route::Echo),
-            CLIENT_PATH => client_file(request).map(Route::Page),
+            path if path == CLIENT_PATH || path.starts_with(CLIENT_MODULES) => client_file(request).map(Route::Page),
             path => {
                 let Some(secret) = &self.dev else { return Err(Refusal::not_found()) };
                 self.policy.check_host(request)?;
@@ -116,9 +119,9 @@ fn asset(path: &str) -> Result<Page, Refusal> {
     Ok(Page { reader: None, etag: None, not_modified: false, content_type, body: file.data })
 }
 
-/// The client, which any page may import and any browser keep for a while.
+/// A file of the client, which any page may import and any browser keep for a while.
 fn client_file(request: &Request<'_>) -> Result<Page, Refusal> {
-    let file = Assets::get("uringcast.js").ok_or(Refusal::not_found())?;
+    let file = Assets::get(request.path().trim_start_matches('/')).ok_or(Refusal::not_found())?;
     let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash()));
     // RFC 9110 §13.1.2: a list, or * for any.
     let known =
