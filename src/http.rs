@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rust_embed::RustEmbed;
+use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::auth::{self, NewToken, UserId};
 use crate::config::Secret;
@@ -17,8 +17,6 @@ const ECHO_PATH: &str = "/echo";
 const CLIENT_PATH: &str = "/uringcast.js";
 /// … and where the modules are that it imports.
 const CLIENT_MODULES: &str = "/uringcast/";
-/// How long a browser uses its copy of the client without asking, in seconds. Then it asks whether it is still the same.
-const CLIENT_AGE_S: u32 = 600;
 /// How long a token of the demo page is good for.
 const DEMO_TOKEN_S: u64 = 12 * 3600;
 /// Of a longer name the demo page's visitors sign in under the first so many characters …
@@ -119,9 +117,16 @@ fn asset(path: &str) -> Result<Page, Refusal> {
     Ok(Page { reader: None, etag: None, not_modified: false, content_type, body: file.data })
 }
 
-/// A file of the client, which any page may import and any browser keep for a while.
+/// One of the client's modules.
+fn module(path: &str) -> Result<EmbeddedFile, Refusal> {
+    let is_module = path == CLIENT_PATH || path.starts_with(CLIENT_MODULES);
+    Assets::get(&path[1..]).filter(|_| is_module).ok_or(Refusal::not_found())
+}
+
+/// A module of the client, which any page may import and any browser keep. It asks each time whether its copy is still the
+/// same: modules of two versions don't fit together.
 fn client_file(request: &Request<'_>) -> Result<Page, Refusal> {
-    let file = Assets::get(request.path().trim_start_matches('/')).ok_or(Refusal::not_found())?;
+    let file = module(request.path())?;
     let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash()));
     // RFC 9110 §13.1.2: a list, or * for any.
     let known =
@@ -181,7 +186,7 @@ impl Page {
     pub fn write(&self, out: &mut Vec<u8>) {
         let status = if self.not_modified { "304 Not Modified" } else { "200 OK" };
         let caching = match &self.etag {
-            Some(etag) => format!("public, max-age={CLIENT_AGE_S}\r\nETag: {etag}"),
+            Some(etag) => format!("no-cache\r\nETag: {etag}"),
             None => "no-store".to_owned(),
         };
         let head = format!("HTTP/1.1 {status}\r\nCache-Control: {caching}\r\n");
@@ -222,6 +227,39 @@ mod tests {
         assert_eq!(cut_name(" \t"), "");
         for name in [cut_name(&"Ж".repeat(65)), cut_name(&"🦀".repeat(64))] {
             assert!(UserId::text(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_client_is_served_with_every_module_that_it_imports() {
+        let (mut served, mut next) = (Vec::new(), vec!["/uringcast.js".to_owned()]);
+        while let Some(path) = next.pop() {
+            let file = module(&path).expect("a module");
+            let text = String::from_utf8(file.data.into_owned()).expect("a text");
+            let folder = path.rsplit_once('/').expect("a path").0;
+            for line in text.lines() {
+                let Some((_, imported)) = line.split_once(" from './") else { continue };
+                let imported = format!("{folder}/{}", imported.strip_suffix("';").expect("an import"));
+                if !served.contains(&imported) && !next.contains(&imported) {
+                    next.push(imported);
+                }
+            }
+            served.push(path);
+        }
+        assert!(served.len() > 2, "{served:?}");
+    }
+
+    #[test]
+    fn nothing_else_of_the_clients_folder_is_served() {
+        for path in [
+            "/uringcast/",
+            "/uringcast/../package.json",
+            "/uringcast/nothing.js",
+            "/README.md",
+            "/package.json",
+            "/uringcast.d.ts",
+        ] {
+            assert!(asset(path).is_err() && module(path).is_err(), "{path}");
         }
     }
 

@@ -52,11 +52,6 @@ page.composer.addEventListener('submit', (event) => {
 
 page.signOut.addEventListener('click', () => client?.disconnect());
 
-// The network is back, or somebody looks at the page: no reason to wait any longer.
-const hurry = () => client?.state === 'waiting' && navigator.onLine && client.connect();
-addEventListener('online', hurry);
-document.addEventListener('visibilitychange', () => document.visibilityState === 'visible' && hurry());
-
 function signIn(name) {
   client?.disconnect();
   const url = new URL('/ws', location.href);
