@@ -107,7 +107,7 @@ async fn a_client_that_was_away_recovers_many_full_channels() {
             let ack = bob.publish(&format!("room-{n}"), json!("live")).await;
             assert_eq!(offset(&ack), EACH + 1, "{ack}");
         }
-        let mut position = vec![0; CHANNELS];
+        let mut position = [0; CHANNELS];
         while position.iter().any(|&at| at <= EACH) {
             let value = ann.next().await;
             if value["type"] == "user_offline" {
