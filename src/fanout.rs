@@ -201,7 +201,7 @@ impl LocalChannel {
         let runs = self.sealed.iter().skip(self.sealed.len().saturating_sub(behind));
         let sealed: usize = runs.map(|sealed| SEGMENT_BYTES + sealed.run.weight()).sum();
         let frames = Frames { origin: Rc::clone(&self.origin), packed: None, bytes: Vec::new(), marks: Vec::new() };
-        let copied = self.open.len() - start as usize;
+        let copied = self.open.len() - if behind == 0 { start as usize } else { 0 };
         let open = 2 * copied + frames.weight() + SEGMENT_BYTES + self.marks.capacity() * size_of::<Mark>();
         sealed + if copied > 0 { open } else { 0 }
     }

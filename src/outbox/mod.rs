@@ -44,6 +44,8 @@ enum Segment {
     Gap { origin: Rc<Origin>, from: u64, to: u64, reason: GapReason },
     /// A gap that has been encoded. It may have begun to leave, so it can't grow any more.
     Told(Vec<u8>),
+    /// A subscription ended here. No gap moves over it: the client may subscribe to the same channel again.
+    Fence,
 }
 
 impl Segment {
@@ -51,7 +53,7 @@ impl Segment {
         match self {
             Self::Begun { bytes, .. } | Self::Private(bytes) | Self::Told(bytes) => bytes,
             Self::Slice { run, start, end, .. } => &run.bytes[*start as usize..*end as usize],
-            Self::Gap { .. } => &[],
+            Self::Gap { .. } | Self::Fence => &[],
         }
     }
 
@@ -65,7 +67,7 @@ impl Segment {
                     0
                 }
             }
-            Self::Gap { .. } => 0,
+            Self::Gap { .. } | Self::Fence => 0,
         };
         SEGMENT_BYTES + held
     }
@@ -168,6 +170,15 @@ impl Outbox {
         self.push_slice(&Rc::new(frames), 0, end);
     }
 
+    /// A subscription of the connection ends: gaps of what came before stay before what is appended from here on.
+    pub fn push_fence(&mut self) {
+        if let Some(queue) = &mut self.0
+            && !matches!(queue.segments.back(), Some(Segment::Fence))
+        {
+            queue.append(Segment::Fence);
+        }
+    }
+
     /// Encodes the gaps whose turn to be sent has come. To be called before [`Self::pieces`]. Not those far behind:
     /// they may still grow, and encoded gaps of a client that reads in drips would pile up.
     pub fn settle(&mut self) {
@@ -257,7 +268,7 @@ impl Queue {
             Segment::Slice { run, .. } => self.conflates |= run.origin.sending.overflow == Overflow::Conflate,
             Segment::Gap { .. } => self.gaps += 1,
             Segment::Told(bytes) => self.told += bytes.len(),
-            Segment::Begun { .. } | Segment::Private(_) => {}
+            Segment::Begun { .. } | Segment::Private(_) | Segment::Fence => {}
         }
         self.segments.push_back(segment);
     }

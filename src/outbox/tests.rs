@@ -52,7 +52,7 @@ fn reachable(outbox: &Outbox) -> usize {
                 runs.insert(Rc::as_ptr(run), run.weight());
             }
             Segment::Begun { bytes, .. } | Segment::Private(bytes) | Segment::Told(bytes) => held += bytes.capacity(),
-            Segment::Gap { .. } => {}
+            Segment::Gap { .. } | Segment::Fence => {}
         }
     }
     held + runs.values().sum::<usize>()
@@ -200,19 +200,23 @@ fn neighbours_that_are_dropped_for_two_reasons_are_one_gap() {
 }
 
 #[test]
-fn a_gap_moves_over_other_channels_and_over_nothing_that_the_client_is_told() {
+fn a_gap_moves_over_other_channels_and_answers_and_not_over_the_end_of_a_subscription() {
     let (ours, theirs) = (origin(Overflow::DropOldest), run(Overflow::Disconnect, &[(9, 0, "other")]));
     let mut outbox = Outbox::default();
     for offset in 1..=4 {
         push(&mut outbox, &run_of(&ours, &[(offset, 0, "aaaa")]));
         push(&mut outbox, &theirs);
+        if offset == 1 {
+            outbox.push_private(|b| b.extend(frames(&["answer"])));
+        }
         if offset == 2 {
+            outbox.push_fence();
             outbox.push_private(|b| b.extend(frames(&["unsubscribed"])));
         }
     }
     shed(&mut outbox, 0);
     let expected =
-        ["1-2 slow_consumer", "other", "other", "unsubscribed", "3-4 slow_consumer", "other", "other"].to_vec();
+        ["1-2 slow_consumer", "other", "answer", "other", "unsubscribed", "3-4 slow_consumer", "other", "other"];
     assert_eq!(shown(&mut outbox), expected);
 }
 
@@ -339,6 +343,7 @@ enum Step {
     /// A run of (channel, publications by key and length), of which the first frames were sent already.
     Run(usize, Vec<(u64, usize)>, usize),
     Private(usize),
+    Fence,
     Send(usize),
 }
 
@@ -348,6 +353,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (0..3usize, publications, 0..6usize).prop_map(|(channel, list, sent)| Step::Run(channel, list, sent / 3)),
         3 => (1..200usize).prop_map(Step::Private),
+        1 => Just(Step::Fence),
         4 => (1..3_000usize).prop_map(Step::Send),
     ]
 }
@@ -382,6 +388,7 @@ proptest! {
                         outbox.push_slice(run, start as usize, run.bytes.len());
                     }
                     (Step::Private(length), _) => outbox.push_private(|b| frame::write_text(b, &vec![b'p'; *length])),
+                    (Step::Fence, _) => outbox.push_fence(),
                     (Step::Send(most), _) => {
                         outbox.settle();
                         let count = waiting(outbox).len().min(*most);

@@ -3,8 +3,8 @@
 //! so a client's position only grows over what it was sent or told lost. Frames that are kept are copied out of runs of
 //! which little is left, into a *digest*: a run that other clients can share which keep the same frames.
 //!
-//! The number of gaps is bounded. Each stands before a kept publication, before a private message, or at the end of its
-//! channel, and each counts [`SEGMENT_BYTES`](super::SEGMENT_BYTES).
+//! The number of gaps is bounded. Each stands before a kept publication, before the end of a subscription, or at the end
+//! of its channel, and each counts [`SEGMENT_BYTES`](super::SEGMENT_BYTES).
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -189,8 +189,9 @@ impl KeptSegments {
         match segment {
             Segment::Gap { origin, from, to, reason } => self.push_gap(&origin, from, to, reason),
             segment => {
-                // No gap may move over a private message: it may say that the channel was left and subscribed to again.
-                self.open.clear();
+                if matches!(segment, Segment::Fence) {
+                    self.open.clear();
+                }
                 self.segments.push_back(segment);
             }
         }

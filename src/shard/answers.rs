@@ -193,6 +193,7 @@ impl Shard {
             let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
             let frames = local.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
+            conn.outbox.push_fence();
             conn.session.unsubscribed(channel);
             self.end_subscription(id, subscription, false);
         }

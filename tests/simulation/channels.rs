@@ -45,6 +45,8 @@ pub struct Subscribed {
     pub start: u64,
     /// The position: all up to here was sent to the client, or it was told that it is lost.
     pub position: u64,
+    /// The newest publication had. A gap may come before answers that are older.
+    last: u64,
     /// The gap that has to come before anything else of the channel.
     due: Option<(u64, u64)>,
     /// How many requests there were when it began.
@@ -181,6 +183,7 @@ impl Client {
             epoch: epoch.clone(),
             start: offset,
             position,
+            last: offset,
             due,
             heard_at: self.asked.len(),
             members: None,
@@ -286,7 +289,7 @@ impl Client {
         if timestamp < std::mem::replace(&mut subscribed.timestamp, timestamp) {
             return Err(format!("time goes back in {json}"));
         }
-        subscribed.position = offset;
+        (subscribed.position, subscribed.last) = (offset, offset);
         let place = (subscribed.epoch.clone(), offset);
         self.note(&channel, &place.0.clone(), json["data"].clone());
         self.book.known.positions.insert(channel, place);
@@ -368,7 +371,7 @@ impl Client {
         let here = json["data"]["channel"] == channel && since.as_ref().is_none_or(|since| since.0 == epoch);
         let missed = offsets.is_empty() && !reverse && from < top && plan.keeps_all(&channel);
         self.note_all(&channel, &epoch, elements);
-        let behind = !self.is_in_doubt(&channel) && top < self.subscription(json)?.1.position;
+        let behind = !self.is_in_doubt(&channel) && top < self.subscription(json)?.1.last;
         conclude(whole && here && !missed && !behind && offsets.len() <= limit, json)
     }
 
