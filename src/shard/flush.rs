@@ -246,7 +246,9 @@ impl Shard {
                 Kept::Shed => self.metrics.count(Count::Sheds),
                 Kept::TooMuch => {
                     let id = self.conns.id(slot);
-                    self.metrics.refused(Limit::OutboxBytes);
+                    let bound = self.settings.outbox_bytes;
+                    let told = || format!("closed: over {bound} bytes are held for it unread (4508)");
+                    self.refused(id, Limit::OutboxBytes, now, told);
                     self.close_slow(id, now);
                 }
             }

@@ -26,6 +26,7 @@ mod proxy;
 mod publishing;
 mod races;
 mod recovery;
+mod refusals;
 mod rights;
 mod serve;
 mod shards;
