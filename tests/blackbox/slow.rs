@@ -217,7 +217,7 @@ async fn a_client_that_is_cut_behind_a_gap_recovers_what_was_kept() {
 #[tokio::test]
 async fn what_is_kept_is_what_is_counted() {
     const READERS: usize = 4;
-    let server: Server = options("conflate").shards(1).env("URINGCAST_CHANNELS__HISTORY_SIZE", 0).start();
+    let server: Server = options("conflate").env("URINGCAST_CHANNELS__HISTORY_SIZE", 0).start();
     let mut bob = member(&server, "bob", "news").await;
     let before = server.resident();
     let mut stalled = Vec::new();
@@ -251,7 +251,7 @@ async fn what_is_kept_is_what_is_counted() {
 #[tokio::test]
 async fn a_reader_that_only_sends_heartbeats_keeps_to_its_bound() {
     for overflow in ["drop_oldest", "conflate"] {
-        let server: Server = options(overflow).shards(1).env("URINGCAST_CHANNELS__HISTORY_SIZE", 0).start();
+        let server: Server = options(overflow).env("URINGCAST_CHANNELS__HISTORY_SIZE", 0).start();
         let mut bob = member(&server, "bob", "news").await;
         let mut ann = member(&server, "ann", "news").await;
         let before = server.resident();
