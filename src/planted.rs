@@ -17,17 +17,20 @@ pub enum Fault {
     LateRelease,
     /// A full lane takes more, and loses it.
     FullLane,
+    /// A gap of what was dropped spans publications that are kept.
+    GapOverKept,
 }
 
 impl Fault {
     /// Each of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::DroppedParcel,
         Self::SwappedOrder,
         Self::RecoveryOffByOne,
         Self::StaleSubscribed,
         Self::LateRelease,
         Self::FullLane,
+        Self::GapOverKept,
     ];
 
     /// Whether the server is to make this mistake.

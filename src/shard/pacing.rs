@@ -136,9 +136,13 @@ impl Shard {
         let bounded = *self.conns.address(id.slot) != Address::NONE;
         let conn = self.conns.at(id.slot);
         let is_idle = conn.pacing().is_none_or(|pacing| pacing.stage == PacingStage::Idle);
-        let has_room = conn.outbox.private_bytes() < REPLY_BYTES && conn.outbox.bounded_bytes() <= bound / 2;
-        if !is_idle || !has_room {
+        let is_clear = is_idle && conn.outbox.private_bytes() < REPLY_BYTES;
+        // With an answer of half of the bound an eighth of it has to stay free.
+        let room = bound / 4;
+        let has_shed = is_clear && conn.outbox.make_room(room);
+        if !is_clear || conn.outbox.held_bytes() > room {
             conn.change_pacing(|pacing| pacing.retry_ms = None);
+            self.count_shed(id.slot, has_shed);
             return false;
         }
         let user = conn.session.claimed().filter(|_| bounded).map(Arc::clone);
@@ -151,7 +155,15 @@ impl Shard {
                 pacing.payment = user.map(|user| Payment { user, bytes: largest, cost });
             }
         });
+        self.count_shed(id.slot, has_shed);
         wait_ms.is_none()
+    }
+
+    fn count_shed(&mut self, slot: u32, has_shed: bool) {
+        if has_shed {
+            self.metrics.count(Count::Sheds);
+            self.count_queued(slot);
+        }
     }
 
     fn end_asked(&mut self, id: ConnId, request: u32, made: u64, now: Now) {

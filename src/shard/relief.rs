@@ -38,7 +38,7 @@ impl Shard {
         let slots = 0..u32::try_from(self.conns.slots()).expect("slots are numbered so");
         let size = |slot| {
             let conn = self.conns.get_slot(slot).filter(|conn| !conn.is_closing())?;
-            let bytes = (conn.outbox.bytes() + conn.unfinished()) as u64;
+            let bytes = (conn.outbox.held_bytes() + conn.unfinished()) as u64;
             (bytes >= QUEUE_MIN_BYTES).then_some(QueueSize { slot, bytes })
         };
         slots.filter_map(size).collect()
@@ -55,8 +55,9 @@ impl Shard {
                 self.close(id, close::DRAINING, "short of memory", now);
                 continue;
             }
-            conn.outbox.shed(0);
-            if conn.outbox.bytes() as u64 <= bytes / 2 {
+            conn.outbox.make_room(0);
+            if conn.outbox.held_bytes() as u64 <= bytes / 2 {
+                self.count_queued(slot);
                 shed += 1;
                 self.metrics.count(Count::Sheds);
             } else {

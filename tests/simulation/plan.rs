@@ -189,7 +189,7 @@ fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
 
 fn settings(shards: usize, dice: &mut Dice) -> Settings {
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
-    let outbox_bytes = dice.pick(&[600, 2_048, 8_192, 1 << 20]);
+    let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);
     let guard = Arc::new(Guard::new(rules(outbox_bytes as u64, dice)));
     Settings {
         hub: HubSettings {
