@@ -63,6 +63,8 @@ metrics! {
         SignIns "auth_succeeded" "Sign-ins that succeeded",
         SignInsFailed "auth_failed" "Tokens of `auth` and `refresh` that were refused",
         Kicks "kicks" "Connections closed because their user signed in elsewhere",
+        Probes "probes" "Connections that had to show a sign of life because their user signed in again",
+        ProbesUnanswered "probes_unanswered" "Connections that showed none and were closed for it (4504)",
         MessagesIn "messages_received" "Messages from clients, whole ones",
         BytesIn "received_bytes" "Bytes from clients",
         BytesOut "sent_bytes" "Bytes that the kernel took for clients",

@@ -17,17 +17,23 @@ pub enum Fault {
     LateRelease,
     /// A full lane takes more, and loses it.
     FullLane,
+    /// A sign-in counts by when it comes to the owner, not by when its connection was accepted.
+    LateClaim,
+    /// A connection counts as dead although it has shown a sign of life.
+    DeafProbe,
 }
 
 impl Fault {
     /// Each of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::DroppedParcel,
         Self::SwappedOrder,
         Self::RecoveryOffByOne,
         Self::StaleSubscribed,
         Self::LateRelease,
         Self::FullLane,
+        Self::LateClaim,
+        Self::DeafProbe,
     ];
 
     /// Whether the server is to make this mistake.

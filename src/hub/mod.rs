@@ -22,7 +22,7 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::Guard;
 use crate::mesh::Staging;
 use crate::namespace::Namespaces;
-use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Refusal, Since, UsersPage};
+use crate::parcel::{Answer, Ask, Asker, Attached, Claim, Parcel, Refusal, Since, UsersPage};
 use crate::proto::text::Language;
 use crate::user::User;
 use crate::wheel::{TICK_MS, Wheel};
@@ -30,7 +30,7 @@ use channel::Channel;
 use epochs::Epochs;
 use presence::{Announcer, AnnouncerSettings};
 use publish::Publisher;
-use users::{DuplicateLogin, Users};
+use users::{DuplicateLogin, Users, Waiter};
 
 pub use crate::namespace::LOBBY;
 
@@ -65,6 +65,8 @@ pub struct HubSettings {
     pub duplicate_login: DuplicateLogin,
     /// Most connections of one user; 0 is no bound.
     pub connections_per_user: usize,
+    /// Whether a user's connections have to show a sign of life before a sign-in is refused for them.
+    pub probes: bool,
     /// Knows when memory is short: then no channel is made.
     pub guard: Arc<Guard>,
     /// Largest encoded push, in bytes.
@@ -231,15 +233,31 @@ impl Hub {
     /// A connection is gone. Never refused: what it takes is bounded by the connections there are.
     pub fn release(&mut self, conn: ConnId, user: &User, now: Now, out: &mut Staging<Parcel>) {
         // Its own claim may still be waiting for room; then it never came.
-        let own_claim = |w: &Waiting| w.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim { .. });
+        let own_claim = |w: &Waiting| w.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim(_));
         if let Some(at) = self.waiting.iter().position(own_claim) {
             let claim = self.waiting.remove(at).expect("just found");
             answer(out, claim.asker, claim.request, Answer::Refused(Refusal::Busy));
             return;
         }
         let Some(lobby) = self.channels.get_mut(LOBBY) else { return };
-        attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
+        let (next, refused) = attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
+        if let Some(next) = next {
+            let answer = claimed(&self.settings, &self.users, lobby, &next.claim);
+            answer_late(out, Asker::Conn(next.conn), next.request, answer);
+        }
+        refuse(refused, out);
         self.settle(LOBBY, now);
+    }
+
+    /// A connection has shown a sign of life, as it was asked to.
+    pub fn alive(&mut self, conn: ConnId, user: &User, out: &mut Staging<Parcel>) {
+        refuse(self.users.alive(conn, user.key()), out);
+    }
+
+    /// Refuses the sign-ins that wait for another connection of their user to show a sign of life.
+    pub fn refuse_waiting(&mut self, out: &mut Staging<Parcel>) {
+        let busy = |waiter| Waiter { refusal: Refusal::Busy, ..waiter };
+        refuse(self.users.end_probes().into_iter().map(busy).collect(), out);
     }
 
     /// A subscription is over. Never refused either.
@@ -296,6 +314,10 @@ impl Hub {
             self.publisher.end_batch(channel, out);
         }
         let outcome = match ask {
+            Ask::Claim(claim) => match self.claim(asker, request, claim, now, out) {
+                Some(outcome) => outcome,
+                None => return,
+            },
             // What was asked behind a subscribe that was refused.
             Ask::History { .. } | Ask::Presence { .. } if !self.takes_part(asker, &name) => {
                 Answer::Refused(Refusal::Forbidden)
@@ -345,18 +367,6 @@ impl Hub {
                 self.evict();
                 answer
             }
-            (Ask::Claim { user, recover, bounded }, Asker::Conn(conn)) => {
-                let most = if bounded { settings.connections_per_user } else { 0 };
-                publisher.expire(channel, now);
-                let claim = attach::claim(settings, users, channel, (conn, request), (&user, most), now, out);
-                match claim {
-                    Err(refusal) => Answer::Refused(refusal),
-                    Ok(()) => {
-                        let lobby = Box::new(recovered(settings, channel, recover.as_deref()));
-                        Answer::Claimed { lobby, online_count: users.count() }
-                    }
-                }
-            }
             (Ask::Subscribe { user, recover, .. }, Asker::Conn(conn)) => {
                 publisher.expire(channel, now);
                 if **channel.name() == *LOBBY && !users.holds(conn, user.key()) {
@@ -370,6 +380,41 @@ impl Hub {
                 history(settings, channel, since.as_deref(), limit as usize, reverse)
             }
             (ask, asker) => unreachable!("{asker:?} can't ask {ask:?}"),
+        }
+    }
+
+    /// Signs in, or lets the sign-in wait for its user's other connections: then there is no answer yet.
+    fn claim(
+        &mut self,
+        asker: Asker,
+        request: u32,
+        claim: Box<Claim>,
+        now: Now,
+        out: &mut Staging<Parcel>,
+    ) -> Option<Answer> {
+        let Asker::Conn(conn) = asker else { unreachable!("the backend signs nobody in") };
+        self.channel(&LOBBY.into(), now, out).expect("the lobby always has a place");
+        let Self { settings, channels, users, publisher, .. } = self;
+        let lobby = channels.get_mut(LOBBY).expect("just made");
+        publisher.expire(lobby, now);
+        let most = if claim.bounded { settings.connections_per_user } else { 0 };
+        match attach::claim(settings, users, lobby, (conn, request), (&claim, most), now, out) {
+            Ok(()) => {
+                if settings.duplicate_login == DuplicateLogin::KickOld {
+                    // The connection that had to answer is kicked.
+                    refuse(users.end_probe(claim.user.key()), out);
+                }
+                Some(claimed(settings, users, lobby, &claim))
+            }
+            Err(refusal) if !settings.probes => Some(Answer::Refused(refusal)),
+            Err(refusal) => {
+                out.push(conn.shard, Parcel::Deferred);
+                let most = if settings.duplicate_login == DuplicateLogin::Allow { most } else { 1 };
+                let waiter = Waiter { conn, request, claim, refusal };
+                let one_too_many = users.wait(waiter, most, |conn| out.push(conn.shard, Parcel::Probe { conn }));
+                refuse(one_too_many.into_iter().collect(), out);
+                None
+            }
         }
     }
 
@@ -469,7 +514,7 @@ impl Hub {
     fn has_room(&self, ask: &Ask, out: &Staging<Parcel>) -> bool {
         match ask {
             Ask::Users { .. } | Ask::History { .. } | Ask::Presence { .. } => true,
-            Ask::Claim { .. } | Ask::Subscribe { .. } | Ask::Publish(_) => {
+            Ask::Claim(_) | Ask::Subscribe { .. } | Ask::Publish(_) => {
                 let Some(channel) = self.channels.get(&channel_of(ask)) else { return true };
                 let needed = channel.batch.publications.len();
                 channel.interested().all(|shard| out.room(shard) > needed)
@@ -506,12 +551,18 @@ impl Hub {
 
 fn channel_of(ask: &Ask) -> Arc<str> {
     match ask {
-        Ask::Claim { .. } | Ask::Users { .. } => LOBBY.into(),
+        Ask::Claim(_) | Ask::Users { .. } => LOBBY.into(),
         Ask::Subscribe { channel, .. } | Ask::History { channel, .. } | Ask::Presence { channel, .. } => {
             Arc::clone(channel)
         }
         Ask::Publish(publish) => Arc::clone(&publish.channel),
     }
+}
+
+/// The answer to a sign-in that was let through.
+fn claimed(settings: &HubSettings, users: &Users, lobby: &Channel, claim: &Claim) -> Answer {
+    let lobby = claim.lobby.then(|| Box::new(recovered(settings, lobby, claim.recover.as_deref())));
+    Answer::Claimed { lobby, online_count: users.count() }
 }
 
 /// Where the channel stands, with what a client missed that had come to `since`.
@@ -568,12 +619,28 @@ fn is_disused(channel: &Channel, now: Now) -> bool {
 }
 
 fn answer(out: &mut Staging<Parcel>, asker: Asker, request: u32, answer: Answer) {
-    let to = match asker {
+    let to = shard_of(asker, out);
+    out.push(to, Parcel::Answer { asker, request, answer, credit: true });
+}
+
+/// The answer to an ask whose credit was given back before.
+fn answer_late(out: &mut Staging<Parcel>, asker: Asker, request: u32, answer: Answer) {
+    let to = shard_of(asker, out);
+    out.push(to, Parcel::Answer { asker, request, answer, credit: false });
+}
+
+fn shard_of(asker: Asker, out: &Staging<Parcel>) -> ShardId {
+    match asker {
         Asker::Conn(conn) => conn.shard,
         // It asked here, and waits here.
         Asker::Backend => out.own(),
-    };
-    out.push(to, Parcel::Answer { asker, request, answer });
+    }
+}
+
+fn refuse(waiters: Vec<Waiter>, out: &mut Staging<Parcel>) {
+    for Waiter { conn, request, refusal, .. } in waiters {
+        answer_late(out, Asker::Conn(conn), request, Answer::Refused(refusal));
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ impl Scene {
             namespaces: Arc::new(Namespaces::new(namespace("lobby", 0), namespace("", 0), [namespace("slow", 100)])),
             duplicate_login: DuplicateLogin::Allow,
             connections_per_user: 0,
+            probes: false,
             guard: Arc::new(Guard::new(Rules::default())),
             push_bytes: 10_000,
             recover_bytes: 10_000,

@@ -182,6 +182,8 @@ impl Conn {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
+    /// When the connection was accepted, see [`Arrival`](super::Arrival).
+    accepted_ns: u64,
     /// What it counts under at the limits' guard.
     address: Address,
     conn: Option<Box<Conn>>,
@@ -208,7 +210,7 @@ impl Conns {
 
     pub(super) fn insert(&mut self, conn: Conn) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry { generation: 0, address: Address::NONE, conn: None });
+            self.entries.push(Entry { generation: 0, accepted_ns: 0, address: Address::NONE, conn: None });
             u32::try_from(self.entries.len() - 1).expect("descriptors run out long before")
         });
         let entry = &mut self.entries[slot as usize];
@@ -240,6 +242,15 @@ impl Conns {
     /// What the connection in a slot counts under: [`Address::NONE`] if it is exempt, or its address isn't known yet.
     pub(super) fn address(&mut self, slot: u32) -> &mut Address {
         &mut self.entries[slot as usize].address
+    }
+
+    /// When the connection in a slot was accepted.
+    pub(super) fn accepted_ns(&self, slot: u32) -> u64 {
+        self.entries[slot as usize].accepted_ns
+    }
+
+    pub(super) fn set_accepted(&mut self, slot: u32, accepted_ns: u64) {
+        self.entries[slot as usize].accepted_ns = accepted_ns;
     }
 
     /// The connection in a slot, if there is one now.

@@ -9,6 +9,7 @@ mod conns;
 mod farewell;
 mod flush;
 mod guard;
+mod probes;
 mod receive;
 mod rights;
 mod timers;
@@ -41,6 +42,7 @@ use compression::packer;
 use conns::{Conn, Conns, Ending, Stage};
 use farewell::Progress;
 use flush::Flush;
+use probes::Probes;
 use rights::Sweep;
 
 /// How long a peer has to end a connection that we are closing, before it is reset.
@@ -87,6 +89,8 @@ pub struct Settings {
     pub auth_ms: u64,
     /// What may be remembered of tokens that were found good.
     pub token_cache: CacheLimits,
+    /// How long a connection has to show a sign of life when a sign-in waits for it; 0: none is asked.
+    pub probe_ms: u64,
     /// Silence after which a client is pinged.
     pub ping_interval_ms: u64,
     /// How long it then has to show a sign of life.
@@ -117,6 +121,9 @@ pub struct Arrival {
     pub from: IpAddr,
     /// A limit of the process that it is over.
     pub over: Option<Limit>,
+    /// When it was accepted, in nanoseconds of the [stopwatch](crate::clock::stopwatch_ns): of a user's connections the
+    /// one that was accepted later counts. 0 if the peer had ended its side by then, so that any other counts more.
+    pub accepted_ns: u64,
 }
 
 /// What the shell is to do to a socket; the pure part can't.
@@ -192,6 +199,7 @@ pub struct Shard {
     /// What stands for the keys of `conflate`; secret, since publishers choose them.
     key_hash: foldhash::quality::RandomState,
     farewell: Progress,
+    probes: Probes,
     metrics: Arc<ShardMetrics>,
     /// Connections whose socket takes no more.
     blocked: usize,
@@ -226,6 +234,7 @@ impl Shard {
             backend: Vec::new(),
             key_hash: foldhash::quality::RandomState::default(),
             farewell: Progress::default(),
+            probes: Probes::default(),
             authenticator: Authenticator::new(verifier, settings.token_cache),
             metrics: settings.metrics.shard(own.index()),
             blocked: 0,
@@ -261,7 +270,7 @@ impl Shard {
     /// A socket was accepted. Over a limit, its request will be refused. `None`: too many are being refused already,
     /// it is to be closed.
     pub fn open(&mut self, arrival: Arrival, now: Now) -> Option<ConnId> {
-        let Arrival { from, over } = arrival;
+        let Arrival { from, over, accepted_ns } = arrival;
         let guard = Arc::clone(&self.settings.guard);
         let shard_max = guard.rules().connections_per_shard;
         let proxied = guard.is_proxy(from);
@@ -288,6 +297,7 @@ impl Shard {
         }
         let id = self.conns.insert(conn);
         *self.conns.address(id.slot) = address;
+        self.conns.set_accepted(id.slot, accepted_ns);
         tracing::debug!(conn = %id, client = %from, refused = refused.map(Limit::name), "connected");
         self.file_deadline(id);
         Some(id)
@@ -324,12 +334,17 @@ impl Shard {
             }
             Parcel::Announce { channel, frame } => self.fanout.append(&channel, &frame, 0, 0),
             Parcel::Kick { conn } => self.kick(conn, now),
+            Parcel::Probe { conn } => self.probe(conn, now),
+            Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
+            Parcel::Deferred => self.give_credit(from),
             Parcel::Farewell(farewell) => self.hear_farewell(farewell),
-            Parcel::Answer { asker: Asker::Conn(conn), request, answer } => {
-                self.give_credit(from);
+            Parcel::Answer { asker: Asker::Conn(conn), request, answer, credit } => {
+                if credit {
+                    self.give_credit(from);
+                }
                 self.answered(conn, request, &answer, now);
             }
-            Parcel::Answer { asker: Asker::Backend, request, answer } => {
+            Parcel::Answer { asker: Asker::Backend, request, answer, .. } => {
                 self.count_refusal(&answer);
                 self.backend.push((request, answer));
             }
@@ -396,7 +411,8 @@ impl Shard {
             Refusal::TooLarge => Limit::PushBytes,
             Refusal::TooManySignIns => Limit::SignIns,
             Refusal::TooManyConnections => Limit::ConnectionsPerUser,
-            Refusal::AlreadyOnline | Refusal::Forbidden | Refusal::KeyReused => return,
+            Refusal::AlreadyOnline | Refusal::SignedInElsewhere => Limit::DuplicateLogin,
+            Refusal::Forbidden | Refusal::KeyReused => return,
         };
         self.metrics.refused(limit);
     }

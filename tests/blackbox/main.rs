@@ -12,12 +12,14 @@ mod deflate;
 mod doctor;
 mod echo;
 mod faults;
+mod ghosts;
 mod handshake;
 mod keys;
 mod limits;
 mod liveness;
 mod memory;
 mod metrics;
+mod namespaces;
 #[cfg(feature = "planted")]
 mod panics;
 mod presence;

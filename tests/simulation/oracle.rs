@@ -96,7 +96,7 @@ pub fn judge(world: &mut World) -> Verdict<Tally> {
 /// Lets every deadline that could be running pass.
 fn settle(world: &mut World) -> Verdict {
     let settings = &world.plan.settings;
-    let longest = settings.request_ms.max(1_100) + 2 * CLOSE_MS + settings.handshake_ms.min(1_000);
+    let longest = settings.request_ms.max(1_100) + settings.probe_ms + 2 * CLOSE_MS + settings.handshake_ms.min(1_000);
     come_to_rest(world)?;
     let mut left = longest.div_ceil(PAUSE_MS);
     loop {
@@ -200,6 +200,11 @@ fn users(world: &mut World) -> Verdict {
     let doubled = expected.values().any(|&connections| connections > 1);
     if doubled && world.plan.settings.hub.duplicate_login != DuplicateLogin::Allow {
         return Err(format!("one user on several connections: {expected:?}"));
+    }
+    if let Some(most) = world.plan.most_connections()
+        && expected.values().any(|&connections| connections > most as u64)
+    {
+        return Err(format!("more than {most} connections of one user: {expected:?}"));
     }
     world.say(WATCH, What::Users);
     let first = world.clients[WATCH].users.take();
@@ -395,9 +400,20 @@ fn ending(world: &World, client: &Client) -> Verdict {
         4408 => client.attached.is_none() && lived_ms >= settings.auth_ms,
         // Who was kicked, and by whom, is `kicks`'s matter.
         4409 if client.kicked => true,
+        4409 if policy == DuplicateLogin::KickOld => client.attached.is_none() && has_younger_rival(world, client),
         4409 => policy == DuplicateLogin::RejectNew && client.attached.is_none() && rival(2),
-        4429 => policy == DuplicateLogin::KickOld && client.attached.is_none() && rival(6),
-        4504 => lived_ms >= settings.ping_interval_ms + settings.pong_timeout_ms,
+        4429 => {
+            client.attached.is_none()
+                && match (policy, world.plan.most_connections()) {
+                    (DuplicateLogin::KickOld, _) => rival(6),
+                    (_, most) => most.is_some_and(|most| rival(most + 1)),
+                }
+        }
+        4504 => {
+            let silent_ms = world.silent_ms.get(&client.number).copied().unwrap_or(0);
+            let probed = settings.hub.probes && rival(2) && silent_ms >= settings.probe_ms;
+            probed || silent_ms >= settings.ping_interval_ms + settings.pong_timeout_ms
+        }
         _ => world.slow.contains(&client.number),
     };
     if fair { Ok(()) } else { Err(format!("closed with {code} for no reason")) }
@@ -415,6 +431,9 @@ fn kicks(world: &World) -> Verdict {
     }
     for client in world.clients.iter().filter(|client| client.kicked) {
         let user = client.account(&world.plan).ok_or("kicked before auth_success")?;
+        if !has_younger_rival(world, client) {
+            return Err(format!("client {} was kicked by a connection that was accepted before it", client.number));
+        }
         let left = spare.entry(&user.key).or_default();
         *left -= 1;
         if *left < 0 {
@@ -422,6 +441,16 @@ fn kicks(world: &World) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// Whether a client that was accepted later asked to sign in as a user as whom this one did.
+fn has_younger_rival(world: &World, client: &Client) -> bool {
+    let keys = |client: &Client| -> BTreeSet<String> {
+        let accounts = client.asked.iter().filter_map(|asked| asked.what.account());
+        accounts.map(|account| world.plan.accounts[account].key.clone()).collect()
+    };
+    let own = keys(client);
+    world.clients[client.number + 1..].iter().any(|other| !own.is_disjoint(&keys(other)))
 }
 
 /// How often anybody asked to sign in as a user as whom `client` did.
