@@ -148,8 +148,6 @@ fn accept_now(listener: &StdListener) -> io::Result<(TcpStream, SocketAddr)> {
 /// A connection that was accepted: counted from here on, at once or when a trusted proxy has said whose it is.
 fn enter(reactor: &Rc<Reactor>, stream: TcpStream, peer: IpAddr, tls: bool) {
     let over = reactor.enter();
-    // Judged now: what the client does on another connection after it has ended this one comes later on any shard.
-    let accepted_ns = if has_ended(&stream) { 0 } else { stopwatch_ns() };
     let transport = match Transport::new(stream) {
         Ok(transport) => Rc::new(transport),
         Err(error) => {
@@ -159,6 +157,8 @@ fn enter(reactor: &Rc<Reactor>, stream: TcpStream, peer: IpAddr, tls: bool) {
             return;
         }
     };
+    // Judged now: what the client does on another connection after it has ended this one comes later on any shard.
+    let accepted_ns = if has_ended(&transport) { 0 } else { stopwatch_ns() };
     let layer = match tls.then(|| secure(reactor)).flatten() {
         Some(stream) => Layer::tls(stream),
         None if tls => return reactor.counters.leave(),
@@ -197,8 +197,8 @@ fn admit(reactor: &Rc<Reactor>, transport: Rc<Transport>, layer: Layer, arrival:
 }
 
 /// Whether the peer has ended its side, or reset the connection, before it was accepted.
-fn has_ended(stream: &TcpStream) -> bool {
-    let mut poll = [PollFd::new(stream, PollFlags::RDHUP)];
+fn has_ended(transport: &Transport) -> bool {
+    let mut poll = [PollFd::new(transport, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0)
 }

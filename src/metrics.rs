@@ -75,6 +75,7 @@ metrics! {
         Sheds "sheds" "Times that publications were dropped from the queue of a slow client, behind a gap",
         Evictions "history_evictions" "Publications that left a history for limits.history_bytes",
         ChannelEvictions "channel_evictions" "Channels without subscribers that gave up their place to new ones for limits.channels, and with it their history",
+        BatchesCut "batches_cut" "Batch windows (batch_window_ms) that ended before their time, because they held as much as they may",
         Parcels "lane_parcels" "Parcels from other shards",
         LaneFull "lane_full_turns" "Turns that ended with something that found a lane full",
         Turns "turns" "Turns of the shards' loops",

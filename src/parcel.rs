@@ -78,6 +78,18 @@ pub enum Parcel {
         /// Encoded once, for all shards and for the history.
         publication: Arc<Publication>,
     },
+    /// Owner → shard: the publications of a batch window, in order, for every subscriber of the channel there. One parcel,
+    /// so that no window takes more of a lane than a publication does.
+    DeliverBatch {
+        /// The channel.
+        channel: Arc<str>,
+        /// Each encoded once, for all shards and for the history.
+        publications: Arc<[Arc<Publication>]>,
+        /// The length of their frames together.
+        bytes: usize,
+    },
+    /// Owner → shard: answers that waited for the end of a batch window, in order. Their credits went back before.
+    LateAnswers(Vec<LateAnswer>),
     /// Owner → shard: an event, which has no offset and no history, for every subscriber of the channel there.
     Announce {
         /// The channel.
@@ -94,6 +106,17 @@ pub enum Farewell {
     NoMoreAsks,
     /// Deliveries and answers.
     NoMoreDeliveries,
+}
+
+/// The answer to a client's ask whose credit has been given back.
+#[derive(Debug)]
+pub struct LateAnswer {
+    /// Who asked.
+    pub conn: ConnId,
+    /// The number given with the ask.
+    pub request: u32,
+    /// The outcome.
+    pub answer: Answer,
 }
 
 /// Who asks an owner.
@@ -320,6 +343,7 @@ impl Parcel {
         match self {
             Self::Ask { ask, .. } => ask.weight(),
             Self::Deliver { publication, .. } => publication.frame().len(),
+            Self::DeliverBatch { bytes, .. } => *bytes,
             Self::Announce { frame, .. } => frame.len(),
             Self::Answer { answer: Answer::Users(page) | Answer::Presence(_, page), .. } => page.members.len() * 64,
             _ => 0,

@@ -152,7 +152,7 @@ proptest! {
                 }
                 Step::Page { channel, back, limit, max_bytes, reverse } => {
                     let since = back.map(|back| naive[channel].top.saturating_add_signed(-back));
-                    let page = offsets(&real[channel].page(since, limit, max_bytes, reverse));
+                    let page = offsets(&real[channel].page(since, naive[channel].top, limit, max_bytes, reverse));
                     prop_assert_eq!(page, naive[channel].page(since, limit, max_bytes, reverse));
                 }
             }

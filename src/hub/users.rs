@@ -11,8 +11,9 @@ use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::Caller;
 use crate::ids::ConnId;
-use crate::parcel::{Claim, Refusal, UsersPage};
+use crate::parcel::{Asker, Claim, Refusal, UsersPage};
 use crate::planted::Fault;
 use crate::user::User;
 
@@ -79,6 +80,11 @@ pub struct Waiter {
 }
 
 impl Waiter {
+    /// Whom to answer. Its credit has been given back.
+    pub fn caller(&self) -> Caller {
+        Caller { asker: Asker::Conn(self.conn), request: self.request, credit: false }
+    }
+
     /// A connection that was accepted later counts more; of two accepted at once, any fixed order will do.
     fn rank(&self) -> (u64, ConnId) {
         (self.claim.accepted_ns, self.conn)
@@ -196,6 +202,11 @@ impl Users {
     pub fn end_probes(&mut self) -> Vec<Waiter> {
         let probes = self.online.values_mut().filter_map(|entry| entry.probe.take());
         probes.flat_map(|probe| probe.waiters).collect()
+    }
+
+    /// Whether any connection is asked for a sign of life.
+    pub fn is_probing(&self) -> bool {
+        self.online.values().any(|entry| entry.probe.is_some())
     }
 
     /// Whether a sign-in waits on `conn`; it does not any more.

@@ -30,13 +30,14 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Guard, Limit};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
-use crate::parcel::{Answer, Ask, Asker, Parcel, Refusal};
+use crate::parcel::{Answer, Ask, Asker, LateAnswer, Parcel, Refusal};
 use crate::proto::codes::close;
 use crate::proto::decode::EnvelopeDecoder;
 use crate::proto::deflate::compress::Compressors;
 use crate::proto::deflate::inflate::Inflater;
 use crate::proto::encode::Reply;
 use crate::proto::{frame, handshake, websocket};
+use crate::publication::Publication;
 use crate::wheel::Wheel;
 use compression::packer;
 use conns::{Conn, Conns, Ending, Stage};
@@ -329,8 +330,17 @@ impl Shard {
             }
             Parcel::Release { conn, user } => self.hub.release(conn, &user, now, &mut self.staging),
             Parcel::Deliver { channel, publication } => {
-                let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-                self.fanout.append(&channel, publication.frame(), publication.offset, key);
+                self.deliver(&channel, &publication);
+            }
+            Parcel::DeliverBatch { channel, publications, .. } => {
+                for publication in &*publications {
+                    self.deliver(&channel, publication);
+                }
+            }
+            Parcel::LateAnswers(answers) => {
+                for LateAnswer { conn, request, answer } in answers {
+                    self.answered(conn, request, &answer, now);
+                }
             }
             Parcel::Announce { channel, frame } => self.fanout.append(&channel, &frame, 0, 0),
             Parcel::Kick { conn } => self.kick(conn, now),
@@ -349,6 +359,11 @@ impl Shard {
                 self.backend.push((request, answer));
             }
         }
+    }
+
+    fn deliver(&mut self, channel: &str, publication: &Publication) {
+        let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
+        self.fanout.append(channel, publication.frame(), publication.offset, key);
     }
 
     /// The shard's own part of a turn: parcels to itself, within the same budget as a lane's, and asks that wait
@@ -400,6 +415,7 @@ impl Shard {
         metrics.set_count(Count::Publications, held.publications);
         metrics.set_count(Count::Evictions, held.evictions);
         metrics.set_count(Count::ChannelEvictions, held.channel_evictions);
+        metrics.set_count(Count::BatchesCut, held.batches_cut);
     }
 
     /// An owner refused something for a limit.
@@ -448,7 +464,7 @@ impl Shard {
     pub fn is_quiescent(&self) -> bool {
         let all = mesh::credits(self.settings.lane_parcels);
         let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
-        answered && !self.is_stuck() && !self.has_work() && self.flush.is_none()
+        answered && !self.hub.is_holding() && !self.is_stuck() && !self.has_work() && self.flush.is_none()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.

@@ -61,7 +61,10 @@ impl Shard {
 
     /// Lets go of the connections whose time is over.
     pub(super) fn end_probes(&mut self, now: Now) {
-        while let Some((_, id)) = self.probes.deadlines.pop_front_if(|(until_ms, _)| *until_ms <= now.mono_ms) {
+        while let Some(&(until_ms, id)) = self.probes.deadlines.front()
+            && until_ms <= now.mono_ms
+        {
+            self.probes.deadlines.pop_front();
             if !self.probes.awaited.contains(&id) {
                 continue;
             }
