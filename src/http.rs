@@ -56,6 +56,11 @@ pub struct Page {
 }
 
 impl Site {
+    /// Whether this is dev mode: only this machine is served.
+    pub fn is_dev(&self) -> bool {
+        self.policy.dev_hosts
+    }
+
     /// Decides where a request leads.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::proto::handshake::{self, Origins, Policy};
 use crate::proto::websocket;
 use crate::reactor::{Command, Counters, Door, Entry, Parts, Reactor};
+use crate::refusals::RefusalLog;
 use crate::shard::{Compression, Settings, Shard};
 use crate::tls::{self, Identity};
 
@@ -134,6 +135,7 @@ pub struct Server {
     control: Option<Control>,
     certificate: Option<tls::Watch>,
     memory: Watch,
+    refusals: Arc<RefusalLog>,
 }
 
 /// Where a server listens: at one of them at least.
@@ -192,6 +194,7 @@ impl Server {
             guard: Arc::clone(&settings.guard),
             proxy_protocol: config.limits.proxy_protocol,
             patience: Duration::from_millis(config.limits.handshake_ms),
+            refusals: Arc::clone(&settings.refusals),
         };
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::with_capacity(count);
@@ -244,6 +247,7 @@ impl Server {
                     counters,
                     metrics: settings.metrics.clone(),
                     lost,
+                    refusals: Arc::clone(&settings.refusals),
                     push_bytes: config.limits.push_bytes,
                     request_ms: config.limits.request_ms,
                     head_ms: config.limits.handshake_ms,
@@ -263,7 +267,8 @@ impl Server {
         let bound = memory::bound(config.limits.memory_bytes);
         let memory = Watch::start(bound, Arc::clone(&settings.guard), give_back)
             .map_err(system("starting the thread that watches memory"))?;
-        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory })
+        let refusals = Arc::clone(&settings.refusals);
+        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory, refusals })
     }
 
     /// Where the server listens.
@@ -281,7 +286,7 @@ impl Server {
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, control, certificate, memory, .. } = self;
+        let Self { config, shards, mut signals, control, certificate, memory, refusals, .. } = self;
         for signal in signals.forever() {
             if signal != SIGHUP {
                 tracing::info!(signal, "going away");
@@ -306,6 +311,7 @@ impl Server {
             control.stop();
         }
         memory.stop();
+        refusals.finish();
         Ok(())
     }
 }
@@ -487,6 +493,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
         },
         guard,
         metrics: Metrics::new(shards),
+        refusals: Arc::default(),
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),

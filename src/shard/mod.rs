@@ -11,6 +11,7 @@ mod flush;
 mod guard;
 mod probes;
 mod receive;
+mod refusals;
 mod rights;
 mod timers;
 
@@ -30,7 +31,7 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Guard, Limit};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
-use crate::parcel::{Answer, Ask, Asker, LateAnswer, Parcel, Refusal};
+use crate::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
 use crate::proto::codes::close;
 use crate::proto::decode::EnvelopeDecoder;
 use crate::proto::deflate::compress::Compressors;
@@ -38,12 +39,14 @@ use crate::proto::deflate::inflate::Inflater;
 use crate::proto::encode::Reply;
 use crate::proto::{frame, handshake, websocket};
 use crate::publication::Publication;
+use crate::refusals::{RefusalLog, RefusalNote};
 use crate::wheel::Wheel;
 use compression::packer;
 use conns::{Conn, Conns, Ending, Stage};
 use farewell::Progress;
 use flush::Flush;
 use probes::Probes;
+use refusals::limit_of;
 use rights::Sweep;
 
 /// How long a peer has to end a connection that we are closing, before it is reset.
@@ -68,6 +71,8 @@ pub struct Settings {
     pub guard: Arc<Guard>,
     /// Where all shards count.
     pub metrics: Metrics,
+    /// Where all threads tell what they refuse.
+    pub refusals: Arc<RefusalLog>,
     /// Parcels in a lane.
     pub lane_parcels: usize,
     /// What is served over HTTP, and who may upgrade.
@@ -287,6 +292,8 @@ impl Shard {
         };
         if let Some(limit) = refused {
             self.metrics.refused(limit);
+            let note = RefusalNote { reason: limit.name(), client: Some(from), conn: None, user: None };
+            self.settings.refusals.tell(&note, now.mono_ms, || "a new connection".to_owned());
             if !guard.turn_away() {
                 self.metrics.count(Count::Unadmitted);
                 return None;
@@ -296,7 +303,7 @@ impl Shard {
         if proxied && refused.is_none() {
             conn.came_through(from);
         }
-        let id = self.conns.insert(conn);
+        let id = self.conns.insert(conn, from);
         *self.conns.address(id.slot) = address;
         self.conns.set_accepted(id.slot, accepted_ns);
         tracing::debug!(conn = %id, client = %from, refused = refused.map(Limit::name), "connected");
@@ -355,7 +362,11 @@ impl Shard {
                 self.answered(conn, request, &answer, now);
             }
             Parcel::Answer { asker: Asker::Backend, request, answer, .. } => {
-                self.count_refusal(&answer);
+                if let Answer::Refused(refusal) = &answer
+                    && let Some(limit) = limit_of(*refusal)
+                {
+                    self.metrics.refused(limit);
+                }
                 self.backend.push((request, answer));
             }
         }
@@ -399,7 +410,8 @@ impl Shard {
     }
 
     /// Tells what is kept elsewhere, once a tick: an idle shard has no turns.
-    fn publish_metrics(&self) {
+    fn publish_metrics(&self, now: Now) {
+        self.settings.refusals.tick(now.mono_ms);
         let Self { metrics, hub, .. } = self;
         metrics.set(Gauge::Connections, self.conns.count());
         metrics.set(Gauge::Blocked, self.blocked);
@@ -416,21 +428,6 @@ impl Shard {
         metrics.set_count(Count::Evictions, held.evictions);
         metrics.set_count(Count::ChannelEvictions, held.channel_evictions);
         metrics.set_count(Count::BatchesCut, held.batches_cut);
-    }
-
-    /// An owner refused something for a limit.
-    fn count_refusal(&self, answer: &Answer) {
-        let Answer::Refused(refusal) = answer else { return };
-        let limit = match refusal {
-            Refusal::TooManyChannels => Limit::Channels,
-            Refusal::Busy => Limit::Requests,
-            Refusal::TooLarge => Limit::PushBytes,
-            Refusal::TooManySignIns => Limit::SignIns,
-            Refusal::TooManyConnections => Limit::ConnectionsPerUser,
-            Refusal::AlreadyOnline | Refusal::SignedInElsewhere => Limit::DuplicateLogin,
-            Refusal::Forbidden | Refusal::KeyReused => return,
-        };
-        self.metrics.refused(limit);
     }
 
     /// The backend asks the owner of a channel, which is this shard. The answer is among
@@ -507,6 +504,9 @@ impl Shard {
             return;
         }
         self.metrics.count(Count::Kicks);
+        self.tell_refusal(id, "signed_in_elsewhere", now, || {
+            "closed: the user has a newer connection (4409)".to_owned()
+        });
         self.say(id, &Reply::Kicked, None);
         self.close(id, close::SIGNED_IN_ELSEWHERE, "signed in elsewhere", now);
     }

@@ -79,6 +79,9 @@ impl Shard {
             }
             self.probes.awaited.remove(&id);
             self.metrics.count(Count::ProbesUnanswered);
+            self.tell_refusal(id, "no_sign_of_life", now, || {
+                "closed: its user signs in again, and it answered no ping (4504)".to_owned()
+            });
             self.close(id, close::NO_SIGN_OF_LIFE, "no sign of life", now);
         }
     }
