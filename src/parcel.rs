@@ -184,7 +184,7 @@ pub struct Claim {
     pub lobby: bool,
     /// `limits.connections_per_user` holds for it.
     pub bounded: bool,
-    /// When its connection was accepted, see [`Arrival`](crate::shard::Arrival).
+    /// When its connection was accepted, see `shard::Arrival`.
     pub accepted_ns: u64,
 }
 
