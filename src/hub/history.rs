@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::budget::Place;
 use crate::planted::Fault;
 use crate::publication::Publication;
 
@@ -37,8 +38,8 @@ pub struct History {
     bytes: usize,
     /// The newest offset ever pushed since the last `clear`, kept or not.
     newest: Option<u64>,
-    /// Under which time `budget` has filed this channel. Its mark, not ours.
-    pub(super) filed_ms: Option<u64>,
+    /// Where `budget` has filed this channel. Its mark, not ours.
+    pub(super) filed: Option<Place>,
 }
 
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! What a session needs to judge a command, and the tokens that commands bring. Part of `session`.
+//! What a session needs to judge a command, and the tokens that commands bring: one that is refused is left here for
+//! `shard` to count and tell. Part of `session`.
 
 use std::cell::RefCell;
 
