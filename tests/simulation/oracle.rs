@@ -241,7 +241,8 @@ impl<'a> Master<'a> {
         let frames = &world.clients[WATCH].lobby;
         let mut set = BTreeSet::from([world.plan.accounts[OBSERVER].key.clone()]);
         let mut master = Self { frames, online: vec![set.clone()], messages: Vec::new(), data: Vec::new() };
-        let mut time = 0;
+        // Of events and of messages: an event doesn't wait for the end of a batch window.
+        let mut times = [0, 0];
         for (index, raw) in frames.iter().enumerate() {
             let json: Value = serde_json::from_str(raw).map_err(|error| error.to_string())?;
             let data = &json["data"];
@@ -256,10 +257,11 @@ impl<'a> Master<'a> {
                 }
             };
             let at = data["timestamp"].as_u64().ok_or("no timestamp")?;
-            if !consistent || at < time {
+            let time = &mut times[usize::from(json["type"] == "message")];
+            if !consistent || at < *time {
                 return Err(format!("{raw} after {time}, with {set:?} online"));
             }
-            time = at;
+            *time = at;
             master.online.push(set.clone());
         }
         Ok(master)

@@ -158,6 +158,7 @@ fn verifier(accounts: &[Account]) -> Verifier {
 fn namespaces(escape: bool, dice: &mut Dice) -> Arc<Namespaces> {
     let mut config = Config::default();
     config.lobby.escape = escape;
+    config.lobby.batch_window_ms = if dice.once_in(3) { dice.between(5, 50) as u64 } else { 0 };
     let lobby = config.channel_namespaces().lobby().as_ref().clone();
     let mut some = |name: &str| namespace(name, dice);
     Arc::new(Namespaces::new(lobby, some(""), [some("d"), some("q"), some("t")]))
