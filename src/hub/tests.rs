@@ -286,7 +286,7 @@ fn publish_as(scene: &mut Scene, slot: u32, channel: &str, bytes: usize) {
     let publish = Publish {
         channel: channel.into(),
         sender: Some(user("ann")),
-        content: Content::Json(format!(""{}"", "x".repeat(bytes)).into_bytes().into()),
+        content: Content::Json(format!(r#""{}""#, "x".repeat(bytes)).into_bytes().into()),
         key: None,
         idempotency_key: None,
         epoch: None,

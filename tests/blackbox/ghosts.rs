@@ -87,7 +87,7 @@ async fn a_living_connection_stays() {
 #[tokio::test]
 async fn a_sign_in_that_waits_goes_on_when_the_connection_goes() {
     let server = reject_new(9_000).start();
-    for user in 0..4 {
+    for user in 0..4_u32 {
         let (holder, _) = Client::join(&server, user, "Alice").await;
         let metrics = Metrics::of(&server).await;
         let mut gone = Client::open(&server).await;
