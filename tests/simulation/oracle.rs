@@ -413,7 +413,9 @@ fn ending(world: &World, client: &Client) -> Verdict {
         }
         4504 => {
             let silent_ms = world.silent_ms.get(&client.number).copied().unwrap_or(0);
-            let probed = settings.hub.probes && rival(2) && silent_ms >= settings.probe_ms;
+            // A probe is a ping like any other: its answer may be late for either reason.
+            let patience_ms = settings.probe_ms.min(settings.pong_timeout_ms);
+            let probed = settings.hub.probes && rival(2) && silent_ms >= patience_ms;
             probed || silent_ms >= settings.ping_interval_ms + settings.pong_timeout_ms
         }
         _ => world.slow.contains(&client.number),
