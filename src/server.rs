@@ -480,7 +480,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
             namespaces: Arc::new(config.channel_namespaces()),
             duplicate_login: config.auth.duplicate_login,
             connections_per_user: limits.connections_per_user,
-            probes: config.auth.probe_ms > 0,
+            probes: probe_ms > 0,
             guard: Arc::clone(&guard),
             push_bytes: limits.push_bytes,
             recover_bytes: limits.outbox_bytes / 2,
@@ -518,7 +518,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
         request_ms: limits.request_ms,
         handshake_ms: limits.handshake_ms,
         auth_ms: config.auth.deadline_ms,
-        probe_ms: config.auth.probe_ms,
+        probe_ms,
         token_cache: CacheLimits {
             tokens: share(config.auth.cached_tokens),
             bytes: share(config.auth.cached_tokens_bytes),
@@ -635,4 +635,6 @@ fn raise_descriptor_limit(shards: usize, config: &Config) -> Result<(), BootErro
         );
     }
     Ok(())
-}
+}    // The sign-in that waits is a request like others.
+    let probe_ms = config.auth.probe_ms.min(limits.request_ms / 2);
+

@@ -257,11 +257,6 @@ impl Loader {
             ));
         }
         self.check_tls()?;
-        let (probe_ms, request_ms) = (self.config.auth.probe_ms, self.config.limits.request_ms);
-        if probe_ms >= request_ms {
-            let problem = format!("is not less than limits.request_ms, {request_ms}: the sign-in would end first");
-            return Err(self.blame("auth.probe_ms", problem));
-        }
         let unmeant = self.config.all_rules().find_map(|(path, rules)| rules.users_fault().map(|fault| (path, fault)));
         if let Some((path, fault)) = unmeant {
             return Err(self.blame(&format!("{path}.users"), fault));

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::metrics::{Metrics, options};
+use crate::api::options;
+use crate::metrics::Metrics;
 use crate::support::{Client, Options, Server};
 
 /// `slow:` has a window that ends with the server only, within the time of a test.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::metrics::{Metrics, options};
+use crate::api::options;
+use crate::metrics::Metrics;
 use crate::support::{Client, Event, Options, Raw, Server, frame, request, token};
 
 /// `reject_new` with two shards, where a sign of life has to come within so long.

@@ -23,7 +23,7 @@ impl Place {
     fn with(self, keys: &[(&str, &str)]) -> Options {
         let all = [("PUBLISH", "members"), ("PRESENCE", "off")];
         let given = |key: &str| keys.iter().any(|(name, _)| *name == key);
-        let options = options().env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow");
+        let options = options().env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow").env("URINGCAST_LOBBY__PRESENCE", "off");
         all.iter()
             .filter(|(key, _)| !given(key))
             .chain(keys)
