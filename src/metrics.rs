@@ -51,8 +51,9 @@ metrics! {
         InflatedContentBytes "inflated_content_bytes" "Bytes of compressed messages from clients, inflated",
         InflateNs "inflate_nanoseconds" "Time spent on inflating them",
         InflateFailures "inflate_failures" "Compressed messages from clients that were no DEFLATE (1007)",
-        Packed "deflated_publications" "Messages to subscribers that were compressed, each once for a shard and window size",
+        Packed "deflated_publications" "Messages to subscribers that were compressed, each once for a shard and variant",
         PackSkipped "undeflated_publications" "Messages to subscribers that compression was agreed on with, sent plain: too short, or no shorter compressed",
+        PackBorrowed "deflate_borrowed_batches" "Batches that a client got as they were compressed for others, or plain, since a batch is compressed in three variants at most",
         PackBytesBefore "deflated_publication_bytes_before" "Bytes of the compressed batches of messages to subscribers before, each once",
         PackBytesAfter "deflated_publication_bytes_after" "Bytes of the same batches compressed, each once",
         PackNs "deflate_publications_nanoseconds" "Time spent on compressing messages to subscribers",
@@ -95,6 +96,7 @@ metrics! {
         Subscriptions "subscriptions" "Subscriptions, the lobby's among them",
         Users "users" "Users online",
         Channels "channels" "Channels that exist",
+        QueuedBytes "queued_bytes" "Bytes of memory that wait for connections whose socket takes no more; memory that several of them share counts for each",
         HistoryBytes "history_bytes" "Bytes of publications kept as history",
         TokensKept "token_cache_tokens" "Tokens whose signature is remembered as good",
     }

@@ -219,8 +219,9 @@ impl Shard {
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
             let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
-            let frames = local.hand_over(subscription.index as usize, packer, &mut conn.outbox);
+            let frames = local.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
+            conn.outbox.push_fence();
             conn.session.unsubscribed(channel);
             self.end_subscription(id, subscription, false);
         }

@@ -209,6 +209,8 @@ pub struct Shard {
     metrics: Arc<ShardMetrics>,
     /// Connections whose socket takes no more.
     blocked: usize,
+    /// Bytes of memory that wait for them, as far as they have been counted.
+    queued_bytes: usize,
 }
 
 impl Shard {
@@ -244,6 +246,7 @@ impl Shard {
             authenticator: Authenticator::new(verifier, settings.token_cache),
             metrics: settings.metrics.shard(own.index()),
             blocked: 0,
+            queued_bytes: 0,
             settings,
         }
     }
@@ -316,6 +319,7 @@ impl Shard {
         let Some(conn) = self.conns.get(id) else { return };
         conn.dirty = false;
         self.blocked -= usize::from(conn.blocked);
+        self.queued_bytes -= conn.outbox.forget_count();
         if conn.refused.is_some() {
             self.settings.guard.was_turned_away();
         }
@@ -415,6 +419,7 @@ impl Shard {
         let Self { metrics, hub, .. } = self;
         metrics.set(Gauge::Connections, self.conns.count());
         metrics.set(Gauge::Blocked, self.blocked);
+        metrics.set(Gauge::QueuedBytes, self.queued_bytes);
         metrics.set(Gauge::Subscriptions, self.fanout.subscribers());
         let held = hub.holdings();
         metrics.set(Gauge::Users, held.users);
@@ -478,12 +483,13 @@ impl Shard {
         self.hub.owned()
     }
 
-    /// What the connection has yet to be sent, in bytes, its share of the channels' runs included.
+    /// The memory that is held for the connection, in bytes, and the most that it would be with what it is due.
     #[doc(hidden)]
-    pub fn waiting_bytes(&mut self, id: ConnId) -> Option<usize> {
+    pub fn held_bytes(&mut self, id: ConnId) -> Option<(usize, usize)> {
         let conn = self.conns.get(id)?;
         let due = |s: &Subscription| self.fanout.channel(s.channel).due(s.index as usize);
-        Some(conn.outbox.bytes() + conn.subscriptions.iter().map(due).sum::<usize>())
+        let held = conn.outbox.held_bytes();
+        Some((held, held + conn.subscriptions.iter().map(due).sum::<usize>()))
     }
 
     /// Whether the connection is there and has been told, or is to be told, that it ends.
@@ -529,7 +535,7 @@ impl Shard {
         for subscription in &conn.subscriptions {
             let channel = self.fanout.channel(subscription.channel);
             let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
-            let frames = channel.hand_over(subscription.index as usize, packer, &mut conn.outbox);
+            let frames = channel.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
         self.metrics.count(Count::Replies);
@@ -562,7 +568,9 @@ impl Shard {
     /// The client reads more slowly than it is sent to: what has not begun is dropped.
     fn close_slow(&mut self, id: ConnId, now: Now) {
         self.leave(id);
-        self.conns.at(id.slot).outbox.drop_unstarted();
+        let outbox = &mut self.conns.at(id.slot).outbox;
+        self.queued_bytes -= outbox.forget_count();
+        outbox.drop_unstarted();
         self.metrics.closed(close::SLOW_CONSUMER);
         self.end_with(id, Ending::AwaitClose, now, |out| {
             frame::write_close(out, close::SLOW_CONSUMER, "slow consumer")

@@ -190,7 +190,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
     let guard = Arc::new(Guard::new(Rules { exempt, addresses: 1 << 20, ..Rules::default() }));
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
     let probe_ms = dice.pick(&[0, 100, 700, 2_000]);
-    let outbox_bytes = dice.pick(&[600, 2_048, 8_192, 1 << 20]);
+    let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);
     Settings {
         hub: HubSettings {
             shards,

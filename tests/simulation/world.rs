@@ -18,7 +18,7 @@ use crate::codec;
 use crate::deflate::OFFERS;
 use crate::dice::Dice;
 use crate::faults::{Fault, Lanes, Sabotage};
-use crate::plan::{CHANNELS, OBSERVER, Plan};
+use crate::plan::{OBSERVER, Plan};
 use crate::tokens::{Law, START_MS};
 use crate::wire::{Net, Reader};
 
@@ -436,14 +436,14 @@ impl World {
             .into_iter()
             .map(|(client, id)| {
                 let shard = &mut self.shards[shard];
-                (client, id, shard.waiting_bytes(id).unwrap_or(0), shard.is_closing(id))
+                (client, id, shard.held_bytes(id).unwrap_or_default().1, shard.is_closing(id))
             })
             .collect();
         send(&mut self.shards[shard], &mut self.net, self.now);
-        for (client, id, waiting, was_closing) in before {
+        for (client, id, most, was_closing) in before {
             if !was_closing && self.shards[shard].is_closing(id) {
-                if waiting <= self.plan.settings.outbox_bytes {
-                    return Err(format!("client {client} is closed as slow with {waiting} bytes waiting"));
+                if most <= self.plan.settings.outbox_bytes {
+                    return Err(format!("client {client} is closed as slow with {most} bytes held at most"));
                 }
                 self.slow.insert(client);
             }
@@ -459,11 +459,9 @@ impl World {
     /// After a flush that nothing came between, no connection keeps more than the bound.
     fn within_bounds(&mut self, shard: usize) -> Verdict {
         for (client, id) in self.connections(shard) {
-            let waiting = self.shards[shard].waiting_bytes(id).unwrap_or(0);
-            // A gap per channel stands outside the bound.
-            let gaps = 200 * CHANNELS.len();
-            if waiting > self.plan.settings.outbox_bytes + gaps && !self.shards[shard].is_closing(id) {
-                return Err(format!("{waiting} bytes wait for client {client} after a flush"));
+            let (held, _) = self.shards[shard].held_bytes(id).unwrap_or_default();
+            if held > self.plan.settings.outbox_bytes && !self.shards[shard].is_closing(id) {
+                return Err(format!("{held} bytes are held for client {client} after a flush"));
             }
         }
         Ok(())
