@@ -97,6 +97,13 @@ impl Plan {
         namespace.may_subscribe(&account.key, account.channels.iter().any(|granted| granted == channel))
     }
 
+    /// Most connections that a user may have, if there is such a bound.
+    pub fn most_connections(&self) -> Option<usize> {
+        let hub = &self.settings.hub;
+        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.rules().exempt.is_empty();
+        (bounded && hub.connections_per_user > 0).then_some(hub.connections_per_user)
+    }
+
     /// Whether nothing that the channel's life brings leaves its history.
     pub fn keeps_all(&self, channel: &str) -> bool {
         let keeps = |namespace: &std::sync::Arc<Namespace>| {
@@ -151,6 +158,7 @@ fn verifier(accounts: &[Account]) -> Verifier {
 fn namespaces(escape: bool, dice: &mut Dice) -> Arc<Namespaces> {
     let mut config = Config::default();
     config.lobby.escape = escape;
+    config.lobby.batch_window_ms = if dice.once_in(3) { dice.between(5, 50) as u64 } else { 0 };
     let lobby = config.channel_namespaces().lobby().as_ref().clone();
     let mut some = |name: &str| namespace(name, dice);
     Arc::new(Namespaces::new(lobby, some(""), [some("d"), some("q"), some("t")]))
@@ -175,8 +183,8 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
     }
 }
 
-/// Limits by address and rates have tests of their own. Here only large answers are measured, in some lives: they come
-/// later for it, and nothing else may change.
+/// Limits by address and rates have tests of their own. Here the connections of a user and large answers are measured, in
+/// lives where nobody is exempt: answers come later for it, and nothing else may change.
 fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
     if dice.once_in(2) {
         let exempt = vec!["127.0.0.0/8".parse().expect("a network")];
@@ -184,11 +192,12 @@ fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
     }
     let answers = Rate::per_s(outbox_bytes * dice.pick(&[1, 10, 100]), outbox_bytes);
     let unread_answers = outbox_bytes * dice.pick(&[0, 1, 4]);
-    Rules { answers, unread_answers, addresses: 10_000, users: 10_000, ..Rules::default() }
+    Rules { answers, unread_answers, addresses: 1 << 20, users: 10_000, ..Rules::default() }
 }
 
 fn settings(shards: usize, dice: &mut Dice) -> Settings {
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
+    let probe_ms = dice.pick(&[0, 100, 700, 2_000]);
     let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);
     let guard = Arc::new(Guard::new(rules(outbox_bytes as u64, dice)));
     Settings {
@@ -197,7 +206,8 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
             language: dice.pick(&[Language::En, Language::Zh]),
             namespaces: namespaces(dice.once_in(2), dice),
             duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
-            connections_per_user: 0,
+            connections_per_user: dice.pick(&[0, 1, 2, 3]),
+            probes: probe_ms > 0,
             guard: Arc::clone(&guard),
             push_bytes: dice.pick(&[1_024, 1 << 20]),
             recover_bytes: outbox_bytes / 2,
@@ -228,6 +238,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         handshake_ms: dice.pick(&[400, 10_000, 10_000]),
         token_cache: CacheLimits::default(),
         auth_ms: dice.pick(&[600, 10_000, 10_000]),
+        probe_ms,
         ping_interval_ms: dice.pick(&[400, 25_000]),
         pong_timeout_ms: dice.pick(&[300, 10_000]),
         compression: Compression {
