@@ -384,14 +384,19 @@ impl Answer {
     /// Bytes of the publications and members that the answer carries: about what the client will be sent.
     pub fn weight(&self) -> usize {
         match self {
-            Self::Claimed { lobby: attached, .. } | Self::Subscribed(attached) | Self::History(attached) => {
-                attached.publications.iter().map(|publication| publication.fields().len()).sum()
-            }
+            Self::Claimed { lobby, .. } => lobby.as_ref().map_or(0, |attached| attached.weight()),
+            Self::Subscribed(attached) | Self::History(attached) => attached.weight(),
             Self::Users(page) | Self::Presence(_, page) => {
                 page.members.iter().map(|(user, _)| member_bytes(user)).sum()
             }
             Self::Published { .. } | Self::Revoked { .. } | Self::Refused(_) | Self::EpochChanged(_) => 0,
         }
+    }
+}
+
+impl Attached {
+    fn weight(&self) -> usize {
+        self.publications.iter().map(|publication| publication.fields().len()).sum()
     }
 }
 
@@ -404,7 +409,7 @@ impl Parcel {
             Self::DeliverBatch { bytes, .. } => *bytes,
             Self::Announce { frame, .. } => frame.len(),
             Self::Answer { answer, .. } => answer.weight(),
-            Self::Unsubscribe { .. } | Self::Release { .. } | Self::Kick { .. } | Self::Farewell(_) => 0,
+            _ => 0,
         }
     }
 }
