@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin};
+use super::files::read_text;
 use super::schema::{Auth, Config};
 use super::setting::{Fault, Item, Raw, Secret, Section};
 
@@ -122,7 +123,7 @@ impl Loader {
     }
 
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+        let text = read_text(path).map_err(|error| ConfigError {
             origin: Origin::File { path: path.to_owned(), line: None },
             key: None,
             problem: format!("cannot read the configuration file: {error}"),

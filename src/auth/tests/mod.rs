@@ -25,7 +25,7 @@ const NOW_MS: u64 = 1_800_000_000_500;
 const NOW_S: u64 = NOW_MS / 1000;
 
 fn with_secret() -> Auth {
-    Auth { hs256_secret: Some(Secret::new(SECRET)), ..Auth::default() }
+    Auth { hs256_secret: Some(Secret::new(SECRET)), leeway_s: 0, ..Auth::default() }
 }
 
 fn verifier(auth: &Auth) -> Verifier {
