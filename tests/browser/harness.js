@@ -76,8 +76,8 @@ export async function startServer({ port = 0, config = '' } = {}) {
 }
 
 /** Chromium with an empty profile of its own. */
-export function startBrowser() {
-  return chromium.launch({ executablePath: CHROMIUM, headless: true, args: CHROMIUM_FLAGS });
+export function startBrowser(options = {}) {
+  return chromium.launch({ executablePath: CHROMIUM, headless: true, args: CHROMIUM_FLAGS, ...options });
 }
 
 /** A tab on the demo page that keeps what it must not lose: its sockets, its errors, what it asked for. */
