@@ -2,14 +2,15 @@
 //! it into an [`Effect`], and turns owners' answers into [`Outcome`]s; it knows no socket, no lane and no queue.
 //! `shard` carries the effects out.
 
-use std::cell::RefCell;
+mod rules;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::auth::{Authenticator, ChannelGrant, Identity, RefusedToken, Revocations, TokenError};
+use crate::auth::{Identity, Revocations};
 use crate::clock::Now;
 use crate::hub::LOBBY;
-use crate::namespace::{Namespace, Namespaces, PresenceMode, PublishRule};
+use crate::namespace::{Namespace, Namespaces, PublishRule};
 use crate::parcel::{Answer, Ask, Content, Publish, Refusal, Since};
 use crate::planted::Fault;
 use crate::proto::channel::is_channel_name;
@@ -17,9 +18,11 @@ use crate::proto::codes::close;
 use crate::proto::decode::{self, Command, Request, SubscribeTo};
 use crate::proto::encode::{About, Reply};
 use crate::proto::text::{Text, trim};
-use crate::refusals::{TokenReason, quoted};
+use crate::refusals::TokenReason;
 use crate::rights::{Grant, Lapse, Rights};
 use crate::user::User;
+pub use rules::Rules;
+use rules::grant_for;
 
 /// Most members or publications in a page, and how many a client gets that names no limit.
 const PAGE_MAX: u32 = 1000;
@@ -116,29 +119,6 @@ pub enum Local {
     Unsubscribe,
 }
 
-/// What a session needs to judge a command.
-#[derive(Debug)]
-pub struct Rules<'a> {
-    /// Judges tokens.
-    pub authenticator: &'a Authenticator,
-    /// What the channels allow.
-    pub namespaces: &'a Namespaces,
-    /// How long a request may stay unanswered.
-    pub request_ms: u64,
-    /// Most subscriptions of a connection, pending ones included, the lobby not.
-    pub subscriptions_max: usize,
-    /// How many it has, the lobby not counted.
-    pub subscriptions: usize,
-    /// Whether the command's channel is one of them.
-    pub subscribed: bool,
-    /// Whether the client comes from where limits hold.
-    pub bounded: bool,
-    /// Whether a channel's token is looked at: not while too many tokens of the client's address were refused.
-    pub looks_at_tokens: bool,
-    /// The token that the command brought and that was refused. Written by the session.
-    pub refused_token: RefCell<Option<RefusedToken>>,
-}
-
 /// What is to be done about a command.
 #[derive(Debug)]
 pub enum Effect<'a> {
@@ -199,34 +179,6 @@ pub struct TimedOut {
     pub channel: Arc<str>,
     /// The connection can't go on without it.
     pub is_final: bool,
-}
-
-impl Rules<'_> {
-    /// Who the token speaks for; a refused one is left in `refused_token`.
-    fn verify(&self, token: &str, now: Now) -> Option<Identity> {
-        let verified = self.authenticator.verify(token, now.unix_ms);
-        verified.map_err(|error| self.refuse(token, error, now)).ok()
-    }
-
-    /// What the channel token grants; a refused one is left in `refused_token`.
-    fn verify_channel(&self, token: &str, now: Now) -> Option<ChannelGrant> {
-        let verified = self.authenticator.verify_channel(token, now.unix_ms);
-        verified.map_err(|error| self.refuse(token, error, now)).ok()
-    }
-
-    fn refuse(&self, token: &str, error: TokenError, now: Now) {
-        *self.refused_token.borrow_mut() = Some(self.authenticator.describe(token, error, now.unix_ms));
-    }
-
-    /// A good token was shown where it does not count.
-    fn misplaced(&self, reason: TokenReason, cause: String, user: &str) {
-        *self.refused_token.borrow_mut() = Some(RefusedToken::misplaced(reason, cause, user));
-    }
-
-    /// Whether the channel's members may be asked for.
-    fn shows_members(&self, channel: &str) -> bool {
-        self.namespaces.of(channel).is_some_and(|namespace| namespace.presence != PresenceMode::Off)
-    }
 }
 
 impl Session {
@@ -704,21 +656,6 @@ impl From<&SubscribeTo<'_>> for Wanted {
 
 fn owned(since: &decode::Since<'_>) -> Box<Since> {
     Box::new(Since { epoch: since.epoch.into(), offset: since.offset })
-}
-
-/// What the channel's own token gives this user, if it is good and for this channel.
-fn grant_for(channel: &str, token: Option<&str>, user: &User, rules: &Rules<'_>, now: Now) -> Option<Box<Grant>> {
-    let grant = rules.verify_channel(token?, now)?;
-    if grant.user_key != **user.key() {
-        rules.misplaced(TokenReason::OtherUser, "another user's token".to_owned(), &grant.user_key);
-        return None;
-    }
-    if grant.channel != *channel {
-        let cause = format!("it is for channel {}", quoted(&grant.channel));
-        rules.misplaced(TokenReason::OtherChannel, cause, &grant.user_key);
-        return None;
-    }
-    Some(Box::new(Grant::new(grant, now.unix_ms)))
 }
 
 fn page(limit: Option<u32>) -> u32 {

@@ -33,7 +33,7 @@ use crate::namespace::{LOBBY, Namespaces, PresenceMode};
 use crate::parcel::{Answer, Ask, Placed};
 use crate::proto::channel::is_channel_name;
 use crate::proto::encode::Member;
-use crate::proto::handshake::Origins;
+use crate::proto::origin::Origins;
 use crate::proto::text::Text;
 use crate::reactor::Counters;
 use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_up_to};
@@ -491,7 +491,8 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         Revoked::User { .. } => Some("a token without iat counts as issued before any time: this user's are revoked"),
         Revoked::TokenId(_) => None,
     };
-    let revoked = format!("{:?}", revocation.revoked);
+    let revoked = revoked_words(&revocation.revoked);
+    let everyone = matches!(revocation.revoked, Revoked::IssuedBefore(_));
     let telling = state.owners.revoke(revocation);
     let Ok(Some(connections)) = timeout(state.patience, telling).await else {
         // Some shards may not know of it yet. To say it twice does no harm.
@@ -501,13 +502,21 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         tracing::error!(%error, "a revocation");
         return Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
     }
-    let what = quoted_up_to(WHY_CHARS, &revoked);
-    if revoked.starts_with("IssuedBefore") {
-        tracing::warn!(client = peer, what, expires_at, connections, "revoked for everyone, tokens without iat too");
+    if everyone {
+        tracing::warn!(client = peer, revoked, expires_at, connections, "revoked for everyone, tokens without iat too");
     } else {
-        tracing::info!(client = peer, what, expires_at, connections, "revoked");
+        tracing::info!(client = peer, revoked, expires_at, connections, "revoked");
     }
     Ok(json(StatusCode::OK, &Done { expires_at, connections, warning }))
+}
+
+/// What is revoked, for the log: not the id of a token.
+fn revoked_words(revoked: &Revoked) -> String {
+    match revoked {
+        Revoked::TokenId(_) => "token_id".to_owned(),
+        Revoked::User { key, issued_before_ms } => format!("user {}, issued_before {issued_before_ms}", quoted(key)),
+        Revoked::IssuedBefore(before_ms) => format!("issued_before {before_ms}"),
+    }
 }
 
 fn published(answer: Answer) -> Outcome {

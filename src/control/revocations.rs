@@ -14,6 +14,7 @@ use super::api::{State, body, json};
 use super::fault::Fault;
 use super::input::{self, user_key, which_tokens};
 use crate::auth::{Lifted, Revocation, Revoked};
+use crate::refusals::quoted;
 
 /// `POST /api/unrevoke`: the fields of `/api/revoke` that say which tokens.
 #[derive(Debug, Deserialize)]
@@ -96,7 +97,13 @@ pub async fn lift(Shared(state): Shared<Arc<State>>, request: Request) -> Result
     let body = body(&state, request).await?;
     let lifted = input::parse::<Unrevoke>(&body)?.lifted()?;
     let kept = state.with_ledger(|ledger, _| ledger.lift(&lifted));
-    tracing::info!(?lifted, count = kept.as_ref().ok(), "revocations lifted");
+    let what = match &lifted {
+        Lifted::TokenId(_) => "token_id".to_owned(),
+        Lifted::User { key, issued_before_ms: None } => format!("user {}", quoted(key)),
+        Lifted::User { key, issued_before_ms: Some(ms) } => format!("user {}, issued_before {ms}", quoted(key)),
+        Lifted::IssuedBefore(ms) => format!("issued_before {ms}"),
+    };
+    tracing::info!(what, count = kept.as_ref().ok(), "revocations lifted");
     if !state.tell_lifted(lifted).await {
         // To say it twice does no harm.
         return Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, "not known to be done everywhere, ask again"));

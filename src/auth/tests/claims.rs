@@ -74,7 +74,7 @@ fn the_name_is_a_text_of_bounded_size() {
     assert_eq!(name(json!({"username": "<b>&"})).unwrap(), "<b>&");
     // Cut between two characters, and never longer than the bound.
     for (long, bytes) in
-        [("x".repeat(128), 128), ("x".repeat(9_999), 128), ("ж".repeat(65), 128), ("漢".repeat(43), 126)]
+        [("x".repeat(128), 128), ("x".repeat(2_000), 128), ("ж".repeat(65), 128), ("漢".repeat(43), 126)]
     {
         assert_eq!(name(json!({ "username": long })).unwrap(), &long[..bytes]);
         assert_eq!(name(json!({"username": null, "name": long})).unwrap(), &long[..bytes]);

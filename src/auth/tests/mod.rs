@@ -42,7 +42,7 @@ fn pem(name: &str) -> Vec<u8> {
 
 fn with_public_key(name: &str, algorithm: Option<&str>) -> Auth {
     let file = PublicKeyFile { file: key_file(name), algorithm: algorithm.map(str::to_owned) };
-    Auth { public_key_files: vec![file], ..Auth::default() }
+    Auth { public_key_files: vec![file], leeway_s: 0, ..Auth::default() }
 }
 
 fn signed(algorithm: Algorithm, kid: Option<&str>, key: &EncodingKey, claims: &Value) -> String {
