@@ -11,7 +11,7 @@ use crate::auth::{Identity, Revocations};
 use crate::clock::Now;
 use crate::hub::LOBBY;
 use crate::namespace::{Namespace, Namespaces, PublishRule};
-use crate::parcel::{Answer, Ask, Content, Publish, Refusal, Since};
+use crate::parcel::{Answer, Ask, Claim, Content, Publish, Refusal, Since};
 use crate::planted::Fault;
 use crate::proto::channel::is_channel_name;
 use crate::proto::codes::close;
@@ -21,8 +21,9 @@ use crate::proto::text::{Text, trim};
 use crate::refusals::TokenReason;
 use crate::rights::{Grant, Lapse, Rights};
 use crate::user::User;
-pub use rules::Rules;
 use rules::grant_for;
+
+pub use rules::Rules;
 
 /// Most members or publications in a page, and how many a client gets that names no limit.
 const PAGE_MAX: u32 = 1000;
@@ -197,9 +198,9 @@ impl Session {
         self.wants_ping
     }
 
-    /// Whether the deadline for signing in applies.
+    /// Whether the deadline for signing in applies: until a good token has come. What follows is a request like others.
     pub fn is_anonymous(&self) -> bool {
-        self.stage != Stage::SignedIn
+        self.stage == Stage::Anonymous
     }
 
     /// Whether the next command may be read: not while signing in, nor behind one that is stalled, nor with
@@ -263,7 +264,7 @@ impl Session {
     pub fn may_stay(&self, channel: &str, namespaces: &Namespaces) -> bool {
         let (Some(rights), Some(user)) = (self.rights(), self.claimed()) else { return false };
         let rule = |namespace: &Arc<Namespace>| namespace.may_subscribe(user.key(), rights.grants(channel));
-        channel == LOBBY || namespaces.of(channel).is_some_and(rule)
+        namespaces.of(channel).is_some_and(rule)
     }
 
     /// A subscription has ended, and with it the right that its own token gave.
@@ -315,6 +316,9 @@ impl Session {
                     Err((code, text)) => self.local(Local::Refuse(code, text), channel, id),
                 }
             }
+            Command::Users { .. } if !self.may_stay(LOBBY, rules.namespaces) || !rules.shows_members(LOBBY) => {
+                self.local(Local::Refuse(403, Text::Forbidden), LOBBY, id)
+            }
             Command::Users { cursor, limit } => {
                 let ask = Ask::Users { cursor: cursor.map(Into::into), limit: page(limit) };
                 Effect::Ask(self.ask(Kind::Page, id, LOBBY.into(), ask, rules, now))
@@ -355,10 +359,12 @@ impl Session {
         self.stage = Stage::SigningIn;
         self.user = Some(Arc::clone(&user));
         let rights = Rights::new(identity);
+        let lobby = rules.namespaces.lobby().may_subscribe(user.key(), rights.names(LOBBY));
         self.notice_ms = rights.notice_ms(now.unix_ms);
         self.rights = Some(Box::new(rights));
         let wanted = channels.iter().map(Wanted::from).collect();
-        let ask = Ask::Claim { user, recover: recover.as_ref().map(owned), bounded: rules.bounded };
+        let (recover, bounded, accepted_ns) = (recover.as_ref().map(owned), rules.bounded, rules.accepted_ns);
+        let ask = Ask::Claim(Box::new(Claim { user, recover, lobby, bounded, accepted_ns }));
         Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
     }
 
@@ -590,6 +596,9 @@ impl Session {
         let (code, text) = match refusal {
             Refusal::AlreadyOnline => {
                 return Outcome::Close(id, 409, Text::AlreadyOnline, close::SIGNED_IN_ELSEWHERE);
+            }
+            Refusal::SignedInElsewhere => {
+                return Outcome::Close(id, 409, Text::SignedInElsewhere, close::SIGNED_IN_ELSEWHERE);
             }
             Refusal::TooManySignIns => return Outcome::Close(id, 429, Text::TooManySignIns, close::RATE_LIMITED),
             Refusal::TooManyConnections => {

@@ -1,5 +1,5 @@
-//! What a session needs to judge a command, and how it judges the tokens that a command brings: a refused one is left where
-//! `shard` finds it, counts it and tells the log. Part of `session`.
+//! What a session needs to judge a command, and the tokens that commands bring: one that is refused is left here for
+//! `shard` to count and tell. Part of `session`.
 
 use std::cell::RefCell;
 
@@ -27,6 +27,8 @@ pub struct Rules<'a> {
     pub subscribed: bool,
     /// Whether the client comes from where limits hold.
     pub bounded: bool,
+    /// When the connection was accepted, see `shard::Arrival`.
+    pub accepted_ns: u64,
     /// Whether a channel's token is looked at: not while too many tokens of the client's address were refused.
     pub looks_at_tokens: bool,
     /// The token that the command brought and that was refused. Written by the session.
