@@ -116,6 +116,7 @@ impl Shard {
         if conn.outbox.bytes() < waiting {
             // The kernel took bytes after having been full: the peer made room, so it lives.
             conn.seen(now.mono_ms);
+            self.shows_life(id);
         }
     }
 
