@@ -6,18 +6,21 @@
 mod abuse;
 mod admission;
 mod api;
+mod batches;
 mod channel_support;
 mod channels;
 mod deflate;
 mod doctor;
 mod echo;
 mod faults;
+mod ghosts;
 mod handshake;
 mod keys;
 mod limits;
 mod liveness;
 mod memory;
 mod metrics;
+mod namespaces;
 #[cfg(feature = "planted")]
 mod panics;
 mod presence;
