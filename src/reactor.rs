@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use monoio::net::UnixStream;
 use rustix::event::{EventfdFlags, eventfd};
 use rustls::ServerConfig;
 
-use crate::auth::{Revocation, Verifier};
+use crate::auth::{Lifted, Revocation, Verifier};
 use crate::clock::{Clock, Now};
 use crate::conn::{self, RECEIVE_BYTES, Sockets};
 use crate::ids::ConnId;
@@ -26,6 +26,7 @@ use crate::limits::{Guard, Limit};
 use crate::mesh::Endpoint;
 use crate::metrics::{Count, ShardMetrics};
 use crate::parcel::{Answer, Ask, Parcel};
+use crate::refusals::{RefusalLog, RefusalNote};
 use crate::shard::{LANE_BYTES, LANE_PARCELS, Shard};
 
 /// Sends in a row before others may run: 8,000 would hold the loop for 30 ms.
@@ -44,6 +45,8 @@ pub enum Command {
     Certificate(Arc<ServerConfig>),
     /// Tokens count no more; tell when no connection lives by one.
     Revoke(Arc<Revocation>, flume::Sender<Answer>),
+    /// Revocations count no more; tell when that is so.
+    Lift(Arc<Lifted>, flume::Sender<()>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
     /// Say goodbye to everyone, wait so long at most, and end.
@@ -82,6 +85,8 @@ pub struct Entry {
     pub proxy_protocol: bool,
     /// How long it may take to come.
     pub patience: Duration,
+    /// Where refusals are told.
+    pub refusals: Arc<RefusalLog>,
 }
 
 /// One shard with its sockets, as the tasks of its thread share it. No borrow is held across an `.await`.
@@ -234,6 +239,12 @@ impl Reactor {
         });
     }
 
+    /// Tells in the log what was refused before it came to the shard.
+    pub fn tell_refusal(&self, reason: &'static str, client: IpAddr, detail: impl FnOnce() -> String) {
+        let note = RefusalNote { reason, client: Some(client), conn: None, user: None };
+        self.entry.refusals.tell(&note, self.clock.now().mono_ms, detail);
+    }
+
     /// The next connection's place in the process. To be given back by [`Reactor::closed`] or `counters.leave`.
     pub fn enter(&self) -> Option<Limit> {
         self.metrics.count(Count::Accepted);
@@ -338,6 +349,11 @@ impl Reactor {
                 Command::Revoke(revocation, reply) => {
                     let number = self.expect_answer(reply);
                     self.with(|shard, now| shard.revoke(number, &revocation, now));
+                }
+                Command::Lift(lifted, done) => {
+                    self.with(|shard, _| shard.lift(&lifted));
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.try_send(());
                 }
                 // Whoever asks now is told that nobody is there any more.
                 Command::Ask(..) if self.is_draining() => {}

@@ -28,9 +28,11 @@ use crate::log::LostLines;
 use crate::memory::{self, Watch};
 use crate::mesh::{self, Waker};
 use crate::metrics::Metrics;
-use crate::proto::handshake::{self, Origins, Policy};
+use crate::proto::handshake::{self, Policy};
+use crate::proto::origin::Origins;
 use crate::proto::websocket;
 use crate::reactor::{Command, Counters, Door, Entry, Parts, Reactor};
+use crate::refusals::RefusalLog;
 use crate::shard::{Compression, Settings, Shard};
 use crate::tls::{self, Identity};
 
@@ -134,6 +136,7 @@ pub struct Server {
     control: Option<Control>,
     certificate: Option<tls::Watch>,
     memory: Watch,
+    refusals: Arc<RefusalLog>,
 }
 
 /// Where a server listens: at one of them at least.
@@ -192,6 +195,7 @@ impl Server {
             guard: Arc::clone(&settings.guard),
             proxy_protocol: config.limits.proxy_protocol,
             patience: Duration::from_millis(config.limits.handshake_ms),
+            refusals: Arc::clone(&settings.refusals),
         };
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::with_capacity(count);
@@ -234,7 +238,8 @@ impl Server {
             Some((keys, listener)) => {
                 let parts = control::Parts {
                     listener,
-                    cors: Origins::List(config.http.cors_origins.clone()),
+                    cors: Origins::list(&config.http.cors_origins)
+                        .map_err(|fault| ConfigError::of_key("http.cors_origins", fault))?,
                     keys,
                     owners: Owners::new(shards.iter().map(|shard| (shard.commands.clone(), shard.waker.clone()))),
                     ledger,
@@ -244,6 +249,7 @@ impl Server {
                     counters,
                     metrics: settings.metrics.clone(),
                     lost,
+                    refusals: Arc::clone(&settings.refusals),
                     push_bytes: config.limits.push_bytes,
                     request_ms: config.limits.request_ms,
                     head_ms: config.limits.handshake_ms,
@@ -263,7 +269,8 @@ impl Server {
         let bound = memory::bound(config.limits.memory_bytes);
         let memory = Watch::start(bound, Arc::clone(&settings.guard), give_back)
             .map_err(system("starting the thread that watches memory"))?;
-        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory })
+        let refusals = Arc::clone(&settings.refusals);
+        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory, refusals })
     }
 
     /// Where the server listens.
@@ -281,7 +288,7 @@ impl Server {
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, control, certificate, memory, .. } = self;
+        let Self { config, shards, mut signals, control, certificate, memory, refusals, .. } = self;
         for signal in signals.forever() {
             if signal != SIGHUP {
                 tracing::info!(signal, "going away");
@@ -306,6 +313,7 @@ impl Server {
             control.stop();
         }
         memory.stop();
+        refusals.finish();
         Ok(())
     }
 }
@@ -461,12 +469,17 @@ fn verifier(config: &Config) -> Result<Verifier, ConfigError> {
 
 fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings, BootError> {
     let limits = &config.limits;
-    let origins = if config.origins.is_empty() { Origins::SameHost } else { Origins::List(config.origins.clone()) };
+    let origins = match config.origins.as_slice() {
+        [] => Origins::SameHost,
+        list => Origins::list(list).map_err(|fault| ConfigError::of_key("origins", fault))?,
+    };
     // Bounds of the process, shared out: owners are spread over the shards by a hash.
     let share = |bound: usize| bound.div_ceil(shards);
     warn_of_windows(config);
     let guard = Arc::new(Guard::new(rules(limits)));
     let dev = if config.dev { auth::hs256_secret(&config.auth)? } else { None };
+    // The sign-in that waits is a request like others.
+    let probe_ms = config.auth.probe_ms.min(limits.request_ms / 2);
     Ok(Settings {
         hub: HubSettings {
             shards,
@@ -474,6 +487,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
             namespaces: Arc::new(config.channel_namespaces()),
             duplicate_login: config.auth.duplicate_login,
             connections_per_user: limits.connections_per_user,
+            probes: probe_ms > 0,
             guard: Arc::clone(&guard),
             push_bytes: limits.push_bytes,
             recover_bytes: limits.outbox_bytes / 2,
@@ -486,6 +500,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
         },
         guard,
         metrics: Metrics::new(shards),
+        refusals: Arc::default(),
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),
@@ -510,6 +525,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
         request_ms: limits.request_ms,
         handshake_ms: limits.handshake_ms,
         auth_ms: config.auth.deadline_ms,
+        probe_ms,
         token_cache: CacheLimits {
             tokens: share(config.auth.cached_tokens),
             bytes: share(config.auth.cached_tokens_bytes),

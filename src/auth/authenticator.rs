@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::claims::{ChannelGrant, Identity};
-use super::revocations::{Revocation, Revocations, TokenMark};
+use super::refused::RefusedToken;
+use super::revocations::{Lifted, Revocation, Revocations, TokenMark};
 use super::verified::{CacheLimits, VerifiedTokens};
 use super::verify::{TokenError, Verifier};
 
@@ -51,10 +52,20 @@ impl Authenticator {
         if self.revocations.revokes(mark, now_ms) { Err(TokenError::Revoked) } else { Ok(grant) }
     }
 
+    /// What the log is to tell of a token that [`Authenticator::verify`] or [`Authenticator::verify_channel`] refused.
+    pub fn describe(&self, token: &str, error: TokenError, now_ms: u64) -> RefusedToken {
+        RefusedToken::new(token, error, now_ms)
+    }
+
     /// From now on the tokens that this names count no more. Keys read anew change nothing about that.
     pub fn revoke(&mut self, revocation: &Revocation, now_ms: u64) {
         self.revocations.insert(revocation);
         self.revocations.prune(now_ms);
+    }
+
+    /// From now on these revocations count no more.
+    pub fn lift(&mut self, lifted: &Lifted) {
+        self.revocations.lift(lifted);
     }
 
     /// What is in force from the start.

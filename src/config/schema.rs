@@ -15,6 +15,7 @@ use crate::hub::users::DuplicateLogin;
 use crate::limits::Net;
 use crate::proto::deflate::Mode;
 use crate::proto::forwarded::ForwardedHeader;
+use crate::proto::origin::Origins;
 use crate::proto::text::Language;
 
 use super::channels::ChannelRules;
@@ -44,8 +45,11 @@ settings! {
         echo: bool = false;
         /// Language of the messages that people read: "en" or "zh".
         language: Language = Language::En;
-        /// Web pages that may connect, such as `https://example.com` or `http://10.0.0.1:8080`; "*" allows all. Empty:
-        /// only pages from the host that they connect to. A client without an Origin header is not a page and may.
+        /// Web pages that may connect, each as `location.origin` on the page shows it: "https://example.com",
+        /// "http://10.0.0.1:8080". "http://localhost:*" is any port, "https://*.example.com" every host below example.com
+        /// (and not that itself), "*" every page. Pages that were opened as files are "file://"; pages without an origin
+        /// of their own, as in a sandboxed frame, are "null". Browsers send "null" for files too, so "file://" lets both
+        /// in. Empty: only pages from the host that they connect to. A client without an Origin header is no page and may.
         origins: Vec<String> = Vec::new(), origin_list;
         /// How long the server takes to stop at most, in milliseconds: half of it for what was accepted to reach everyone,
         /// all of it for connections to close.
@@ -92,9 +96,9 @@ settings! {
 settings! {
     /// What is written to stderr.
     pub struct Log {
-        /// The least important level that is written: "error", "warn", "info", "debug"; or a filter such as
-        /// "info,uringcast::conn=debug".
-        level: String = "info".to_owned(), not_empty;
+        /// The least important level that is written: "error", "warn", "info", "debug" or "off"; or a filter that names
+        /// parts of the server, such as "info,uringcast::conn=debug".
+        level: String = "info".to_owned(), log_filter;
         /// "text" for people or "json" for machines.
         format: LogFormat = LogFormat::Text;
         /// The most lines that may wait for stderr to take them; further ones are lost, and counted
@@ -107,28 +111,35 @@ settings! {
     /// Who may connect, and how that is proved.
     pub struct Auth {
         /// The secret that signs HS256 tokens: at least 16 bytes, better 32 random ones
-        /// (`openssl rand -base64 32`). Prefer the file or the environment to writing it here.
+        /// (`openssl rand -base64 32`). Prefer the file or the environment to writing it here. Line ends at its end are
+        /// not part of it.
         hs256_secret: Option<Secret> = None, if_set(long_enough);
-        /// A file that holds that secret. One line end at its end is not part of the secret.
+        /// A file that holds that secret. Line ends at its end are not part of it.
         hs256_secret_file: Option<PathBuf> = None, if_set(path_not_empty);
         /// PEM files with public keys. RSA means RS256, EC on P-256 ES256, on P-384 ES384, Ed25519 EdDSA; another
         /// algorithm of that family is named: { file = "rsa.pem", algorithm = "PS256" }.
         public_key_files: Vec<PublicKeyFile> = Vec::new();
-        /// A file with a JSON Web Key Set. A token's `kid` chooses the key. Keys for encryption are ignored.
+        /// A file with a JSON Web Key Set. A token's `kid` and `alg` choose the key. What can't check a token, as keys for
+        /// encryption, is passed over with a warning; a key that is broken is refused.
         jwks_file: Option<PathBuf> = None, if_set(path_not_empty);
         /// What the `iss` claim must be. Unset: it is not looked at.
         issuer: Option<String> = None, if_set(not_empty);
         /// What the `aud` claim must be or contain. Unset: it is not looked at.
         audience: Option<String> = None, if_set(not_empty);
-        /// How far the clock of whoever issues tokens may be off, in seconds: tokens are taken that much longer
-        /// after `exp` and earlier before `nbf`.
-        leeway_s: u64 = 0, range(0..=3_600);
+        /// How far the clock of the machine that issues tokens may be off, in seconds: tokens are taken that much longer
+        /// after `exp`, and earlier before `nbf` and `iat`. Clocks that follow NTP differ by less than a second, virtual
+        /// machines that were paused by a few; and a token that leaked lives no longer than this beyond its end.
+        leeway_s: u64 = 5, range(0..=3_600);
         /// Fixed tokens, for trying things out: they never expire.
         /// [{ token = "…", user = 1, name = "Alice", channels = ["news"] }]
         tokens: Vec<StaticToken> = Vec::new(), token_list;
         /// What happens when a user who is connected signs in again: "kick_old" closes the older connection,
         /// "reject_new" the newer one, "allow" keeps both.
         duplicate_login: DuplicateLogin = DuplicateLogin::KickOld;
+        /// When a sign-in would be refused because of the connections that its user has, these are pinged, and have so long
+        /// to show a sign of life, in milliseconds; those that don't are closed (4504), and the sign-in goes through. 0
+        /// refuses at once. At most half of `limits.request_ms` counts.
+        probe_ms: u64 = 2_000, range(0..=60_000);
         /// How many tokens are remembered whose signature was found good, over all shards, so that reconnects don't
         /// pay for it again; those unused for longest go first. What a token says is judged anew each time. HS256 is
         /// never remembered: it costs no more. 0: none.
@@ -138,7 +149,8 @@ settings! {
         /// How long a revocation is kept that doesn't name its tokens' end, in seconds: at least as long as tokens
         /// live. A token that lives longer is taken again after it.
         revocations_kept_s: u64 = 30 * 86_400, range(1..=3_650 * 86_400);
-        /// A file in which revocations outlive a restart; it is made if it isn't there. Unset: they don't.
+        /// A file in which revocations outlive a restart; it is made if it isn't there, for the server's user alone to
+        /// read. Unset: they don't.
         revocations_file: Option<PathBuf> = None, if_set(path_not_empty);
         /// How long a new connection has to authenticate, in milliseconds.
         deadline_ms: u64 = 10_000, range(1..=DAY_MS);
@@ -499,6 +511,34 @@ fn not_empty(text: &String) -> Result<(), String> {
     if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
 }
 
+/// What the log's own filter makes of a word that is no level is a part of the program that says nothing: no line at all.
+fn log_filter(filter: &String) -> Result<(), String> {
+    let is_level = |level: &str| LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
+    let is_part = |part: &str| {
+        let inside = part.strip_prefix("uringcast");
+        inside.is_some_and(|inside| inside.is_empty() || inside.starts_with("::") && !inside.ends_with(':'))
+    };
+    let levels = LEVELS.join(", ");
+    let directives: Vec<_> = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    if directives.is_empty() {
+        return Err(format!("must not be empty: write one of {levels}"));
+    }
+    for directive in directives {
+        let fault = match directive.split_once('=') {
+            None if is_level(directive) || is_part(directive) => continue,
+            Some((part, level)) if is_part(part) && is_level(level) => continue,
+            Some((part, level)) if is_part(part) => format!("{level:?} is no level"),
+            Some((part, _)) => format!("{part:?} is no part of this server, which are uringcast::conn and the like"),
+            None => format!("{directive:?} is no level"),
+        };
+        return Err(format!("{fault}: write one of {levels}, or a filter such as \"info,uringcast::conn=debug\""));
+    }
+    Ok(())
+}
+
+/// The levels that a log line can have, least first, and none.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 fn path_not_empty(path: &PathBuf) -> Result<(), String> {
     if path.as_os_str().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
 }
@@ -515,17 +555,7 @@ fn endpoint_path(path: &String) -> Result<(), String> {
 }
 
 fn origin_list(origins: &Vec<String>) -> Result<(), String> {
-    let is_origin = |origin: &String| match origin.split_once("://") {
-        Some((scheme, host)) => !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']),
-        None => ["*", "null"].contains(&origin.as_str()),
-    };
-    match origins.iter().find(|origin| !is_origin(origin)) {
-        Some(wrong) => Err(format!(
-            "{wrong:?} is not an origin: write https://example.com, without a path or a slash \
-             at the end, https://*.example.com, \"null\" or \"*\""
-        )),
-        None => Ok(()),
-    }
+    Origins::list(origins).map(drop)
 }
 
 fn api_key_list(keys: &Vec<Secret>) -> Result<(), String> {

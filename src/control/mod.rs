@@ -1,6 +1,6 @@
 //! The control thread's server: the backend's HTTP API on a listener of its own (tokio, axum), apart from the shards so
 //! that nothing it does holds one up. This file owns the thread, the connections and their end; `api` has the routes,
-//! `input` what requests carry, `fault` what they are refused with, `ledger` what was revoked, `owners` the way to the
+//! `input` what requests carry, `fault` what they are refused with, `ledger` what was revoked, `revocations` its list, `owners` the way to the
 //! shards.
 //! Called by `server`, which starts it after the shards and ends it after them.
 
@@ -9,6 +9,7 @@ mod fault;
 mod input;
 mod ledger;
 mod owners;
+mod revocations;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -16,7 +17,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
@@ -29,9 +32,10 @@ use crate::clock::Clock;
 use crate::log::LostLines;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
-use crate::proto::handshake::Origins;
+use crate::proto::origin::Origins;
 use crate::reactor::Counters;
-use api::{State, Watching};
+use crate::refusals::RefusalLog;
+use api::{Peer, State, Watching};
 pub use ledger::Ledger;
 pub use owners::Owners;
 
@@ -73,6 +77,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// How many log lines were lost.
     pub lost: LostLines,
+    /// Where refusals are told.
+    pub refusals: Arc<RefusalLog>,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
     /// How long a request may take.
@@ -190,10 +196,10 @@ async fn serve(
         };
         tokio::select! {
             (accepted, place) = next => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let (router, phases) = (router.clone(), peers.clone());
                     open.spawn(async move {
-                        connection(stream, router, phases, head).await;
+                        connection(stream, Peer(peer.ip()), router, phases, head).await;
                         drop(place);
                     });
                 }
@@ -210,15 +216,26 @@ async fn serve(
     let _ = timeout(FAREWELL, async { while open.join_next().await.is_some() {} }).await;
 }
 
-async fn connection(stream: TcpStream, router: axum::Router, mut phases: watch::Receiver<Phase>, head: Duration) {
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    router: axum::Router,
+    mut phases: watch::Receiver<Phase>,
+    head: Duration,
+) {
     // Neither can fail on a TCP socket, and without them it would work too.
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
     tokio::select! {
         // What a peer does wrong is its own matter: it has been told in HTTP, or has gone.

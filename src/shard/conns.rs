@@ -182,6 +182,10 @@ impl Conn {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
+    /// When the connection was accepted, see [`Arrival`](super::Arrival).
+    accepted_ns: u64,
+    /// The client's address as far as it is known, for the log.
+    client: IpAddr,
     /// What it counts under at the limits' guard.
     address: Address,
     conn: Option<Box<Conn>>,
@@ -206,13 +210,14 @@ impl Conns {
         self.count
     }
 
-    pub(super) fn insert(&mut self, conn: Conn) -> ConnId {
+    pub(super) fn insert(&mut self, conn: Conn, client: IpAddr) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry { generation: 0, address: Address::NONE, conn: None });
+            let entry = Entry { generation: 0, accepted_ns: 0, client, address: Address::NONE, conn: None };
+            self.entries.push(entry);
             u32::try_from(self.entries.len() - 1).expect("descriptors run out long before")
         });
         let entry = &mut self.entries[slot as usize];
-        entry.address = Address::NONE;
+        (entry.client, entry.address) = (client, Address::NONE);
         entry.conn = Some(Box::new(conn));
         self.count += 1;
         ConnId { shard: self.shard, slot, generation: entry.generation }
@@ -240,6 +245,26 @@ impl Conns {
     /// What the connection in a slot counts under: [`Address::NONE`] if it is exempt, or its address isn't known yet.
     pub(super) fn address(&mut self, slot: u32) -> &mut Address {
         &mut self.entries[slot as usize].address
+    }
+
+    /// When the connection in a slot was accepted.
+    pub(super) fn accepted_ns(&self, slot: u32) -> u64 {
+        self.entries[slot as usize].accepted_ns
+    }
+
+    pub(super) fn set_accepted(&mut self, slot: u32, accepted_ns: u64) {
+        self.entries[slot as usize].accepted_ns = accepted_ns;
+    }
+
+    /// Where the connection comes from, if it is there.
+    pub(super) fn client(&self, id: ConnId) -> Option<IpAddr> {
+        let entry = self.entries.get(id.slot as usize)?;
+        (entry.generation == id.generation).then_some(entry.client)
+    }
+
+    /// A trusted proxy has said where the connection comes from.
+    pub(super) fn set_client(&mut self, slot: u32, client: IpAddr) {
+        self.entries[slot as usize].client = client;
     }
 
     /// The connection in a slot, if there is one now.
