@@ -190,7 +190,8 @@ fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
         let exempt = vec!["127.0.0.0/8".parse().expect("a network")];
         return Rules { exempt, ..Rules::default() };
     }
-    let answers = Rate::per_s(outbox_bytes * dice.pick(&[1, 10, 100]), outbox_bytes);
+    // Room for one of the largest, which is half of the bound, and compressed costs three times that.
+    let answers = Rate::per_s(outbox_bytes * dice.pick(&[1, 10, 100]), 2 * outbox_bytes);
     let unread_answers = outbox_bytes * dice.pick(&[0, 1, 4]);
     Rules { answers, unread_answers, addresses: 1 << 20, users: 10_000, ..Rules::default() }
 }
