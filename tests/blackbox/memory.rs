@@ -64,7 +64,7 @@ async fn where_publications_may_be_dropped_the_largest_queue_is_shed() {
     let server = options()
         .without("URINGCAST_LIMITS__EXEMPT")
         .shards(2)
-        .env("URINGCAST_LIMITS__MEMORY_BYTES", 96 * MIB)
+        .env("URINGCAST_LIMITS__MEMORY_BYTES", 64 * MIB)
         .env("URINGCAST_LIMITS__OUTBOX_BYTES", 256 * MIB)
         .env("URINGCAST_LOBBY__HISTORY_SIZE", 0)
         .env("URINGCAST_LOBBY__OVERFLOW", "drop_oldest")
@@ -78,8 +78,9 @@ async fn where_publications_may_be_dropped_the_largest_queue_is_shed() {
     let end = Instant::now() + DEADLINE;
     while metrics.get("uringcast_memory_sheds_total").await == 0 {
         assert!(Instant::now() < end, "{} MiB, and nothing is shed", server.resident() / MIB);
-        for _ in 0..20 {
-            loud.say(&text).await;
+        let said = vec![json!({"type": "message", "data": {"text": text}}); 20];
+        loud.pipeline(&said).await;
+        for _ in said {
             loud.find("message").await;
         }
     }
@@ -108,8 +109,9 @@ async fn histories_give_way_where_no_queue_can() {
     let end = Instant::now() + DEADLINE;
     while metrics.get("uringcast_memory_evictions_total").await == 0 {
         assert!(Instant::now() < end, "{} MiB, and histories keep all", server.resident() / MIB);
-        for _ in 0..20 {
-            loud.say(&text).await;
+        let said = vec![json!({"type": "message", "data": {"text": text}}); 20];
+        loud.pipeline(&said).await;
+        for _ in said {
             loud.find("message").await;
         }
     }

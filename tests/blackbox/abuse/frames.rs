@@ -175,7 +175,7 @@ async fn before_the_sign_in_a_message_has_room_for_auth_and_no_more() {
     honest.write(&frame(true, 1, auth.as_bytes())).await;
     assert_eq!(honest.json().await["type"], "auth_success");
     honest.write(&frame(true, 1, format!(r#"{{"type":"heartbeat"{}}}"#, " ".repeat(1_000_000)).as_bytes())).await;
-    assert_eq!(honest.json().await["type"], "heartbeat");
+    while honest.json().await["type"] != "heartbeat" {}
     let fragments = [frame(false, 1, &[b' '; 300_000]), frame(true, 0, &[b' '; 100_000])].concat();
     for message in [unfinished(400 << 10), fragments] {
         scene.ends_with("/ws", &message, 1009).await;
