@@ -175,7 +175,7 @@ struct Source {
 
 impl Forgettable for Source {
     fn is_spent(&self, now_ms: u64) -> bool {
-        self.connections == 0 && self.arrivals.is_full(now_ms) && self.failures.is_full(now_ms)
+        self.connections == 0 && self.unfinished == 0 && self.arrivals.is_full(now_ms) && self.failures.is_full(now_ms)
     }
 }
 
