@@ -9,6 +9,9 @@ use crate::abuse::{MIB, auth};
 use crate::metrics::{Metrics, options};
 use crate::support::{Client, DEADLINE, Raw, Server, request};
 
+/// Of memory: what a server needs to begin with, and some 30 MiB.
+const BOUND: u64 = 56 * MIB;
+
 async fn knock(server: &Server) -> u16 {
     let mut raw = Raw::connect(server).await;
     raw.write(request(server, "/ws", &[]).as_bytes()).await;
@@ -20,7 +23,7 @@ async fn the_largest_queue_gives_way_and_newcomers_are_taken_again() {
     let server = options()
         .without("URINGCAST_LIMITS__EXEMPT")
         .shards(1)
-        .env("URINGCAST_LIMITS__MEMORY_BYTES", 96 * MIB)
+        .env("URINGCAST_LIMITS__MEMORY_BYTES", BOUND)
         .env("URINGCAST_LIMITS__OUTBOX_BYTES", 256 * MIB)
         .env("URINGCAST_LOBBY__HISTORY_SIZE", 0)
         .start();
@@ -64,7 +67,7 @@ async fn where_publications_may_be_dropped_the_largest_queue_is_shed() {
     let server = options()
         .without("URINGCAST_LIMITS__EXEMPT")
         .shards(2)
-        .env("URINGCAST_LIMITS__MEMORY_BYTES", 64 * MIB)
+        .env("URINGCAST_LIMITS__MEMORY_BYTES", BOUND)
         .env("URINGCAST_LIMITS__OUTBOX_BYTES", 256 * MIB)
         .env("URINGCAST_LOBBY__HISTORY_SIZE", 0)
         .env("URINGCAST_LOBBY__OVERFLOW", "drop_oldest")
@@ -100,7 +103,7 @@ async fn histories_give_way_where_no_queue_can() {
     let server = options()
         .without("URINGCAST_LIMITS__EXEMPT")
         .shards(2)
-        .env("URINGCAST_LIMITS__MEMORY_BYTES", 96 * MIB)
+        .env("URINGCAST_LIMITS__MEMORY_BYTES", BOUND)
         .env("URINGCAST_LOBBY__HISTORY_SIZE", 10_000)
         .start();
     let metrics = Metrics::of(&server).await;
