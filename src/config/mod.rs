@@ -7,6 +7,7 @@
 mod channels;
 mod describe;
 mod error;
+mod listen;
 mod load;
 mod schema;
 mod setting;
@@ -17,6 +18,9 @@ mod tests;
 pub use channels::ChannelRules;
 pub use describe::describe;
 pub use error::{ConfigError, Origin};
+pub use listen::{FileMode, ListenAddr, Listeners};
 pub use load::{Flags, is_our_variable, process_env};
-pub use schema::{Auth, Config, Http, Limits, Liveness, Log, LogFormat, PublicKeyFile, StaticToken, Tls, TlsVersion};
-pub use setting::{OptionalAddr, Secret};
+pub use schema::{
+    Auth, Config, DriverChoice, Http, Limits, Liveness, Log, LogFormat, PublicKeyFile, StaticToken, Tls, TlsVersion,
+};
+pub use setting::Secret;

@@ -25,6 +25,7 @@ use super::owners::{NotAsked, Owners};
 use super::{Parts, REQUESTS};
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
+use crate::limits::Guard;
 use crate::log::LostLines;
 use crate::metrics::{CONTENT_TYPE, Metrics, Process};
 use crate::namespace::{LOBBY, Namespaces, PresenceMode};
@@ -33,7 +34,6 @@ use crate::proto::channel::is_channel_name;
 use crate::proto::encode::Member;
 use crate::proto::handshake::Origins;
 use crate::proto::text::Text;
-use crate::reactor::Counters;
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 /// A body's room beside its content: a broadcast's list of channels.
@@ -45,7 +45,7 @@ const BROADCAST_WINDOW: usize = 32;
 #[derive(Debug)]
 pub struct Watching {
     /// How many connections the shards have.
-    pub counters: Arc<Counters>,
+    pub guard: Arc<Guard>,
     /// What they count.
     pub metrics: Metrics,
     /// How many log lines were lost.
@@ -231,10 +231,8 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     }
     let (code, status) =
         if state.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") };
-    let response = json(
-        code,
-        &Health { status, connections: state.watching.counters.connections(), shards: state.owners.count() },
-    );
+    let response =
+        json(code, &Health { status, connections: state.watching.guard.connections(), shards: state.owners.count() });
     if state.is_draining() { last(response) } else { response }
 }
 

@@ -11,7 +11,9 @@ mod ledger;
 mod owners;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,18 +21,20 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
+use crate::config::ListenAddr;
+use crate::limits::Guard;
 use crate::log::LostLines;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::proto::handshake::Origins;
-use crate::reactor::Counters;
 use api::{State, Watching};
 pub use ledger::Ledger;
 pub use owners::Owners;
@@ -48,11 +52,64 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the requests under way are waited for before the shards are told to end, and the connections after.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// The API's socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// At an address.
+    Tcp(TcpListener),
+    /// At a path.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    fn addr(&self) -> io::Result<ListenAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(ListenAddr::Tcp),
+            Self::Unix(_, path) => Ok(ListenAddr::Unix(path.clone())),
+        }
+    }
+}
+
+/// The same in the runtime.
+enum Accepting {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Accepting {
+    /// Inside the runtime.
+    fn new(listener: &Listener) -> io::Result<Self> {
+        match listener {
+            Listener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(listener.try_clone()?).map(Self::Tcp)
+            }
+            Listener::Unix(listener, _) => {
+                listener.set_nonblocking(true)?;
+                tokio::net::UnixListener::from_std(listener.try_clone()?).map(Self::Unix)
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Peer> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Peer::Tcp(stream)),
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Peer::Unix(stream)),
+        }
+    }
+}
+
+/// A connection of the API.
+enum Peer {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 /// What the API is made of.
 #[derive(Debug)]
 pub struct Parts {
     /// Its socket: bound before anything runs, so that a port that is taken is known in time.
-    pub listener: TcpListener,
+    pub listener: Listener,
     /// Which pages may ask from a browser.
     pub cors: Origins,
     /// Who may ask.
@@ -67,8 +124,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Which channels there can be.
     pub namespaces: Arc<Namespaces>,
-    /// How many connections the shards have.
-    pub counters: Arc<Counters>,
+    /// Knows how many connections the shards have.
+    pub guard: Arc<Guard>,
     /// What the shards count.
     pub metrics: Metrics,
     /// How many log lines were lost.
@@ -84,7 +141,7 @@ pub struct Parts {
 /// The running API.
 #[derive(Debug)]
 pub struct Control {
-    addr: SocketAddr,
+    addr: ListenAddr,
     state: Arc<State>,
     phase: watch::Sender<Phase>,
     quiet: flume::Receiver<()>,
@@ -108,17 +165,16 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let Parts { listener, head_ms, .. } = &parts;
         let head = Duration::from_millis(*head_ms);
-        let addr = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
+        let addr = listener.addr()?;
         let listener = {
             let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener.try_clone()?)?
+            Accepting::new(listener)?
         };
         let watching = Watching {
-            counters: Arc::clone(&parts.counters),
+            guard: Arc::clone(&parts.guard),
             metrics: parts.metrics.clone(),
             lost: parts.lost.clone(),
-            is_open: addr.ip().is_loopback(),
+            is_open: addr.is_local(),
         };
         let state = Arc::new(State::new(parts, watching));
         let (phase, phases) = watch::channel(Phase::Serving);
@@ -135,8 +191,8 @@ impl Control {
     }
 
     /// Where it listens.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    pub fn addr(&self) -> &ListenAddr {
+        &self.addr
     }
 
     /// Requests are judged by these keys from now on.
@@ -173,12 +229,7 @@ async fn ending(phases: &mut watch::Receiver<Phase>) {
 }
 
 /// Takes connections until the end, also while draining: a balancer that asks for `/health` is told.
-async fn serve(
-    listener: tokio::net::TcpListener,
-    state: Arc<State>,
-    mut phases: watch::Receiver<Phase>,
-    head: Duration,
-) {
+async fn serve(listener: Accepting, state: Arc<State>, mut phases: watch::Receiver<Phase>, head: Duration) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let router = api::router(state);
     let mut open = JoinSet::new();
@@ -190,10 +241,18 @@ async fn serve(
         };
         tokio::select! {
             (accepted, place) = next => match accepted {
-                Ok((stream, _)) => {
+                Ok(peer) => {
                     let (router, phases) = (router.clone(), peers.clone());
                     open.spawn(async move {
-                        connection(stream, router, phases, head).await;
+                        match peer {
+                            Peer::Tcp(stream) => {
+                                // Neither can fail on a TCP socket, and without them it would work too.
+                                let _ = stream.set_nodelay(true);
+                                let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
+                                connection(stream, router, phases, head).await;
+                            }
+                            Peer::Unix(stream) => connection(stream, router, phases, head).await,
+                        }
                         drop(place);
                     });
                 }
@@ -210,10 +269,12 @@ async fn serve(
     let _ = timeout(FAREWELL, async { while open.join_next().await.is_some() {} }).await;
 }
 
-async fn connection(stream: TcpStream, router: axum::Router, mut phases: watch::Receiver<Phase>, head: Duration) {
-    // Neither can fail on a TCP socket, and without them it would work too.
-    let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: axum::Router,
+    mut phases: watch::Receiver<Phase>,
+    head: Duration,
+) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head)

@@ -1,14 +1,13 @@
 //! The connections of one shard: a table by slot, with generations, so that a `ConnId` of a connection that has
 //! gone finds nothing. Knows what a connection's state is, not what is done with it.
 
-use core::net::IpAddr;
 use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
 use crate::fanout::Subscription;
 use crate::ids::{ConnId, ShardId};
-use crate::limits::{Address, Limit, Meters};
+use crate::limits::{Address, Limit, Meters, Peer};
 use crate::outbox::Outbox;
 use crate::parcel::Ask;
 use crate::proto::deflate::Deflate;
@@ -59,7 +58,7 @@ struct Held {
     /// Asks that found no credit, in order; nothing is read meanwhile.
     parked: Vec<Parked>,
     /// The trusted proxy whose request is to say where it came from.
-    proxy: Option<IpAddr>,
+    proxy: Option<Peer>,
 }
 
 /// An ask that found no credit.
@@ -138,12 +137,12 @@ impl Conn {
     }
 
     /// Remembers the trusted proxy whose request is to say where it came from.
-    pub(super) fn came_through(&mut self, proxy: IpAddr) {
+    pub(super) fn came_through(&mut self, proxy: Peer) {
         self.held.get_or_insert_default().proxy = Some(proxy);
     }
 
     /// That proxy, once.
-    pub(super) fn take_proxy(&mut self) -> Option<IpAddr> {
+    pub(super) fn take_proxy(&mut self) -> Option<Peer> {
         self.change_held(|held| held.proxy.take())
     }
 
@@ -182,7 +181,7 @@ impl Conn {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
-    /// What it counts under at the limits' guard.
+    /// What it counts under at the limits' guard, whether it was let in or is being refused.
     address: Address,
     conn: Option<Box<Conn>>,
 }
@@ -237,7 +236,8 @@ impl Conns {
         self.entries[slot as usize].conn.as_deref_mut().expect("what refers to a slot goes when its connection goes")
     }
 
-    /// What the connection in a slot counts under: [`Address::NONE`] if it is exempt, or its address isn't known yet.
+    /// What the connection in a slot counts under: [`Address::NONE`] if it is exempt, or its address isn't known yet. Of
+    /// a connection that is being refused: what its refusal counts under, if it does.
     pub(super) fn address(&mut self, slot: u32) -> &mut Address {
         &mut self.entries[slot as usize].address
     }

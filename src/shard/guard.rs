@@ -9,7 +9,6 @@ use crate::metrics::Count;
 use crate::proto::codes::close;
 use crate::proto::decode::Command;
 use crate::proto::encode::Reply;
-use crate::proto::handshake::Refusal;
 use crate::proto::text::Text;
 use crate::proto::websocket::Event;
 use crate::session::Effect;
@@ -116,17 +115,5 @@ pub(super) fn is_refused_token(effect: &Effect<'_>) -> bool {
         Effect::Close(Reply::AuthFailed, ..) => true,
         Effect::Reply(Reply::Error { text, .. }, _) => matches!(text, Text::OtherUser | Text::TokenInvalid),
         _ => false,
-    }
-}
-
-/// What a connection over this limit is told before the upgrade.
-pub(super) fn refusal_of(limit: Limit) -> Refusal {
-    match limit {
-        // Its others may stay for hours.
-        Limit::ConnectionsPerIp => Refusal::too_many_requests(30),
-        // At least one is let in each second.
-        Limit::NewConnectionsPerIp => Refusal::too_many_requests(1),
-        Limit::Memory => Refusal::unavailable("short of memory", 10),
-        _ => Refusal::unavailable("at capacity", 5),
     }
 }

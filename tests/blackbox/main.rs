@@ -10,6 +10,7 @@ mod channel_support;
 mod channels;
 mod deflate;
 mod doctor;
+mod driver;
 mod echo;
 mod faults;
 mod handshake;

@@ -341,3 +341,28 @@ fn faults_of_the_configuration_are_told_at_the_start() {
     std::fs::remove_file(files.cert()).unwrap();
     files.options().run().refused(&["tls.cert_file", "cert.pem: cannot be read"]);
 }
+
+#[tokio::test]
+async fn over_a_limit_there_is_an_alert_and_no_handshake() {
+    let files = Files::new();
+    let server = files
+        .beside(metrics::options())
+        .env("URINGCAST_TLS__LISTEN", "")
+        .env("URINGCAST_LIMITS__CONNECTIONS", 1)
+        .start();
+    let metrics = Metrics::of(&server).await;
+    let _one = Secure::signed_in(&server, &files, 1, &version::TLS13).await;
+    for _ in 0..3 {
+        let error = secured(&server, files.root(), &version::TLS13, tcp(&server).await).await.unwrap_err();
+        // The client may find the connection reset over what it has just sent.
+        let text = error.to_string();
+        let is_told = text.contains("InternalError");
+        assert!(is_told || error.kind() != std::io::ErrorKind::InvalidData, "{text}");
+        // Nothing is awaited of whoever only listens.
+        let mut raw = Raw { tcp: tcp(&server).await, received: Vec::new() };
+        assert_eq!(raw.rest().await, [21, 3, 3, 0, 2, 2, 80]);
+    }
+    assert_eq!(metrics.refusals("connections").await, 6);
+    assert_eq!(metrics.get("uringcast_connections_unadmitted_total").await, 6);
+    assert_eq!(metrics.get("uringcast_connections_turned_away").await, 0);
+}

@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
 use super::{DEADLINE, SECRET};
 
 /// How to start the binary.
@@ -16,6 +18,8 @@ pub struct Options {
     args: Vec<String>,
     env: BTreeMap<String, String>,
     wrap: Option<Vec<String>>,
+    /// System calls that are refused to the server, by number.
+    refused: Vec<i64>,
 }
 
 impl Options {
@@ -26,7 +30,12 @@ impl Options {
 
     /// Exactly these arguments and no configuration at all.
     pub fn bare(args: &[&str]) -> Self {
-        Self { args: args.iter().map(ToString::to_string).collect(), env: BTreeMap::new(), wrap: None }
+        Self {
+            args: args.iter().map(ToString::to_string).collect(),
+            env: BTreeMap::new(),
+            wrap: None,
+            refused: Vec::new(),
+        }
     }
 
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
@@ -58,6 +67,28 @@ impl Options {
         self
     }
 
+    /// Puts a seccomp filter on the server that refuses these system calls with EPERM, as containers' profiles do.
+    pub fn refused(mut self, calls: &[i64]) -> Self {
+        self.refused = calls.to_vec();
+        self
+    }
+
+    /// With a filter the child is made by a thread that has it: children inherit it, and the thread ends with it.
+    fn spawn(&self, mut command: Command) -> Child {
+        if self.refused.is_empty() {
+            return command.spawn().expect("the binary starts");
+        }
+        let rules = self.refused.iter().map(|&call| (call, Vec::new())).collect();
+        let arch = std::env::consts::ARCH.try_into().expect("an architecture that seccompiler knows");
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(1), arch);
+        let program: BpfProgram = filter.expect("a filter").try_into().expect("a program");
+        let filtered = std::thread::spawn(move || {
+            seccompiler::apply_filter(&program).expect("the kernel takes a filter");
+            command.spawn().expect("the binary starts")
+        });
+        filtered.join().expect("the thread ends")
+    }
+
     fn command(&self) -> Command {
         // Another build of the server can be put to the same test.
         let binary = std::env::var("URINGCAST_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_uringcast").to_owned());
@@ -84,7 +115,7 @@ impl Options {
 
     /// Runs a command that is expected to end by itself.
     pub fn run(self) -> Finished {
-        let mut child = self.command().spawn().expect("the binary starts");
+        let mut child = self.spawn(self.command());
         let stdout = drain(child.stdout.take().expect("piped"));
         let stderr = drain(child.stderr.take().expect("piped"));
         let Some(status) = wait(&mut child, DEADLINE) else {
@@ -184,7 +215,15 @@ pub struct Server {
 
 impl Server {
     fn start(options: &Options) -> Self {
-        let mut child = options.command().spawn().expect("the binary starts");
+        let mut command = options.command();
+        // All tests can be put to another driver. Without arguments the server would not be in dev mode any more.
+        if let Ok(driver) = std::env::var("URINGCAST_DRIVER")
+            && !options.args.is_empty()
+            && !options.env.contains_key("URINGCAST_DRIVER")
+        {
+            command.env("URINGCAST_DRIVER", driver);
+        }
+        let mut child = options.spawn(command);
         let stderr = drain(child.stderr.take().expect("piped"));
         let mut reader = BufReader::new(child.stdout.take().expect("piped"));
         let (send, receive) = mpsc::channel();
