@@ -16,6 +16,7 @@ mod faults;
 mod handshake;
 mod keys;
 mod limits;
+mod listening;
 mod liveness;
 mod memory;
 mod metrics;

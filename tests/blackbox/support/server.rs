@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -204,9 +205,14 @@ pub struct Server {
     child: Child,
     stderr: Text,
     stdout: Text,
+    /// The first address of `addrs`; where there is none, none that could be connected to.
     pub addr: SocketAddr,
+    /// All addresses, plain ones first.
+    pub addrs: Vec<SocketAddr>,
     /// Where TLS is spoken, if it is.
     pub tls: Option<SocketAddr>,
+    /// The unix sockets.
+    pub unix: Vec<PathBuf>,
     pub shards: usize,
     pub ready_line: String,
     /// A panic in the log is what the test is about.
@@ -241,12 +247,13 @@ impl Server {
         });
         let line = receive.recv_timeout(DEADLINE).unwrap_or_default();
         let parsed = parse_ready(line.trim_end_matches('\n'));
-        let Some((addr, tls, shards)) = parsed else {
+        let Some(Ready { addrs, tls, unix, shards }) = parsed else {
             let _ = child.kill();
             let _ = child.wait();
             panic!("not a ready line: {line:?}; {:?}; stderr:\n{}", options.args, settled(&stderr));
         };
-        Self { child, stderr, stdout, addr, tls, shards, ready_line: line, panics: false }
+        let addr = addrs.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+        Self { child, stderr, stdout, addr, addrs, tls, unix, shards, ready_line: line, panics: false }
     }
 
     pub fn pid(&self) -> u32 {
@@ -309,15 +316,33 @@ impl Drop for Server {
     }
 }
 
-/// `listening on ws://ADDR:PORT/ws (N shards)`, with `wss://…` in the URL's place or, after an "and", beside it.
-fn parse_ready(line: &str) -> Option<(SocketAddr, Option<SocketAddr>, usize)> {
+/// What the ready line says.
+struct Ready {
+    addrs: Vec<SocketAddr>,
+    tls: Option<SocketAddr>,
+    unix: Vec<PathBuf>,
+    shards: usize,
+}
+
+/// `listening on ws://ADDR:PORT/ws (N shards)`: one URL or several with "and" between them; with TLS it is `wss://…`, and
+/// of a unix socket `ws+unix:PATH:/ws`.
+fn parse_ready(line: &str) -> Option<Ready> {
     let (urls, rest) = line.strip_prefix("listening on ")?.split_once(" (")?;
-    let shards = rest.strip_suffix(" shards)").or_else(|| rest.strip_suffix(" shard)"))?;
-    let (mut plain, mut tls) = (None, None);
+    let shards = rest.strip_suffix(" shards)").or_else(|| rest.strip_suffix(" shard)"))?.parse().ok()?;
+    let mut ready = Ready { addrs: Vec::new(), tls: None, unix: Vec::new(), shards };
     for url in urls.split(" and ") {
-        let (scheme, rest) = url.strip_suffix("/ws")?.split_once("://")?;
-        let place = if scheme == "wss" { &mut tls } else { &mut plain };
-        *place = Some(rest.parse().ok()?);
+        let (scheme, place) = url.strip_suffix("/ws")?.split_once(':')?;
+        match scheme {
+            "ws+unix" | "wss+unix" => ready.unix.push(place.strip_suffix(':')?.into()),
+            "ws" | "wss" => {
+                let addr = place.strip_prefix("//")?.parse().ok()?;
+                ready.addrs.push(addr);
+                if scheme == "wss" {
+                    ready.tls.get_or_insert(addr);
+                }
+            }
+            _ => return None,
+        }
     }
-    Some((plain.or(tls)?, tls, shards.parse().ok()?))
+    Some(ready)
 }
