@@ -38,7 +38,8 @@ impl Shard {
                 let publications = elements(&attached.publications);
                 let recovery = recovery(attached, &publications);
                 let position = attached.placed.position();
-                self.say(id, &Reply::Subscribed { position, recovery, overflow }, mark.as_deref());
+                let expires_at = self.conns.at(id.slot).session.grant_expires_at_ms(position.channel);
+                self.say(id, &Reply::Subscribed { position, recovery, overflow, expires_at }, mark.as_deref());
                 self.say_gap(id, attached);
                 // The rights may have changed since it was asked for.
                 self.end_unless_allowed(id, &attached.placed.channel, 403);
@@ -119,7 +120,8 @@ impl Shard {
         let publications = elements(&lobby.publications);
         let user = user.json(self.settings.hub.namespaces.lobby().escape);
         let recovery = recovery(lobby, &publications);
-        self.say(id, &Reply::AuthSuccess { user, online_count, lobby: lobby.placed.position(), recovery }, mark);
+        let (position, expires_at) = (lobby.placed.position(), self.conns.at(id.slot).session.expires_at_ms());
+        self.say(id, &Reply::AuthSuccess { user, expires_at, online_count, lobby: position, recovery }, mark);
         self.say_gap(id, lobby);
         self.file_deadline(id);
     }

@@ -88,9 +88,13 @@ impl Shard {
             self.close(id, close::UNAUTHORIZED, why.as_str(), now);
             return true;
         }
-        let (notice, lapsed) = (session.notice(now), session.drop_lapsed(revocations, now));
+        let lapsed = session.drop_lapsed(revocations, now);
+        let (notice, grants) = (session.take_notice(now), session.take_grant_notices(now));
         if let Some(expires_at) = notice {
-            self.say(id, &Reply::TokenExpiring { expires_at }, None);
+            self.say(id, &Reply::TokenExpiring { channel: None, expires_at }, None);
+        }
+        for (channel, expires_at) in grants {
+            self.say(id, &Reply::TokenExpiring { channel: Some(&channel), expires_at }, None);
         }
         for (channel, why) in lapsed {
             self.end_unless_allowed(id, &channel, why.code());
