@@ -17,6 +17,11 @@ use socket2::{Domain, SockAddr, Socket, Type};
 const FOLDER_PATIENCE: Duration = Duration::from_secs(5);
 const FOLDER_RETRY: Duration = Duration::from_millis(10);
 
+/// How long the socket of a server that has just died may still seem to be listened on, and how often it is tried again:
+/// the kernel tears an io_uring down some milliseconds after its process.
+const DEAD_PATIENCE: Duration = Duration::from_millis(500);
+const DEAD_RETRY: Duration = Duration::from_millis(50);
+
 /// The file of a socket that this server listens on. It is removed with this, unless another file has its name by then.
 #[derive(Debug)]
 pub struct SocketFile {
@@ -33,7 +38,13 @@ impl SocketFile {
     pub fn listen(path: &Path, mode: u32, backlog: i32) -> io::Result<(UnixListener, Self)> {
         // Between the look at what is there and the new socket's first `listen` no other server looks.
         let _folder = lock_folder(path)?;
-        make_way(path)?;
+        let started = Instant::now();
+        while let Err(error) = make_way(path) {
+            if error.kind() != io::ErrorKind::AddrInUse || started.elapsed() > DEAD_PATIENCE {
+                return Err(error);
+            }
+            std::thread::sleep(DEAD_RETRY);
+        }
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         // The kernel makes the file with the socket's own mode, so nobody comes in before the mode is what it should be.
