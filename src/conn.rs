@@ -14,7 +14,7 @@ use monoio::net::UnixStream;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
-use crate::driver;
+use crate::driver::{self, Turnstile};
 use crate::ids::ConnId;
 use crate::metrics::Count;
 use crate::proto::handshake::Refusal;
@@ -49,13 +49,13 @@ impl Transport {
     ///
     /// # Errors
     /// When it says something else, or nothing.
-    pub async fn proxy_header(&self) -> Result<Proxied, ProxyError> {
+    pub async fn proxy_header(&self, turnstile: &Turnstile) -> Result<Proxied, ProxyError> {
         let mut header = Vec::new();
         loop {
             if let Some(proxied) = proxy::parse(&header)? {
                 return Ok(proxied);
             }
-            self.0.readable(false).await.map_err(|_| ProxyError::Ended)?;
+            turnstile.readable(&self.0).await.map_err(|_| ProxyError::Ended)?;
             let have = header.len();
             header.resize(proxy::HEADER_MAX, 0);
             let come = self.peek(&mut header[have..])?;
@@ -248,7 +248,7 @@ pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl
             input = if input == Input::Paused {
                 resumed(&reactor.sockets, id).await;
                 guarded(&reactor, id, || reactor.with_wire(|shard, wire, now| shard.resume(id, wire, now)))
-            } else if transport.0.readable(false).await.is_ok() {
+            } else if reactor.turnstile.readable(&transport.0).await.is_ok() {
                 guarded(&reactor, id, || receive(&reactor, id, &transport))
             } else {
                 Input::Ended
@@ -311,7 +311,7 @@ fn take(reactor: &Rc<Reactor>, id: ConnId, received: &mut [u8]) -> Input {
     drop(sockets);
     if let Err(fault) = opened {
         reactor.metrics.count(Count::TlsFailures);
-        tracing::debug!(conn = %id, %fault, "TLS failed");
+        reactor.with(|shard, now| shard.tls_failed(id, &fault, now));
         return Input::Ended;
     }
     if !drained {

@@ -2,12 +2,14 @@
 //! the runtime will need of io_uring, and says why it can't be had. Builds the runtime of a shard's thread, and knows
 //! how a task of each lets the others run. `server` chooses once, for all shards.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::pin;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use io_uring::{opcode, types};
@@ -210,6 +212,74 @@ impl fmt::Debug for Pause {
     }
 }
 
+/// Where tasks wait for the driver's next look at the kernel, if it has found them something without one: io_uring never
+/// does, and the epoll driver does as long as a descriptor is readable. Without it a client that sends without a pause
+/// would have a shard to itself. Any number of tasks may wait; one of them, `serve`, is woken by the driver for all.
+#[derive(Debug, Default)]
+pub struct Turnstile {
+    waiting: RefCell<Vec<Waker>>,
+    /// Grows with each look.
+    looks: Cell<u64>,
+    /// `serve`, while nobody waits.
+    serving: RefCell<Option<Waker>>,
+}
+
+impl Turnstile {
+    /// Lets the waiting tasks through, each time that the driver has looked. Never ends.
+    pub async fn serve(&self, pause: Pause) {
+        loop {
+            poll_fn(|context| {
+                if self.waiting.borrow().is_empty() {
+                    *self.serving.borrow_mut() = Some(context.waker().clone());
+                    return Poll::Pending;
+                }
+                Poll::Ready(())
+            })
+            .await;
+            pause.take().await;
+            self.looks.set(self.looks.get() + 1);
+            self.waiting.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Waits for the driver's next look.
+    async fn pass(&self) {
+        let before = self.looks.get();
+        poll_fn(|context| {
+            if self.looks.get() > before {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(context.waker().clone());
+            if let Some(serving) = self.serving.borrow_mut().take() {
+                serving.wake();
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits until a descriptor is readable, and for the driver's next look if it is already.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub async fn readable(&self, stream: &UnixStream) -> io::Result<()> {
+        let mut has_waited = false;
+        {
+            let mut readable = pin!(stream.readable(false));
+            poll_fn(|context| {
+                let polled = readable.as_mut().poll(context);
+                has_waited |= polled.is_pending();
+                polled
+            })
+            .await?;
+        }
+        if !has_waited {
+            self.pass().await;
+        }
+        Ok(())
+    }
+}
+
 /// A descriptor to wait for. monoio polls sockets only; the kernel polls any descriptor, and nothing but polling is
 /// done with this one.
 ///
@@ -221,9 +291,43 @@ pub fn pollable(fd: OwnedFd) -> io::Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::cell::Cell;
     use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_is_always_readable_starves_neither_timers_nor_other_sockets() {
+        for driver in [Driver::IoUring, Driver::Epoll] {
+            let served = driver.serve(|| async move {
+                let turnstile = Rc::new(Turnstile::default());
+                let (pause, at) = (Pause::new(driver)?, Rc::clone(&turnstile));
+                monoio::spawn(async move { at.serve(pause).await });
+                let reads = Rc::new(Cell::new(0_u64));
+                let mut ends = Vec::new();
+                for _ in 0..3 {
+                    let (ours, theirs) = StdUnixStream::pair()?;
+                    rustix::io::write(&theirs, b"x")?;
+                    let (ours, count, at) = (pollable(ours.into())?, Rc::clone(&reads), Rc::clone(&turnstile));
+                    // What has come is never taken.
+                    monoio::spawn(async move {
+                        while at.readable(&ours).await.is_ok() {
+                            count.set(count.get() + 1);
+                        }
+                    });
+                    ends.push(theirs);
+                }
+                monoio::time::sleep(Duration::from_millis(3)).await;
+                assert!(reads.get() > 0, "{driver:?}");
+                let (ours, theirs) = StdUnixStream::pair()?;
+                monoio::spawn(async move {
+                    monoio::time::sleep(Duration::from_millis(3)).await;
+                    rustix::io::write(&theirs, b"x").expect("the socket takes a byte");
+                });
+                turnstile.readable(&pollable(ours.into())?).await
+            });
+            served.expect("it serves");
+        }
+    }
 
     /// Runs a task that never does anything but pause, beside what the future does.
     fn beside_a_busy_task<F: Future<Output = io::Result<()>>>(driver: Driver, work: impl FnOnce(Rc<Cell<u64>>) -> F) {

@@ -19,6 +19,7 @@ const NAME_BYTES: usize = 64;
 #[derive(RustEmbed)]
 #[folder = "client/"]
 #[include = "uringcast.js"]
+#[include = "uringcast/*.js"]
 #[include = "demo/*"]
 struct Assets;
 
@@ -56,6 +57,11 @@ pub struct Page {
 }
 
 impl Site {
+    /// Whether this is dev mode: only this machine is served.
+    pub fn is_dev(&self) -> bool {
+        self.policy.dev_hosts
+    }
+
     /// Decides where a request leads.
     ///
     /// # Errors
@@ -91,6 +97,8 @@ fn asset(path: &str) -> Result<Page, Refusal> {
         "/app.js" => ("demo/app.js", "text/javascript; charset=utf-8"),
         "/style.css" => ("demo/style.css", "text/css; charset=utf-8"),
         "/uringcast.js" => ("uringcast.js", "text/javascript; charset=utf-8"),
+        // The modules that it imports.
+        path if path.starts_with("/uringcast/") => (&path[1..], "text/javascript; charset=utf-8"),
         _ => return Err(Refusal::not_found()),
     };
     let file = Assets::get(file).ok_or(Refusal::not_found())?;
@@ -154,6 +162,40 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_client_is_served_with_every_module_that_it_imports() {
+        let (mut served, mut next) = (Vec::new(), vec!["/uringcast.js".to_owned()]);
+        while let Some(path) = next.pop() {
+            let page = asset(&path).expect(&path);
+            assert_eq!(page.content_type, "text/javascript; charset=utf-8");
+            let text = String::from_utf8(page.body.into_owned()).expect("a text");
+            let folder = path.rsplit_once('/').expect("a path").0;
+            for line in text.lines() {
+                let Some((_, module)) = line.split_once(" from './") else { continue };
+                let module = format!("{folder}/{}", module.strip_suffix("';").expect("an import"));
+                if !served.contains(&module) && !next.contains(&module) {
+                    next.push(module);
+                }
+            }
+            served.push(path);
+        }
+        assert!(served.len() > 2, "{served:?}");
+    }
+
+    #[test]
+    fn nothing_else_of_the_clients_folder_is_served() {
+        for path in [
+            "/uringcast/",
+            "/uringcast/../package.json",
+            "/uringcast/nothing.js",
+            "/README.md",
+            "/package.json",
+            "/uringcast.d.ts",
+        ] {
+            assert!(asset(path).is_err(), "{path}");
+        }
+    }
 
     #[test]
     fn query_values_decode_as_browsers_encode_them() {

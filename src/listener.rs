@@ -166,7 +166,7 @@ pub async fn accept(reactor: Rc<Reactor>, door: Rc<Door>) {
     let mut spare = Spare::new();
     let mut shortage_told = None;
     // Waits through the driver, behind whatever else is ready; a crowd is taken at once, up to a bound.
-    while !reactor.is_draining() && waiting.readable(false).await.is_ok() {
+    while !reactor.is_draining() && reactor.turnstile.readable(&waiting).await.is_ok() {
         for _ in 0..door.at_once {
             let taken = door.take();
             if reactor.is_draining() {
@@ -175,6 +175,8 @@ pub async fn accept(reactor: Rc<Reactor>, door: Rc<Door>) {
             match taken {
                 Ok((socket, peer)) => enter(&reactor, socket, peer, door.tls),
                 Err(Errno::AGAIN) => break,
+                // It was shut: by this shard or, where it is shared, by another that goes away too.
+                Err(Errno::INVAL) => return,
                 Err(error) if is_shortage(error) => {
                     reactor.metrics.refused(Limit::Descriptors);
                     if shortage_told.is_none_or(|at: Instant| at.elapsed() > SHORTAGE_TOLD) {
@@ -212,12 +214,13 @@ fn enter(reactor: &Rc<Reactor>, socket: OwnedFd, peer: Peer, tls: bool) {
     }
     if !guard.take_place() {
         reactor.metrics.refused(Limit::Connections);
+        reactor.tell_refusal(Limit::Connections.name(), peer, || "a trusted proxy's connection".to_owned());
         return reactor.metrics.count(Count::Unadmitted);
     }
     reactor.open_sockets.enter();
     let reactor = Rc::clone(reactor);
     monoio::spawn(async move {
-        let header = monoio::time::timeout(reactor.entry.patience, transport.proxy_header()).await;
+        let header = monoio::time::timeout(reactor.entry.patience, transport.proxy_header(&reactor.turnstile)).await;
         reactor.entry.guard.give_place_back();
         match header {
             Ok(Ok(proxied)) if !reactor.is_draining() => {
@@ -225,8 +228,13 @@ fn enter(reactor: &Rc<Reactor>, socket: OwnedFd, peer: Peer, tls: bool) {
                 admit(&reactor, transport, from, tls);
             }
             Ok(Ok(_)) => {}
-            Ok(Err(fault)) => reactor.cut_proxy(peer, &fault),
-            Err(_) => reactor.cut_proxy(peer, &"its PROXY header did not come in time"),
+            refused => {
+                reactor.metrics.refused(Limit::ProxyProtocol);
+                reactor.tell_refusal(Limit::ProxyProtocol.name(), peer, || match refused {
+                    Ok(Err(fault)) => format!("the trusted proxy's connection is cut: {fault}"),
+                    _ => "the trusted proxy's connection is cut: no PROXY header in time".to_owned(),
+                });
+            }
         }
         reactor.open_sockets.leave();
     });

@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -19,13 +18,14 @@ use rustls::ServerConfig;
 use crate::auth::{Revocation, Verifier};
 use crate::clock::{Clock, Now};
 use crate::conn::{self, RECEIVE_BYTES, Sockets};
-use crate::driver::{Driver, Pause, pollable};
+use crate::driver::{Driver, Pause, Turnstile, pollable};
 use crate::ids::ConnId;
-use crate::limits::{Guard, Limit, Peer};
+use crate::limits::{Guard, Peer};
 use crate::listener::Door;
 use crate::mesh::Endpoint;
 use crate::metrics::{Count, ShardMetrics};
 use crate::parcel::{Answer, Ask, Parcel};
+use crate::refusals::{RefusalLog, RefusalNote};
 use crate::shard::{LANE_BYTES, LANE_PARCELS, Shard};
 
 /// Sends in a row before others may run: 8,000 would hold the loop for 30 ms.
@@ -34,9 +34,6 @@ const SENDS_PER_STEP: usize = 192;
 const STUCK: Duration = Duration::from_millis(1);
 /// How long a connection that was cut at the end of a drain may take to go.
 const CUT: Duration = Duration::from_millis(200);
-
-/// How often bad PROXY headers are told at most; all are counted.
-const TOLD_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the control thread tells a shard.
 #[derive(Debug)]
@@ -84,6 +81,8 @@ pub struct Entry {
     pub proxy_protocol: bool,
     /// How long it may take to come.
     pub patience: Duration,
+    /// Where refusals are told.
+    pub refusals: Arc<RefusalLog>,
 }
 
 /// One shard with its sockets, as the tasks of its thread share it. No borrow is held across an `.await`.
@@ -93,8 +92,8 @@ pub struct Reactor {
     endpoint: RefCell<Endpoint<Parcel>>,
     commands: flume::Receiver<Command>,
     doors: Vec<Rc<Door>>,
-    /// What bad PROXY headers were told of last.
-    proxies_told: Cell<Option<Instant>>,
+    /// Where tasks wait that the driver would not interrupt.
+    pub turnstile: Turnstile,
     /// Where all connections receive into: nothing stays in it.
     pub buffer: RefCell<Box<[u8]>>,
     /// What it becomes when it was encrypted.
@@ -178,8 +177,8 @@ impl Reactor {
             shard: RefCell::new(parts.shard),
             endpoint: RefCell::new(parts.endpoint),
             commands: parts.commands,
+            turnstile: Turnstile::default(),
             doors: parts.doors.into_iter().map(Rc::new).collect(),
-            proxies_told: Cell::new(None),
             buffer: RefCell::new(vec![0; RECEIVE_BYTES].into()),
             plain: RefCell::new(Vec::new()),
             certificate: RefCell::new(parts.certificate),
@@ -229,15 +228,10 @@ impl Reactor {
         });
     }
 
-    /// The connection of a trusted proxy ends for what it said first, or didn't say.
-    pub fn cut_proxy(&self, proxy: Peer, why: &dyn fmt::Display) {
-        self.metrics.refused(Limit::ProxyProtocol);
-        if self.proxies_told.get().is_none_or(|at| at.elapsed() > TOLD_AGAIN) {
-            self.proxies_told.set(Some(Instant::now()));
-            tracing::info!(%proxy, "a trusted proxy's connection is cut: {why}");
-        } else {
-            tracing::debug!(%proxy, "a trusted proxy's connection is cut: {why}");
-        }
+    /// Tells in the log what was refused before it came to the shard.
+    pub fn tell_refusal(&self, reason: &'static str, client: Peer, detail: impl FnOnce() -> String) {
+        let note = RefusalNote { reason, client: Some(client), conn: None, user: None };
+        self.entry.refusals.tell(&note, self.clock.now().mono_ms, detail);
     }
 
     /// A connection's task has ended. Its second, after a panic, may come later and change nothing.
@@ -258,6 +252,8 @@ impl Reactor {
         let bell_fd = self.endpoint.borrow().bell().try_clone_to_owned()?;
         monoio::spawn(listen_to_bell(Rc::clone(&self), bell, bell_fd));
         monoio::spawn(keep_time(Rc::clone(&self)));
+        let (reactor, looking) = (Rc::clone(&self), Pause::new(self.driver)?);
+        monoio::spawn(async move { reactor.turnstile.serve(looking).await });
         for door in &self.doors {
             monoio::spawn(crate::listener::accept(Rc::clone(&self), Rc::clone(door)));
         }

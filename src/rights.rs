@@ -3,6 +3,7 @@
 //! signed-in connection has one. Knows no socket and no request; `session` owns it.
 
 use crate::auth::{ChannelGrant, Identity, Revocations, TokenMark};
+use crate::refusals::TokenReason;
 
 /// How long before its end a client is told that its token expires: half of what is left of the token's life, but not
 /// more than this.
@@ -58,6 +59,14 @@ impl Lapse {
         match self {
             Self::Expired => "token expired",
             Self::Revoked => "token revoked",
+        }
+    }
+
+    /// The word for it in the log.
+    pub fn reason(self) -> TokenReason {
+        match self {
+            Self::Expired => TokenReason::Expired,
+            Self::Revoked => TokenReason::Revoked,
         }
     }
 

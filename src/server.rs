@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::proto::handshake::{self, Origins, Policy};
 use crate::proto::websocket;
 use crate::reactor::{Command, Entry, OpenSockets, Parts, Reactor};
+use crate::refusals::RefusalLog;
 use crate::shard::{Compression, Settings, Shard};
 use crate::socket_file::SocketFile;
 use crate::tls::{self, Identity};
@@ -154,6 +155,7 @@ pub struct Server {
     memory: Watch,
     /// Of the unix sockets.
     files: Vec<SocketFile>,
+    refusals: Arc<RefusalLog>,
 }
 
 /// Where a server listens: at one place at least.
@@ -213,6 +215,7 @@ impl Server {
             guard: Arc::clone(&settings.guard),
             proxy_protocol: config.limits.proxy_protocol,
             patience: Duration::from_millis(config.limits.handshake_ms),
+            refusals: Arc::clone(&settings.refusals),
         };
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::with_capacity(count);
@@ -268,6 +271,7 @@ impl Server {
                     guard: Arc::clone(&settings.guard),
                     metrics: settings.metrics.clone(),
                     lost,
+                    refusals: Arc::clone(&settings.refusals),
                     push_bytes: config.limits.push_bytes,
                     request_ms: config.limits.request_ms,
                     head_ms: config.limits.handshake_ms,
@@ -290,7 +294,8 @@ impl Server {
         let bound = memory::bound(config.limits.memory_bytes);
         let memory = Watch::start(bound, Arc::clone(&settings.guard), give_back)
             .map_err(system("starting the thread that watches memory"))?;
-        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory, files })
+        let refusals = Arc::clone(&settings.refusals);
+        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory, files, refusals })
     }
 
     /// Where the server listens.
@@ -308,7 +313,7 @@ impl Server {
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, control, certificate, memory, files, .. } = self;
+        let Self { config, shards, mut signals, control, certificate, memory, files, refusals, .. } = self;
         for signal in signals.forever() {
             if signal != SIGHUP {
                 tracing::info!(signal, "going away");
@@ -342,6 +347,7 @@ impl Server {
             control.stop();
         }
         memory.stop();
+        refusals.finish();
         Ok(())
     }
 }
@@ -477,7 +483,7 @@ impl Boot {
             tracing::warn!(%error, cpu, "this shard can't be pinned");
         }
         let driver = self.driver;
-        let served = driver.serve(|| async move {
+        driver.serve(|| async move {
             let mut shard = Shard::new(self.own, self.settings, self.verifier, rand::random());
             shard.set_revocations(self.revocations);
             let reactor = Reactor::new(Parts {
@@ -493,8 +499,7 @@ impl Boot {
             });
             let begun = || drop(ready.send(Ok(())));
             reactor.run(begun).await
-        });
-        served
+        })
     }
 }
 
@@ -531,6 +536,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
         },
         guard,
         metrics: Metrics::new(shards),
+        refusals: Arc::default(),
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),

@@ -2,10 +2,11 @@
 //! it into an [`Effect`], and turns owners' answers into [`Outcome`]s; it knows no socket, no lane and no queue.
 //! `shard` carries the effects out.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::auth::{Authenticator, Identity, Revocations};
+use crate::auth::{Authenticator, ChannelGrant, Identity, RefusedToken, Revocations, TokenError};
 use crate::clock::Now;
 use crate::hub::LOBBY;
 use crate::namespace::{Namespace, Namespaces, PresenceMode, PublishRule};
@@ -16,6 +17,7 @@ use crate::proto::codes::close;
 use crate::proto::decode::{self, Command, Request, SubscribeTo};
 use crate::proto::encode::{About, Reply};
 use crate::proto::text::{Text, trim};
+use crate::refusals::{TokenReason, quoted};
 use crate::rights::{Grant, Lapse, Rights};
 use crate::user::User;
 
@@ -131,6 +133,10 @@ pub struct Rules<'a> {
     pub subscribed: bool,
     /// Whether the client comes from where limits hold.
     pub bounded: bool,
+    /// Whether a channel's token is looked at: not while too many tokens of the client's address were refused.
+    pub looks_at_tokens: bool,
+    /// The token that the command brought and that was refused. Written by the session.
+    pub refused_token: RefCell<Option<RefusedToken>>,
 }
 
 /// What is to be done about a command.
@@ -196,6 +202,27 @@ pub struct TimedOut {
 }
 
 impl Rules<'_> {
+    /// Who the token speaks for; a refused one is left in `refused_token`.
+    fn verify(&self, token: &str, now: Now) -> Option<Identity> {
+        let verified = self.authenticator.verify(token, now.unix_ms);
+        verified.map_err(|error| self.refuse(token, error, now)).ok()
+    }
+
+    /// What the channel token grants; a refused one is left in `refused_token`.
+    fn verify_channel(&self, token: &str, now: Now) -> Option<ChannelGrant> {
+        let verified = self.authenticator.verify_channel(token, now.unix_ms);
+        verified.map_err(|error| self.refuse(token, error, now)).ok()
+    }
+
+    fn refuse(&self, token: &str, error: TokenError, now: Now) {
+        *self.refused_token.borrow_mut() = Some(self.authenticator.describe(token, error, now.unix_ms));
+    }
+
+    /// A good token was shown where it does not count.
+    fn misplaced(&self, reason: TokenReason, cause: String, user: &str) {
+        *self.refused_token.borrow_mut() = Some(RefusedToken::misplaced(reason, cause, user));
+    }
+
     /// Whether the channel's members may be asked for.
     fn shows_members(&self, channel: &str) -> bool {
         self.namespaces.of(channel).is_some_and(|namespace| namespace.presence != PresenceMode::Off)
@@ -303,7 +330,7 @@ impl Session {
             Command::Auth { .. } if self.stage != Stage::Anonymous => refuse(409, Text::AuthTwice),
             Command::Auth { token: None, .. } => refuse(400, Text::TokenMissing),
             Command::Auth { token: Some(token), ping, recover, channels } => {
-                let Ok(identity) = rules.authenticator.verify(token, now.unix_ms) else {
+                let Some(identity) = rules.verify(token, now) else {
                     return Effect::Close(Reply::AuthFailed, id, close::UNAUTHORIZED);
                 };
                 self.wants_ping = ping;
@@ -384,17 +411,18 @@ impl Session {
     }
 
     fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
-        let same = |identity: &Identity| self.user.as_ref().is_some_and(|user| **user.key() == *identity.id.key());
-        match rules.authenticator.verify(token, now.unix_ms) {
-            Ok(identity) if same(&identity) => {
-                let rights = self.rights.as_mut().expect("signed in");
-                rights.renew(&identity);
-                self.notice_ms = rights.notice_ms(now.unix_ms);
-                let expires_at = rights.expires_at_ms().unwrap_or(NEVER_MS);
-                Effect::Refreshed(Reply::Refreshed { channel: None, expires_at }, id)
-            }
-            _ => Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about: None }, id),
+        let refused = Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about: None }, id);
+        let Some(identity) = rules.verify(token, now) else { return refused };
+        let key = identity.id.key();
+        if self.user.as_ref().is_none_or(|user| **user.key() != *key) {
+            rules.misplaced(TokenReason::OtherUser, "another user's token".to_owned(), &key);
+            return refused;
         }
+        let rights = self.rights.as_mut().expect("signed in");
+        rights.renew(&identity);
+        self.notice_ms = rights.notice_ms(now.unix_ms);
+        let expires_at = rights.expires_at_ms().unwrap_or(NEVER_MS);
+        Effect::Refreshed(Reply::Refreshed { channel: None, expires_at }, id)
     }
 
     /// A newer token of a channel that is subscribed takes the place of the one that it was subscribed by.
@@ -441,6 +469,9 @@ impl Session {
         let user = Arc::clone(self.user.as_ref().expect("signed in"));
         let mut grant = None;
         if !namespace.may_subscribe(user.key(), self.rights().is_some_and(|rights| rights.names(channel))) {
+            if wanted.token.is_some() && !rules.looks_at_tokens {
+                return Err((429, Text::TooManyAttempts));
+            }
             grant = grant_for(channel, wanted.token.as_deref(), &user, rules, now);
             if !namespace.may_subscribe(user.key(), grant.is_some()) {
                 return Err((403, Text::Forbidden));
@@ -658,6 +689,13 @@ impl Session {
     }
 }
 
+impl Wanted {
+    /// Whether it brings a token of its own.
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+}
+
 impl From<&SubscribeTo<'_>> for Wanted {
     fn from(to: &SubscribeTo<'_>) -> Self {
         Self { channel: to.channel.into(), token: to.token.map(Into::into), recover: to.recover.as_ref().map(owned) }
@@ -670,9 +708,17 @@ fn owned(since: &decode::Since<'_>) -> Box<Since> {
 
 /// What the channel's own token gives this user, if it is good and for this channel.
 fn grant_for(channel: &str, token: Option<&str>, user: &User, rules: &Rules<'_>, now: Now) -> Option<Box<Grant>> {
-    let grant = rules.authenticator.verify_channel(token?, now.unix_ms).ok()?;
-    let fits = grant.channel == *channel && grant.user_key == **user.key();
-    fits.then(|| Box::new(Grant::new(grant, now.unix_ms)))
+    let grant = rules.verify_channel(token?, now)?;
+    if grant.user_key != **user.key() {
+        rules.misplaced(TokenReason::OtherUser, "another user's token".to_owned(), &grant.user_key);
+        return None;
+    }
+    if grant.channel != *channel {
+        let cause = format!("it is for channel {}", quoted(&grant.channel));
+        rules.misplaced(TokenReason::OtherChannel, cause, &grant.user_key);
+        return None;
+    }
+    Some(Box::new(Grant::new(grant, now.unix_ms)))
 }
 
 fn page(limit: Option<u32>) -> u32 {

@@ -18,14 +18,14 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::fault::Fault;
+use super::fault::{Fault, FaultMessage};
 use super::input::{self, History, Presence, Publication, Revoke};
 use super::ledger::{Ledger, NotKept};
 use super::owners::{NotAsked, Owners};
 use super::{Parts, REQUESTS};
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
-use crate::limits::Guard;
+use crate::limits::{Guard, Peer};
 use crate::log::LostLines;
 use crate::metrics::{CONTENT_TYPE, Metrics, Process};
 use crate::namespace::{LOBBY, Namespaces, PresenceMode};
@@ -34,6 +34,7 @@ use crate::proto::channel::is_channel_name;
 use crate::proto::encode::Member;
 use crate::proto::handshake::Origins;
 use crate::proto::text::Text;
+use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_up_to};
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 /// A body's room beside its content: a broadcast's list of channels.
@@ -54,6 +55,9 @@ pub struct Watching {
     pub is_open: bool,
 }
 
+/// Characters of an error's sentence that the log shows.
+const WHY_CHARS: usize = 200;
+
 /// What all requests share.
 #[derive(Debug)]
 pub struct State {
@@ -65,6 +69,7 @@ pub struct State {
     owners: Owners,
     namespaces: Arc<Namespaces>,
     watching: Watching,
+    refusals: Arc<RefusalLog>,
     requests: Semaphore,
     body_bytes: usize,
     patience: Duration,
@@ -84,6 +89,7 @@ impl State {
             owners,
             namespaces,
             watching,
+            refusals: parts.refusals,
             requests: Semaphore::new(REQUESTS as usize),
             // A text may come with every character escaped, in twice the bytes.
             body_bytes: push_bytes.saturating_mul(2).saturating_add(LIST_BYTES),
@@ -178,7 +184,41 @@ pub fn router(state: Arc<State>) -> axum::Router {
         .route("/metrics", get(metrics))
         .method_not_allowed_fallback(|| async { Fault::new(StatusCode::METHOD_NOT_ALLOWED, "GET only") })
         .with_state(Arc::clone(&state));
-    open.merge(guarded).layer(middleware::from_fn_with_state(state, cors))
+    open.merge(guarded)
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), cors))
+        .layer(middleware::from_fn_with_state(state, tell))
+}
+
+/// Tells the log of each request: at debug, and at info what was refused. `/health` is no request of a backend.
+async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    let status = response.status();
+    let client = peer.map(tracing::field::display);
+    tracing::debug!(
+        client,
+        method = quoted(method.as_str()),
+        path = quoted(&path),
+        status = status.as_u16(),
+        "API request"
+    );
+    if (status.is_client_error() || status.is_server_error()) && path != "/health" {
+        state.watching.metrics.api_refused(status.as_u16());
+        let reason = match status {
+            StatusCode::UNAUTHORIZED => "api_unauthorized",
+            StatusCode::NOT_FOUND => "api_not_found",
+            status if status.is_server_error() => "api_not_done",
+            _ => "api_refused",
+        };
+        let note = RefusalNote { reason, client: peer, conn: None, user: None };
+        state.refusals.tell(&note, state.clock.now().mono_ms, || {
+            let why = response.extensions().get::<FaultMessage>().map_or("", |message| &message.0);
+            let method = quoted(method.as_str());
+            format!("{method} {}: {} {}", quoted(&path), status.as_u16(), quoted_up_to(WHY_CHARS, why))
+        });
+    }
+    response
 }
 
 /// Lets pages of the listed origins read what is answered, and answers a browser that asks beforehand (Fetch §4.8).

@@ -18,7 +18,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,11 +32,12 @@ use tokio::time::timeout;
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
 use crate::config::ListenAddr;
-use crate::limits::Guard;
+use crate::limits::{Guard, Peer};
 use crate::log::LostLines;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::proto::handshake::Origins;
+use crate::refusals::RefusalLog;
 use api::{State, Watching};
 pub use ledger::Ledger;
 pub use owners::Owners;
@@ -91,16 +94,22 @@ impl Accepting {
         }
     }
 
-    async fn accept(&self) -> io::Result<Peer> {
+    async fn accept(&self) -> io::Result<(ApiStream, Peer)> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Peer::Tcp(stream)),
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Peer::Unix(stream)),
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((ApiStream::Tcp(stream), Peer::Ip(peer.ip())))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((ApiStream::Unix(stream), Peer::Unix))
+            }
         }
     }
 }
 
 /// A connection of the API.
-enum Peer {
+enum ApiStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -130,6 +139,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// How many log lines were lost.
     pub lost: LostLines,
+    /// Where refusals are told.
+    pub refusals: Arc<RefusalLog>,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
     /// How long a request may take.
@@ -241,17 +252,17 @@ async fn serve(listener: Accepting, state: Arc<State>, mut phases: watch::Receiv
         };
         tokio::select! {
             (accepted, place) = next => match accepted {
-                Ok(peer) => {
+                Ok((stream, peer)) => {
                     let (router, phases) = (router.clone(), peers.clone());
                     open.spawn(async move {
-                        match peer {
-                            Peer::Tcp(stream) => {
+                        match stream {
+                            ApiStream::Tcp(stream) => {
                                 // Neither can fail on a TCP socket, and without them it would work too.
                                 let _ = stream.set_nodelay(true);
                                 let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
-                                connection(stream, router, phases, head).await;
+                                connection(stream, peer, router, phases, head).await;
                             }
-                            Peer::Unix(stream) => connection(stream, router, phases, head).await,
+                            ApiStream::Unix(stream) => connection(stream, peer, router, phases, head).await,
                         }
                         drop(place);
                     });
@@ -271,15 +282,21 @@ async fn serve(listener: Accepting, state: Arc<State>, mut phases: watch::Receiv
 
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
     router: axum::Router,
     mut phases: watch::Receiver<Phase>,
     head: Duration,
 ) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
     tokio::select! {
         // What a peer does wrong is its own matter: it has been told in HTTP, or has gone.

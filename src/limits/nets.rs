@@ -29,7 +29,7 @@ impl From<IpAddr> for Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ip(addr) => addr.fmt(f),
+            Self::Ip(addr) => addr.to_canonical().fmt(f),
             Self::Unix => f.write_str(UNIX),
         }
     }

@@ -9,6 +9,7 @@ use crate::ids::ConnId;
 use crate::limits::{Address, Limit, Peer};
 use crate::metrics::Count;
 use crate::proto::handshake::{self, Refusal};
+use crate::refusals::RefusalNote;
 
 /// How long a connection over a limit may take to send the request that is answered with the refusal.
 pub(super) const REFUSED_MS: u64 = 2_000;
@@ -24,8 +25,9 @@ impl Shard {
         };
         if let Some(limit) = refused {
             self.metrics.refused(limit);
+            let note = RefusalNote { reason: limit.name(), client: Some(from), conn: None, user: None };
+            self.settings.refusals.tell(&note, now.mono_ms, || "a new connection".to_owned());
             if !is_told || !self.settings.guard.turn_away(address) {
-                tracing::debug!(client = %from, limit = limit.name(), "refused without an answer");
                 self.metrics.count(Count::Unadmitted);
                 return None;
             }
@@ -35,7 +37,7 @@ impl Shard {
         if refused.is_none() && self.settings.guard.is_proxy(from) {
             conn.came_through(from);
         }
-        let id = self.conns.insert(conn);
+        let id = self.conns.insert(conn, from);
         *self.conns.address(id.slot) = address;
         tracing::debug!(conn = %id, client = %from, refused = refused.map(Limit::name), "connected");
         self.file_deadline(id);
@@ -71,14 +73,17 @@ impl Shard {
         let client = header.client(request.headers(header.name()), |addr| guard.is_proxy(addr.into()));
         let client = client.map_or(proxy, Peer::Ip);
         tracing::debug!(conn = %id, %client, "through a proxy");
-        match guard.enter(client, now.mono_ms) {
+        let entered = guard.enter(client, now.mono_ms);
+        self.conns.set_client(id.slot, client);
+        match entered {
             Ok(address) => {
                 *self.conns.address(id.slot) = address;
                 Ok(())
             }
             Err(limit) => {
-                self.metrics.refused(limit);
+                self.refused(id, limit, now, || "a new connection, through a proxy".to_owned());
                 let address = Address::of(client);
+                let guard = &self.settings.guard;
                 let is_told = guard.turn_away(address);
                 guard.give_place_back();
                 self.turned_away += 1;

@@ -181,6 +181,8 @@ impl Conn {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
+    /// The client as far as it is known, for the log.
+    client: Peer,
     /// What it counts under at the limits' guard, whether it was let in or is being refused.
     address: Address,
     conn: Option<Box<Conn>>,
@@ -205,13 +207,13 @@ impl Conns {
         self.count
     }
 
-    pub(super) fn insert(&mut self, conn: Conn) -> ConnId {
+    pub(super) fn insert(&mut self, conn: Conn, client: Peer) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry { generation: 0, address: Address::NONE, conn: None });
+            self.entries.push(Entry { generation: 0, client, address: Address::NONE, conn: None });
             u32::try_from(self.entries.len() - 1).expect("descriptors run out long before")
         });
         let entry = &mut self.entries[slot as usize];
-        entry.address = Address::NONE;
+        (entry.client, entry.address) = (client, Address::NONE);
         entry.conn = Some(Box::new(conn));
         self.count += 1;
         ConnId { shard: self.shard, slot, generation: entry.generation }
@@ -240,6 +242,17 @@ impl Conns {
     /// a connection that is being refused: what its refusal counts under, if it does.
     pub(super) fn address(&mut self, slot: u32) -> &mut Address {
         &mut self.entries[slot as usize].address
+    }
+
+    /// Where the connection comes from, if it is there.
+    pub(super) fn client(&self, id: ConnId) -> Option<Peer> {
+        let entry = self.entries.get(id.slot as usize)?;
+        (entry.generation == id.generation).then_some(entry.client)
+    }
+
+    /// A trusted proxy has said where the connection comes from.
+    pub(super) fn set_client(&mut self, slot: u32, client: Peer) {
+        self.entries[slot as usize].client = client;
     }
 
     /// The connection in a slot, if there is one now.
