@@ -61,7 +61,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             print(&format!("{token}\n"))?;
         }
         Some(Command::Doctor(args)) => {
-            let configured = args.config.is_some() || env.iter().any(|(name, _)| config::is_our_variable(name));
+            let configured =
+                args.config.is_some() || env.iter().any(|(name, value)| config::is_our_variable(name, value));
             // A configuration at fault is a finding here, and not the end.
             let report = doctor::run(args, load(), configured)?;
             print(&if args.json { report.json()? + "\n" } else { report.to_string() })?;
@@ -79,8 +80,12 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let places = server.places();
     let plain = places.plain.iter().map(|addr| addr.url("ws", &config.path));
     let tls = places.tls.iter().map(|addr| addr.url("wss", &config.path));
-    let urls: Vec<_> = plain.chain(tls).collect();
-    print(&format!("listening on {} ({} shards)\n", urls.join(" and "), server.shards()))?;
+    let (urls, shards): (Vec<_>, _) = (plain.chain(tls).collect(), server.shards());
+    print(&format!("listening on {} ({shards} shards)\n", urls.join(" and ")))?;
+    if config.log.format == LogFormat::Json {
+        // Whoever collects lines of JSON has nothing of that one.
+        tracing::info!(shards, urls = urls.join(" "), "listening");
+    }
     if config.dev {
         let plain = places.plain.iter().filter_map(ListenAddr::tcp).map(|addr| format!("; open http://{addr}/"));
         let tls = places.tls.iter().filter_map(ListenAddr::tcp).map(|addr| format!("; open https://{addr}/"));

@@ -136,8 +136,8 @@ mod tests {
         let (listener, file) = listen(&path).unwrap();
         assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         UnixStream::connect(&path).unwrap();
-        // The server dies without a goodbye.
-        std::mem::forget(file);
+        // The server dies without a goodbye: its file stays.
+        let _stays = file;
         drop(listener);
         assert!(path.exists());
         let (_listener, _file) = listen(&path).unwrap();
@@ -153,8 +153,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "text");
         // A link to a dead socket, and one to nothing.
         fs::remove_file(&path).unwrap();
-        let (listener, file) = listen(&elsewhere).unwrap();
-        std::mem::forget(file);
+        let (listener, _stays) = listen(&elsewhere).unwrap();
         drop(listener);
         for target in [elsewhere.as_path(), Path::new("/nowhere/at/all")] {
             symlink(target, &path).unwrap();

@@ -27,6 +27,12 @@ export class FakeClock {
     return handle;
   };
 
+  /** The program stands still: time passes, and then all due timers run at once, late. */
+  async freeze(ms) {
+    this.#now += ms;
+    await this.advance(0);
+  }
+
   clearTimeout = (handle) => {
     this.#timers.delete(handle);
   };

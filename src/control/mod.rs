@@ -36,7 +36,7 @@ use crate::limits::{Guard, Peer};
 use crate::log::LostLines;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
-use crate::proto::handshake::Origins;
+use crate::proto::origin::Origins;
 use crate::refusals::RefusalLog;
 use api::{State, Watching};
 pub use ledger::Ledger;

@@ -48,12 +48,11 @@ impl Shard {
         if let Some(limit) = limit_of(refusal) {
             return self.refused(id, limit, now, || format!("refused by the owner: {refusal:?}"));
         }
-        match refusal {
-            parcel::Refusal::AlreadyOnline => self.tell_refusal(id, "already_signed_in", now, || {
+        // Of the others the client is told, and nobody else can do anything about them.
+        if refusal == parcel::Refusal::AlreadyOnline {
+            self.tell_refusal(id, "already_signed_in", now, || {
                 "closed: the user has a connection and auth.duplicate_login is reject_new (4409)".to_owned()
-            }),
-            // The client is told, and nobody else can do anything about it.
-            _ => {}
+            });
         }
     }
 
