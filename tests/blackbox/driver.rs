@@ -25,7 +25,8 @@ async fn serves_with(mut server: Server, driver: &str) {
 #[tokio::test]
 async fn whichever_call_is_refused_epoll_is_taken_and_the_log_says_why() {
     for (name, number) in CALLS {
-        let server = metrics::options().shards(2).refused(&[number]).start();
+        let options = metrics::options().shards(2).env("URINGCAST_DRIVER", "auto");
+        let server = options.refused(&[number]).start();
         let log = server.log();
         let warnings = log.lines().filter(|line| line.contains("WARN") && line.contains("epoll")).count();
         assert_eq!(warnings, 1, "{log}");
