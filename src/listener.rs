@@ -7,10 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::clock::stopwatch_ns;
 use crate::config::{FileMode, ListenAddr};
 use crate::conn::{self, Layer, Transport};
 use crate::driver;
@@ -204,13 +206,15 @@ fn enter(reactor: &Rc<Reactor>, socket: OwnedFd, peer: Peer, tls: bool) {
             return reactor.metrics.count(Count::Unadmitted);
         }
     };
+    // Judged now: what the client does on another connection after it has ended this one comes later on any shard.
+    let accepted_ns = if has_ended(&transport) { 0 } else { stopwatch_ns() };
     if let Peer::Ip(_) = peer {
         let _ = SockRef::from(&*transport).set_tcp_nodelay(true);
         let _ = SockRef::from(&*transport).set_tcp_user_timeout(Some(UNACKED_MAX));
     }
     let guard = &reactor.entry.guard;
     if !reactor.entry.proxy_protocol || !guard.is_proxy(peer) {
-        return admit(reactor, transport, peer, tls);
+        return admit(reactor, transport, peer, tls, accepted_ns);
     }
     if !guard.take_place() {
         reactor.metrics.refused(Limit::Connections);
@@ -225,7 +229,7 @@ fn enter(reactor: &Rc<Reactor>, socket: OwnedFd, peer: Peer, tls: bool) {
         match header {
             Ok(Ok(proxied)) if !reactor.is_draining() => {
                 let from = if let Proxied::From(client) = proxied { Peer::Ip(client) } else { peer };
-                admit(&reactor, transport, from, tls);
+                admit(&reactor, transport, from, tls, accepted_ns);
             }
             Ok(Ok(_)) => {}
             refused => {
@@ -242,8 +246,9 @@ fn enter(reactor: &Rc<Reactor>, socket: OwnedFd, peer: Peer, tls: bool) {
 
 /// Lets a connection in, or has it told that it is refused. Over a limit where TLS is spoken it gets no handshake, which
 /// would cost a signature: it is told with an alert that nothing of TLS has to come before.
-fn admit(reactor: &Rc<Reactor>, transport: Rc<Transport>, from: Peer, tls: bool) {
-    let Some(id) = reactor.with(|shard, now| shard.open(Arrival { from, is_told: !tls }, now)) else {
+fn admit(reactor: &Rc<Reactor>, transport: Rc<Transport>, from: Peer, tls: bool, accepted_ns: u64) {
+    let arrival = Arrival { from, is_told: !tls, accepted_ns };
+    let Some(id) = reactor.with(|shard, now| shard.open(arrival, now)) else {
         if tls {
             tell(&transport, &tls::UNAVAILABLE);
         }
@@ -257,6 +262,13 @@ fn admit(reactor: &Rc<Reactor>, transport: Rc<Transport>, from: Peer, tls: bool)
     reactor.open_sockets.enter();
     reactor.sockets.borrow_mut().insert(id, Rc::clone(&transport), layer);
     monoio::spawn(conn::serve(Rc::clone(reactor), id, transport));
+}
+
+/// Whether the peer has ended its side, or reset the connection, before it was accepted.
+fn has_ended(transport: &Transport) -> bool {
+    let mut poll = [PollFd::new(transport, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 fn secure(reactor: &Reactor) -> Option<Stream> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use monoio::net::UnixStream;
 use rustls::ServerConfig;
 
-use crate::auth::{Revocation, Verifier};
+use crate::auth::{Lifted, Revocation, Verifier};
 use crate::clock::{Clock, Now};
 use crate::conn::{self, RECEIVE_BYTES, Sockets};
 use crate::driver::{Driver, Pause, Turnstile, pollable};
@@ -44,6 +44,8 @@ pub enum Command {
     Certificate(Arc<ServerConfig>),
     /// Tokens count no more; tell when no connection lives by one.
     Revoke(Arc<Revocation>, flume::Sender<Answer>),
+    /// Revocations count no more; tell when that is so.
+    Lift(Arc<Lifted>, flume::Sender<()>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
     /// Say goodbye to everyone, wait so long at most, and end.
@@ -337,6 +339,11 @@ impl Reactor {
                 Command::Revoke(revocation, reply) => {
                     let number = self.expect_answer(reply);
                     self.with(|shard, now| shard.revoke(number, &revocation, now));
+                }
+                Command::Lift(lifted, done) => {
+                    self.with(|shard, _| shard.lift(&lifted));
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.try_send(());
                 }
                 // Whoever asks now is told that nobody is there any more.
                 Command::Ask(..) if self.is_draining() => {}

@@ -22,8 +22,9 @@ use super::fault::{Fault, FaultMessage};
 use super::input::{self, History, Presence, Publication, Revoke};
 use super::ledger::{Ledger, NotKept};
 use super::owners::{NotAsked, Owners};
+use super::revocations;
 use super::{Parts, REQUESTS};
-use crate::auth::ApiKeys;
+use crate::auth::{ApiKeys, Lifted, Revoked};
 use crate::clock::Clock;
 use crate::limits::{Guard, Peer};
 use crate::log::LostLines;
@@ -34,7 +35,7 @@ use crate::proto::channel::is_channel_name;
 use crate::proto::encode::Member;
 use crate::proto::origin::Origins;
 use crate::proto::text::Text;
-use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_up_to};
+use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_path, quoted_up_to};
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 /// A body's room beside its content: a broadcast's list of channels.
@@ -113,6 +114,17 @@ impl State {
         let _ = self.requests.acquire_many(REQUESTS).await;
     }
 
+    /// Looks at what was revoked, or changes it, at a moment in Unix milliseconds.
+    pub fn with_ledger<R>(&self, work: impl FnOnce(&mut Ledger, u64) -> R) -> R {
+        let now_ms = self.clock.now().unix_ms;
+        work(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner), now_ms)
+    }
+
+    /// Tells the shards of revocations that were lifted. False if they may not all know.
+    pub async fn tell_lifted(&self, lifted: Lifted) -> bool {
+        timeout(self.patience, self.owners.lift(lifted)).await == Ok(true)
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -172,6 +184,8 @@ pub fn router(state: Arc<State>) -> axum::Router {
         .route("/api/presence", get(presence_by_query).post(presence))
         .route("/api/history", post(history))
         .route("/api/revoke", post(revoke))
+        .route("/api/unrevoke", post(revocations::lift))
+        .route("/api/revocations", get(revocations::list))
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is no such endpoint") })
         .method_not_allowed_fallback(|| async {
             Fault::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method; the Allow header says with which")
@@ -199,7 +213,7 @@ async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
     tracing::debug!(
         client,
         method = quoted(method.as_str()),
-        path = quoted(&path),
+        path = quoted_path(&path),
         status = status.as_u16(),
         "API request"
     );
@@ -215,7 +229,7 @@ async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
         state.refusals.tell(&note, state.clock.now().mono_ms, || {
             let why = response.extensions().get::<FaultMessage>().map_or("", |message| &message.0);
             let method = quoted(method.as_str());
-            format!("{method} {}: {} {}", quoted(&path), status.as_u16(), quoted_up_to(WHY_CHARS, why))
+            format!("{method} {}: {} {}", quoted_path(&path), status.as_u16(), quoted_up_to(WHY_CHARS, why))
         });
     }
     response
@@ -398,7 +412,7 @@ async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
     let Presence { channel, cursor, .. } = wanted;
     state.check_channel(&channel)?;
     let namespace = state.namespaces.of(&channel);
-    if channel != LOBBY && namespace.is_some_and(|namespace| namespace.presence == PresenceMode::Off) {
+    if namespace.is_some_and(|namespace| namespace.presence == PresenceMode::Off) {
         return Err(Fault::new(StatusCode::FORBIDDEN, "presence is off in this channel's namespace"));
     }
     let escape = namespace.is_none_or(|namespace| namespace.escape);
@@ -448,7 +462,10 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
     struct Done {
         expires_at: u64,
         connections: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warning: Option<&'static str>,
     }
+    let peer = request.extensions().get::<Peer>().map(tracing::field::display);
     let body = body(&state, request).await?;
     let now_ms = state.clock.now().unix_ms;
     let revocation = input::parse::<Revoke>(&body)?.revocation(now_ms, state.revocations_kept_ms)?;
@@ -460,6 +477,15 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         ));
     }
     let expires_at = revocation.until_ms;
+    let warning = match &revocation.revoked {
+        Revoked::IssuedBefore(_) => {
+            Some("a token without iat counts as issued before any time: all of those are revoked")
+        }
+        Revoked::User { .. } => Some("a token without iat counts as issued before any time: this user's are revoked"),
+        Revoked::TokenId(_) => None,
+    };
+    let revoked = revoked_words(&revocation.revoked);
+    let everyone = matches!(revocation.revoked, Revoked::IssuedBefore(_));
     let telling = state.owners.revoke(revocation);
     let Ok(Some(connections)) = timeout(state.patience, telling).await else {
         // Some shards may not know of it yet. To say it twice does no harm.
@@ -469,7 +495,21 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         tracing::error!(%error, "a revocation");
         return Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
     }
-    Ok(json(StatusCode::OK, &Done { expires_at, connections }))
+    if everyone {
+        tracing::warn!(client = peer, revoked, expires_at, connections, "revoked for everyone, tokens without iat too");
+    } else {
+        tracing::info!(client = peer, revoked, expires_at, connections, "revoked");
+    }
+    Ok(json(StatusCode::OK, &Done { expires_at, connections, warning }))
+}
+
+/// What is revoked, for the log: not the id of a token.
+fn revoked_words(revoked: &Revoked) -> String {
+    match revoked {
+        Revoked::TokenId(_) => "token_id".to_owned(),
+        Revoked::User { key, issued_before_ms } => format!("user {}, issued_before {issued_before_ms}", quoted(key)),
+        Revoked::IssuedBefore(before_ms) => format!("issued_before {before_ms}"),
+    }
 }
 
 fn published(answer: Answer) -> Outcome {
@@ -502,7 +542,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
 }
 
 /// Reads the body, as long as it may be and within the deadline.
-async fn body(state: &State, request: Request) -> Result<Vec<u8>, Fault> {
+pub async fn body(state: &State, request: Request) -> Result<Vec<u8>, Fault> {
     check_type(request.headers())?;
     let reading = read(request.into_body(), state.body_bytes);
     timeout(state.patience, reading)

@@ -6,13 +6,17 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::fault::Fault;
-use crate::auth::{MAX_TOKEN_ID_BYTES, Revocation, Revoked, UserId};
+use crate::auth::{MAX_ID_BYTES, MAX_TOKEN_ID_BYTES, Revocation, Revoked, UserId};
 use crate::parcel::{Content, Publish, Since};
 use crate::proto::decode::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
 use crate::proto::text::{Language, Text, trim};
 
 /// Data nested deeper than this is refused.
 const MAX_DEPTH: usize = 64;
+/// The earliest `issued_before`: before it there were no JWTs, and a time in seconds is earlier.
+const CUTOFF_LEAST_MS: u64 = 1_000_000_000_000;
+/// How far ahead `issued_before` may be: for issuers whose clocks are ahead.
+const CUTOFF_AHEAD_MS: u64 = 86_400_000;
 /// Channels in one broadcast.
 pub const MAX_CHANNELS: usize = 1000;
 /// Most members or publications in a page, and how many come if no limit is named.
@@ -143,17 +147,14 @@ impl Revoke {
                 return Err(Fault::malformed(format!("token_id must have 1 to {MAX_TOKEN_ID_BYTES} bytes")));
             }
             (Some(user), None, before) => {
-                let id = UserId::from_json(&user).ok_or_else(|| {
-                    Fault::malformed("user must be an integer within ±(2^53−1) or a text of 1 to 128 bytes")
-                })?;
-                Revoked::User { key: id.key().into(), issued_before_ms: before.unwrap_or(now_ms) }
+                before.map_or(Ok(()), |before_ms| check_cutoff(before_ms, now_ms))?;
+                Revoked::User { key: user_key(&user)?, issued_before_ms: before.unwrap_or(now_ms) }
             }
-            (None, None, Some(before_ms)) => Revoked::IssuedBefore(before_ms),
-            _ => {
-                return Err(Fault::malformed(
-                    "one of these is needed: token_id; user; user and issued_before; issued_before",
-                ));
+            (None, None, Some(before_ms)) => {
+                check_cutoff(before_ms, now_ms)?;
+                Revoked::IssuedBefore(before_ms)
             }
+            _ => return Err(which_tokens()),
         };
         let until_ms = self.expires_at.unwrap_or(now_ms.saturating_add(kept_ms));
         if until_ms <= now_ms {
@@ -161,6 +162,29 @@ impl Revoke {
         }
         Ok(Revocation { revoked, until_ms })
     }
+}
+
+/// A time in seconds, or in microseconds, would revoke what nobody meant: the tokens without `iat`, or all of the future.
+fn check_cutoff(before_ms: u64, now_ms: u64) -> Result<(), Fault> {
+    if !(CUTOFF_LEAST_MS..=now_ms.saturating_add(CUTOFF_AHEAD_MS)).contains(&before_ms) {
+        return Err(Fault::malformed(format!(
+            "issued_before is in Unix milliseconds: {CUTOFF_LEAST_MS} (in 2001) at least and a day from now at most"
+        )));
+    }
+    Ok(())
+}
+
+/// A user's key.
+pub fn user_key(user: &serde_json::Value) -> Result<Box<str>, Fault> {
+    let id = UserId::from_json(user).ok_or_else(|| {
+        Fault::malformed(format!("user must be an integer within ±(2^53−1) or a text of 1 to {MAX_ID_BYTES} bytes"))
+    })?;
+    Ok((&*id.key()).into())
+}
+
+/// A request that doesn't say which tokens it is about.
+pub fn which_tokens() -> Fault {
+    Fault::malformed("one of these is needed: token_id; user; user and issued_before; issued_before")
 }
 
 /// `/api/presence`: a body or a query.
@@ -212,7 +236,8 @@ impl History {
     }
 }
 
-fn page(limit: Option<u64>) -> Result<u32, Fault> {
+/// Most entries of a page, as a request asks for it.
+pub fn page(limit: Option<u64>) -> Result<u32, Fault> {
     match limit {
         Some(0) => Err(Fault::malformed("limit starts at 1")),
         Some(limit) => Ok(u32::try_from(limit).unwrap_or(PAGE_MAX).min(PAGE_MAX)),

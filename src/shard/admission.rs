@@ -18,7 +18,7 @@ impl Shard {
     /// A socket was accepted. Over a limit, its request will be refused. `None`: it can't be told, or too many are
     /// being refused already, and it is to be closed.
     pub fn open(&mut self, arrival: Arrival, now: Now) -> Option<ConnId> {
-        let Arrival { from, is_told } = arrival;
+        let Arrival { from, is_told, accepted_ns } = arrival;
         let (address, refused) = match self.admit(from, now) {
             Ok(address) => (address, None),
             Err(limit) => (Address::of(from), Some(limit)),
@@ -39,6 +39,7 @@ impl Shard {
         }
         let id = self.conns.insert(conn, from);
         *self.conns.address(id.slot) = address;
+        self.conns.set_accepted(id.slot, accepted_ns);
         tracing::debug!(conn = %id, client = %from, refused = refused.map(Limit::name), "connected");
         self.file_deadline(id);
         Some(id)
@@ -104,6 +105,7 @@ impl Shard {
         let Some(conn) = self.conns.get(id) else { return };
         conn.dirty = false;
         self.blocked -= usize::from(conn.blocked);
+        self.queued_bytes -= conn.outbox.forget_count();
         let was_refused = conn.refused.is_some();
         self.leave(id);
         let address = *self.conns.address(id.slot);

@@ -181,6 +181,8 @@ impl Conn {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
+    /// When the connection was accepted, see [`Arrival`](super::Arrival).
+    accepted_ns: u64,
     /// The client as far as it is known, for the log.
     client: Peer,
     /// What it counts under at the limits' guard, whether it was let in or is being refused.
@@ -209,7 +211,8 @@ impl Conns {
 
     pub(super) fn insert(&mut self, conn: Conn, client: Peer) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry { generation: 0, client, address: Address::NONE, conn: None });
+            let entry = Entry { generation: 0, accepted_ns: 0, client, address: Address::NONE, conn: None };
+            self.entries.push(entry);
             u32::try_from(self.entries.len() - 1).expect("descriptors run out long before")
         });
         let entry = &mut self.entries[slot as usize];
@@ -242,6 +245,15 @@ impl Conns {
     /// a connection that is being refused: what its refusal counts under, if it does.
     pub(super) fn address(&mut self, slot: u32) -> &mut Address {
         &mut self.entries[slot as usize].address
+    }
+
+    /// When the connection in a slot was accepted.
+    pub(super) fn accepted_ns(&self, slot: u32) -> u64 {
+        self.entries[slot as usize].accepted_ns
+    }
+
+    pub(super) fn set_accepted(&mut self, slot: u32, accepted_ns: u64) {
+        self.entries[slot as usize].accepted_ns = accepted_ns;
     }
 
     /// Where the connection comes from, if it is there.

@@ -65,7 +65,8 @@ impl Shard {
         let shards = self.settings.hub.shards;
         if self.farewell.silent == shards && !self.farewell.delivered {
             // Asks that wait for room may be waiting for a batch to leave.
-            self.hub.end_batches(&mut self.staging);
+            self.hub.end_batches(now, &mut self.staging);
+            self.hub.refuse_waiting(&mut self.staging);
             if !self.hub.is_waiting() {
                 self.tell_all(Farewell::NoMoreDeliveries);
                 self.farewell.delivered = true;

@@ -13,7 +13,7 @@ use crate::parcel;
 use crate::proto::decode::{Command, SubscribeTo};
 use crate::proto::handshake::{Refusal, Request};
 use crate::proto::text::Text;
-use crate::refusals::{RefusalNote, quoted};
+use crate::refusals::{RefusalNote, quoted, quoted_path};
 
 impl Shard {
     /// Counts what a limit refused to a connection, and tells it in the log.
@@ -48,11 +48,21 @@ impl Shard {
         if let Some(limit) = limit_of(refusal) {
             return self.refused(id, limit, now, || format!("refused by the owner: {refusal:?}"));
         }
-        // Of the others the client is told, and nobody else can do anything about them.
-        if refusal == parcel::Refusal::AlreadyOnline {
-            self.tell_refusal(id, "already_signed_in", now, || {
-                "closed: the user has a connection and auth.duplicate_login is reject_new (4409)".to_owned()
-            });
+        match refusal {
+            parcel::Refusal::AlreadyOnline => {
+                self.metrics.refused(Limit::DuplicateLogin);
+                self.tell_refusal(id, "already_signed_in", now, || {
+                    "closed: the user has a connection and auth.duplicate_login is reject_new (4409)".to_owned()
+                });
+            }
+            parcel::Refusal::SignedInElsewhere => {
+                self.metrics.refused(Limit::DuplicateLogin);
+                self.tell_refusal(id, "already_signed_in", now, || {
+                    "closed: the user has a connection that was accepted later (4409)".to_owned()
+                });
+            }
+            // The client is told, and nobody else can do anything about it.
+            _ => {}
         }
     }
 
@@ -80,7 +90,8 @@ impl Shard {
         self.tell_refusal(id, reason, now, || match request {
             None => refusal.to_string(),
             Some(request) => {
-                let (method, path, host) = (quoted(request.method()), quoted(request.path()), quoted(request.host()));
+                let (method, path, host) =
+                    (quoted(request.method()), quoted_path(request.path()), quoted(request.host()));
                 let origin = request.origin().map(|origin| format!(", Origin {}", quoted(origin)));
                 format!("{refusal}: {method} {path}, Host {host}{}", origin.unwrap_or_default())
             }
@@ -117,7 +128,9 @@ pub(super) fn limit_of(refusal: parcel::Refusal) -> Option<Limit> {
         parcel::Refusal::TooLarge => Some(Limit::PushBytes),
         parcel::Refusal::TooManySignIns => Some(Limit::SignIns),
         parcel::Refusal::TooManyConnections => Some(Limit::ConnectionsPerUser),
-        parcel::Refusal::AlreadyOnline | parcel::Refusal::Forbidden | parcel::Refusal::KeyReused => None,
+        // Counted where they are told, under a reason of their own.
+        parcel::Refusal::AlreadyOnline | parcel::Refusal::SignedInElsewhere => None,
+        parcel::Refusal::Forbidden | parcel::Refusal::KeyReused => None,
     }
 }
 

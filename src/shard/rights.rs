@@ -5,9 +5,8 @@
 use std::sync::Arc;
 
 use super::Shard;
-use crate::auth::{Revocation, Revocations};
+use crate::auth::{Lifted, Revocation, Revocations};
 use crate::clock::Now;
-use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::parcel::Answer;
 use crate::proto::codes::close;
@@ -50,6 +49,11 @@ impl Shard {
         self.authenticator.revoke(revocation, now.unix_ms);
         let (left, closed) = (self.conns.slots(), self.sweep.closed);
         self.sweep.waiting.push(Waiting { request, left, closed });
+    }
+
+    /// The backend takes revocations back: their tokens are taken again from now on.
+    pub fn lift(&mut self, lifted: &Lifted) {
+        self.authenticator.lift(lifted);
     }
 
     /// What had been revoked before the start.
@@ -147,6 +151,6 @@ impl Shard {
     }
 
     fn is_subscribed(&mut self, id: ConnId, channel: &str) -> bool {
-        channel != LOBBY && self.find_subscription(id, channel).is_some()
+        self.find_subscription(id, channel).is_some()
     }
 }

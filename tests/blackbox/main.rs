@@ -6,6 +6,7 @@
 mod abuse;
 mod admission;
 mod api;
+mod batches;
 mod channel_support;
 mod channels;
 mod deflate;
@@ -13,6 +14,7 @@ mod doctor;
 mod driver;
 mod echo;
 mod faults;
+mod ghosts;
 mod handshake;
 mod keys;
 mod limits;
@@ -20,6 +22,7 @@ mod listening;
 mod liveness;
 mod memory;
 mod metrics;
+mod namespaces;
 #[cfg(feature = "planted")]
 mod panics;
 mod presence;

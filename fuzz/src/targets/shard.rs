@@ -105,7 +105,7 @@ impl Hostile {
     fn open(&mut self) {
         let shard = self.dice.below(self.shards.len());
         let from = if self.dice.once_in(8) { Peer::Unix } else { Peer::Ip(Ipv4Addr::LOCALHOST.into()) };
-        let arrival = Arrival { from, is_told: !self.dice.once_in(4) };
+        let arrival = Arrival { from, is_told: !self.dice.once_in(4), accepted_ns: 1 };
         let Some(id) = self.shards[shard].open(arrival, self.now) else { return };
         let client = self.net.connect(id, self.dice.pick(&[200, 2_000, 1 << 20]));
         self.sent.push(Vec::new());
