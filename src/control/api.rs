@@ -465,7 +465,7 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         #[serde(skip_serializing_if = "Option::is_none")]
         warning: Option<&'static str>,
     }
-    let peer = request.extensions().get::<Peer>().map(tracing::field::display);
+    let peer = request.extensions().get::<Peer>().copied().map(tracing::field::display);
     let body = body(&state, request).await?;
     let now_ms = state.clock.now().unix_ms;
     let revocation = input::parse::<Revoke>(&body)?.revocation(now_ms, state.revocations_kept_ms)?;
