@@ -186,14 +186,14 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
 /// Limits by address and rates have tests of their own. Here the connections of a user and large answers are measured, in
 /// lives where nobody is exempt: answers come later for it, and nothing else may change.
 fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
+    let admission = Rules { addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..Rules::default() };
     if dice.once_in(2) {
-        let exempt = vec!["127.0.0.0/8".parse().expect("a network")];
-        return Rules { exempt, ..Rules::default() };
+        return Rules { exempt: vec!["127.0.0.0/8".parse().expect("a network")], ..admission };
     }
     // Room for one of the largest, which is half of the bound, and compressed costs three times that.
     let answers = Rate::per_s(outbox_bytes * dice.pick(&[1, 10, 100]), 2 * outbox_bytes);
     let unread_answers = outbox_bytes * dice.pick(&[0, 1, 4]);
-    Rules { answers, unread_answers, addresses: 1 << 20, users: 10_000, ..Rules::default() }
+    Rules { answers, unread_answers, users: 10_000, ..admission }
 }
 
 fn settings(shards: usize, dice: &mut Dice) -> Settings {
