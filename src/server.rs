@@ -577,11 +577,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
         },
         ping_interval_ms: config.liveness.ping_interval_ms,
         pong_timeout_ms: config.liveness.pong_timeout_ms,
-        compression: Compression {
-            level: config.compression.level,
-            min_bytes: config.compression.min_bytes,
-            slice_bytes: SLICE_BYTES,
-        },
+        compression: Compression::new(config.compression.level, config.compression.min_bytes),
         stopwatch: clock::stopwatch_ns,
         give_back,
         boot_id: rand::random(),
@@ -599,10 +595,6 @@ fn refusals() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(descriptors / REFUSALS_PART).map_or(REFUSALS_MAX, |part| part.min(REFUSALS_MAX))
 }
-/// How much of a long answer is compressed in one turn: about 1 ms of work at level 3.
-const SLICE_BYTES: usize = 64 * 1024;
-/// Large answers may wait to be sent to all connections of a user up to so many times `limits.outbox_bytes`.
-const UNREAD_ANSWERS: u64 = 4;
 
 fn rules(limits: &Limits) -> Rules {
     // A message that is allowed must fit, with its frame and what was sent along with it.
@@ -633,7 +625,7 @@ fn rules(limits: &Limits) -> Rules {
             limits.user_answer_bytes_per_s,
             limits.user_answer_bytes_burst.max(2 * limits.outbox_bytes as u64),
         ),
-        unread_answers: UNREAD_ANSWERS * limits.outbox_bytes as u64,
+        unread_answers: 4 * limits.outbox_bytes as u64,
         users: USERS,
     }
 }

@@ -596,7 +596,7 @@ mod tests {
     #[test]
     fn unfinished_messages_of_an_address_and_of_all_have_a_bound() {
         let guard = guard(|rules| (rules.unfinished_per_ip, rules.unfinished) = (10, 25));
-        let address = |last: u8| Address::of(IpAddr::from([192, 0, 2, last]));
+        let address = |last: u8| Address::of(core::net::IpAddr::from([192, 0, 2, last]).into());
         assert!(guard.unfinished(address(1), 0, 4, 0) && guard.unfinished(address(1), 4, 10, 0));
         assert!(!guard.unfinished(address(1), 0, 1, 0), "the address is full");
         assert!(guard.unfinished(address(2), 0, 10, 0) && guard.unfinished(Address::NONE, 0, 5, 0));

@@ -128,6 +128,13 @@ pub struct Compression {
     pub slice_bytes: usize,
 }
 
+impl Compression {
+    /// With slices that are about 1 ms of work at level 3.
+    pub fn new(level: u32, min_bytes: usize) -> Self {
+        Self { level, min_bytes, slice_bytes: 64 * 1024 }
+    }
+}
+
 /// A connection as it comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arrival {
