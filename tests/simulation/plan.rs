@@ -191,7 +191,7 @@ fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
         return Rules { exempt: vec!["127.0.0.0/8".parse().expect("a network")], ..admission };
     }
     // Room for one of the largest, which is half of the bound, and compressed costs three times that.
-    let answers = Rate::per_s(outbox_bytes * dice.pick(&[1, 10, 100]), 2 * outbox_bytes);
+    let answers = Rate::per_s(outbox_bytes * dice.pick(&[10, 100, 1_000]), 2 * outbox_bytes);
     let unread_answers = outbox_bytes * dice.pick(&[0, 1, 4]);
     Rules { answers, unread_answers, users: 10_000, ..admission }
 }
