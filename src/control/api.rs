@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::fault::Fault;
-use super::input::{self, History, Presence, Publication, Revoke};
+use super::input::{self, History, Presence, Publication};
 use super::ledger::{Ledger, NotKept};
 use super::owners::{NotAsked, Owners};
 use super::{Parts, REQUESTS};
@@ -338,13 +338,13 @@ async fn finish_oldest(
 
 async fn presence(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
     let body = body(&state, request).await?;
-    members(&state, input::parse(&body)?).await
+    members(&state, Presence::of_body(&body)?).await
 }
 
 async fn presence_by_query(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
-    let query = Query::<Presence>::try_from_uri(request.uri())
-        .map_err(|error| Fault::malformed(format!("the query can't be read: {error}")))?;
-    members(&state, query.0).await
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
+        .map_err(|_| Fault::malformed("the query can't be read"))?;
+    members(&state, Presence::of_query(&pairs.0)?).await
 }
 
 async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
@@ -356,8 +356,7 @@ async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
         #[serde(skip_serializing_if = "Option::is_none")]
         cursor: Option<&'a str>,
     }
-    let limit = wanted.limit()?;
-    let Presence { channel, cursor, .. } = wanted;
+    let Presence { channel, cursor, limit } = wanted;
     state.check_channel(&channel)?;
     let namespace = state.namespaces.of(&channel);
     if channel != LOBBY && namespace.is_some_and(|namespace| namespace.presence == PresenceMode::Off) {
@@ -383,11 +382,10 @@ async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
 
 async fn history(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
     let body = body(&state, request).await?;
-    let wanted: History = input::parse(&body)?;
-    state.check_channel(&wanted.channel)?;
-    let (since, limit) = (wanted.since()?, wanted.limit()?);
-    let ask = Ask::History { channel: wanted.channel.as_str().into(), since, limit, reverse: wanted.reverse };
-    let attached = match state.ask(&wanted.channel, ask).await? {
+    let History { channel, since, limit, reverse } = History::of_body(&body)?;
+    state.check_channel(&channel)?;
+    let ask = Ask::History { channel: channel.as_str().into(), since, limit, reverse };
+    let attached = match state.ask(&channel, ask).await? {
         Answer::History(attached) => attached,
         other => return Err(Fault::from_answer(other)),
     };
@@ -413,7 +411,7 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
     }
     let body = body(&state, request).await?;
     let now_ms = state.clock.now().unix_ms;
-    let revocation = input::parse::<Revoke>(&body)?.revocation(now_ms, state.revocations_kept_ms)?;
+    let revocation = input::revocation(&body, now_ms, state.revocations_kept_ms)?;
     let kept = state.ledger.lock().unwrap_or_else(PoisonError::into_inner).add(&revocation, now_ms);
     if matches!(kept, Err(NotKept::Full)) {
         return Err(Fault::new(
@@ -458,7 +456,11 @@ impl<'a> Published<'a> {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Fault::malformed("the Idempotency-Key header is there twice"));
+    }
     let text = value.to_str().map_err(|_| Fault::malformed("the Idempotency-Key header is not ASCII"))?;
     Ok(Some(text.to_owned()))
 }

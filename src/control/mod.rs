@@ -1,11 +1,12 @@
 //! The control thread's server: the backend's HTTP API on a listener of its own (tokio, axum), apart from the shards so
 //! that nothing it does holds one up. This file owns the thread, the connections and their end; `api` has the routes,
-//! `input` what requests carry, `fault` what they are refused with, `ledger` what was revoked, `owners` the way to the
+//! `input` what requests carry, `fields` how it is read, `fault` what they are refused with, `ledger` what was revoked, `owners` the way to the
 //! shards.
 //! Called by `server`, which starts it after the shards and ends it after them.
 
 mod api;
 mod fault;
+mod fields;
 mod input;
 mod ledger;
 mod owners;
