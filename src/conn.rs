@@ -16,7 +16,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::ids::ConnId;
 use crate::metrics::Count;
-use crate::proto::handshake::Refusal;
+use crate::proto::handshake::{Refusal, method_of};
 use crate::proto::proxy::{self, Proxied};
 use crate::reactor::Reactor;
 use crate::shard::{Action, Input, Sent, Wire};
@@ -296,7 +296,8 @@ fn take(reactor: &Rc<Reactor>, id: ConnId, received: &mut [u8]) -> Input {
         Ok(Opened::PeerClosed) => drop(rustix::net::shutdown(fd, Shutdown::Read)),
         Err(Fault::PlainHttp) => {
             let mut answer = Vec::new();
-            Refusal::bad_request("this port speaks TLS: use wss:// or https://").write(&mut answer);
+            let refusal = Refusal::bad_request("this port speaks TLS: use wss:// or https://");
+            refusal.write(method_of(received), &mut answer);
             send(fd, &[IoSlice::new(&answer)]);
         }
         Ok(Opened::Open) | Err(_) => {}

@@ -46,11 +46,17 @@ pub enum Route {
     Page(Page),
 }
 
-/// A page: status 200 and a body.
+/// A page: status 200 and a body, or, to OPTIONS, the methods that there are.
 #[derive(Debug)]
 pub struct Page {
     /// The page of another origin that may read it (Fetch §3.2), if one asked that the configuration lists.
     reader: Option<String>,
+    /// `None` to OPTIONS.
+    content: Option<Content>,
+}
+
+#[derive(Debug)]
+struct Content {
     content_type: &'static str,
     body: Cow<'static, [u8]>,
 }
@@ -61,7 +67,13 @@ impl Site {
     /// # Errors
     /// The HTTP refusal to send.
     pub fn route(&self, request: &Request<'_>, now_unix_ms: u64) -> Result<Route, Refusal> {
+        let is_endpoint = |path| path == self.path || (path == ECHO_PATH && self.echo);
         match request.path() {
+            // What is asked of the server as a whole, or of an endpoint: which methods there are (RFC 9110 §9.3.7).
+            path if request.method() == "OPTIONS" && (path == "*" || is_endpoint(path)) => {
+                self.policy.check_host(request)?;
+                Ok(Route::Page(Page { reader: None, content: None }))
+            }
             path if path == self.path => upgrade(request, &self.policy).map(Route::Native),
             ECHO_PATH if self.echo => upgrade(request, &self.policy).map(Route::Echo),
             path => {
@@ -72,12 +84,11 @@ impl Site {
                     path => asset(path),
                 };
                 let reader = request.origin().filter(|origin| self.policy.origins.lists(origin));
+                let reader = reader.map(str::to_owned);
                 match request.method() {
-                    "GET" => page.map(|page| Route::Page(Page { reader: reader.map(str::to_owned), ..page })),
-                    // A preflight (Fetch §4.8): asked before what a page would not send by itself.
-                    "OPTIONS" if reader.is_some() => page.map(|page| {
-                        Route::Page(Page { reader: reader.map(str::to_owned), body: Cow::Borrowed(b""), ..page })
-                    }),
+                    "GET" | "HEAD" => page.map(|content| Route::Page(Page { reader, content: Some(content) })),
+                    // Also a preflight (Fetch §4.8): asked before what a page would not send by itself.
+                    "OPTIONS" => page.map(|_| Route::Page(Page { reader, content: None })),
                     _ => Err(page.map_or_else(|refusal| refusal, |_| Refusal::method_not_allowed())),
                 }
             }
@@ -85,7 +96,7 @@ impl Site {
     }
 }
 
-fn asset(path: &str) -> Result<Page, Refusal> {
+fn asset(path: &str) -> Result<Content, Refusal> {
     let (file, content_type) = match path {
         "/" => ("demo/index.html", "text/html; charset=utf-8"),
         "/app.js" => ("demo/app.js", "text/javascript; charset=utf-8"),
@@ -94,11 +105,11 @@ fn asset(path: &str) -> Result<Page, Refusal> {
         _ => return Err(Refusal::not_found()),
     };
     let file = Assets::get(file).ok_or(Refusal::not_found())?;
-    Ok(Page { reader: None, content_type, body: file.data })
+    Ok(Content { content_type, body: file.data })
 }
 
 /// Signs the visitor in under any name: only where the server is for trying things out.
-fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<Page, Refusal> {
+fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<Content, Refusal> {
     let name = query.split('&').find_map(|pair| pair.strip_prefix("name=")).and_then(percent_decode);
     let refused = Refusal::bad_request("a name of 1 to 64 bytes is needed: /token?name=Alice");
     let name = name.filter(|name| name.len() <= NAME_BYTES && !name.trim().is_empty()).ok_or(refused)?;
@@ -109,7 +120,7 @@ fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<Page, Re
     let token =
         auth::issue(secret, &token, now_unix_ms).map_err(|_| Refusal::unavailable("no token can be made", 1))?;
     let body = serde_json::json!({ "token": token }).to_string();
-    Ok(Page { reader: None, content_type: "application/json", body: Cow::Owned(body.into_bytes()) })
+    Ok(Content { content_type: "application/json", body: Cow::Owned(body.into_bytes()) })
 }
 
 /// A query value (WHATWG URL, application/x-www-form-urlencoded); `None` if it isn't UTF-8 or cut short.
@@ -131,23 +142,30 @@ fn percent_decode(value: &str) -> Option<String> {
 }
 
 impl Page {
-    /// Appends the response.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-             Content-Security-Policy: default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; \
-             form-action 'self'; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff\r\n\
-             Referrer-Policy: no-referrer\r\nVary: Origin\r\nConnection: close\r\n",
-            self.content_type,
-            self.body.len()
-        );
-        out.extend_from_slice(head.as_bytes());
+    /// Appends the response to a request of this method: to HEAD, without the body.
+    pub fn write(&self, method: &str, out: &mut Vec<u8>) {
+        match &self.content {
+            None => out.extend_from_slice(b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, OPTIONS\r\n"),
+            Some(Content { content_type, body }) => {
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+                     Content-Security-Policy: default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; \
+                     form-action 'self'; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff\r\n\
+                     Referrer-Policy: no-referrer\r\n",
+                    body.len()
+                );
+                out.extend_from_slice(head.as_bytes());
+            }
+        }
+        out.extend_from_slice(b"Vary: Origin\r\nConnection: close\r\n");
         if let Some(reader) = &self.reader {
             let cors = format!("Access-Control-Allow-Origin: {reader}\r\nAccess-Control-Allow-Methods: GET\r\n");
             out.extend_from_slice(cors.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(&self.body);
+        if let Some(Content { body, .. }) = self.content.as_ref().filter(|_| method != "HEAD") {
+            out.extend_from_slice(body);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::conn::{self, Layer, Transport};
 use crate::limits::Limit;
 use crate::metrics::Count;
-use crate::proto::handshake::Refusal;
+use crate::proto::handshake::{Refusal, method_of};
 use crate::proto::proxy::Proxied;
 use crate::reactor::Reactor;
 use crate::shard::Arrival;
@@ -95,7 +95,7 @@ pub async fn accept(reactor: Rc<Reactor>, listener: StdListener, tls: bool) {
         }
     };
     let mut spare = Spare::new();
-    let mut shortage_told = None;
+    let mut shortage = Shortage::default();
     loop {
         // Waits through the ring, behind whatever else is ready; the rest of a crowd is taken at once, up to a bound.
         let mut accepted = listener.accept().await;
@@ -105,14 +105,16 @@ pub async fn accept(reactor: Rc<Reactor>, listener: StdListener, tls: bool) {
                     if reactor.is_draining() {
                         return;
                     }
-                    enter(&reactor, stream, peer.ip(), tls);
+                    if reactor.counters.connections() < reactor.entry.sockets_max {
+                        enter(&reactor, stream, peer.ip(), tls);
+                    } else {
+                        shortage.tell(&"all descriptors that connections may have are taken");
+                        turn_away(&reactor, stream, tls);
+                    }
                 }
                 Err(error) if is_shortage(&error) => {
                     reactor.metrics.refused(Limit::Descriptors);
-                    if shortage_told.is_none_or(|at: Instant| at.elapsed() > SHORTAGE_TOLD) {
-                        shortage_told = Some(Instant::now());
-                        tracing::warn!(%error, "no descriptor or memory for new connections: they are refused");
-                    }
+                    shortage.tell(&error);
                     spare.refuse_some(&reactor, &door, tls);
                     monoio::time::sleep(BACK_OFF).await;
                     break;
@@ -141,6 +143,32 @@ fn accept_now(listener: &StdListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (stream, peer) = listener.accept()?;
     stream.set_nonblocking(true)?;
     Ok((TcpStream::from_std(stream)?, peer))
+}
+
+/// Tells the log that descriptors or memory ran out, once in a while.
+#[derive(Default)]
+struct Shortage {
+    told: Option<Instant>,
+}
+
+impl Shortage {
+    fn tell(&mut self, error: &dyn std::fmt::Display) {
+        if self.told.is_none_or(|at| at.elapsed() > SHORTAGE_TOLD) {
+            self.told = Some(Instant::now());
+            tracing::warn!(%error, "no descriptor or memory for new connections: they are refused");
+        }
+    }
+}
+
+/// A connection for which no descriptor is left: it gives its own back at once.
+fn turn_away(reactor: &Reactor, stream: TcpStream, tls: bool) {
+    reactor.metrics.count(Count::Accepted);
+    reactor.metrics.refused(Limit::Descriptors);
+    if let Ok(transport) = Transport::new(stream)
+        && !tls
+    {
+        tell_unavailable(&transport);
+    }
 }
 
 /// A connection that was accepted: counted from here on, at once or when a trusted proxy has said whose it is.
@@ -205,11 +233,12 @@ fn is_shortage(error: &io::Error) -> bool {
 
 /// Answers whatever was asked. What has come is read first: a socket that is closed over unread bytes is reset, and
 /// the answer might be lost.
-fn tell_unavailable(socket: &OwnedFd) {
+fn tell_unavailable(socket: impl AsFd) {
+    let socket = &socket;
     let mut asked = [0; 4096];
-    let _ = rustix::net::recv(socket, &mut asked[..], RecvFlags::DONTWAIT);
+    let count = rustix::net::recv(socket, &mut asked[..], RecvFlags::DONTWAIT).map_or(0, |(count, _)| count);
     let mut answer = Vec::new();
-    Refusal::unavailable("out of descriptors", 5).write(&mut answer);
+    Refusal::unavailable("out of descriptors", 5).write(method_of(&asked[..count]), &mut answer);
     let _ = rustix::net::send(socket, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     let _ = rustix::net::shutdown(socket, Shutdown::Write);
 }

@@ -46,6 +46,8 @@ pub enum Command {
     Revoke(Arc<Revocation>, flume::Sender<Answer>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
+    /// Answer publications at once from now on, whatever their channel's batch window.
+    EndWindows,
     /// Say goodbye to everyone, wait so long at most, and end.
     Drain(Duration),
 }
@@ -82,6 +84,8 @@ pub struct Entry {
     pub proxy_protocol: bool,
     /// How long it may take to come.
     pub patience: Duration,
+    /// Descriptors that connections may take, over all shards: the others are the API's and the process's own.
+    pub sockets_max: usize,
 }
 
 /// One shard with its sockets, as the tasks of its thread share it. No borrow is held across an `.await`.
@@ -345,6 +349,7 @@ impl Reactor {
                     let number = self.expect_answer(reply);
                     self.with(|shard, _| shard.ask_for_backend(number, ask));
                 }
+                Command::EndWindows => self.with(|shard, _| shard.end_windows()),
                 Command::Drain(patience) => {
                     self.draining.set(true);
                     for door in &self.doors {

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
@@ -175,7 +175,8 @@ impl Server {
             0 => cpus::shards_for(&cpus),
             n => usize::from(n),
         };
-        raise_descriptor_limit(count, config)?;
+        let api = api(config)?;
+        let share = raise_descriptor_limit(count, config, api.is_some())?;
         let verifier = Arc::new(verifier(config)?);
         let settings = Arc::new(settings(config, count, give_back)?);
         let clock = Clock::start();
@@ -184,7 +185,6 @@ impl Server {
         let identity = identity(config)?;
         let (places, doors) = doors(config, count)?;
         let served = identity.as_ref().map(|(_, _, served)| Arc::clone(&served.config));
-        let api = api(config)?;
         let ledger = ledger(config, clock.now().unix_ms)?;
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
         let counters = Arc::new(Counters::default());
@@ -192,6 +192,7 @@ impl Server {
             guard: Arc::clone(&settings.guard),
             proxy_protocol: config.limits.proxy_protocol,
             patience: Duration::from_millis(config.limits.handshake_ms),
+            sockets_max: share.sockets,
         };
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::with_capacity(count);
@@ -234,6 +235,8 @@ impl Server {
             Some((keys, listener)) => {
                 let parts = control::Parts {
                     listener,
+                    room: control::Room::within(share.api),
+                    hosts: config.http.hosts.clone(),
                     cors: Origins::List(config.http.cors_origins.clone()),
                     keys,
                     owners: Owners::new(shards.iter().map(|shard| (shard.commands.clone(), shard.waker.clone()))),
@@ -294,16 +297,20 @@ impl Server {
         }
         drop(certificate);
         let patience = Duration::from_millis(config.shutdown_ms);
-        // First: what the backend was let in for is still answered by all shards.
+        let end = Instant::now() + patience;
+        // First: what the backend was let in for is still answered by all shards, and nobody waits for a window to end.
         if let Some(control) = &control {
-            control.drain(patience);
+            control.drain();
+            shards.iter().for_each(|shard| shard.tell(Command::EndWindows));
+            control.wait_until_idle(patience / 2);
         }
-        shards.iter().for_each(|shard| shard.tell(Command::Drain(patience)));
+        let left = end.saturating_duration_since(Instant::now());
+        shards.iter().for_each(|shard| shard.tell(Command::Drain(left)));
         for (number, shard) in shards.into_iter().enumerate() {
             shard.thread.join().map_err(|_| BootError::Shard(number))?;
         }
         if let Some(control) = control {
-            control.stop();
+            control.stop(end);
         }
         memory.stop();
         Ok(())
@@ -606,8 +613,17 @@ pub fn descriptors(shards: u64) -> u64 {
     DESCRIPTORS + DESCRIPTORS_PER_SHARD * shards
 }
 
-/// Takes all the descriptors that the process may have.
-fn raise_descriptor_limit(shards: usize, config: &Config) -> Result<(), BootError> {
+/// How the descriptors are shared out that the process doesn't need for itself.
+#[derive(Clone, Copy, Debug)]
+struct DescriptorShare {
+    /// For connections of clients.
+    sockets: usize,
+    /// For those of the API: clients can't take them.
+    api: usize,
+}
+
+/// Takes all the descriptors that the process may have, and shares them out.
+fn raise_descriptor_limit(shards: usize, config: &Config, has_api: bool) -> Result<DescriptorShare, BootError> {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(u64::MAX);
     let needed = descriptors(shards as u64);
@@ -618,12 +634,14 @@ fn raise_descriptor_limit(shards: usize, config: &Config) -> Result<(), BootErro
         let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
         setrlimit(Resource::Nofile, raised).map_err(|error| system("raising the descriptor limit")(error.into()))?;
     }
-    if most < needed + config.limits.connections as u64 {
+    let left = usize::try_from(most - needed).unwrap_or(usize::MAX);
+    let api = if has_api { control::Room::DESCRIPTORS.min(left / 4) } else { 0 };
+    let sockets = left - api;
+    if sockets < config.limits.connections {
         tracing::info!(
-            "{most} file descriptors are allowed: about {} connections, fewer than limits.connections = {}",
-            most - needed,
+            "{most} file descriptors are allowed: {sockets} connections, fewer than limits.connections = {}",
             config.limits.connections
         );
     }
-    Ok(())
+    Ok(DescriptorShare { sockets, api })
 }

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,15 +14,20 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use prometheus_client::collector::Collector;
 use serde::Serialize;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::connections::{Busy, Seat, Seats};
+use super::counts::Refused;
 use super::fault::Fault;
+use super::hosts::{Hosts, host_of};
 use super::input::{self, History, Presence, Publication};
 use super::ledger::{Ledger, NotKept};
 use super::owners::{NotAsked, Owners};
-use super::{Parts, REQUESTS};
+use super::places::{Room, Share, Shares};
+use super::{Parts, Phase};
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
 use crate::log::LostLines;
@@ -40,6 +45,10 @@ const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 const LIST_BYTES: usize = 256 * 1024;
 /// Channels of one broadcast that are asked at a time: a part of what a shard's queue of commands holds.
 const BROADCAST_WINDOW: usize = 32;
+/// What the bodies that are being read, or are with the shards, may take together; one always finds room.
+const BODIES_BYTES: usize = 256 << 20;
+/// How long a body may still take to come once the server was told to go.
+const LAST_BODY: Duration = Duration::from_millis(500);
 
 /// What whoever watches the server is told.
 #[derive(Debug)]
@@ -65,15 +74,29 @@ pub struct State {
     owners: Owners,
     namespaces: Arc<Namespaces>,
     watching: Watching,
-    requests: Semaphore,
+    hosts: Hosts,
+    seats: Arc<Seats>,
+    /// Requests that are with the shards.
+    shares: Arc<Shares>,
+    /// Requests that have brought a key and are not answered yet.
+    under_way: watch::Sender<usize>,
     body_bytes: usize,
+    /// What the bodies take that are held at the moment.
+    bodies_bytes: AtomicUsize,
     patience: Duration,
-    draining: AtomicBool,
+    phase: watch::Receiver<Phase>,
 }
 
 impl State {
     /// With the bounds of the configuration.
-    pub fn new(parts: Parts, watching: Watching) -> Self {
+    pub fn new(
+        parts: Parts,
+        watching: Watching,
+        hosts: Hosts,
+        room: Room,
+        seats: Arc<Seats>,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
         let Parts { keys, owners, namespaces, push_bytes, request_ms, .. } = parts;
         Self {
             keys: RwLock::new(keys),
@@ -84,11 +107,15 @@ impl State {
             owners,
             namespaces,
             watching,
-            requests: Semaphore::new(REQUESTS as usize),
+            hosts,
+            seats,
+            shares: Shares::new(room.requests),
+            under_way: watch::Sender::new(0),
             // A text may come with every character escaped, in twice the bytes.
             body_bytes: push_bytes.saturating_mul(2).saturating_add(LIST_BYTES),
+            bodies_bytes: AtomicUsize::new(0),
             patience: Duration::from_millis(request_ms),
-            draining: AtomicBool::new(false),
+            phase,
         }
     }
 
@@ -97,23 +124,29 @@ impl State {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
-    /// From now on requests are refused.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
     /// Waits until no request is under way.
     pub async fn idle(&self) {
-        let _ = self.requests.acquire_many(REQUESTS).await;
+        let _ = self.under_way.subscribe().wait_for(|under_way| *under_way == 0).await;
     }
 
     fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        *self.phase.borrow() != Phase::Serving
+    }
+
+    /// Waits until the server has been told to go, and bodies that are not there yet come too late.
+    async fn too_late(&self) {
+        let _ = self.phase.clone().wait_for(|phase| *phase != Phase::Serving).await;
+        sleep(LAST_BODY).await;
     }
 
     fn admits(&self, headers: &HeaderMap) -> bool {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         key_of(headers).is_some_and(|key| keys.matches(key))
+    }
+
+    fn refused(&self, why: Refused, fault: Fault) -> Fault {
+        self.seats.counts.count(why);
+        fault
     }
 
     fn check_channel(&self, name: &str) -> Result<(), Fault> {
@@ -176,9 +209,46 @@ pub fn router(state: Arc<State>) -> axum::Router {
     let open = axum::Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
-        .method_not_allowed_fallback(|| async { Fault::new(StatusCode::METHOD_NOT_ALLOWED, "GET only") })
+        .method_not_allowed_fallback(|| async { Fault::new(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only") })
         .with_state(Arc::clone(&state));
-    open.merge(guarded).layer(middleware::from_fn_with_state(state, cors))
+    open.merge(guarded)
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), known_host))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), cors))
+        .layer(middleware::from_fn_with_state(state, front))
+}
+
+/// In front of everything: a request names one host, and what it asks of the server as a whole is answered here.
+async fn front(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    if let Err(fault) = host_of(&request) {
+        return last(state.refused(Refused::Host, fault).into_response());
+    }
+    if request.method() == Method::CONNECT {
+        return Fault::new(StatusCode::METHOD_NOT_ALLOWED, "this is no proxy").into_response();
+    }
+    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, POST, OPTIONS")]).into_response();
+    }
+    next.run(request).await
+}
+
+/// Keeps what needs no key from pages whose name was rebound to this machine, and answers OPTIONS.
+async fn known_host(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let host = host_of(&request).unwrap_or_default();
+    if !state.hosts.serve(host) && !state.admits(request.headers()) {
+        let fault =
+            Fault::new(StatusCode::FORBIDDEN, "without an API key, Host must be this machine or be in http.hosts");
+        return state.refused(Refused::Host, fault).into_response();
+    }
+    if request.method() != Method::OPTIONS {
+        return next.run(request).await;
+    }
+    // No endpoint takes OPTIONS, so the answer says which methods there are (RFC 9110 §9.3.7).
+    let response = next.run(request).await;
+    let allowed = response.headers().get(header::ALLOW).and_then(|allowed| allowed.to_str().ok());
+    match allowed.map(|allowed| format!("{},OPTIONS", allowed)) {
+        Some(allowed) => (StatusCode::NO_CONTENT, [(header::ALLOW, allowed)]).into_response(),
+        None => response,
+    }
 }
 
 /// Lets pages of the listed origins read what is answered, and answers a browser that asks beforehand (Fetch §4.8).
@@ -205,15 +275,54 @@ async fn cors(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
 
 /// In front of everything but `/health` and `/metrics`. The key comes first: without one nothing of a request is read but its head.
 async fn guard(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    if !state.admits(request.headers()) {
-        return Fault::new(StatusCode::UNAUTHORIZED, NO_KEY).into_response();
+    if request.method() == Method::OPTIONS {
+        return next.run(request).await;
     }
+    if !state.admits(request.headers()) {
+        return state.refused(Refused::Key, Fault::new(StatusCode::UNAUTHORIZED, NO_KEY)).into_response();
+    }
+    seat_of(&request).recognize();
     if state.is_draining() {
         return last(Fault::draining().into_response());
     }
-    let Ok(_permit) = state.requests.try_acquire() else { return Fault::busy().into_response() };
+    let under_way = UnderWay::new(&state);
     let response = next.run(request).await;
+    drop(under_way);
     if state.is_draining() { last(response) } else { response }
+}
+
+/// A request that is not answered yet.
+struct UnderWay(Arc<State>);
+
+impl UnderWay {
+    fn new(state: &Arc<State>) -> Self {
+        state.under_way.send_modify(|under_way| *under_way += 1);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.send_modify(|under_way| *under_way -= 1);
+    }
+}
+
+/// The place of the connection that the request came over.
+fn seat_of(request: &Request) -> Seat {
+    request.extensions().get::<Seat>().expect("every connection has one").clone()
+}
+
+/// A request that is with the shards: its connection keeps its place.
+struct Asking {
+    _share: Share,
+    _busy: Busy,
+}
+
+impl Asking {
+    fn new(state: &State, seat: &Seat) -> Result<Self, Fault> {
+        let share = state.shares.take(seat.address()).ok_or_else(|| state.refused(Refused::Requests, Fault::busy()))?;
+        Ok(Self { _share: share, _busy: seat.busy() })
+    }
 }
 
 /// The connection ends after this one.
@@ -241,22 +350,24 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
 /// Numbers only, of nobody in particular. A scrape goes on while the server drains: that is when it is looked at.
 async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Result<Response, Fault> {
     if !state.watching.is_open && !state.admits(&headers) {
-        return Err(Fault::new(StatusCode::UNAUTHORIZED, NO_KEY));
+        return Err(state.refused(Refused::Key, Fault::new(StatusCode::UNAUTHORIZED, NO_KEY)));
     }
     let Watching { metrics, lost, .. } = &state.watching;
     let revocations = {
         let mut ledger = state.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.count(state.clock.now().unix_ms) as u64
     };
-    let text = metrics.text(Process { log_lines_lost: lost.count(), revocations }).map_err(|_| Fault::busy())?;
+    let own = state.seats.counts.snapshot(state.seats.connections());
+    let process = Process { log_lines_lost: lost.count(), revocations };
+    let others: [Box<dyn Collector>; 2] = [Box::new(process), Box::new(own)];
+    let text = metrics.text(others).map_err(|_| Fault::busy())?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 
 async fn publish(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
     let header = idempotency_key(request.headers())?;
-    let body = body(&state, request).await?;
-    let (channel, publication) = input::publish(&body, header.as_deref())?;
-    drop(body);
+    let (body, _asking) = body(&state, request).await?;
+    let (channel, publication) = input::publish(&body.bytes, header.as_deref())?;
     state.check_channel(&channel)?;
     let answer = state.ask(&channel, Ask::Publish(publication.to(&channel))).await?;
     let (placed, duplicate) = published(answer)?;
@@ -275,9 +386,8 @@ async fn broadcast(Shared(state): Shared<Arc<State>>, request: Request) -> Resul
         results: Vec<Entry<'a>>,
     }
     let header = idempotency_key(request.headers())?;
-    let body = body(&state, request).await?;
-    let (channels, publication) = input::broadcast(&body, header.as_deref())?;
-    drop(body);
+    let (body, _asking) = body(&state, request).await?;
+    let (channels, publication) = input::broadcast(&body.bytes, header.as_deref())?;
     let outcomes = to_each(&state, &channels, &publication).await;
     let entry = |(channel, outcome)| match outcome {
         &Ok((ref placed, duplicate)) => Entry::Done(Published::new(placed, duplicate)),
@@ -337,13 +447,14 @@ async fn finish_oldest(
 }
 
 async fn presence(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
-    let body = body(&state, request).await?;
-    members(&state, Presence::of_body(&body)?).await
+    let (body, _asking) = body(&state, request).await?;
+    members(&state, Presence::of_body(&body.bytes)?).await
 }
 
 async fn presence_by_query(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|_| Fault::malformed("the query can't be read"))?;
+    let _asking = Asking::new(&state, &seat_of(&request))?;
     members(&state, Presence::of_query(&pairs.0)?).await
 }
 
@@ -381,8 +492,8 @@ async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
 }
 
 async fn history(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
-    let body = body(&state, request).await?;
-    let History { channel, since, limit, reverse } = History::of_body(&body)?;
+    let (body, _asking) = body(&state, request).await?;
+    let History { channel, since, limit, reverse } = History::of_body(&body.bytes)?;
     state.check_channel(&channel)?;
     let ask = Ask::History { channel: channel.as_str().into(), since, limit, reverse };
     let attached = match state.ask(&channel, ask).await? {
@@ -409,9 +520,9 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         expires_at: u64,
         connections: u64,
     }
-    let body = body(&state, request).await?;
+    let (body, _asking) = body(&state, request).await?;
     let now_ms = state.clock.now().unix_ms;
-    let revocation = input::revocation(&body, now_ms, state.revocations_kept_ms)?;
+    let revocation = input::revocation(&body.bytes, now_ms, state.revocations_kept_ms)?;
     let kept = state.ledger.lock().unwrap_or_else(PoisonError::into_inner).add(&revocation, now_ms);
     if matches!(kept, Err(NotKept::Full)) {
         return Err(Fault::new(
@@ -465,13 +576,48 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     Ok(Some(text.to_owned()))
 }
 
-/// Reads the body, as long as it may be and within the deadline.
-async fn body(state: &State, request: Request) -> Result<Vec<u8>, Fault> {
+/// A body that was read. It counts among all bodies as long as it is held.
+struct Held {
+    state: Arc<State>,
+    bytes: Vec<u8>,
+    counted: usize,
+}
+
+impl Held {
+    fn new(state: &Arc<State>) -> Self {
+        Self { state: Arc::clone(state), bytes: Vec::new(), counted: 0 }
+    }
+
+    fn push(&mut self, data: &[u8]) -> Result<(), Fault> {
+        let bound = BODIES_BYTES.max(self.state.body_bytes);
+        let before = self.state.bodies_bytes.fetch_add(data.len(), Ordering::Relaxed);
+        self.counted += data.len();
+        if before + data.len() > bound {
+            return Err(self.state.refused(Refused::Bodies, Fault::busy()));
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.state.bodies_bytes.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}
+
+/// Reads the body, as long as it may be and within the deadline; then the request has its turn with the shards.
+async fn body(state: &Arc<State>, request: Request) -> Result<(Held, Asking), Fault> {
     check_type(request.headers())?;
-    let reading = read(request.into_body(), state.body_bytes);
-    timeout(state.patience, reading)
-        .await
-        .unwrap_or_else(|_| Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time, not done")))
+    let seat = seat_of(&request);
+    let reading = read(request.into_body(), state);
+    let body = tokio::select! {
+        body = timeout(state.patience, reading) => body.unwrap_or_else(|_| {
+            Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time, not done"))
+        })?,
+        () = state.too_late() => return Err(Fault::draining()),
+    };
+    Ok((body, Asking::new(state, &seat)?))
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Fault> {
@@ -489,17 +635,17 @@ fn check_type(headers: &HeaderMap) -> Result<(), Fault> {
     }
 }
 
-async fn read(mut body: Body, most: usize) -> Result<Vec<u8>, Fault> {
-    let (mut bytes, mut dropped) = (Vec::new(), 0);
+async fn read(mut body: Body, state: &Arc<State>) -> Result<Held, Fault> {
+    let (most, mut held, mut dropped) = (state.body_bytes, Held::new(state), 0);
     while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let frame = frame.map_err(|_| Fault::malformed("the body broke off"))?;
         let Ok(data) = frame.into_data() else { continue };
-        if dropped == 0 && bytes.len() + data.len() <= most {
-            bytes.extend_from_slice(&data);
+        if dropped == 0 && held.bytes.len() + data.len() <= most {
+            held.push(&data)?;
             continue;
         }
         // Some more is taken and thrown away: a peer whose writes are cut would not read the answer.
-        bytes = Vec::new();
+        held = Held::new(state);
         dropped += data.len();
         if dropped > most {
             break;
@@ -508,7 +654,7 @@ async fn read(mut body: Body, most: usize) -> Result<Vec<u8>, Fault> {
     if dropped > 0 {
         return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body may have {most} bytes")));
     }
-    Ok(bytes)
+    Ok(held)
 }
 
 /// An answer in JSON.

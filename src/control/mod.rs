@@ -1,29 +1,28 @@
 //! The control thread's server: the backend's HTTP API on a listener of its own (tokio, axum), apart from the shards so
-//! that nothing it does holds one up. This file owns the thread, the connections and their end; `api` has the routes,
-//! `input` what requests carry, `fields` how it is read, `fault` what they are refused with, `ledger` what was revoked, `owners` the way to the
-//! shards.
+//! that nothing it does holds one up. This file owns the thread and its end; `connections` has the sockets, `places`
+//! who may stay, `api` the routes, `input` what requests carry, `fields` how it is read, `hosts` whom they are meant
+//! for, `fault` what they are refused with, `ledger` what was revoked, `owners` the way to the shards, `counts` the
+//! API's own numbers.
 //! Called by `server`, which starts it after the shards and ends it after them.
 
 mod api;
+mod connections;
+mod counts;
 mod fault;
 mod fields;
+mod hosts;
 mod input;
 mod ledger;
 mod owners;
+mod places;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::sync::watch;
 
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
@@ -33,27 +32,26 @@ use crate::namespace::Namespaces;
 use crate::proto::handshake::Origins;
 use crate::reactor::Counters;
 use api::{State, Watching};
+use connections::Seats;
+use hosts::Hosts;
 pub use ledger::Ledger;
 pub use owners::Owners;
+pub use places::Room;
 
-/// Connections at a time; further ones wait in the kernel until one ends.
-const CONNECTIONS: usize = 256;
-/// Requests at a time; further ones are answered 503.
-const REQUESTS: u32 = 128;
-/// How much of a request's head or body is read at once, and so the largest head.
-const BUFFER_BYTES: usize = 64 * 1024;
-/// How long a peer may leave what is sent to it unread.
-const UNREAD: Duration = Duration::from_secs(30);
-/// How long to wait when the kernel has no descriptor left for a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long the requests under way are waited for before the shards are told to end, and the connections after.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 1024;
+/// How long connections have at least, once the shards are gone, to send what was answered.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What the API is made of.
 #[derive(Debug)]
 pub struct Parts {
     /// Its socket: bound before anything runs, so that a port that is taken is known in time.
     pub listener: TcpListener,
+    /// How many connections and requests there may be.
+    pub room: Room,
+    /// The names that it is asked under, beside this machine's.
+    pub hosts: Vec<String>,
     /// Which pages may ask from a browser.
     pub cors: Origins,
     /// Who may ask.
@@ -97,7 +95,8 @@ enum Phase {
     Serving,
     /// New requests are refused; those under way go on.
     Draining,
-    Ending,
+    /// Connections end, at this moment at the latest.
+    Ending(Instant),
 }
 
 impl Control {
@@ -111,6 +110,7 @@ impl Control {
         let head = Duration::from_millis(*head_ms);
         let addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
+        socket2::SockRef::from(listener).listen(BACKLOG)?;
         let listener = {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(listener.try_clone()?)?
@@ -121,14 +121,15 @@ impl Control {
             lost: parts.lost.clone(),
             is_open: addr.ip().is_loopback(),
         };
-        let state = Arc::new(State::new(parts, watching));
         let (phase, phases) = watch::channel(Phase::Serving);
+        let (room, clock, hosts) = (parts.room, parts.clock, Hosts::new(watching.is_open, parts.hosts.clone()));
+        let seats = Seats::new(room, clock);
+        let state = Arc::new(State::new(parts, watching, hosts, room, Arc::clone(&seats), phases.clone()));
         let (idle, quiet) = flume::bounded(1);
         let shared = Arc::clone(&state);
         let body = async move {
-            let telling = tell_when_idle(Arc::clone(&shared), phases.clone(), idle);
-            let idle = tokio::spawn(telling);
-            serve(listener, shared, phases, head).await;
+            let idle = tokio::spawn(tell_when_idle(Arc::clone(&shared), phases.clone(), idle));
+            connections::serve(listener, api::router(shared), seats, phases, head).await;
             idle.abort();
         };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || runtime.block_on(body))?;
@@ -145,17 +146,20 @@ impl Control {
         self.state.set_keys(keys);
     }
 
-    /// Refuses new requests and waits a moment for those under way, while the shards can still answer them.
-    pub fn drain(&self, patience: Duration) {
-        self.state.drain();
+    /// Refuses new requests from now on.
+    pub fn drain(&self) {
         self.phase.send_replace(Phase::Draining);
-        // Either way the shards end next; what is late learns that its outcome is unknown.
-        let _ = self.quiet.recv_timeout(patience.min(FAREWELL));
     }
 
-    /// Ends the thread: the shards are gone.
-    pub fn stop(self) {
-        self.phase.send_replace(Phase::Ending);
+    /// Waits until those under way have been answered, while the shards can still do it.
+    pub fn wait_until_idle(&self, patience: Duration) {
+        // Either way the shards end next; what is late learns that its outcome is unknown.
+        let _ = self.quiet.recv_timeout(patience);
+    }
+
+    /// Ends the thread: the shards are gone. Peers may go on reading what they were answered until the given moment.
+    pub fn stop(self, until: Instant) {
+        self.phase.send_replace(Phase::Ending(until.max(Instant::now() + LAST_WORDS)));
         if self.thread.join().is_err() {
             tracing::error!("the control thread failed");
         }
@@ -166,65 +170,4 @@ async fn tell_when_idle(state: Arc<State>, mut phases: watch::Receiver<Phase>, i
     let _ = phases.wait_for(|phase| *phase != Phase::Serving).await;
     state.idle().await;
     let _ = idle.try_send(());
-}
-
-async fn ending(phases: &mut watch::Receiver<Phase>) {
-    // A server that is gone without a word has ended too.
-    let _ = phases.wait_for(|phase| *phase == Phase::Ending).await;
-}
-
-/// Takes connections until the end, also while draining: a balancer that asks for `/health` is told.
-async fn serve(
-    listener: tokio::net::TcpListener,
-    state: Arc<State>,
-    mut phases: watch::Receiver<Phase>,
-    head: Duration,
-) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let router = api::router(state);
-    let mut open = JoinSet::new();
-    let peers = phases.clone();
-    loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        tokio::select! {
-            (accepted, place) = next => match accepted {
-                Ok((stream, _)) => {
-                    let (router, phases) = (router.clone(), peers.clone());
-                    open.spawn(async move {
-                        connection(stream, router, phases, head).await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the API can't take a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(_) = open.join_next() => {}
-            () = ending(&mut phases) => break,
-        }
-    }
-    drop(listener);
-    let _ = timeout(FAREWELL, async { while open.join_next().await.is_some() {} }).await;
-}
-
-async fn connection(stream: TcpStream, router: axum::Router, mut phases: watch::Receiver<Phase>, head: Duration) {
-    // Neither can fail on a TCP socket, and without them it would work too.
-    let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(head)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut served = std::pin::pin!(served);
-    tokio::select! {
-        // What a peer does wrong is its own matter: it has been told in HTTP, or has gone.
-        _ = served.as_mut() => return,
-        () = ending(&mut phases) => served.as_mut().graceful_shutdown(),
-    }
-    let _ = served.await;
 }

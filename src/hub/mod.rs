@@ -128,6 +128,8 @@ pub struct Hub {
     batches: BTreeSet<(u64, Arc<str>)>,
     /// When somebody was last told to come back for a batch.
     alarm_ms: u64,
+    /// Batch windows end in the turn in which they open.
+    is_windowless: bool,
     /// Channels by their next deadline.
     wheel: Wheel<Arc<str>>,
     /// Entries there whose channel went before its time, at most.
@@ -160,6 +162,7 @@ impl Hub {
             waiting: VecDeque::new(),
             batches: BTreeSet::new(),
             alarm_ms: 0,
+            is_windowless: false,
             wheel: Wheel::default(),
             outlived: 0,
             deserted: BTreeSet::new(),
@@ -188,6 +191,9 @@ impl Hub {
 
     /// The hub's part of a turn: batches whose window is over, and asks that wait for room.
     pub fn turn(&mut self, now: Now, out: &mut Staging<Parcel>) {
+        if self.is_windowless {
+            self.end_batches(out);
+        }
         while self.batches.first().is_some_and(|(until_ms, _)| *until_ms <= now.mono_ms) {
             let Some((_, name)) = self.batches.pop_first() else { break };
             if let Some(channel) = self.channels.get_mut(&name) {
@@ -195,6 +201,15 @@ impl Hub {
             }
         }
         self.retry(now, out);
+        if self.is_windowless {
+            self.end_batches(out);
+        }
+    }
+
+    /// The server is about to go: ends every batch window now, and each later one in the turn in which it opens.
+    pub fn end_windows(&mut self, out: &mut Staging<Parcel>) {
+        self.is_windowless = true;
+        self.end_batches(out);
     }
 
     /// Ends every batch window now.

@@ -148,7 +148,8 @@ impl Shard {
                 if refusal.status == 413 {
                     self.metrics.refused(Limit::Header);
                 }
-                self.respond(id, now, |out| refusal.write(out));
+                let method = handshake::method_of(head);
+                self.respond(id, now, |out| refusal.write(method, out));
                 rest.len()
             }
         }
@@ -156,19 +157,20 @@ impl Shard {
 
     fn route(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) {
         let site = std::sync::Arc::clone(&self.settings.site);
+        let method = request.method();
         if let Some(limit) = self.conns.at(id.slot).refused {
-            return self.respond(id, now, |out| refusal_of(limit).write(out));
+            return self.respond(id, now, |out| refusal_of(limit).write(method, out));
         }
         if self.farewell.has_begun() {
-            return self.respond(id, now, |out| Refusal::unavailable("server is going away", 5).write(out));
+            return self.respond(id, now, |out| Refusal::unavailable("server is going away", 5).write(method, out));
         }
         if let Err(limit) = self.place(id, request, now) {
             self.metrics.refused(limit);
-            return self.respond(id, now, |out| refusal_of(limit).write(out));
+            return self.respond(id, now, |out| refusal_of(limit).write(method, out));
         }
         let upgrade = match site.route(request, now.unix_ms) {
-            Err(refusal) => return self.respond(id, now, |out| refusal.write(out)),
-            Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(out)),
+            Err(refusal) => return self.respond(id, now, |out| refusal.write(method, out)),
+            Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(method, out)),
             Ok(Route::Native(upgrade)) => {
                 self.conns.at(id.slot).enter(Stage::Native, now.mono_ms);
                 upgrade

@@ -27,7 +27,7 @@ pub struct Answer {
     pub status: u16,
     pub head: String,
     body: Value,
-    text: String,
+    pub text: String,
 }
 
 impl Answer {
@@ -49,8 +49,8 @@ impl Answer {
 /// A backend.
 #[derive(Clone)]
 pub struct Backend {
-    addr: SocketAddr,
-    headers: String,
+    pub addr: SocketAddr,
+    pub headers: String,
 }
 
 impl Backend {

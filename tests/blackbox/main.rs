@@ -6,6 +6,7 @@
 mod abuse;
 mod admission;
 mod api;
+mod api_connections;
 mod channel_support;
 mod channels;
 mod deflate;
