@@ -37,6 +37,7 @@ pub mod run;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod signals;
 pub mod tls;
 pub mod user;
 pub mod wheel;

@@ -385,7 +385,7 @@ impl Reactor {
 
     /// The time to say goodbye is over.
     async fn cut(self: &Rc<Self>) {
-        self.with(|shard, _| shard.abort_all());
+        self.with(|shard, _| shard.end_all());
         monoio::time::sleep(CUT).await;
     }
 }
@@ -402,7 +402,7 @@ async fn listen_to_bell(reactor: Rc<Reactor>, bell: UnixStream, fd: OwnedFd) {
 async fn keep_time(reactor: Rc<Reactor>) {
     loop {
         monoio::time::sleep(Duration::from_millis(crate::wheel::TICK_MS)).await;
-        reactor.with(|shard, now| shard.tick(now));
+        reactor.with_wire(|shard, wire, now| shard.tick(wire, now));
         if reactor.is_draining() {
             reactor.turn.ring();
         }

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::auth::{self, ApiKeys, CacheLimits, Revocations, Verifier};
@@ -32,6 +31,7 @@ use crate::proto::handshake::{self, Origins, Policy};
 use crate::proto::websocket;
 use crate::reactor::{Command, Counters, Door, Entry, Parts, Reactor};
 use crate::shard::{Compression, Settings, Shard};
+use crate::signals::{self, Meaning};
 use crate::tls::{self, Identity};
 
 /// Entries of each shard's submission queue; a full one with many inline completions would overflow its
@@ -181,7 +181,7 @@ impl Server {
         let settings = Arc::new(settings(config, count, give_back)?);
         let clock = Clock::start();
         // Before any thread: so that they all inherit the handlers, and a signal during boot isn't lost.
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
+        let signals = Signals::new(signals::all()).map_err(system("installing signal handlers"))?;
         let identity = identity(config)?;
         let (places, doors) = doors(config, count)?;
         let served = identity.as_ref().map(|(_, _, served)| Arc::clone(&served.config));
@@ -279,20 +279,25 @@ impl Server {
         self.shards.len()
     }
 
-    /// Waits for signals: SIGHUP reads keys and certificate anew, SIGTERM and SIGINT end the server.
+    /// Waits for signals and does what they mean, until one ends the server.
     ///
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, control, certificate, memory, .. } = self;
-        for signal in signals.forever() {
-            if signal != SIGHUP {
-                tracing::info!(signal, "going away");
-                break;
-            }
-            reload(&config, &shards, control.as_ref());
-            if let Some(certificate) = &certificate {
-                certificate.reload();
+        let Self { config, shards, signals: mut received, control, certificate, memory, .. } = self;
+        for signal in received.forever() {
+            match signals::meaning(signal) {
+                Meaning::End => {
+                    tracing::info!("{}: going away", signals::name(signal));
+                    break;
+                }
+                Meaning::Nothing => tracing::info!("{} does nothing here", signals::name(signal)),
+                Meaning::Reload => {
+                    reload(&config, &shards, control.as_ref());
+                    if let Some(certificate) = &certificate {
+                        certificate.reload();
+                    }
+                }
             }
         }
         drop(certificate);

@@ -69,11 +69,24 @@ impl Shard {
         }
     }
 
+    /// The peer has ended its direction of the stream. What it asked before that is still answered: the connection ends
+    /// when nothing is owed any more.
+    pub fn hear_out(&mut self, id: ConnId) -> Input {
+        match self.conns.get(id) {
+            Some(conn) if conn.hear_out() => {
+                conn.paused = true;
+                Input::Paused
+            }
+            _ => Input::Ended,
+        }
+    }
+
     /// What may be done with the connection's input.
     pub fn input(&mut self, id: ConnId) -> Input {
         match self.conns.get(id) {
             None => Input::Ended,
             Some(conn) if conn.paused => Input::Paused,
+            Some(conn) if conn.is_heard_out() => Input::Ended,
             Some(_) => Input::Open,
         }
     }
@@ -110,6 +123,9 @@ impl Shard {
         let limit = self.settings.requests_per_connection;
         let going = self.farewell.has_begun();
         let conn = self.conns.at(id.slot);
+        if conn.is_heard_out() {
+            return !conn.owes();
+        }
         conn.is_closing()
             || conn.stage == Stage::Handshake
             || (!going && !conn.is_parked() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)

@@ -12,6 +12,7 @@ mod channels;
 mod deflate;
 mod doctor;
 mod echo;
+mod farewell;
 mod faults;
 mod handshake;
 mod keys;
