@@ -1,9 +1,9 @@
 //! Which connections of the API may stay when there are more than it has places for. A connection counts as a stranger
-//! until one of its requests has brought a valid key, and strangers have places of their own: so publishers don't take
-//! the places of health checks, nor the other way round. When all places of a kind are taken a newcomer gets one at once:
-//! of the address with the most connections, the one that gave no sign for the longest gives way. A connection whose
-//! request is with the shards never does. The shares of the requests under way stand here too. Pure: the caller tells
-//! the time and ends the connection that gives way. Called by `connections` and `api`.
+//! until one of its requests has brought a valid key. Known connections have a bound below all places, so publishers leave
+//! room for health checks; and a stranger that comes when all places are taken displaces a stranger, so nobody without a
+//! key displaces a publisher. Of the address with the most connections, the one that gave no sign for the longest gives
+//! way. A connection whose request is with the shards never does. The shares of the requests under way stand here too.
+//! Pure: the caller tells the time and ends the connection that gives way. Called by `connections` and `api`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +16,7 @@ use crate::limits::Address;
 pub struct Room {
     /// Connections that have brought a key.
     pub known: usize,
-    /// Connections that have not.
+    /// Places that are always left for connections that have not; those may take free places of the others too.
     pub strangers: usize,
     /// Requests that are with the shards: fewer than `known`, so that one of those can always give way.
     pub requests: usize,
@@ -70,13 +70,14 @@ impl<T> Places<T> {
         self.taken.len()
     }
 
-    fn count_of(&self, is_known: bool) -> usize {
-        self.taken.values().filter(|place| place.is_known == is_known).count()
+    fn known(&self) -> usize {
+        self.taken.values().filter(|place| place.is_known).count()
     }
 
     /// Takes a place for a new connection. Returns its number, and the one that gives way to it.
     pub fn enter(&mut self, address: Address, now_ms: u64, end: T) -> (u64, Option<T>) {
-        let gone = if self.count_of(false) >= self.room.strangers { self.give_way(false) } else { None };
+        // There are strangers then: known connections have fewer places.
+        let gone = if self.count() >= self.room.known + self.room.strangers { self.give_way(false) } else { None };
         let number = self.next;
         self.next += 1;
         let place = Place { address, is_known: false, is_busy: false, moved_ms: now_ms, end };
@@ -89,7 +90,7 @@ impl<T> Places<T> {
         if self.taken.get(&number).is_none_or(|place| place.is_known) {
             return None;
         }
-        let gone = if self.count_of(true) >= self.room.known { self.give_way(true) } else { None };
+        let gone = if self.known() >= self.room.known { self.give_way(true) } else { None };
         if let Some(place) = self.taken.get_mut(&number) {
             place.is_known = true;
         }
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_address_with_the_most_connections_pays() {
-        let mut places = Places::new(ROOM);
+        let mut places = Places::new(Room { known: 1, strangers: 2, requests: 1 });
         places.enter(address(1), 0, "one");
         places.enter(address(2), 1, "two, first");
         places.enter(address(2), 2, "two, second");
