@@ -618,6 +618,11 @@ pub fn descriptors(shards: u64) -> u64 {
     DESCRIPTORS + DESCRIPTORS_PER_SHARD * shards
 }
 
+/// Descriptors that the API's connections have for themselves, of those that the process doesn't need.
+pub fn api_descriptors(left: usize) -> usize {
+    control::Room::DESCRIPTORS.min(left / 4)
+}
+
 /// How the descriptors are shared out that the process doesn't need for itself.
 #[derive(Clone, Copy, Debug)]
 struct DescriptorShare {
@@ -640,7 +645,7 @@ fn raise_descriptor_limit(shards: usize, config: &Config, has_api: bool) -> Resu
         setrlimit(Resource::Nofile, raised).map_err(|error| system("raising the descriptor limit")(error.into()))?;
     }
     let left = usize::try_from(most - needed).unwrap_or(usize::MAX);
-    let api = if has_api { control::Room::DESCRIPTORS.min(left / 4) } else { 0 };
+    let api = if has_api { api_descriptors(left) } else { 0 };
     let sockets = left - api;
     if sockets < config.limits.connections {
         tracing::info!(
