@@ -67,7 +67,7 @@ impl Site {
     /// # Errors
     /// The HTTP refusal to send.
     pub fn route(&self, request: &Request<'_>, now_unix_ms: u64) -> Result<Route, Refusal> {
-        let is_endpoint = |path| path == self.path || (path == ECHO_PATH && self.echo);
+        let is_endpoint = |path: &str| path == self.path || (path == ECHO_PATH && self.echo);
         match request.path() {
             // What is asked of the server as a whole, or of an endpoint: which methods there are (RFC 9110 §9.3.7).
             path if request.method() == "OPTIONS" && (path == "*" || is_endpoint(path)) => {

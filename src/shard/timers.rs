@@ -84,7 +84,9 @@ impl Shard {
         let is_over = !is_server_going && began_ms + CLOSE_MAX_MS <= now.mono_ms;
         // Asked for anew until the shell has done it.
         if moved_ms + CLOSE_MS > now.mono_ms && !is_over {
-        } else if left > 0 {
+            return;
+        }
+        if left > 0 {
             self.abort(id, now);
         } else if ending == Ending::AwaitClose {
             self.conns.at(id.slot).enter(Stage::Closing(Ending::Finished), now.mono_ms);
