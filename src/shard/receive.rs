@@ -72,13 +72,9 @@ impl Shard {
     /// The peer has ended its direction of the stream. What it asked before that is still answered: the connection ends
     /// when nothing is owed any more.
     pub fn hear_out(&mut self, id: ConnId) -> Input {
-        match self.conns.get(id) {
-            Some(conn) if conn.hear_out() => {
-                conn.paused = true;
-                Input::Paused
-            }
-            _ => Input::Ended,
-        }
+        let Some(conn) = self.conns.get(id) else { return Input::Ended };
+        conn.paused = conn.hear_out();
+        if conn.paused { Input::Paused } else { Input::Ended }
     }
 
     /// What may be done with the connection's input.
