@@ -323,7 +323,7 @@ fn take(reactor: &Rc<Reactor>, id: ConnId, received: &mut [u8]) -> Input {
     drop(sockets);
     if let Err(fault) = opened {
         reactor.metrics.count(Count::TlsFailures);
-        tracing::debug!(conn = %id, %fault, "TLS failed");
+        reactor.with(|shard, now| shard.tls_failed(id, &fault, now));
         return Input::Ended;
     }
     if !drained {

@@ -62,6 +62,11 @@ struct Content {
 }
 
 impl Site {
+    /// Whether this is dev mode: only this machine is served.
+    pub fn is_dev(&self) -> bool {
+        self.policy.dev_hosts
+    }
+
     /// Decides where a request leads.
     ///
     /// # Errors

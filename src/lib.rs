@@ -32,6 +32,7 @@ pub mod planted;
 pub mod proto;
 pub mod publication;
 pub mod reactor;
+pub mod refusals;
 pub mod rights;
 pub mod run;
 pub mod server;

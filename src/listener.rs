@@ -202,9 +202,12 @@ fn enter(reactor: &Rc<Reactor>, stream: TcpStream, peer: IpAddr, tls: bool) {
                 admit(&reactor, transport, layer, Arrival { from, over });
             }
             refused => {
-                let why = refused.map_or_else(|_| "not in time".to_owned(), |said| format!("{said:?}"));
-                tracing::debug!(%peer, why, "a trusted proxy sent no PROXY header");
                 reactor.metrics.refused(Limit::ProxyProtocol);
+                reactor.tell_refusal(Limit::ProxyProtocol.name(), peer, || match refused {
+                    Ok(Ok(_)) => "the server is going away".to_owned(),
+                    Ok(Err(error)) => format!("the trusted proxy's connection is cut: {error}"),
+                    Err(_) => "the trusted proxy's connection is cut: no PROXY header in time".to_owned(),
+                });
                 reactor.counters.leave();
             }
         }

@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 use crate::limits::Limit;
 use crate::proto::codes::close;
+use crate::refusals::TokenReason;
 
 /// Before every name.
 const PREFIX: &str = "uringcast";
@@ -117,6 +118,12 @@ const CODES: [u16; 17] = [
     close::INSUFFICIENT_STATE,
 ];
 
+/// HTTP statuses that a request on a listener for clients may be refused with.
+const STATUSES: [u16; 8] = [400, 403, 404, 405, 413, 426, 429, 503];
+
+/// HTTP statuses that a request to the API may be refused with.
+const API_STATUSES: [u16; 13] = [400, 401, 403, 404, 405, 408, 409, 413, 415, 500, 503, 504, 507];
+
 /// The numbers of one shard. Written by its thread alone, read by any.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -125,6 +132,8 @@ pub struct ShardMetrics {
     gauges: [AtomicU64; Gauge::ALL.len()],
     closes: [AtomicU64; CODES.len()],
     refusals: [AtomicU64; Limit::ALL.len()],
+    tokens: [AtomicU64; TokenReason::ALL.len()],
+    requests: [AtomicU64; STATUSES.len()],
     /// Flushes by duration, and all their durations in microseconds.
     flushes: [AtomicU64; BUCKETS_US.len() + 1],
     flushes_us: AtomicU64,
@@ -146,6 +155,8 @@ impl Default for ShardMetrics {
             gauges: [const { AtomicU64::new(0) }; _],
             closes: [const { AtomicU64::new(0) }; _],
             refusals: [const { AtomicU64::new(0) }; _],
+            tokens: [const { AtomicU64::new(0) }; _],
+            requests: [const { AtomicU64::new(0) }; _],
             flushes: [const { AtomicU64::new(0) }; _],
             flushes_us: AtomicU64::new(0),
         }
@@ -184,6 +195,18 @@ impl ShardMetrics {
         grow(&self.refusals[limit as usize], 1);
     }
 
+    /// A token was refused.
+    pub fn token_refused(&self, reason: TokenReason) {
+        grow(&self.tokens[reason as usize], 1);
+    }
+
+    /// A request was refused with this HTTP status.
+    pub fn request_refused(&self, status: u16) {
+        if let Some(known) = STATUSES.iter().position(|known| *known == status) {
+            grow(&self.requests[known], 1);
+        }
+    }
+
     /// A flush took so long, in microseconds.
     pub fn flushed(&self, took_us: u64) {
         let bucket = BUCKETS_US.partition_point(|bound| *bound < took_us);
@@ -207,18 +230,28 @@ pub struct Metrics {
     shards: Arc<[Arc<ShardMetrics>]>,
     /// Seconds since 1970; [`NO_CERTIFICATE`] without one.
     certificate_expires_s: Arc<AtomicI64>,
+    /// Requests to the API that were refused, by [`API_STATUSES`].
+    api_refused: Arc<[AtomicU64; API_STATUSES.len()]>,
 }
 
 impl Metrics {
     /// All at zero.
     pub fn new(shards: usize) -> Self {
         let certificate_expires_s = Arc::new(AtomicI64::new(NO_CERTIFICATE));
-        Self { shards: (0..shards).map(|_| Arc::default()).collect(), certificate_expires_s }
+        let api_refused = Arc::new([const { AtomicU64::new(0) }; _]);
+        Self { shards: (0..shards).map(|_| Arc::default()).collect(), certificate_expires_s, api_refused }
     }
 
     /// When the certificate that is served with expires, in seconds since 1970, if there is one and it says so.
     pub fn certificate_expires(&self, at_s: Option<i64>) {
         self.certificate_expires_s.store(at_s.unwrap_or(NO_CERTIFICATE), Ordering::Relaxed);
+    }
+
+    /// The API refused a request with this HTTP status.
+    pub fn api_refused(&self, status: u16) {
+        if let Some(known) = API_STATUSES.iter().position(|known| *known == status) {
+            self.api_refused[known].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// One shard's.
@@ -285,6 +318,24 @@ impl Collector for Metrics {
         for limit in Limit::ALL {
             let counter = ConstCounter::new(self.sum(|shard| &shard.refusals[*limit as usize]));
             counter.encode(family.encode_family(&[("limit", limit.name())])?)?;
+        }
+        let help = "Tokens that were refused, by the reason";
+        let mut family = encoder.encode_descriptor("tokens_refused", help, None, MetricType::Counter)?;
+        for reason in TokenReason::ALL {
+            let counter = ConstCounter::new(self.sum(|shard| &shard.tokens[*reason as usize]));
+            counter.encode(family.encode_family(&[("reason", reason.label())])?)?;
+        }
+        let help = "Requests to connect that were refused, by the HTTP status of the answer";
+        let mut family = encoder.encode_descriptor("requests_refused", help, None, MetricType::Counter)?;
+        for (index, status) in STATUSES.iter().enumerate() {
+            let counter = ConstCounter::new(self.sum(|shard| &shard.requests[index]));
+            counter.encode(family.encode_family(&[("status", status.to_string().as_str())])?)?;
+        }
+        let help = "Requests to the HTTP API that were refused, by the HTTP status of the answer";
+        let mut family = encoder.encode_descriptor("api_refused", help, None, MetricType::Counter)?;
+        for (count, status) in self.api_refused.iter().zip(API_STATUSES) {
+            let counter = ConstCounter::new(read(count));
+            counter.encode(family.encode_family(&[("status", status.to_string().as_str())])?)?;
         }
         let help = "How long a flush took: from the first send to the last of what a turn had for clients";
         let mut histogram = encoder.encode_descriptor("flush_seconds", help, None, MetricType::Histogram)?;

@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
@@ -26,6 +26,7 @@ use crate::limits::{Guard, Limit};
 use crate::mesh::Endpoint;
 use crate::metrics::{Count, ShardMetrics};
 use crate::parcel::{Answer, Ask, Parcel};
+use crate::refusals::{RefusalLog, RefusalNote};
 use crate::shard::{LANE_BYTES, LANE_PARCELS, Shard};
 
 /// Sends in a row before others may run: 8,000 would hold the loop for 30 ms.
@@ -86,6 +87,8 @@ pub struct Entry {
     pub patience: Duration,
     /// Descriptors that connections may take, over all shards: the others are the API's and the process's own.
     pub sockets_max: usize,
+    /// Where refusals are told.
+    pub refusals: Arc<RefusalLog>,
 }
 
 /// One shard with its sockets, as the tasks of its thread share it. No borrow is held across an `.await`.
@@ -236,6 +239,12 @@ impl Reactor {
             monoio::time::sleep(wait).await;
             reactor.turn.ring();
         });
+    }
+
+    /// Tells in the log what was refused before it came to the shard.
+    pub fn tell_refusal(&self, reason: &'static str, client: IpAddr, detail: impl FnOnce() -> String) {
+        let note = RefusalNote { reason, client: Some(client), conn: None, user: None };
+        self.entry.refusals.tell(&note, self.clock.now().mono_ms, detail);
     }
 
     /// The next connection's place in the process. To be given back by [`Reactor::closed`] or `counters.leave`.

@@ -3,9 +3,13 @@
 //! signed-in connection has one. Knows no socket and no request; `session` owns it.
 
 use crate::auth::{ChannelGrant, Identity, Revocations, TokenMark};
+use crate::refusals::TokenReason;
 
-/// How long before its end a client is told that its token expires.
-pub const NOTICE_MS: u64 = 30_000;
+/// How long before its end a client is told that its token expires: half of what is left of the token's life, but not
+/// more than this.
+const NOTICE_MAX_MS: u16 = 30_000;
+/// A token that has less left than this is told of at once: half of it might pass between two ticks.
+const NOTICE_AT_ONCE_MS: u16 = 256;
 /// When a token expires that doesn't, in seconds. Later ends than this one (the year 2106) count as none.
 const NEVER_S: u32 = u32::MAX;
 /// When a token was issued that doesn't say.
@@ -36,6 +40,8 @@ pub struct Grant {
     expires_at_s: u32,
     issued_at_s: u32,
     token_id: Option<Box<str>>,
+    /// How long before its end the client is to be told of it, in milliseconds; 0 once it has been.
+    notice_ms: u16,
 }
 
 /// Why a token counts no more.
@@ -53,6 +59,14 @@ impl Lapse {
         match self {
             Self::Expired => "token expired",
             Self::Revoked => "token revoked",
+        }
+    }
+
+    /// The word for it in the log.
+    pub fn reason(self) -> TokenReason {
+        match self {
+            Self::Expired => TokenReason::Expired,
+            Self::Revoked => TokenReason::Revoked,
         }
     }
 
@@ -118,11 +132,40 @@ impl Rights {
         ms(self.expires_at_s)
     }
 
-    /// The next moment, in Unix milliseconds, at which something changes: the notice, unless it was given, an end.
-    pub fn next_ms(&self, noticed: bool) -> Option<u64> {
-        let own = self.expires_at_ms().map(|at_ms| if noticed { at_ms } else { at_ms.saturating_sub(NOTICE_MS) });
-        let grants = self.more.iter().flat_map(|more| &more.grants).filter_map(|grant| ms(grant.expires_at_s));
-        own.into_iter().chain(grants).min()
+    /// When the token of a channel expires, in Unix milliseconds, if there is one that does.
+    pub fn grant_expires_at_ms(&self, channel: &str) -> Option<u64> {
+        let mut grants = self.more.iter().flat_map(|more| &more.grants);
+        ms(grants.find(|grant| *grant.channel == *channel)?.expires_at_s)
+    }
+
+    /// The next moment, in Unix milliseconds, at which something changes: a notice that is due, an end. `notice_ms` is
+    /// how long before its end the user's token is to be told of.
+    pub fn next_ms(&self, notice_ms: u16) -> Option<u64> {
+        let own = [(self.expires_at_s, notice_ms)];
+        let grants = self.more.iter().flat_map(|more| &more.grants).map(|grant| (grant.expires_at_s, grant.notice_ms));
+        let moment = |(end_s, notice_ms): (u32, u16)| Some(ms(end_s)?.saturating_sub(u64::from(notice_ms)));
+        own.into_iter().chain(grants).filter_map(moment).min()
+    }
+
+    /// How long before its end the user's token, which counts from now on, is to be told of, in milliseconds.
+    pub fn notice_ms(&self, now_ms: u64) -> u16 {
+        notice_ms(self.expires_at_s, now_ms)
+    }
+
+    /// The channels whose tokens the client is to be told of now, each once, and when those expire.
+    pub fn take_grant_notices(&mut self, now_ms: u64) -> Vec<(Box<str>, u64)> {
+        let mut due = Vec::new();
+        for grant in self.more.iter_mut().flat_map(|more| &mut more.grants) {
+            if let Some(end_ms) = notice(grant.expires_at_s, &mut grant.notice_ms, now_ms) {
+                due.push((grant.channel.clone(), end_ms));
+            }
+        }
+        due
+    }
+
+    /// When the user's token expires, if the client is to be told of it now: once.
+    pub fn take_notice(&self, notice_ms: &mut u16, now_ms: u64) -> Option<u64> {
+        notice(self.expires_at_s, notice_ms, now_ms)
     }
 
     /// Why the user's token counts no more, if so.
@@ -150,15 +193,39 @@ impl Rights {
     }
 }
 
-impl From<ChannelGrant> for Grant {
-    fn from(grant: ChannelGrant) -> Self {
+impl Grant {
+    /// What a channel's token gives from now on.
+    pub fn new(grant: ChannelGrant, now_ms: u64) -> Self {
+        let expires_at_s = end_s(Some(grant.expires_at_ms));
         Self {
             channel: grant.channel.into(),
-            expires_at_s: end_s(Some(grant.expires_at_ms)),
+            expires_at_s,
             issued_at_s: start_s(grant.issued_at_ms),
             token_id: grant.token_id.map(Into::into),
+            notice_ms: notice_ms(expires_at_s, now_ms),
         }
     }
+
+    /// When the token expires, in Unix milliseconds, if it does.
+    pub fn expires_at_ms(&self) -> Option<u64> {
+        ms(self.expires_at_s)
+    }
+}
+
+/// Whether a token is to be told of now, and then when it expires.
+fn notice(expires_at_s: u32, notice_ms: &mut u16, now_ms: u64) -> Option<u64> {
+    let end_ms = ms(expires_at_s).filter(|_| *notice_ms > 0)?;
+    let due = end_ms <= now_ms.saturating_add(u64::from(*notice_ms));
+    due.then(|| {
+        *notice_ms = 0;
+        end_ms
+    })
+}
+
+fn notice_ms(expires_at_s: u32, now_ms: u64) -> u16 {
+    let left_ms = ms(expires_at_s).map_or(0, |end_ms| end_ms.saturating_sub(now_ms));
+    let before_ms = if left_ms < u64::from(NOTICE_AT_ONCE_MS) { left_ms } else { left_ms / 2 };
+    u16::try_from(before_ms).map_or(NOTICE_MAX_MS, |before_ms| before_ms.min(NOTICE_MAX_MS))
 }
 
 fn mark<'a>(user_key: &'a str, issued_at_s: u32, token_id: Option<&'a str>) -> TokenMark<'a> {
@@ -211,12 +278,37 @@ mod tests {
             issued_at_ms: None,
             token_id: None,
         };
-        rights.add(grant.clone().into());
-        rights.add(grant.into());
-        assert_eq!((rights.grants("a"), rights.names("a"), rights.next_ms(true)), (true, false, Some(3_000)));
+        rights.add(Grant::new(grant.clone(), 0));
+        rights.add(Grant::new(grant, 0));
+        assert_eq!((rights.grants("a"), rights.names("a"), rights.next_ms(0)), (true, false, Some(1_500)));
+        assert_eq!(rights.take_grant_notices(1_499), []);
+        assert_eq!(rights.take_grant_notices(1_500), [("a".into(), 3_000)]);
+        assert_eq!((rights.take_grant_notices(2_000), rights.next_ms(0)), (vec![], Some(3_000)));
+        assert_eq!((rights.grant_expires_at_ms("a"), rights.grant_expires_at_ms("b")), (Some(3_000), None));
         let lapsed = rights.drop_lapsed("1", &Revocations::default(), 3_000);
         assert_eq!(lapsed, [("a".into(), Lapse::Expired)]);
         assert!(rights.more.is_none(), "what is not needed any more is given back");
-        assert_eq!((rights.next_ms(true), rights.issued_at_s), (Some(6_000), 1), "an end is rounded up, a start down");
+        assert_eq!((rights.next_ms(0), rights.issued_at_s), (Some(6_000), 1), "an end is rounded up, a start down");
+    }
+
+    #[test]
+    fn a_token_is_told_of_half_a_minute_ahead_or_half_of_what_is_left() {
+        for (left_ms, expected) in [
+            (3_600_000, 30_000),
+            (60_000, 30_000),
+            (59_000, 29_500),
+            (30_000, 15_000),
+            (2_000, 1_000),
+            (256, 128),
+            (255, 255),
+            (1, 1),
+            (0, 0),
+        ] {
+            assert_eq!(notice_ms(3_600, 3_600_000 - left_ms), expected, "{left_ms}");
+        }
+        assert_eq!(notice_ms(NEVER_S, 0), 0);
+        let mut left = notice_ms(10, 8_000);
+        assert_eq!(notice(10, &mut left, 8_999), None);
+        assert_eq!((notice(10, &mut left, 9_000), notice(10, &mut left, 9_001)), (Some(10_000), None));
     }
 }

@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::proto::handshake::{self, Origins, Policy};
 use crate::proto::websocket;
 use crate::reactor::{Command, Counters, Door, Entry, Parts, Reactor};
+use crate::refusals::RefusalLog;
 use crate::shard::{Compression, Settings, Shard};
 use crate::signals::{self, Meaning};
 use crate::tls::{self, Identity};
@@ -134,6 +135,7 @@ pub struct Server {
     control: Option<Control>,
     certificate: Option<tls::Watch>,
     memory: Watch,
+    refusals: Arc<RefusalLog>,
 }
 
 /// Where a server listens: at one of them at least.
@@ -193,6 +195,7 @@ impl Server {
             proxy_protocol: config.limits.proxy_protocol,
             patience: Duration::from_millis(config.limits.handshake_ms),
             sockets_max: share.sockets,
+            refusals: Arc::clone(&settings.refusals),
         };
         let (ready, started) = mpsc::channel();
         let mut shards = Vec::with_capacity(count);
@@ -247,6 +250,7 @@ impl Server {
                     counters,
                     metrics: settings.metrics.clone(),
                     lost,
+                    refusals: Arc::clone(&settings.refusals),
                     push_bytes: config.limits.push_bytes,
                     request_ms: config.limits.request_ms,
                     head_ms: config.limits.handshake_ms,
@@ -266,7 +270,8 @@ impl Server {
         let bound = memory::bound(config.limits.memory_bytes);
         let memory = Watch::start(bound, Arc::clone(&settings.guard), give_back)
             .map_err(system("starting the thread that watches memory"))?;
-        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory })
+        let refusals = Arc::clone(&settings.refusals);
+        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory, refusals })
     }
 
     /// Where the server listens.
@@ -284,7 +289,7 @@ impl Server {
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, signals: mut received, control, certificate, memory, .. } = self;
+        let Self { config, shards, signals: mut received, control, certificate, memory, refusals, .. } = self;
         for signal in received.forever() {
             match signals::meaning(signal) {
                 Meaning::End => {
@@ -318,6 +323,7 @@ impl Server {
             control.stop(end);
         }
         memory.stop();
+        refusals.finish();
         Ok(())
     }
 }
@@ -498,6 +504,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
         },
         guard,
         metrics: Metrics::new(shards),
+        refusals: Arc::default(),
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),

@@ -2,10 +2,11 @@
 //! it into an [`Effect`], and turns owners' answers into [`Outcome`]s; it knows no socket, no lane and no queue.
 //! `shard` carries the effects out.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::auth::{Authenticator, Identity, Revocations};
+use crate::auth::{Authenticator, ChannelGrant, Identity, RefusedToken, Revocations, TokenError};
 use crate::clock::Now;
 use crate::hub::LOBBY;
 use crate::namespace::{Namespace, Namespaces, PresenceMode, PublishRule};
@@ -14,9 +15,10 @@ use crate::planted::Fault;
 use crate::proto::channel::is_channel_name;
 use crate::proto::codes::close;
 use crate::proto::decode::{self, Command, Request, SubscribeTo};
-use crate::proto::encode::Reply;
+use crate::proto::encode::{About, Reply};
 use crate::proto::text::{Text, trim};
-use crate::rights::{Grant, Lapse, NOTICE_MS, Rights};
+use crate::refusals::{TokenReason, quoted};
+use crate::rights::{Grant, Lapse, Rights};
 use crate::user::User;
 
 /// Most members or publications in a page, and how many a client gets that names no limit.
@@ -34,8 +36,8 @@ const NEVER_MS: u64 = (1 << 53) - 1;
 pub struct Session {
     stage: Stage,
     wants_ping: bool,
-    /// The client was told that its token expires.
-    noticed: bool,
+    /// How long before its end the client is to be told of its token, in milliseconds; 0 once it has been.
+    notice_ms: u16,
     next_request: u32,
     user: Option<Arc<User>>,
     /// What its tokens give, from the sign-in on.
@@ -131,17 +133,21 @@ pub struct Rules<'a> {
     pub subscribed: bool,
     /// Whether the client comes from where limits hold.
     pub bounded: bool,
+    /// Whether a channel's token is looked at: not while too many tokens of the client's address were refused.
+    pub looks_at_tokens: bool,
+    /// The token that the command brought and that was refused. Written by the session.
+    pub refused_token: RefCell<Option<RefusedToken>>,
 }
 
 /// What is to be done about a command.
 #[derive(Debug)]
 pub enum Effect<'a> {
     /// Say this, answering the request with this id.
-    Reply(Reply<'static>, Option<&'a str>),
+    Reply(Reply<'a>, Option<&'a str>),
     /// Say this and close with the code.
     Close(Reply<'static>, Option<&'a str>, u16),
     /// Say this: there are other rights now, which may end subscriptions.
-    Refreshed(Reply<'static>, Option<&'a str>),
+    Refreshed(Reply<'a>, Option<&'a str>),
     /// Ask the channel's owner.
     Ask(Asked),
     /// Answer it here.
@@ -196,6 +202,27 @@ pub struct TimedOut {
 }
 
 impl Rules<'_> {
+    /// Who the token speaks for; a refused one is left in `refused_token`.
+    fn verify(&self, token: &str, now: Now) -> Option<Identity> {
+        let verified = self.authenticator.verify(token, now.unix_ms);
+        verified.map_err(|error| self.refuse(token, error, now)).ok()
+    }
+
+    /// What the channel token grants; a refused one is left in `refused_token`.
+    fn verify_channel(&self, token: &str, now: Now) -> Option<ChannelGrant> {
+        let verified = self.authenticator.verify_channel(token, now.unix_ms);
+        verified.map_err(|error| self.refuse(token, error, now)).ok()
+    }
+
+    fn refuse(&self, token: &str, error: TokenError, now: Now) {
+        *self.refused_token.borrow_mut() = Some(self.authenticator.describe(token, error, now.unix_ms));
+    }
+
+    /// A good token was shown where it does not count.
+    fn misplaced(&self, reason: TokenReason, cause: String, user: &str) {
+        *self.refused_token.borrow_mut() = Some(RefusedToken::misplaced(reason, cause, user));
+    }
+
     /// Whether the channel's members may be asked for.
     fn shows_members(&self, channel: &str) -> bool {
         self.namespaces.of(channel).is_some_and(|namespace| namespace.presence != PresenceMode::Off)
@@ -245,7 +272,7 @@ impl Session {
 
     /// The next moment, in Unix milliseconds, at which the rights have to be looked at.
     pub fn rights_change_ms(&self) -> Option<u64> {
-        self.user().and_then(|_| self.rights()?.next_ms(self.noticed))
+        self.user().and_then(|_| self.rights()?.next_ms(self.notice_ms))
     }
 
     /// Why the connection has to end: its token counts no more.
@@ -253,12 +280,25 @@ impl Session {
         self.rights()?.lapse(self.claimed()?.key(), revocations, now.unix_ms)
     }
 
-    /// When the token expires, if the client is to be told so now: once, [`NOTICE_MS`] ahead.
-    pub fn notice(&mut self, now: Now) -> Option<u64> {
-        self.user().filter(|_| !self.noticed)?;
-        let expires_at = self.rights()?.expires_at_ms()?;
-        self.noticed = expires_at <= now.unix_ms.saturating_add(NOTICE_MS);
-        self.noticed.then_some(expires_at)
+    /// When the token expires, if the client is to be told so now: once, some time ahead.
+    pub fn take_notice(&mut self, now: Now) -> Option<u64> {
+        self.user()?;
+        self.rights.as_ref()?.take_notice(&mut self.notice_ms, now.unix_ms)
+    }
+
+    /// The channels whose own tokens the client is to be told of now, each once, and when those expire.
+    pub fn take_grant_notices(&mut self, now: Now) -> Vec<(Box<str>, u64)> {
+        self.rights.as_mut().map(|rights| rights.take_grant_notices(now.unix_ms)).unwrap_or_default()
+    }
+
+    /// When the token of the sign-in expires, in Unix milliseconds, if it does.
+    pub fn expires_at_ms(&self) -> Option<u64> {
+        self.rights()?.expires_at_ms()
+    }
+
+    /// When the token of a channel expires, in Unix milliseconds, if the subscription rests on one.
+    pub fn grant_expires_at_ms(&self, channel: &str) -> Option<u64> {
+        self.rights()?.grant_expires_at_ms(channel)
     }
 
     /// Takes out the rights to channels that their own tokens gave and give no more.
@@ -290,14 +330,15 @@ impl Session {
             Command::Auth { .. } if self.stage != Stage::Anonymous => refuse(409, Text::AuthTwice),
             Command::Auth { token: None, .. } => refuse(400, Text::TokenMissing),
             Command::Auth { token: Some(token), ping, recover, channels } => {
-                let Ok(identity) = rules.authenticator.verify(token, now.unix_ms) else {
+                let Some(identity) = rules.verify(token, now) else {
                     return Effect::Close(Reply::AuthFailed, id, close::UNAUTHORIZED);
                 };
                 self.wants_ping = ping;
                 self.sign_in(&identity, id, recover, channels, rules, now)
             }
             _ if self.stage != Stage::SignedIn => refuse(401, Text::AuthFirst),
-            Command::Refresh { token } => self.refresh(token, id, rules, now),
+            Command::Refresh { token, channel: None } => self.refresh(token, id, rules, now),
+            Command::Refresh { token, channel: Some(channel) } => self.refresh_grant(channel, token, id, rules, now),
             Command::Subscribe(to) => match self.subscribe(&Wanted::from(&to), id, rules, now) {
                 Ok(asked) => Effect::Ask(asked),
                 Err((code, text)) => self.local(Local::Refuse(code, text), to.channel, id),
@@ -361,23 +402,49 @@ impl Session {
         let user = Arc::new(User::new(identity));
         self.stage = Stage::SigningIn;
         self.user = Some(Arc::clone(&user));
-        self.rights = Some(Box::new(Rights::new(identity)));
-        self.noticed = false;
+        let rights = Rights::new(identity);
+        self.notice_ms = rights.notice_ms(now.unix_ms);
+        self.rights = Some(Box::new(rights));
         let wanted = channels.iter().map(Wanted::from).collect();
         let ask = Ask::Claim { user, recover: recover.as_ref().map(owned), bounded: rules.bounded };
         Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
     }
 
     fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
-        let same = |identity: &Identity| self.user.as_ref().is_some_and(|user| **user.key() == *identity.id.key());
-        match rules.authenticator.verify(token, now.unix_ms) {
-            Ok(identity) if same(&identity) => {
-                self.rights.as_mut().expect("signed in").renew(&identity);
-                self.noticed = false;
-                Effect::Refreshed(Reply::Refreshed { expires_at: identity.expires_at_ms.unwrap_or(NEVER_MS) }, id)
-            }
-            _ => Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about: None }, id),
+        let refused = Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about: None }, id);
+        let Some(identity) = rules.verify(token, now) else { return refused };
+        let key = identity.id.key();
+        if self.user.as_ref().is_none_or(|user| **user.key() != *key) {
+            rules.misplaced(TokenReason::OtherUser, "another user's token".to_owned(), &key);
+            return refused;
         }
+        let rights = self.rights.as_mut().expect("signed in");
+        rights.renew(&identity);
+        self.notice_ms = rights.notice_ms(now.unix_ms);
+        let expires_at = rights.expires_at_ms().unwrap_or(NEVER_MS);
+        Effect::Refreshed(Reply::Refreshed { channel: None, expires_at }, id)
+    }
+
+    /// A newer token of a channel that is subscribed takes the place of the one that it was subscribed by.
+    fn refresh_grant<'a>(
+        &mut self,
+        channel: &'a str,
+        token: &str,
+        id: Option<&'a str>,
+        rules: &Rules<'_>,
+        now: Now,
+    ) -> Effect<'a> {
+        if !rules.subscribed {
+            return self.local(Local::Refuse(404, Text::NotSubscribed), channel, id);
+        }
+        let user = self.user.as_ref().expect("signed in");
+        let Some(grant) = grant_for(channel, Some(token), user, rules, now) else {
+            let about = Some(About::Channel { channel });
+            return Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about }, id);
+        };
+        let expires_at = grant.expires_at_ms().unwrap_or(NEVER_MS);
+        self.rights.as_mut().expect("signed in").add(*grant);
+        Effect::Refreshed(Reply::Refreshed { channel: Some(channel), expires_at }, id)
     }
 
     fn subscribe(
@@ -402,7 +469,10 @@ impl Session {
         let user = Arc::clone(self.user.as_ref().expect("signed in"));
         let mut grant = None;
         if !namespace.may_subscribe(user.key(), self.rights().is_some_and(|rights| rights.names(channel))) {
-            grant = grant_for(wanted, &user, rules, now);
+            if wanted.token.is_some() && !rules.looks_at_tokens {
+                return Err((429, Text::TooManyAttempts));
+            }
+            grant = grant_for(channel, wanted.token.as_deref(), &user, rules, now);
             if !namespace.may_subscribe(user.key(), grant.is_some()) {
                 return Err((403, Text::Forbidden));
             }
@@ -619,6 +689,13 @@ impl Session {
     }
 }
 
+impl Wanted {
+    /// Whether it brings a token of its own.
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+}
+
 impl From<&SubscribeTo<'_>> for Wanted {
     fn from(to: &SubscribeTo<'_>) -> Self {
         Self { channel: to.channel.into(), token: to.token.map(Into::into), recover: to.recover.as_ref().map(owned) }
@@ -630,9 +707,18 @@ fn owned(since: &decode::Since<'_>) -> Box<Since> {
 }
 
 /// What the channel's own token gives this user, if it is good and for this channel.
-fn grant_for(wanted: &Wanted, user: &User, rules: &Rules<'_>, now: Now) -> Option<Box<Grant>> {
-    let grant = rules.authenticator.verify_channel(wanted.token.as_deref()?, now.unix_ms).ok()?;
-    (grant.channel == *wanted.channel && grant.user_key == **user.key()).then(|| Box::new(grant.into()))
+fn grant_for(channel: &str, token: Option<&str>, user: &User, rules: &Rules<'_>, now: Now) -> Option<Box<Grant>> {
+    let grant = rules.verify_channel(token?, now)?;
+    if grant.user_key != **user.key() {
+        rules.misplaced(TokenReason::OtherUser, "another user's token".to_owned(), &grant.user_key);
+        return None;
+    }
+    if grant.channel != *channel {
+        let cause = format!("it is for channel {}", quoted(&grant.channel));
+        rules.misplaced(TokenReason::OtherChannel, cause, &grant.user_key);
+        return None;
+    }
+    Some(Box::new(Grant::new(grant, now.unix_ms)))
 }
 
 fn page(limit: Option<u32>) -> u32 {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use source::Source;
 
 /// Bytes, parcels and the time go in, bytes and parcels come out: no runtime, no socket, no clock.
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
     "proto",
     "auth",
     "rights",
@@ -30,6 +30,7 @@ const PURE: [&str; 20] = [
     "run",
     "limits",
     "metrics",
+    "refusals",
     "planted",
 ];
 /// What a pure module can't name: words of code, and paths with everything below them.
@@ -42,7 +43,7 @@ const CLOCK: &str = "clock.rs";
 const SHELL: [&str; 12] =
     ["conn", "control", "reactor", "listener", "server", "memory", "log", "cpus", "doctor", "cli", "main", "signals"];
 /// Which modules a module must not know, beside the shell: all that stands right of it in the design's chain.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("proto", &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "config", "shard"]),
     (
         "publication",
@@ -58,6 +59,10 @@ const ARROWS: [(&str, &[&str]); 22] = [
     (
         "limits",
         &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config", "metrics"],
+    ),
+    (
+        "refusals",
+        &["proto", "auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"],
     ),
     ("metrics", &["auth", "user", "parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),
     ("user", &["parcel", "mesh", "hub", "session", "outbox", "fanout", "http", "shard", "config"]),

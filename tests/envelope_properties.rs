@@ -350,7 +350,7 @@ proptest! {
         let recovery = Some(Recovery { recovered: true, publications: &publications });
         for reply in [
             Reply::History { position, publications: &publications },
-            Reply::Subscribed { position, recovery, overflow: "conflate" },
+            Reply::Subscribed { position, recovery, overflow: "conflate", expires_at: Some(u64::MAX) },
         ] {
             let mut frame = Vec::new();
             reply.encode(&mut frame, Some("1"), Language::En);

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::claims::{ChannelGrant, Identity};
+use super::refused::RefusedToken;
 use super::revocations::{Revocation, Revocations, TokenMark};
 use super::verified::{CacheLimits, VerifiedTokens};
 use super::verify::{TokenError, Verifier};
@@ -49,6 +50,11 @@ impl Authenticator {
         let user_key = &grant.user_key;
         let mark = TokenMark { user_key, issued_at_ms: grant.issued_at_ms, token_id: grant.token_id.as_deref() };
         if self.revocations.revokes(mark, now_ms) { Err(TokenError::Revoked) } else { Ok(grant) }
+    }
+
+    /// What the log is to tell of a token that [`Authenticator::verify`] or [`Authenticator::verify_channel`] refused.
+    pub fn describe(&self, token: &str, error: TokenError, now_ms: u64) -> RefusedToken {
+        RefusedToken::new(token, error, now_ms)
     }
 
     /// From now on the tokens that this names count no more. Keys read anew change nothing about that.

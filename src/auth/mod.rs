@@ -1,6 +1,6 @@
 //! Token in, identity out. `claims` holds the rules of the contract (docs/protocol.md, "JWT claims"), `keys`
 //! turns the configured secrets and files into keys, `verify` brings a token, the keys and the rules together,
-//! `verified` remembers good signatures, `revocations` knows which tokens count no more although they have not
+//! `verified` remembers good signatures, `refused` tells the log of bad tokens, `revocations` knows which tokens count no more although they have not
 //! expired, `authenticator` is what one shard has of all that. `issue` signs tokens for
 //! trying things out; `api_keys` is for backends, who have no token. The clock is an argument; nothing here knows a
 //! connection. Only `Verifier::new`, `ApiKeys::new` and `hs256_secret` read files, at boot. Called by the shards for
@@ -11,6 +11,7 @@ mod authenticator;
 mod claims;
 mod issue;
 mod keys;
+mod refused;
 mod revocations;
 mod verified;
 mod verify;
@@ -23,6 +24,7 @@ pub use authenticator::Authenticator;
 pub use claims::{ChannelGrant, Identity, MAX_ID_BYTES, MAX_NAME_BYTES, MAX_TOKEN_ID_BYTES, UserId};
 pub use issue::{IssueError, NewChannelToken, NewToken, issue, issue_channel};
 pub use keys::hs256_secret;
+pub use refused::RefusedToken;
 pub use revocations::{Revocation, Revocations, Revoked, TokenMark};
 pub use verified::CacheLimits;
 pub use verify::{MAX_TOKEN_BYTES, TokenError, Verifier};

@@ -20,7 +20,7 @@ pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// A token without `kid` is tried on each key of its algorithm: what a stranger can make the server compute.
 pub(super) const MAX_KEYS: usize = 32;
 
-/// Why a token is refused. For the log; a client is only told that it is.
+/// Why a token is refused. For the log; outside dev mode a client is only told that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// It isn't a JWT, or too long, or it depends on an extension (`crit`).

@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::connections::{Busy, Seat, Seats};
-use super::counts::Refused;
-use super::fault::Fault;
+use super::counts::ApiBound;
+use super::fault::{Fault, FaultMessage};
 use super::hosts::{Hosts, host_of};
 use super::input::{self, History, Presence, Publication};
 use super::ledger::{Ledger, NotKept};
@@ -30,6 +30,7 @@ use super::places::{Room, Share, Shares};
 use super::{Parts, Phase};
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
+use crate::limits::Address;
 use crate::log::LostLines;
 use crate::metrics::{CONTENT_TYPE, Metrics, Process};
 use crate::namespace::{LOBBY, Namespaces, PresenceMode};
@@ -39,6 +40,7 @@ use crate::proto::encode::Member;
 use crate::proto::handshake::Origins;
 use crate::proto::text::Text;
 use crate::reactor::Counters;
+use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_up_to};
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 /// A body's room beside its content: a broadcast's list of channels.
@@ -63,6 +65,9 @@ pub struct Watching {
     pub is_open: bool,
 }
 
+/// Characters of an error's sentence that the log shows.
+const WHY_CHARS: usize = 200;
+
 /// What all requests share.
 #[derive(Debug)]
 pub struct State {
@@ -80,6 +85,7 @@ pub struct State {
     shares: Arc<Shares>,
     /// Requests that have brought a key and are not answered yet.
     under_way: watch::Sender<usize>,
+    refusals: Arc<RefusalLog>,
     body_bytes: usize,
     /// What the bodies take that are held at the moment.
     bodies_bytes: AtomicUsize,
@@ -111,6 +117,7 @@ impl State {
             seats,
             shares: Shares::new(room.requests),
             under_way: watch::Sender::new(0),
+            refusals: parts.refusals,
             // A text may come with every character escaped, in twice the bytes.
             body_bytes: push_bytes.saturating_mul(2).saturating_add(LIST_BYTES),
             bodies_bytes: AtomicUsize::new(0),
@@ -144,9 +151,10 @@ impl State {
         key_of(headers).is_some_and(|key| keys.matches(key))
     }
 
-    fn refused(&self, why: Refused, fault: Fault) -> Fault {
-        self.seats.counts.count(why);
-        fault
+    /// A request is too many beside others.
+    fn too_many(&self, bound: ApiBound) -> Fault {
+        self.seats.counts.count(bound);
+        Fault::busy()
     }
 
     fn check_channel(&self, name: &str) -> Result<(), Fault> {
@@ -214,13 +222,14 @@ pub fn router(state: Arc<State>) -> axum::Router {
     open.merge(guarded)
         .layer(middleware::from_fn_with_state(Arc::clone(&state), known_host))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), cors))
-        .layer(middleware::from_fn_with_state(state, front))
+        .layer(middleware::from_fn(front))
+        .layer(middleware::from_fn_with_state(state, tell))
 }
 
 /// In front of everything: a request names one host, and what it asks of the server as a whole is answered here.
-async fn front(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+async fn front(request: Request, next: Next) -> Response {
     if let Err(fault) = host_of(&request) {
-        return last(state.refused(Refused::Host, fault).into_response());
+        return last(fault.into_response());
     }
     if request.method() == Method::CONNECT {
         return Fault::new(StatusCode::METHOD_NOT_ALLOWED, "this is no proxy").into_response();
@@ -235,9 +244,8 @@ async fn front(Shared(state): Shared<Arc<State>>, request: Request, next: Next) 
 async fn known_host(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let host = host_of(&request).unwrap_or_default();
     if !state.hosts.serve(host) && !state.admits(request.headers()) {
-        let fault =
-            Fault::new(StatusCode::FORBIDDEN, "without an API key, Host must be this machine or be in http.hosts");
-        return state.refused(Refused::Host, fault).into_response();
+        let message = "without an API key, Host must be this machine or be in http.hosts";
+        return Fault::new(StatusCode::FORBIDDEN, message).into_response();
     }
     if request.method() != Method::OPTIONS {
         return next.run(request).await;
@@ -249,6 +257,39 @@ async fn known_host(Shared(state): Shared<Arc<State>>, request: Request, next: N
         Some(allowed) => (StatusCode::NO_CONTENT, [(header::ALLOW, allowed)]).into_response(),
         None => response,
     }
+}
+
+/// Tells the log of each request: at debug, and at info what was refused, other than that `/health` says that the server is going.
+async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let peer = Some(seat_of(&request).peer());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    let status = response.status();
+    let client = peer.map(tracing::field::display);
+    tracing::debug!(
+        client,
+        method = quoted(method.as_str()),
+        path = quoted(&path),
+        status = status.as_u16(),
+        "API request"
+    );
+    let is_draining = path == "/health" && status == StatusCode::SERVICE_UNAVAILABLE;
+    if (status.is_client_error() || status.is_server_error()) && !is_draining {
+        state.watching.metrics.api_refused(status.as_u16());
+        let reason = match status {
+            StatusCode::UNAUTHORIZED => "api_unauthorized",
+            StatusCode::NOT_FOUND => "api_not_found",
+            status if status.is_server_error() => "api_not_done",
+            _ => "api_refused",
+        };
+        let note = RefusalNote { reason, client: peer, conn: None, user: None };
+        state.refusals.tell(&note, state.clock.now().mono_ms, || {
+            let why = response.extensions().get::<FaultMessage>().map_or("", |message| &message.0);
+            let method = quoted(method.as_str());
+            format!("{method} {}: {} {}", quoted(&path), status.as_u16(), quoted_up_to(WHY_CHARS, why))
+        });
+    }
+    response
 }
 
 /// Lets pages of the listed origins read what is answered, and answers a browser that asks beforehand (Fetch §4.8).
@@ -279,7 +320,7 @@ async fn guard(Shared(state): Shared<Arc<State>>, request: Request, next: Next) 
         return next.run(request).await;
     }
     if !state.admits(request.headers()) {
-        return state.refused(Refused::Key, Fault::new(StatusCode::UNAUTHORIZED, NO_KEY)).into_response();
+        return Fault::new(StatusCode::UNAUTHORIZED, NO_KEY).into_response();
     }
     seat_of(&request).recognize();
     if state.is_draining() {
@@ -320,7 +361,7 @@ struct Asking {
 
 impl Asking {
     fn new(state: &State, seat: &Seat) -> Result<Self, Fault> {
-        let share = state.shares.take(seat.address()).ok_or_else(|| state.refused(Refused::Requests, Fault::busy()))?;
+        let share = state.shares.take(Address::of(seat.peer())).ok_or_else(|| state.too_many(ApiBound::Requests))?;
         Ok(Self { _share: share, _busy: seat.busy() })
     }
 }
@@ -350,7 +391,7 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
 /// Numbers only, of nobody in particular. A scrape goes on while the server drains: that is when it is looked at.
 async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Result<Response, Fault> {
     if !state.watching.is_open && !state.admits(&headers) {
-        return Err(state.refused(Refused::Key, Fault::new(StatusCode::UNAUTHORIZED, NO_KEY)));
+        return Err(Fault::new(StatusCode::UNAUTHORIZED, NO_KEY));
     }
     let Watching { metrics, lost, .. } = &state.watching;
     let revocations = {
@@ -593,7 +634,7 @@ impl Held {
         let before = self.state.bodies_bytes.fetch_add(data.len(), Ordering::Relaxed);
         self.counted += data.len();
         if before + data.len() > bound {
-            return Err(self.state.refused(Refused::Bodies, Fault::busy()));
+            return Err(self.state.too_many(ApiBound::Bodies));
         }
         self.bytes.extend_from_slice(data);
         Ok(())

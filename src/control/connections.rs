@@ -2,7 +2,7 @@
 //! `api`'s to say; who gives way when there are too many, `places` says. Called by `mod`.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -20,10 +20,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 use super::Phase;
-use super::counts::{Counts, Refused};
+use super::counts::{ApiBound, ApiCounts};
 use super::places::{Places, Room};
 use crate::clock::Clock;
 use crate::limits::Address;
+use crate::refusals::{RefusalLog, RefusalNote};
 
 /// How much of a request's head or body is read at once, and so the largest head.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -32,19 +33,27 @@ const UNREAD: Duration = Duration::from_secs(30);
 /// How long nothing is accepted when the kernel has no descriptor or memory left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What the end of a connection is told by, and who it is.
+#[derive(Clone, Debug)]
+struct End {
+    told: Arc<Notify>,
+    peer: IpAddr,
+}
+
 /// The places of all connections, and what is counted of them.
 #[derive(Debug)]
 pub struct Seats {
-    places: Mutex<Places<Arc<Notify>>>,
+    places: Mutex<Places<End>>,
     /// What the API counts.
-    pub counts: Counts,
+    pub counts: ApiCounts,
+    refusals: Arc<RefusalLog>,
     clock: Clock,
 }
 
 impl Seats {
     /// All of them free.
-    pub fn new(room: Room, clock: Clock) -> Arc<Self> {
-        Arc::new(Self { places: Mutex::new(Places::new(room)), counts: Counts::default(), clock })
+    pub fn new(room: Room, refusals: Arc<RefusalLog>, clock: Clock) -> Arc<Self> {
+        Arc::new(Self { places: Mutex::new(Places::new(room)), counts: ApiCounts::default(), refusals, clock })
     }
 
     /// How many connections there are.
@@ -52,7 +61,7 @@ impl Seats {
         self.places().count()
     }
 
-    fn places(&self) -> MutexGuard<'_, Places<Arc<Notify>>> {
+    fn places(&self) -> MutexGuard<'_, Places<End>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,19 +69,19 @@ impl Seats {
         self.clock.now().mono_ms
     }
 
-    fn enter(self: &Arc<Self>, peer: SocketAddr) -> (Seat, Arc<Notify>) {
-        let (end, address) = (Arc::new(Notify::new()), Address::of(peer.ip()));
-        let (number, gone) = self.places().enter(address, self.now_ms(), Arc::clone(&end));
-        self.send_away(gone, Refused::Stranger);
-        (Seat { of: Arc::clone(self), number, address }, end)
+    fn enter(self: &Arc<Self>, peer: IpAddr) -> (Seat, Arc<Notify>) {
+        let (told, address) = (Arc::new(Notify::new()), Address::of(peer));
+        let (number, gone) = self.places().enter(address, self.now_ms(), End { told: Arc::clone(&told), peer });
+        self.send_away(gone, ApiBound::Stranger, || "its place went to a newer connection".to_owned());
+        (Seat { of: Arc::clone(self), number, peer }, told)
     }
 
-    fn send_away(&self, gone: Option<Arc<Notify>>, why: Refused) {
-        let Some(gone) = gone else { return };
-        gone.notify_one();
-        if let Some(count) = self.counts.refused(why) {
-            tracing::warn!(reason = ?why, count, "connections of the HTTP API gave way to newer ones: all places were taken");
-        }
+    fn send_away(&self, gone: Option<End>, bound: ApiBound, why: impl FnOnce() -> String) {
+        let Some(End { told, peer }) = gone else { return };
+        told.notify_one();
+        self.counts.count(bound);
+        let note = RefusalNote { reason: bound.name(), client: Some(peer), conn: None, user: None };
+        self.refusals.tell(&note, self.now_ms(), why);
     }
 }
 
@@ -81,19 +90,19 @@ impl Seats {
 pub struct Seat {
     of: Arc<Seats>,
     number: u64,
-    address: Address,
+    peer: IpAddr,
 }
 
 impl Seat {
-    /// What the connection counts under.
-    pub fn address(&self) -> Address {
-        self.address
+    /// Where the connection comes from.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     /// The connection has brought a valid key.
     pub fn recognize(&self) {
         let gone = self.of.places().recognize(self.number);
-        self.of.send_away(gone, Refused::Idle);
+        self.of.send_away(gone, ApiBound::Idle, || "its place went to another connection with a key".to_owned());
     }
 
     /// The connection's request is with the shards as long as this lives.
@@ -177,18 +186,14 @@ pub async fn serve(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let (seat, end) = seats.enter(peer);
+                    let (seat, end) = seats.enter(peer.ip());
                     open.spawn(connection(Watched { stream, seat }, end, router.clone(), peers.clone(), head));
                     // Whoever gave way lets go of its descriptor before the next one comes.
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    if let Some(count) = seats.counts.refused(Refused::Descriptors) {
-                        tracing::warn!(%error, count, "the HTTP API can't take a connection");
-                    }
-                    if let Some(gone) = seats.places().free_one() {
-                        gone.notify_one();
-                    }
+                    let gone = seats.places().free_one();
+                    seats.send_away(gone, ApiBound::Descriptors, || format!("no connection can be taken: {error}"));
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -21,6 +21,10 @@ pub struct Fault {
     position: Option<Placed>,
 }
 
+/// The sentence of a fault, beside the response that says it: for the log.
+#[derive(Clone, Debug)]
+pub struct FaultMessage(pub Cow<'static, str>);
+
 /// The fault as it stands under `error`.
 #[derive(Serialize)]
 pub struct Shown<'a> {
@@ -101,6 +105,7 @@ impl IntoResponse for Fault {
             error: Shown<'a>,
         }
         let mut response = json(self.status, &Body { error: self.shown() });
+        response.extensions_mut().insert(FaultMessage(self.message));
         let headers = response.headers_mut();
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => {

@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::proto::handshake::Origins;
 use crate::reactor::Counters;
+use crate::refusals::RefusalLog;
 use api::{State, Watching};
 use connections::Seats;
 use hosts::Hosts;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// How many log lines were lost.
     pub lost: LostLines,
+    /// Where refusals are told.
+    pub refusals: Arc<RefusalLog>,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
     /// How long a request may take.
@@ -123,7 +126,7 @@ impl Control {
         };
         let (phase, phases) = watch::channel(Phase::Serving);
         let (room, clock, hosts) = (parts.room, parts.clock, Hosts::new(watching.is_open, parts.hosts.clone()));
-        let seats = Seats::new(room, clock);
+        let seats = Seats::new(room, Arc::clone(&parts.refusals), clock);
         let state = Arc::new(State::new(parts, watching, hosts, room, Arc::clone(&seats), phases.clone()));
         let (idle, quiet) = flume::bounded(1);
         let shared = Arc::clone(&state);

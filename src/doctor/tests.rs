@@ -94,9 +94,11 @@ fn files() {
     // One for each connection, eight for each of eight shards, and 32.
     only(Stops, "open files", few(1_000_095));
     // The API's connections have their own.
-    let with_api = |hard| move |machine: &mut Machine, plan: &mut Plan| {
-        machine.files = Some(Limit { soft: 1_024, hard });
-        plan.api = true;
+    let with_api = |hard| {
+        move |machine: &mut Machine, plan: &mut Plan| {
+            machine.files = Some(Limit { soft: 1_024, hard });
+            plan.api = true;
+        }
     };
     only(Stops, "open files", with_api(1_000_431));
     let mut machine = sound();

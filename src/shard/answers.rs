@@ -1,17 +1,18 @@
 //! Asks to owners and what comes back: credits, attaching and detaching, and the replies to the client. Part of
 //! `shard`; what an answer means for the client is the `session`'s to say.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::compression::packer;
 use super::conns::{Conn, Parked};
+use super::refusals::TokenUse;
 use super::{Shard, Stage};
 use crate::clock::Now;
 use crate::fanout::Subscription;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::Address;
-use crate::limits::Limit;
 use crate::metrics::Count;
 use crate::namespace::Sending;
 use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
@@ -24,9 +25,14 @@ use crate::user::User;
 impl Shard {
     /// Takes an owner's answer for a client.
     pub(super) fn answered(&mut self, id: ConnId, request: u32, answer: &Answer, now: Now) {
-        let Some(conn) = self.conns.get(id) else { return self.detach_stale(id, request, answer) };
-        let (outcome, after) = conn.session.answered(request, answer);
-        self.count_refusal(answer);
+        if self.conns.get(id).is_none() {
+            return self.detach_stale(id, request, answer);
+        }
+        if let Answer::Refused(refusal) = answer {
+            // Before the session forgets whom it would have signed in.
+            self.tell_owner_refusal(id, *refusal, now);
+        }
+        let (outcome, after) = self.conns.at(id.slot).session.answered(request, answer);
         match (outcome, answer) {
             (Outcome::SignedIn(mark, user), Answer::Claimed { lobby, online_count }) => {
                 self.signed_in(id, request, lobby, *online_count, &user, mark.as_deref());
@@ -38,7 +44,8 @@ impl Shard {
                 let publications = elements(&attached.publications);
                 let recovery = recovery(attached, &publications);
                 let position = attached.placed.position();
-                self.say(id, &Reply::Subscribed { position, recovery, overflow }, mark.as_deref());
+                let expires_at = self.conns.at(id.slot).session.grant_expires_at_ms(position.channel);
+                self.say(id, &Reply::Subscribed { position, recovery, overflow, expires_at }, mark.as_deref());
                 self.say_gap(id, attached);
                 // The rights may have changed since it was asked for.
                 self.end_unless_allowed(id, &attached.placed.channel, 403);
@@ -61,24 +68,22 @@ impl Shard {
             (Outcome::Silent, _) => self.mark_dirty(id.slot),
             (outcome, answer) => unreachable!("{outcome:?} can't come of {answer:?}"),
         }
-        self.go_on(id);
+        self.go_on(id, now);
     }
 
     /// The stalled command, if its turn has come; then the next ones may be read.
-    pub(super) fn go_on(&mut self, id: ConnId) {
+    pub(super) fn go_on(&mut self, id: ConnId, now: Now) {
         while let Some((what, channel, mark)) = self.conns.at(id.slot).session.next_stalled() {
-            self.local(id, what, &channel, mark.as_deref());
+            self.local(id, what, &channel, mark.as_deref(), now);
         }
         self.maybe_resume(id);
     }
 
     /// Answers without an owner.
-    pub(super) fn local(&mut self, id: ConnId, what: Local, channel: &str, mark: Option<&str>) {
+    pub(super) fn local(&mut self, id: ConnId, what: Local, channel: &str, mark: Option<&str>, now: Now) {
         match what {
             Local::Refuse(code, text) => {
-                if text == Text::TooManySubscriptions {
-                    self.metrics.refused(Limit::Subscriptions);
-                }
+                self.tell_local_refusal(id, channel, text, now);
                 self.say(id, &Reply::Error { code, text, about: about(channel) }, mark);
             }
             Local::Unsubscribe => {
@@ -102,6 +107,8 @@ impl Shard {
             subscriptions,
             subscribed,
             bounded,
+            looks_at_tokens: true,
+            refused_token: RefCell::default(),
         }
     }
 
@@ -119,7 +126,8 @@ impl Shard {
         let publications = elements(&lobby.publications);
         let user = user.json(self.settings.hub.namespaces.lobby().escape);
         let recovery = recovery(lobby, &publications);
-        self.say(id, &Reply::AuthSuccess { user, online_count, lobby: lobby.placed.position(), recovery }, mark);
+        let (position, expires_at) = (lobby.placed.position(), self.conns.at(id.slot).session.expires_at_ms());
+        self.say(id, &Reply::AuthSuccess { user, expires_at, online_count, lobby: position, recovery }, mark);
         self.say_gap(id, lobby);
         self.file_deadline(id);
     }
@@ -127,20 +135,28 @@ impl Shard {
     /// The channels that came with `auth`, each answered separately.
     fn subscribe_all(&mut self, id: ConnId, channels: &[Wanted], now: Now) {
         for wanted in channels {
+            let looks_at_tokens = !wanted.has_token() || self.may_sign_in(id, now);
             let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
-            let effect = session.subscribe_to(wanted, &self.rules(id, &wanted.channel), now);
+            let rules = Rules { looks_at_tokens, ..self.rules(id, &wanted.channel) };
+            let effect = session.subscribe_to(wanted, &rules, now);
+            let refused = rules.refused_token.take();
             self.conns.at(id.slot).session = session;
             match effect {
                 Effect::Ask(asked) => self.send_ask(id, asked),
                 // Told from the answer to `auth` by the channel that it names, the lobby too.
                 Effect::Local(Local::Refuse(code, text), channel, mark) => {
-                    if text == Text::TooManySubscriptions {
-                        self.metrics.refused(Limit::Subscriptions);
-                    }
+                    self.tell_local_refusal(id, channel, text, now);
                     self.say(id, &Reply::Error { code, text, about: Some(About::Channel { channel }) }, mark);
                 }
                 Effect::Wait => {}
                 effect => unreachable!("{effect:?} doesn't come of a subscribe"),
+            }
+            if let Some(token) = refused {
+                let what = TokenUse { kind: "auth.channels", channel: Some(&wanted.channel) };
+                self.token_refused(id, None, what, &token, now);
+                if self.conns.at(id.slot).is_closing() {
+                    return;
+                }
             }
         }
     }

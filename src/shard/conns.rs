@@ -248,6 +248,8 @@ impl Conn {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
+    /// The client's address as far as it is known, for the log.
+    client: IpAddr,
     /// What it counts under at the limits' guard.
     address: Address,
     conn: Option<Box<Conn>>,
@@ -272,13 +274,13 @@ impl Conns {
         self.count
     }
 
-    pub(super) fn insert(&mut self, conn: Conn) -> ConnId {
+    pub(super) fn insert(&mut self, conn: Conn, client: IpAddr) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry { generation: 0, address: Address::NONE, conn: None });
+            self.entries.push(Entry { generation: 0, client, address: Address::NONE, conn: None });
             u32::try_from(self.entries.len() - 1).expect("descriptors run out long before")
         });
         let entry = &mut self.entries[slot as usize];
-        entry.address = Address::NONE;
+        (entry.client, entry.address) = (client, Address::NONE);
         entry.conn = Some(Box::new(conn));
         self.count += 1;
         ConnId { shard: self.shard, slot, generation: entry.generation }
@@ -306,6 +308,17 @@ impl Conns {
     /// What the connection in a slot counts under: [`Address::NONE`] if it is exempt, or its address isn't known yet.
     pub(super) fn address(&mut self, slot: u32) -> &mut Address {
         &mut self.entries[slot as usize].address
+    }
+
+    /// Where the connection comes from, if it is there.
+    pub(super) fn client(&self, id: ConnId) -> Option<IpAddr> {
+        let entry = self.entries.get(id.slot as usize)?;
+        (entry.generation == id.generation).then_some(entry.client)
+    }
+
+    /// A trusted proxy has said where the connection comes from.
+    pub(super) fn set_client(&mut self, slot: u32, client: IpAddr) {
+        self.entries[slot as usize].client = client;
     }
 
     /// The connection in a slot, if there is one now.

@@ -255,7 +255,7 @@ impl Shard {
         }
         if conn.outbox.bounded_bytes() > bound {
             let id = self.conns.id(slot);
-            self.metrics.refused(Limit::OutboxBytes);
+            self.refused(id, Limit::OutboxBytes, now, || format!("closed: over {bound} bytes are unread (4508)"));
             self.close_slow(id, now);
         }
     }

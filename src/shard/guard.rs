@@ -1,18 +1,17 @@
 //! What a connection may send and try: its rates and its user's, and how many tokens it may have refused. What is
 //! over is told with `error` 429, and who goes on is closed with 4429. Part of `shard`; the arithmetic is `limits`'.
 
+use super::refusals::TokenUse;
 use super::{Shard, Stage};
+use crate::auth::RefusedToken;
 use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::limits::{Address, Limit};
-use crate::metrics::Count;
 use crate::proto::codes::close;
 use crate::proto::decode::Command;
-use crate::proto::encode::Reply;
 use crate::proto::handshake::Refusal;
 use crate::proto::text::Text;
 use crate::proto::websocket::Event;
-use crate::session::Effect;
 
 impl Shard {
     /// Counts received bytes.
@@ -65,12 +64,20 @@ impl Shard {
 
     /// A message over a rate: told at first, and closed when it goes on.
     pub(super) fn too_many_messages(&mut self, id: ConnId, mark: Option<&str>, limit: Limit, now: Now) {
-        self.metrics.refused(limit);
         let conn = self.conns.at(id.slot);
         if conn.is_closing() {
+            self.metrics.refused(limit);
             return;
         }
         let goes_on = conn.meters.get_or_insert_default().refused(now.mono_ms);
+        self.refused(id, limit, now, || "a message was not done (429)".to_owned());
+        if goes_on {
+            // A reason of its own: the lines about the limit are used up by now.
+            self.tell_refusal(id, "rate_limited", now, || {
+                format!("closed: over {} again and again (4429)", limit.name())
+            });
+        }
+        let conn = self.conns.at(id.slot);
         if conn.stage == Stage::Native {
             self.error(id, mark, 429, Text::TooManyMessages);
         }
@@ -86,8 +93,15 @@ impl Shard {
     }
 
     /// A token was refused, and the client has been told.
-    pub(super) fn token_refused(&mut self, id: ConnId, mark: Option<&str>, now: Now) {
-        self.metrics.count(Count::SignInsFailed);
+    pub(super) fn token_refused(
+        &mut self,
+        id: ConnId,
+        mark: Option<&str>,
+        shown: TokenUse<'_>,
+        token: &RefusedToken,
+        now: Now,
+    ) {
+        self.tell_token(id, shown, token, now);
         let address = *self.conns.address(id.slot);
         self.settings.guard.sign_in_failed(address, now.mono_ms);
         let conn = self.conns.at(id.slot);
@@ -99,24 +113,15 @@ impl Shard {
     }
 
     pub(super) fn too_many_attempts(&mut self, id: ConnId, mark: Option<&str>, limit: Limit, now: Now) {
-        self.metrics.refused(limit);
+        self.refused(id, limit, now, || "closed: too many refused tokens (4429)".to_owned());
         self.error(id, mark, 429, Text::TooManyAttempts);
         self.close(id, close::RATE_LIMITED, "too many failed sign-ins", now);
     }
 }
 
-/// Whether a token's signature has to be checked for this.
+/// Whether this does nothing without a token whose signature is good.
 pub(super) fn shows_token(command: &Command<'_>) -> bool {
     matches!(command, Command::Auth { token: Some(_), .. } | Command::Refresh { .. })
-}
-
-/// Whether what became of a token is that it was refused.
-pub(super) fn is_refused_token(effect: &Effect<'_>) -> bool {
-    match effect {
-        Effect::Close(Reply::AuthFailed, ..) => true,
-        Effect::Reply(Reply::Error { text, .. }, _) => matches!(text, Text::OtherUser | Text::TokenInvalid),
-        _ => false,
-    }
 }
 
 /// What a connection over this limit is told before the upgrade.

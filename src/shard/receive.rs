@@ -4,8 +4,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::conns::{Ending, Stage};
-use super::guard::{is_refused_token, refusal_of, shows_token};
+use super::guard::{refusal_of, shows_token};
+use super::refusals::token_use;
 use super::{Action, Input, REPLY_BYTES, Shard, Wire};
+use crate::auth::RefusedToken;
 use crate::clock::Now;
 use crate::http::Route;
 use crate::hub::LOBBY;
@@ -17,9 +19,9 @@ use crate::proto::decode::{Rejected, Request};
 use crate::proto::encode::Reply;
 use crate::proto::frame::{self, Opcode};
 use crate::proto::handshake::{self, Refusal};
-use crate::proto::text::Text;
+use crate::proto::text::{Language, Text};
 use crate::proto::websocket::{Decoder, Event, ProtocolError};
-use crate::session::{Effect, Local};
+use crate::session::{Effect, Local, Rules};
 
 /// A masked control frame at its longest (RFC 6455 §5.5).
 const CONTROL_FRAME_MAX: usize = 2 + 4 + 125;
@@ -160,8 +162,7 @@ impl Shard {
                 if refusal.status == 413 {
                     self.metrics.refused(Limit::Header);
                 }
-                let method = handshake::method_of(head);
-                self.respond(id, now, |out| refusal.write(method, out));
+                self.refuse_request(id, handshake::method_of(head), None, refusal, now);
                 rest.len()
             }
         }
@@ -171,17 +172,23 @@ impl Shard {
         let site = std::sync::Arc::clone(&self.settings.site);
         let method = request.method();
         if let Some(limit) = self.conns.at(id.slot).refused {
-            return self.respond(id, now, |out| refusal_of(limit).write(method, out));
+            // Told when it came.
+            let refusal = refusal_of(limit);
+            self.metrics.request_refused(refusal.status);
+            return self.respond(id, now, |out| refusal.write(method, out));
         }
         if self.farewell.has_begun() {
-            return self.respond(id, now, |out| Refusal::unavailable("server is going away", 5).write(method, out));
+            let refusal = Refusal::unavailable("server is going away", 5);
+            return self.refuse_request(id, method, Some(request), refusal, now);
         }
         if let Err(limit) = self.place(id, request, now) {
-            self.metrics.refused(limit);
-            return self.respond(id, now, |out| refusal_of(limit).write(method, out));
+            self.refused(id, limit, now, || "a new connection, through a proxy".to_owned());
+            let refusal = refusal_of(limit);
+            self.metrics.request_refused(refusal.status);
+            return self.respond(id, now, |out| refusal.write(method, out));
         }
         let upgrade = match site.route(request, now.unix_ms) {
-            Err(refusal) => return self.respond(id, now, |out| refusal.write(method, out)),
+            Err(refusal) => return self.refuse_request(id, method, Some(request), refusal, now),
             Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(method, out)),
             Ok(Route::Native(upgrade)) => {
                 self.conns.at(id.slot).enter(Stage::Native, now.mono_ms);
@@ -226,11 +233,12 @@ impl Shard {
         let client = header.client(request.headers(header.name()), |addr| guard.is_proxy(addr));
         let client = client.unwrap_or(proxy);
         tracing::debug!(conn = %id, %client, "through a proxy");
+        self.conns.set_client(id.slot, client);
         *self.conns.address(id.slot) = guard.enter(client, now.mono_ms)?;
         Ok(())
     }
 
-    fn respond(&mut self, id: ConnId, now: Now, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn respond(&mut self, id: ConnId, now: Now, write: impl FnOnce(&mut Vec<u8>)) {
         self.end_with(id, Ending::Finish, now, write);
     }
 
@@ -258,17 +266,25 @@ impl Shard {
     /// The stream makes no sense any more: nothing that follows is read (RFC 6455 §7.1.7).
     fn fail(&mut self, id: ConnId, error: ProtocolError, now: Now) {
         let reason = error.to_string();
+        let code = error.close_code();
+        let why = match error {
+            ProtocolError::InflatedTooBig => Limit::InflatedBytes.name(),
+            _ if code == close::TOO_BIG => Limit::MessageBytes.name(),
+            _ if code == close::INVALID_DATA => "invalid_data",
+            _ => "protocol_error",
+        };
         match error {
             ProtocolError::InflatedTooBig => self.metrics.refused(Limit::InflatedBytes),
             ProtocolError::InvalidDeflate => self.metrics.count(Count::InflateFailures),
-            _ if error.close_code() == close::TOO_BIG => self.metrics.refused(Limit::MessageBytes),
+            _ if code == close::TOO_BIG => self.metrics.refused(Limit::MessageBytes),
             _ => {}
         }
+        self.tell_refusal(id, why, now, || format!("closed: {reason} ({code})"));
         if self.conns.at(id.slot).is_closing() {
             self.finish(id, now);
         } else {
-            self.metrics.closed(error.close_code());
-            self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, error.close_code(), &reason));
+            self.metrics.closed(code);
+            self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, code, &reason));
         }
     }
 
@@ -297,7 +313,12 @@ impl Shard {
             (Event::Binary(bytes), Stage::Echo) => {
                 self.push_message(id.slot, |out| frame::write_frame(out, Opcode::Binary, bytes));
             }
-            (Event::Binary(_), _) => self.close(id, close::UNACCEPTABLE, "only text messages are taken here", now),
+            (Event::Binary(_), _) => {
+                self.tell_refusal(id, "binary_message", now, || {
+                    "closed: only text messages are taken (1003)".to_owned()
+                });
+                self.close(id, close::UNACCEPTABLE, "only text messages are taken here", now);
+            }
             (Event::Text(text), _) => self.message(id, text, now),
         }
     }
@@ -311,33 +332,35 @@ impl Shard {
                 self.too_many_messages(id, mark, limit, now);
             }
             (Err(Rejected { id: mark, text }), None) => {
-                self.metrics.refused(Limit::Json);
+                let why = text.in_language(Language::En);
+                self.refused(id, Limit::Json, now, || format!("a message was not done: {why} (400)"));
                 self.error(id, mark, 400, text);
             }
             (Ok(request), None) if shows_token(&request.command) && !self.may_sign_in(id, now) => {
                 self.too_many_attempts(id, request.id, Limit::AuthFailuresPerIp, now);
             }
             (Ok(request), None) => {
-                let shows_token = shows_token(&request.command);
+                let token_use = token_use(&request.command);
+                let looks_at_tokens = token_use.is_none() || self.may_sign_in(id, now);
                 let mark = request.id;
                 let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
-                let rules = self.rules(id, request.command.channel().unwrap_or(LOBBY));
+                let rules = Rules { looks_at_tokens, ..self.rules(id, request.command.channel().unwrap_or(LOBBY)) };
                 let effect = catch_unwind(AssertUnwindSafe(|| {
                     #[cfg(feature = "planted")]
                     crate::planted::hear(id, text);
                     session.command(request, &rules, now)
                 }));
+                let refused = rules.refused_token.take();
                 // Put back come what may: whoever ends the connection has to find whom it signed in.
                 self.conns.at(id.slot).session = session;
                 let effect = effect.unwrap_or_else(|panic| resume_unwind(panic));
-                let refused = shows_token && is_refused_token(&effect);
                 match effect {
                     Effect::Reply(reply, mark) => self.say(id, &reply, mark),
                     Effect::Wait => {}
                     Effect::Ask(asked) => self.send_ask(id, asked),
-                    Effect::Local(what, channel, mark) => self.local(id, what, channel, mark),
+                    Effect::Local(what, channel, mark) => self.local(id, what, channel, mark, now),
                     Effect::Cancel(cancelled, channel, mark) => {
-                        self.local(id, Local::Refuse(409, Text::Cancelled), channel, cancelled.as_deref());
+                        self.local(id, Local::Refuse(409, Text::Cancelled), channel, cancelled.as_deref(), now);
                         self.say(id, &Reply::Unsubscribed { channel, code: 200 }, mark);
                     }
                     Effect::Refreshed(reply, mark) => {
@@ -347,11 +370,14 @@ impl Shard {
                     }
                     Effect::Close(reply, mark, code) => {
                         self.say(id, &reply, mark);
-                        self.close(id, code, "unauthorized", now);
+                        // Whoever may know why: in dev mode everyone is on this machine.
+                        let why = refused.as_ref().filter(|_| self.settings.site.is_dev());
+                        let why = why.map(RefusedToken::close_reason);
+                        self.close(id, code, why.as_deref().unwrap_or("unauthorized"), now);
                     }
                 }
-                if refused {
-                    self.token_refused(id, mark, now);
+                if let (Some(token), Some(token_use)) = (refused, token_use) {
+                    self.token_refused(id, mark, token_use, &token, now);
                 }
             }
         }

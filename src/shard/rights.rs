@@ -12,6 +12,7 @@ use crate::ids::ConnId;
 use crate::parcel::Answer;
 use crate::proto::codes::close;
 use crate::proto::encode::Reply;
+use crate::refusals::quoted;
 
 /// Connections that are looked at in one turn after a revocation: a fraction of a millisecond.
 const SWEEP_SLOTS: usize = 1024;
@@ -84,15 +85,23 @@ impl Shard {
         let session = &mut self.conns.at(id.slot).session;
         let revocations = self.authenticator.revocations();
         if let Some(why) = session.lapse(revocations, now) {
+            let what = why.as_str();
+            self.tell_refusal(id, why.reason().name(), now, || format!("closed: {what} (4401)"));
             self.say(id, &Reply::AuthFailed, None);
             self.close(id, close::UNAUTHORIZED, why.as_str(), now);
             return true;
         }
-        let (notice, lapsed) = (session.notice(now), session.drop_lapsed(revocations, now));
+        let lapsed = session.drop_lapsed(revocations, now);
+        let (notice, grants) = (session.take_notice(now), session.take_grant_notices(now));
         if let Some(expires_at) = notice {
-            self.say(id, &Reply::TokenExpiring { expires_at }, None);
+            self.say(id, &Reply::TokenExpiring { channel: None, expires_at }, None);
+        }
+        for (channel, expires_at) in grants {
+            self.say(id, &Reply::TokenExpiring { channel: Some(&channel), expires_at }, None);
         }
         for (channel, why) in lapsed {
+            let what = why.as_str();
+            self.tell_refusal(id, why.reason().name(), now, || format!("channel {}: {what}", quoted(&channel)));
             self.end_unless_allowed(id, &channel, why.code());
         }
         false

@@ -10,12 +10,13 @@ use crate::proto::codes::close;
 use crate::proto::encode::Reply;
 use crate::proto::frame::{self, Opcode};
 use crate::proto::text::Text;
+use crate::refusals::quoted;
 use crate::session::Local;
 
 impl Shard {
     /// Looks at every connection whose moment has come.
     pub fn tick(&mut self, wire: &mut impl Wire, now: Now) {
-        self.publish_metrics();
+        self.publish_metrics(now);
         self.give_back(now);
         self.hub.tick(now, &mut self.staging);
         self.follow_clock(now);
@@ -52,12 +53,12 @@ impl Shard {
         match conn.stage {
             Stage::Closing(ending) => return self.see_off(id, ending, wire, now),
             Stage::Handshake if since_ms + settings.handshake_ms <= now_ms => {
-                self.metrics.refused(Limit::Handshake);
+                self.refused(id, Limit::Handshake, now, || "no whole request in time, reset".to_owned());
                 return self.abort(id, now);
             }
             Stage::Handshake => return,
             Stage::Native if conn.session.is_anonymous() && since_ms + settings.auth_ms <= now_ms => {
-                self.metrics.refused(Limit::AuthDeadline);
+                self.refused(id, Limit::AuthDeadline, now, || "closed: no sign-in in time (4408)".to_owned());
                 return self.close(id, close::AUTH_TIMEOUT, "no auth in time", now);
             }
             Stage::Native | Stage::Echo => {}
@@ -115,12 +116,13 @@ impl Shard {
     fn time_out_requests(&mut self, id: ConnId, now: Now) {
         while let Some(timed_out) = self.conns.at(id.slot).session.time_out(now.mono_ms) {
             self.conns.at(id.slot).forget_parked(|parked| parked.request == timed_out.request);
-            self.metrics.refused(Limit::Requests);
-            self.local(id, Local::Refuse(504, Text::Timeout), &timed_out.channel, timed_out.id.as_deref());
+            let channel = &timed_out.channel;
+            self.refused(id, Limit::Requests, now, || format!("no answer in time (504), channel {}", quoted(channel)));
+            self.local(id, Local::Refuse(504, Text::Timeout), &timed_out.channel, timed_out.id.as_deref(), now);
             if timed_out.is_final {
                 return self.close(id, close::INTERNAL, "sign-in timed out", now);
             }
-            self.go_on(id);
+            self.go_on(id, now);
         }
     }
 
@@ -129,6 +131,7 @@ impl Shard {
         let silent = conn.seen_ms + self.settings.ping_interval_ms <= now.mono_ms;
         match conn.pinged_ms() {
             Some(pinged_ms) if pinged_ms + self.settings.pong_timeout_ms <= now.mono_ms => {
+                self.tell_refusal(id, "no_sign_of_life", now, || "closed: a ping was not answered (4504)".to_owned());
                 self.close(id, close::NO_SIGN_OF_LIFE, "no sign of life", now);
             }
             None if silent => {

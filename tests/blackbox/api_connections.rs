@@ -107,9 +107,9 @@ async fn a_pool_of_publishers_in_use_leaves_health_its_places() {
         assert_eq!(status(tcp).await, 200);
     }
     let metrics = Metrics::of(&server).await;
-    assert_eq!(metrics.get("uringcast_api_refusals_total{reason=\"connection_idle\"}").await, 1);
+    assert_eq!(metrics.get("uringcast_api_bounds_reached_total{bound=\"connection_idle\"}").await, 1);
     assert!(metrics.get("uringcast_api_connections").await > KNOWN as u64);
-    assert!(server.log().contains("gave way to newer ones"), "{}", server.log());
+    assert!(server.log().contains("reason=\"api_connection_idle\""), "{}", server.log());
 }
 
 /// Bare connects, slow heads, slow bodies and answers that nobody reads: whoever asks gets an answer at once.
@@ -140,7 +140,7 @@ async fn connections_that_do_nothing_hold_up_nobody() {
         }
     }
     let metrics = Metrics::of(&server).await;
-    assert!(metrics.get("uringcast_api_refusals_total{reason=\"connection_without_key\"}").await > 0);
+    assert!(metrics.get("uringcast_api_bounds_reached_total{bound=\"connection_without_key\"}").await > 0);
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn one_backend_leaves_another_its_share() {
     }
     backend.post("/api/publish", &json!({"channel": "news", "data": 1})).await.ok();
     let metrics = Metrics::of(&server).await;
-    let refused = metrics.get("uringcast_api_refusals_total{reason=\"requests\"}").await;
+    let refused = metrics.get("uringcast_api_bounds_reached_total{bound=\"requests\"}").await;
     assert_eq!(refused, (KNOWN - 144) as u64);
     server.signal("TERM");
     while let Some(answer) = greedy.join_next().await {
@@ -219,7 +219,8 @@ async fn a_request_names_its_host() {
     let old = exchange(backend.addr, b"GET /health HTTP/1.0\r\n\r\n", false).await;
     assert!(old.starts_with("HTTP/1.0 200 "), "{old}");
     let metrics = Metrics::of(&server).await;
-    assert_eq!(metrics.get("uringcast_api_refusals_total{reason=\"host\"}").await, 3 * 9);
+    assert_eq!(metrics.get("uringcast_api_refused_total{status=\"403\"}").await, 3 * 2);
+    assert!(server.log().contains("Host must be this machine"), "{}", server.log());
 }
 
 #[tokio::test]

@@ -364,7 +364,7 @@ async fn auth_brings_the_lobby_and_all_channels_in_one_round_trip() {
     let message = json!({"type": "message", "id": "<text>", "channel": "lobby", "offset": 1,
         "sender": {"id": "bob", "username": "Bob"}, "text": "one", "timestamp": "<ms>"});
     let expected = json!({"type": "auth_success", "id": "a", "code": 200, "message": "<text>", "data": {
-        "user": {"id": "ann", "username": "Ann"}, "online_count": 2,
+        "user": {"id": "ann", "username": "Ann"}, "expires_at": "<ms>", "online_count": 2,
         "lobby": {"channel": "lobby", "epoch": "<text>", "offset": 1, "recovered": true, "publications": [message]}}});
     assert_shape(&success, &expected);
     let mut answers: Vec<Value> = Vec::new();

@@ -28,6 +28,7 @@ mod proxy;
 mod publishing;
 mod races;
 mod recovery;
+mod refusals;
 mod rights;
 mod serve;
 mod shards;

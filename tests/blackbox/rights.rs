@@ -93,6 +93,64 @@ async fn a_refresh_in_time_keeps_the_connection() {
 }
 
 #[tokio::test]
+async fn however_short_a_token_lives_there_is_time_to_renew_it() {
+    let server = guarded().start();
+    let mut exp = now_s() + 4;
+    let mut client = Client::open(&server).await;
+    let success = client.auth(&user_token(json!({"exp": exp}))).await;
+    assert_eq!(success["data"]["expires_at"], exp * 1000, "{success}");
+    for _ in 0..3 {
+        // Half of what was left is left: a client has that long to get the next token.
+        let told = client.expect("token_expiring").await;
+        assert_eq!(told["data"]["expires_at"], exp * 1000);
+        assert!(now_s() < exp, "told before the end");
+        exp = now_s() + 4;
+        let answer = client.ask("refresh", json!({"token": user_token(json!({"exp": exp}))})).await;
+        assert_eq!(answer["data"]["expires_at"], exp * 1000, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_channels_token_is_renewed_without_leaving_the_channel() {
+    let server = guarded().start();
+    let mut client = signed_in(&server, &user_token(json!({}))).await;
+    let mut other = signed_in(&server, &user_token(json!({"user_id": 2, "channels": ["vip"]}))).await;
+    client.find("user_online").await;
+    let exp = now_s() + 8;
+    let token = channel_token("vip", json!({"exp": exp}));
+    let answer = client.ask("subscribe", json!({"channel": "vip", "token": token})).await;
+    assert_eq!(answer["data"]["expires_at"], exp * 1000, "{answer}");
+    other.subscribe("vip").await;
+    let told = client.expect("token_expiring").await;
+    assert_eq!(told, json!({"type": "token_expiring", "data": {"channel": "vip", "expires_at": exp * 1000}}));
+    // What is no token for this user and channel changes nothing.
+    let later = now_s() + 600;
+    for (channel, wrong) in [
+        ("vip", channel_token("vip", json!({"sub": 2, "exp": later}))),
+        ("vip", channel_token("other", json!({"exp": later}))),
+        ("vip", user_token(json!({"exp": later}))),
+        ("vip", "nonsense".to_owned()),
+    ] {
+        let error = client.ask_refused("refresh", json!({"channel": channel, "token": wrong}), 403).await;
+        assert_eq!(error["data"], json!({"channel": "vip"}));
+    }
+    let unheard = json!({"channel": "other", "token": channel_token("other", json!({}))});
+    client.ask_refused("refresh", unheard, 404).await;
+    let newer = channel_token("vip", json!({"exp": later}));
+    let answer = client.ask("refresh", json!({"channel": "vip", "token": newer})).await;
+    let expected = json!({"channel": "vip", "expires_at": later * 1000});
+    assert_eq!((&answer["type"], &answer["data"]), (&json!("refreshed"), &expected), "{answer}");
+    // A witness with the old token alone sees it end; the renewed subscription goes on.
+    let mut witness = signed_in(&server, &user_token(json!({}))).await;
+    let answer = witness.ask("subscribe", json!({"channel": "vip", "token": token})).await;
+    assert_eq!(answer["type"], "subscribed", "{answer}");
+    ended(&mut witness, "vip", 401).await;
+    let answer = other.ask("publish", json!({"channel": "vip", "data": "still here"})).await;
+    assert_eq!(answer["type"], "ack", "{answer}");
+    assert_eq!(client.expect("publication").await["data"]["data"], "still here");
+}
+
+#[tokio::test]
 async fn the_right_to_a_channel_ends_with_its_token() {
     let server = guarded().start();
     let mut client = signed_in(&server, &user_token(json!({"channels": ["news"]}))).await;

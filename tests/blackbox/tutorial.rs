@@ -45,14 +45,14 @@ async fn sign_in_is_answered_and_announced() {
     assert_shape(
         &success,
         &json!({"type": "auth_success", "code": 200, "message": "authenticated",
-                "data": {"user": {"id": 1, "username": "Alice"}, "online_count": 1,
+                "data": {"user": {"id": 1, "username": "Alice"}, "expires_at": "<ms>", "online_count": 1,
                          "lobby": {"channel": "lobby", "epoch": "<text>", "offset": 0}}}),
     );
     let (mut bob, second) = Client::join(&server, "b-2", "Bob").await;
     assert_shape(
         &second,
         &json!({"type": "auth_success", "code": 200, "message": "authenticated",
-                "data": {"user": {"id": "b-2", "username": "Bob"}, "online_count": 2,
+                "data": {"user": {"id": "b-2", "username": "Bob"}, "expires_at": "<ms>", "online_count": 2,
                          "lobby": {"channel": "lobby", "epoch": success["data"]["lobby"]["epoch"], "offset": 0}}}),
     );
     assert_shape(

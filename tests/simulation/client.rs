@@ -448,6 +448,10 @@ impl Client {
         if json["message"] != Text::Authenticated.in_language(plan.settings.hub.language) {
             return Err(format!("the wrong words: {}", json["message"]));
         }
+        let end = self.tokens[&request].expires_at_ms;
+        if json["data"]["expires_at"].as_u64() != end {
+            return Err(format!("{json} for a token that ends at {end:?}"));
+        }
         let mut wanted = self.book.with_auth.get(&request).cloned().unwrap_or_default();
         let since = wanted.pop().and_then(|(_, since)| since);
         self.book.unnamed = wanted;
@@ -487,12 +491,13 @@ impl Client {
         if own && end { Ok(()) } else { Err(format!("{json} for {token:?}")) }
     }
 
-    /// Once for each token, half a minute ahead.
+    /// Once for each token, some time ahead.
     fn read_token_expiring(&mut self, json: &Value, law: &Law) -> Verdict {
         let again = std::mem::replace(&mut self.warned, true);
         let token = self.token().ok_or("a token's end before auth_success")?;
+        let said_ms = self.held.map_or(0, |request| self.asked[request].said_ms);
         let fair = token.expires_at_ms.is_some_and(|end_ms| json["data"]["expires_at"] == end_ms);
-        if fair && !again && law.is_ending(token) { Ok(()) } else { Err(format!("{json} of {token:?}")) }
+        if fair && !again && law.is_ending(token, said_ms) { Ok(()) } else { Err(format!("{json} of {token:?}")) }
     }
 
     fn read_message(&mut self, json: &Value) -> Verdict {

@@ -200,6 +200,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         },
         guard,
         metrics: Metrics::new(shards),
+        refusals: Arc::default(),
         lane_parcels: dice.pick(&[3, 4, 8, 16, 64, 1_024]),
         site: Arc::new(Site {
             path: "/ws".into(),

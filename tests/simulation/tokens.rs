@@ -24,6 +24,8 @@ pub const START_MS: u64 = 1_800_000_000_000;
 const OBSERVER_FROM_MS: u64 = START_MS + 10_000_000_000;
 /// How long before its end a client is told of it.
 const NOTICE_MS: u64 = 30_000;
+/// A token that has less left than this is told of at once.
+const AT_ONCE_MS: u64 = 256;
 /// How long a connection may outlive its token: a tick, and some that a busy shard leaves out.
 const GRACE_MS: u64 = 1_500;
 /// Numbers of revocations begin here, those of the backend's other asks at 0.
@@ -99,7 +101,8 @@ impl Law {
         let shown = &plan.accounts[account];
         if account == OBSERVER || dice.below(100) >= plan.token_share {
             let issued_at_ms = (account == OBSERVER).then_some(OBSERVER_FROM_MS);
-            return Token { account, text: shown.token.clone(), expires_at_ms: None, issued_at_ms, id: None };
+            let expires_at_ms = issued_at_ms.map(|at_ms| at_ms + 1_000);
+            return Token { account, text: shown.token.clone(), expires_at_ms, issued_at_ms, id: None };
         }
         let old: Vec<_> = known.iter().filter(|token| token.account == account).collect();
         if !old.is_empty() && !dice.once_in(3) {
@@ -129,9 +132,11 @@ impl Law {
         token.expires_at_ms.is_some_and(|end_ms| end_ms <= at_ms)
     }
 
-    /// Whether a client may be told now that the token is about to end.
-    pub fn is_ending(&self, token: &Token) -> bool {
-        token.expires_at_ms.is_some_and(|end_ms| end_ms <= self.now_ms + NOTICE_MS)
+    /// Whether a client may be told now that the token is about to end, which it showed at a time: half a minute ahead,
+    /// or half of what was left then.
+    pub fn is_ending(&self, token: &Token, said_ms: u64) -> bool {
+        let half_ms = |end_ms: u64| end_ms.saturating_sub(said_ms) / 2;
+        token.expires_at_ms.is_some_and(|end_ms| end_ms <= self.now_ms + NOTICE_MS.min(half_ms(end_ms)).max(AT_ONCE_MS))
     }
 
     /// Whether it ends within so long.

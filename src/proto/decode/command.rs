@@ -134,7 +134,8 @@ impl<'t, 'a> Data<'t, 'a> {
 
     fn refresh(self) -> Result<Command<'a>, Text> {
         let token = self.fields.optional_str("token")?.filter(|token| !token.is_empty());
-        Ok(Command::Refresh { token: token.ok_or(Text::TokenMissing)? })
+        let channel = self.fields.optional_channel("channel")?;
+        Ok(Command::Refresh { token: token.ok_or(Text::TokenMissing)?, channel })
     }
 }
 

@@ -114,10 +114,12 @@ pub enum Command<'a> {
         /// Most members in the page.
         limit: Option<u32>,
     },
-    /// Stay signed in with a new token.
+    /// Stay signed in, or in one channel, with a new token.
     Refresh {
         /// The token, not empty.
         token: &'a str,
+        /// The channel whose own token it replaces; `None` for the token of the sign-in.
+        channel: Option<&'a str>,
     },
 }
 
@@ -125,8 +127,8 @@ impl<'a> Command<'a> {
     /// The channel that it is about; the lobby where it names none.
     pub fn channel(&self) -> Option<&'a str> {
         match *self {
-            Self::Auth { .. } | Self::Heartbeat | Self::Users { .. } | Self::Refresh { .. } => None,
-            Self::Message { channel, .. } => channel,
+            Self::Auth { .. } | Self::Heartbeat | Self::Users { .. } => None,
+            Self::Message { channel, .. } | Self::Refresh { channel, .. } => channel,
             Self::Subscribe(SubscribeTo { channel, .. })
             | Self::Unsubscribe { channel }
             | Self::Publish { channel, .. }

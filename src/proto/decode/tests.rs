@@ -193,7 +193,8 @@ fn reads_the_channels_commands() {
             r#"{"channel":"news","cursor":"c","limit":99999999999}"#,
             r#"Presence { channel: "news", cursor: Some("c"), limit: Some(4294967295) }"#,
         ),
-        ("refresh", r#"{"token":"t"}"#, r#"Refresh { token: "t" }"#),
+        ("refresh", r#"{"token":"t"}"#, r#"Refresh { token: "t", channel: None }"#),
+        ("refresh", r#"{"token":"t","channel":"a:b"}"#, r#"Refresh { token: "t", channel: Some("a:b") }"#),
         (
             "auth",
             r#"{"token":"t","ping":true,"recover":{"epoch":"e","offset":1},"channels":[{"channel":"a","x":[{}]},{"channel":"b","recover":{"epoch":"f","offset":2}}]}"#,

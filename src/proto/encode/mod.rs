@@ -27,6 +27,8 @@ pub enum Reply<'a> {
     AuthSuccess {
         /// The user as shown to everyone.
         user: &'a RawValue,
+        /// When the token expires, in Unix milliseconds; `None` if it doesn't.
+        expires_at: Option<u64>,
         /// Users online, this one included.
         online_count: u64,
         /// Where the lobby stands: what is published after it, this connection receives.
@@ -60,6 +62,8 @@ pub enum Reply<'a> {
         recovery: Option<Recovery<'a>>,
         /// What the channel does about slow consumers.
         overflow: &'static str,
+        /// When the channel's own token expires, in Unix milliseconds, if the subscription rests on one.
+        expires_at: Option<u64>,
     },
     /// A channel is received no more.
     Unsubscribed {
@@ -93,13 +97,17 @@ pub enum Reply<'a> {
         /// Where the next page starts, if there is one.
         cursor: Option<&'a str>,
     },
-    /// Signed in with a new token.
+    /// A new token counts from now on.
     Refreshed {
+        /// The channel whose own token it is; `None` for the token of the sign-in.
+        channel: Option<&'a str>,
         /// Until when, in Unix milliseconds.
         expires_at: u64,
     },
-    /// The token runs out soon.
+    /// A token runs out soon.
     TokenExpiring {
+        /// The channel whose own token it is; `None` for the token of the sign-in.
+        channel: Option<&'a str>,
         /// When, in Unix milliseconds.
         expires_at: u64,
     },
@@ -220,14 +228,16 @@ impl Reply<'_> {
                 let data = Data { connection_id, timestamp };
                 frame_json(out, &Envelope::bare("system", 200).with(data).saying(said(Text::Connected)));
             }
-            Self::AuthSuccess { user, online_count, lobby, recovery } => {
+            Self::AuthSuccess { user, expires_at, online_count, lobby, recovery } => {
                 #[derive(Serialize)]
                 struct Data<'a> {
                     user: &'a RawValue,
+                    #[serde(skip_serializing_if = "Option::is_none")]
+                    expires_at: Option<u64>,
                     online_count: u64,
                     lobby: Restored<'a>,
                 }
-                let data = Data { user, online_count, lobby: Restored::new(lobby, recovery) };
+                let data = Data { user, expires_at, online_count, lobby: Restored::new(lobby, recovery) };
                 let envelope = Envelope::bare("auth_success", 200).with(data);
                 frame_spliced(out, &envelope.saying(said(Text::Authenticated)).answering(id), "}}}", |out| {
                     write_publications(out, recovery.map(|recovery| recovery.publications));
@@ -256,12 +266,16 @@ impl Reply<'_> {
                 let data = Data { count, members, cursor };
                 frame_json(out, &Envelope::bare("users", 200).with(data).answering(id));
             }
-            Self::Subscribed { position, recovery, overflow } => {
+            Self::Subscribed { position, recovery, overflow, expires_at } => {
                 let envelope = Envelope::bare("subscribed", 200).with(Restored::new(position, recovery));
                 frame_spliced(out, &envelope.answering(id), "}}", |out| {
                     write_publications(out, recovery.map(|recovery| recovery.publications));
                     out.extend_from_slice(b",\"overflow\":");
                     write_json(out, overflow);
+                    if let Some(expires_at) = expires_at {
+                        out.extend_from_slice(b",\"expires_at\":");
+                        write_json(out, &expires_at);
+                    }
                 });
             }
             Self::Unsubscribed { channel, code } => {
@@ -296,10 +310,13 @@ impl Reply<'_> {
                 let data = Data { channel, count, members, cursor };
                 frame_json(out, &Envelope::bare("presence", 200).with(data).answering(id));
             }
-            Self::Refreshed { expires_at } => {
-                frame_json(out, &Envelope::bare("refreshed", 200).with(Expiry { expires_at }).answering(id));
+            Self::Refreshed { channel, expires_at } => {
+                let expiry = Expiry { channel, expires_at };
+                frame_json(out, &Envelope::bare("refreshed", 200).with(expiry).answering(id));
             }
-            Self::TokenExpiring { expires_at } => frame_json(out, &Event::new("token_expiring", Expiry { expires_at })),
+            Self::TokenExpiring { channel, expires_at } => {
+                frame_json(out, &Event::new("token_expiring", Expiry { channel, expires_at }));
+            }
             Self::Error { code, text, about } => {
                 let envelope = Envelope::bare("error", code).with_optional(about);
                 frame_json(out, &envelope.saying(said(text)).answering(id));
@@ -338,7 +355,9 @@ impl<'a, D> Event<'a, D> {
 }
 
 #[derive(Serialize)]
-struct Expiry {
+struct Expiry<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
     expires_at: u64,
 }
 

@@ -28,8 +28,8 @@ fn shapes_are_the_contracts() {
         r#"{"type":"system","code":200,"message":"connected, please authenticate","data":{"connection_id":"c","timestamp":5}}"#
     );
     assert_eq!(
-        reply(Reply::AuthSuccess { user: &user, online_count: 2, lobby, recovery: None }, None),
-        r#"{"type":"auth_success","code":200,"message":"authenticated","data":{"user":{"id":1,"username":"Ann"},"online_count":2,"lobby":{"channel":"lobby","epoch":"e","offset":4}}}"#
+        reply(Reply::AuthSuccess { user: &user, expires_at: Some(9), online_count: 2, lobby, recovery: None }, None),
+        r#"{"type":"auth_success","code":200,"message":"authenticated","data":{"user":{"id":1,"username":"Ann"},"expires_at":9,"online_count":2,"lobby":{"channel":"lobby","epoch":"e","offset":4}}}"#
     );
     assert_eq!(
         reply(Reply::AuthFailed, None),
@@ -141,7 +141,8 @@ fn answers_hold_the_pushes_fields_and_type() {
     // Brackets and a comma less.
     assert_eq!(publications.iter().map(Element::encoded_len).sum::<usize>(), array.len() - 1);
 
-    let subscribed = |recovery| reply(Reply::Subscribed { position, recovery, overflow: "disconnect" }, Some("1"));
+    let subscribed =
+        |recovery| reply(Reply::Subscribed { position, recovery, overflow: "disconnect", expires_at: None }, Some("1"));
     assert_eq!(
         subscribed(None),
         r#"{"type":"subscribed","id":"1","code":200,"data":{"channel":"news","epoch":"e\"","offset":44,"overflow":"disconnect"}}"#
@@ -168,7 +169,7 @@ fn answers_hold_the_pushes_fields_and_type() {
     );
     let recovery = Some(Recovery { recovered: true, publications: &publications });
     assert_eq!(
-        reply(Reply::AuthSuccess { user: &user, online_count: 2, lobby: position, recovery }, None),
+        reply(Reply::AuthSuccess { user: &user, expires_at: None, online_count: 2, lobby: position, recovery }, None),
         format!(
             r#"{{"type":"auth_success","code":200,"message":"authenticated","data":{{"user":{{"id":1,"username":"Ann"}},"online_count":2,"lobby":{{"channel":"news","epoch":"e\"","offset":44,"recovered":true,"publications":{array}}}}}}}"#
         )
@@ -197,12 +198,20 @@ fn answers_about_channels_are_the_contracts() {
         r#"{"type":"presence","id":"6","code":200,"data":{"channel":"news","count":7,"members":[{"user":{"id":1,"username":"Ann"},"connections":3}],"cursor":"x"}}"#
     );
     assert_eq!(
-        reply(Reply::Refreshed { expires_at: 9 }, Some("7")),
+        reply(Reply::Refreshed { channel: None, expires_at: 9 }, Some("7")),
         r#"{"type":"refreshed","id":"7","code":200,"data":{"expires_at":9}}"#
     );
     assert_eq!(
-        reply(Reply::TokenExpiring { expires_at: 9 }, None),
+        reply(Reply::Refreshed { channel: Some("vip:1"), expires_at: 9 }, Some("7")),
+        r#"{"type":"refreshed","id":"7","code":200,"data":{"channel":"vip:1","expires_at":9}}"#
+    );
+    assert_eq!(
+        reply(Reply::TokenExpiring { channel: None, expires_at: 9 }, None),
         r#"{"type":"token_expiring","data":{"expires_at":9}}"#
+    );
+    assert_eq!(
+        reply(Reply::TokenExpiring { channel: Some("vip:1"), expires_at: 9 }, None),
+        r#"{"type":"token_expiring","data":{"channel":"vip:1","expires_at":9}}"#
     );
     let about = Some(About::Channel { channel: "news" });
     assert_eq!(
