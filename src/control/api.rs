@@ -253,7 +253,7 @@ async fn known_host(Shared(state): Shared<Arc<State>>, request: Request, next: N
     // No endpoint takes OPTIONS, so the answer says which methods there are (RFC 9110 §9.3.7).
     let response = next.run(request).await;
     let allowed = response.headers().get(header::ALLOW).and_then(|allowed| allowed.to_str().ok());
-    match allowed.map(|allowed| format!("{},OPTIONS", allowed)) {
+    match allowed.map(|allowed| format!("{allowed},OPTIONS")) {
         Some(allowed) => (StatusCode::NO_CONTENT, [(header::ALLOW, allowed)]).into_response(),
         None => response,
     }
