@@ -228,7 +228,8 @@ fn secure(reactor: &Reactor) -> Option<Stream> {
     Stream::new(config).inspect_err(|fault| tracing::error!(%fault, "no TLS for a new connection")).ok()
 }
 
-fn is_shortage(error: &io::Error) -> bool {
+/// Whether descriptors or memory ran out.
+pub fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let Some(code) = error.raw_os_error() else { return false };
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&Errno::from_raw_os_error(code))

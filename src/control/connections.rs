@@ -24,6 +24,7 @@ use super::counts::{ApiBound, ApiCounts};
 use super::places::{Places, Room};
 use crate::clock::Clock;
 use crate::limits::Address;
+use crate::listener::is_shortage;
 use crate::refusals::{RefusalLog, RefusalNote};
 
 /// How much of a request's head or body is read at once, and so the largest head.
@@ -79,9 +80,21 @@ impl Seats {
     fn send_away(&self, gone: Option<End>, bound: ApiBound, why: impl FnOnce() -> String) {
         let Some(End { told, peer }) = gone else { return };
         told.notify_one();
+        self.reached(bound, Some(peer), why);
+    }
+
+    fn reached(&self, bound: ApiBound, client: Option<IpAddr>, why: impl FnOnce() -> String) {
         self.counts.count(bound);
-        let note = RefusalNote { reason: bound.name(), client: Some(peer), conn: None, user: None };
+        let note = RefusalNote { reason: bound.name(), client, conn: None, user: None };
         self.refusals.tell(&note, self.now_ms(), why);
+    }
+
+    /// No connection can be taken.
+    fn ran_out(&self, error: &io::Error) {
+        self.reached(ApiBound::Descriptors, None, || format!("no connection can be taken: {error}"));
+        // It makes room; the newcomer is taken next time.
+        let gone = self.places().free_one();
+        self.send_away(gone, ApiBound::Descriptors, || "its descriptor is for a newer connection".to_owned());
     }
 }
 
@@ -191,11 +204,11 @@ pub async fn serve(
                     // Whoever gave way lets go of its descriptor before the next one comes.
                     tokio::task::yield_now().await;
                 }
-                Err(error) => {
-                    let gone = seats.places().free_one();
-                    seats.send_away(gone, ApiBound::Descriptors, || format!("no connection can be taken: {error}"));
+                Err(error) if is_shortage(&error) => {
+                    seats.ran_out(&error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+                Err(error) => tracing::debug!(%error, "accept"),
             },
             Some(_) = open.join_next() => {}
             until = ending(&mut phases) => break until,
