@@ -3,12 +3,9 @@
 //! `mod` serves the router that this file makes.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
 use axum::extract::{Query, Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -19,6 +16,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::bodies::{Bodies, HeldBody};
 use super::connections::{Busy, Seat, Seats};
 use super::counts::ApiBound;
 use super::fault::{Fault, FaultMessage};
@@ -43,12 +41,8 @@ use crate::reactor::Counters;
 use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_up_to};
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
-/// A body's room beside its content: a broadcast's list of channels.
-const LIST_BYTES: usize = 256 * 1024;
 /// Channels of one broadcast that are asked at a time: a part of what a shard's queue of commands holds.
 const BROADCAST_WINDOW: usize = 32;
-/// What the bodies that are being read, or are with the shards, may take together; one always finds room.
-const BODIES_BYTES: usize = 256 << 20;
 /// How long a body may still take to come once the server was told to go.
 const LAST_BODY: Duration = Duration::from_millis(500);
 
@@ -86,9 +80,7 @@ pub struct State {
     /// Requests that have brought a key and are not answered yet.
     under_way: watch::Sender<usize>,
     refusals: Arc<RefusalLog>,
-    body_bytes: usize,
-    /// What the bodies take that are held at the moment.
-    bodies_bytes: AtomicUsize,
+    bodies: Arc<Bodies>,
     patience: Duration,
     phase: watch::Receiver<Phase>,
 }
@@ -114,13 +106,11 @@ impl State {
             namespaces,
             watching,
             hosts,
+            bodies: Bodies::new(Arc::clone(&seats), push_bytes),
             seats,
             shares: Shares::new(room.requests),
             under_way: watch::Sender::new(0),
             refusals: parts.refusals,
-            // A text may come with every character escaped, in twice the bytes.
-            body_bytes: push_bytes.saturating_mul(2).saturating_add(LIST_BYTES),
-            bodies_bytes: AtomicUsize::new(0),
             patience: Duration::from_millis(request_ms),
             phase,
         }
@@ -149,12 +139,6 @@ impl State {
     fn admits(&self, headers: &HeaderMap) -> bool {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         key_of(headers).is_some_and(|key| keys.matches(key))
-    }
-
-    /// A request is too many beside others.
-    fn too_many(&self, bound: ApiBound) -> Fault {
-        self.seats.counts.count(bound);
-        Fault::busy()
     }
 
     fn check_channel(&self, name: &str) -> Result<(), Fault> {
@@ -247,16 +231,15 @@ async fn known_host(Shared(state): Shared<Arc<State>>, request: Request, next: N
         let message = "without an API key, Host must be this machine or be in http.hosts";
         return Fault::new(StatusCode::FORBIDDEN, message).into_response();
     }
-    if request.method() != Method::OPTIONS {
-        return next.run(request).await;
-    }
-    // No endpoint takes OPTIONS, so the answer says which methods there are (RFC 9110 §9.3.7).
+    // Who pipelines requests that need no key has one answered after each other connection had its turn.
+    tokio::task::yield_now().await;
+    let asks_methods = request.method() == Method::OPTIONS;
     let response = next.run(request).await;
-    let allowed = response.headers().get(header::ALLOW).and_then(|allowed| allowed.to_str().ok());
-    match allowed.map(|allowed| format!("{allowed},OPTIONS")) {
-        Some(allowed) => (StatusCode::NO_CONTENT, [(header::ALLOW, allowed)]).into_response(),
-        None => response,
+    if asks_methods && response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        // The router adds Allow, which is what is asked for (RFC 9110 §9.3.7).
+        return StatusCode::NO_CONTENT.into_response();
     }
+    response
 }
 
 /// Tells the log of each request: at debug, and at info what was refused, other than that `/health` says that the server is going.
@@ -361,7 +344,10 @@ struct Asking {
 
 impl Asking {
     fn new(state: &State, seat: &Seat) -> Result<Self, Fault> {
-        let share = state.shares.take(Address::of(seat.peer())).ok_or_else(|| state.too_many(ApiBound::Requests))?;
+        let Some(share) = state.shares.take(Address::of(seat.peer())) else {
+            state.seats.counts.count(ApiBound::Requests);
+            return Err(Fault::busy());
+        };
         Ok(Self { _share: share, _busy: seat.busy() })
     }
 }
@@ -408,7 +394,7 @@ async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Resul
 async fn publish(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
     let header = idempotency_key(request.headers())?;
     let (body, _asking) = body(&state, request).await?;
-    let (channel, publication) = input::publish(&body.bytes, header.as_deref())?;
+    let (channel, publication) = input::publish(body.bytes(), header.as_deref())?;
     state.check_channel(&channel)?;
     let answer = state.ask(&channel, Ask::Publish(publication.to(&channel))).await?;
     let (placed, duplicate) = published(answer)?;
@@ -428,7 +414,7 @@ async fn broadcast(Shared(state): Shared<Arc<State>>, request: Request) -> Resul
     }
     let header = idempotency_key(request.headers())?;
     let (body, _asking) = body(&state, request).await?;
-    let (channels, publication) = input::broadcast(&body.bytes, header.as_deref())?;
+    let (channels, publication) = input::broadcast(body.bytes(), header.as_deref())?;
     let outcomes = to_each(&state, &channels, &publication).await;
     let entry = |(channel, outcome)| match outcome {
         &Ok((ref placed, duplicate)) => Entry::Done(Published::new(placed, duplicate)),
@@ -489,7 +475,7 @@ async fn finish_oldest(
 
 async fn presence(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
     let (body, _asking) = body(&state, request).await?;
-    members(&state, Presence::of_body(&body.bytes)?).await
+    members(&state, Presence::of_body(body.bytes())?).await
 }
 
 async fn presence_by_query(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
@@ -534,7 +520,7 @@ async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
 
 async fn history(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
     let (body, _asking) = body(&state, request).await?;
-    let History { channel, since, limit, reverse } = History::of_body(&body.bytes)?;
+    let History { channel, since, limit, reverse } = History::of_body(body.bytes())?;
     state.check_channel(&channel)?;
     let ask = Ask::History { channel: channel.as_str().into(), since, limit, reverse };
     let attached = match state.ask(&channel, ask).await? {
@@ -563,7 +549,7 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
     }
     let (body, _asking) = body(&state, request).await?;
     let now_ms = state.clock.now().unix_ms;
-    let revocation = input::revocation(&body.bytes, now_ms, state.revocations_kept_ms)?;
+    let revocation = input::revocation(body.bytes(), now_ms, state.revocations_kept_ms)?;
     let kept = state.ledger.lock().unwrap_or_else(PoisonError::into_inner).add(&revocation, now_ms);
     if matches!(kept, Err(NotKept::Full)) {
         return Err(Fault::new(
@@ -617,41 +603,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     Ok(Some(text.to_owned()))
 }
 
-/// A body that was read. It counts among all bodies as long as it is held.
-struct Held {
-    state: Arc<State>,
-    bytes: Vec<u8>,
-    counted: usize,
-}
-
-impl Held {
-    fn new(state: &Arc<State>) -> Self {
-        Self { state: Arc::clone(state), bytes: Vec::new(), counted: 0 }
-    }
-
-    fn push(&mut self, data: &[u8]) -> Result<(), Fault> {
-        let bound = BODIES_BYTES.max(self.state.body_bytes);
-        let before = self.state.bodies_bytes.fetch_add(data.len(), Ordering::Relaxed);
-        self.counted += data.len();
-        if before + data.len() > bound {
-            return Err(self.state.too_many(ApiBound::Bodies));
-        }
-        self.bytes.extend_from_slice(data);
-        Ok(())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.state.bodies_bytes.fetch_sub(self.counted, Ordering::Relaxed);
-    }
-}
-
-/// Reads the body, as long as it may be and within the deadline; then the request has its turn with the shards.
-async fn body(state: &Arc<State>, request: Request) -> Result<(Held, Asking), Fault> {
-    check_type(request.headers())?;
+/// Reads the body, within the deadline; then the request has its turn with the shards.
+async fn body(state: &Arc<State>, request: Request) -> Result<(HeldBody, Asking), Fault> {
     let seat = seat_of(&request);
-    let reading = read(request.into_body(), state);
+    let (head, body) = request.into_parts();
+    let reading = state.bodies.read(&head.headers, body);
     let body = tokio::select! {
         body = timeout(state.patience, reading) => body.unwrap_or_else(|_| {
             Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time, not done"))
@@ -659,43 +615,6 @@ async fn body(state: &Arc<State>, request: Request) -> Result<(Held, Asking), Fa
         () = state.too_late() => return Err(Fault::draining()),
     };
     Ok((body, Asking::new(state, &seat)?))
-}
-
-fn check_type(headers: &HeaderMap) -> Result<(), Fault> {
-    let unsupported = |message| Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        return unsupported("the body must not be compressed");
-    }
-    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-    let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    match essence {
-        Some(essence) if !essence.eq_ignore_ascii_case("application/json") => {
-            unsupported("the body must be JSON: Content-Type: application/json")
-        }
-        _ => Ok(()),
-    }
-}
-
-async fn read(mut body: Body, state: &Arc<State>) -> Result<Held, Fault> {
-    let (most, mut held, mut dropped) = (state.body_bytes, Held::new(state), 0);
-    while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let frame = frame.map_err(|_| Fault::malformed("the body broke off"))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if dropped == 0 && held.bytes.len() + data.len() <= most {
-            held.push(&data)?;
-            continue;
-        }
-        // Some more is taken and thrown away: a peer whose writes are cut would not read the answer.
-        held = Held::new(state);
-        dropped += data.len();
-        if dropped > most {
-            break;
-        }
-    }
-    if dropped > 0 {
-        return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body may have {most} bytes")));
-    }
-    Ok(held)
 }
 
 /// An answer in JSON.
