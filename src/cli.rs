@@ -112,7 +112,7 @@ impl Cli {
         };
         let nothing_said = self.command.is_none()
             && *args == ServeArgs::default()
-            && !env.into_iter().any(|(name, _)| config::is_our_variable(name));
+            && !env.into_iter().any(|(name, value)| config::is_our_variable(name, value));
         args.dev || nothing_said
     }
 
@@ -165,9 +165,9 @@ impl TokenArgs {
             ConfigError::general(
                 "there is no HS256 secret to sign with. Give the server's: --secret-file FILE, --config FILE \
                  with auth.hs256_secret or auth.hs256_secret_file in it, or the environment variable \
-                 URINGCAST_AUTH__HS256_SECRET. (A server in dev mode makes a secret of its own, which only its \
-                 demo page gets tokens from; a server with public keys gets tokens from whoever has the \
-                 private one.)",
+                 URINGCAST_AUTH__HS256_SECRET. (A server in dev mode makes a secret of its own, and \
+                 gives tokens away: curl 'http://127.0.0.1:2345/token?name=Alice'. A server with public keys gets \
+                 tokens from whoever has the private one.)",
             )
         })
     }

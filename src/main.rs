@@ -61,7 +61,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             print(&format!("{token}\n"))?;
         }
         Some(Command::Doctor(args)) => {
-            let configured = args.config.is_some() || env.iter().any(|(name, _)| config::is_our_variable(name));
+            let configured =
+                args.config.is_some() || env.iter().any(|(name, value)| config::is_our_variable(name, value));
             // A configuration at fault is a finding here, and not the end.
             let report = doctor::run(args, load(), configured)?;
             print(&if args.json { report.json()? + "\n" } else { report.to_string() })?;
@@ -82,6 +83,10 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let tls = places.tls.map(|addr| format!("wss://{addr}{}", config.path));
     let urls: Vec<_> = plain.into_iter().chain(tls).collect();
     print(&format!("listening on {} ({shards} shards)\n", urls.join(" and ")))?;
+    if config.log.format == LogFormat::Json {
+        // Whoever collects lines of JSON has nothing of that one.
+        tracing::info!(shards, urls = urls.join(" "), "listening");
+    }
     if config.dev {
         let page = match (places.plain, places.tls) {
             (None, Some(addr)) => format!("https://{addr}/"),

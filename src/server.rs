@@ -27,7 +27,8 @@ use crate::log::LostLines;
 use crate::memory::{self, Watch};
 use crate::mesh::{self, Waker};
 use crate::metrics::Metrics;
-use crate::proto::handshake::{self, Origins, Policy};
+use crate::proto::handshake::{self, Policy};
+use crate::proto::origin::Origins;
 use crate::proto::websocket;
 use crate::reactor::{Command, Counters, Door, Entry, Parts, Reactor};
 use crate::refusals::RefusalLog;
@@ -240,7 +241,8 @@ impl Server {
                     listener,
                     room: control::Room::within(share.api),
                     hosts: config.http.hosts.clone(),
-                    cors: Origins::List(config.http.cors_origins.clone()),
+                    cors: Origins::list(&config.http.cors_origins)
+                        .map_err(|fault| ConfigError::of_key("http.cors_origins", fault))?,
                     keys,
                     owners: Owners::new(shards.iter().map(|shard| (shard.commands.clone(), shard.waker.clone()))),
                     ledger,
@@ -479,7 +481,10 @@ fn verifier(config: &Config) -> Result<Verifier, ConfigError> {
 
 fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings, BootError> {
     let limits = &config.limits;
-    let origins = if config.origins.is_empty() { Origins::SameHost } else { Origins::List(config.origins.clone()) };
+    let origins = match config.origins.as_slice() {
+        [] => Origins::SameHost,
+        list => Origins::list(list).map_err(|fault| ConfigError::of_key("origins", fault))?,
+    };
     // Bounds of the process, shared out: owners are spread over the shards by a hash.
     let share = |bound: usize| bound.div_ceil(shards);
     warn_of_windows(config);

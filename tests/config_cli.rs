@@ -135,6 +135,7 @@ fn lifetimes() {
 fn where_the_secret_comes_from() {
     let message = token(&["--user", "1"], &[]).unwrap_err();
     assert!(message.contains("no HS256 secret") && message.contains("--secret-file"), "{message}");
+    assert!(message.contains("/token?name=Alice"), "{message}");
 
     let directory = tempfile::tempdir().unwrap();
     let (secret, config) = (directory.path().join("secret"), directory.path().join("c.toml"));
@@ -185,7 +186,8 @@ fn the_document_lists_every_key() {
          What `uringcast config` prints: every key with its meaning and default. Write what should differ into\n\
          a file and start the server with `--config FILE`; `uringcast config --config FILE` shows the result.\n\
          An unknown key, a wrong value or an unknown `URINGCAST_` variable keeps the server from starting, and\n\
-         the message says where it is.\n\n```toml\n{}```\n",
+         the message says where it is. Those that Kubernetes and Docker make for a Service called `uringcast` or\n\
+         `uringcast-anything` are passed over.\n\n```toml\n{}```\n",
         config_text(&Config::default())
     );
     if std::env::var_os("BLESS").is_some() {

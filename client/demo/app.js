@@ -19,7 +19,7 @@ const page = {
 
 let client = null;
 let countdown = null;
-let lastMessage = null; // { senderId, timestamp } while the last entry of the log is a message
+let lastMessage = null; // { senderId, timestamp } (null: the backend) while the last entry of the log is a message
 let readingEnd = true;
 const people = new Map(); // user id as a string → user
 let wentWhileListing = null; // ids that went offline while the list was on its way
@@ -51,11 +51,6 @@ page.composer.addEventListener('submit', (event) => {
 });
 
 page.signOut.addEventListener('click', () => client?.disconnect());
-
-// The network is back, or somebody looks at the page: no reason to wait any longer.
-const hurry = () => client?.state === 'waiting' && navigator.onLine && client.connect();
-addEventListener('online', hurry);
-document.addEventListener('visibilitychange', () => document.visibilityState === 'visible' && hurry());
 
 function signIn(name) {
   client?.disconnect();
@@ -101,7 +96,7 @@ function showState({ state, previous, retryInMs, code, reason, by, missed }) {
   const inRoom = state !== 'closed' && (client.user !== null || !page.room.hidden);
   page.room.hidden = !inRoom;
   page.door.hidden = inRoom;
-  page.signOut.hidden = state === 'closed';
+  page.signOut.disabled = state === 'closed'; // unseen then, but it keeps its place: nothing moves at a sign-in
   page.signIn.querySelector('button').disabled = state !== 'closed';
 
   if (state === 'connecting') page.status.textContent = 'Connecting…';
@@ -172,17 +167,20 @@ async function send(text, idempotencyKey) {
   }
 }
 
-function addMessage({ sender, text, timestamp }) {
-  const own = client.user !== null && String(sender.id) === String(client.user.id);
-  const sameBreath = lastMessage !== null && lastMessage.senderId === sender.id && timestamp - lastMessage.timestamp < SAME_BREATH_MS;
-  const item = element('div', own ? 'message own' : 'message');
+/** A message without a sender is from the backend. It looks like no user's, whatever a user is called. */
+function addMessage({ sender = null, text, timestamp }) {
+  const senderId = sender === null ? null : String(sender.id);
+  const own = sender !== null && client.user !== null && senderId === String(client.user.id);
+  const sameBreath = lastMessage !== null && lastMessage.senderId === senderId && timestamp - lastMessage.timestamp < SAME_BREATH_MS;
+  const item = element('div', `message${own ? ' own' : ''}${sender === null ? ' backend' : ''}`);
   if (!sameBreath) {
     item.classList.add('first');
-    item.append(element('span', `sender hue-${hue(sender.id)}`, own ? `${sender.username} (you)` : sender.username));
+    if (sender === null) item.append(element('span', 'sender', 'Announcement'));
+    else item.append(element('span', `sender hue-${hue(sender.id)}`, own ? `${sender.username} (you)` : sender.username));
   }
   item.append(element('p', 'text', text), timeOf(timestamp));
   append(item);
-  lastMessage = { senderId: sender.id, timestamp };
+  lastMessage = { senderId, timestamp };
 }
 
 function addNote(text, timestamp = Date.now()) {

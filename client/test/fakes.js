@@ -9,13 +9,29 @@ export class FakeClock {
   #next = 1;
   #timers = new Map(); // handle → { at, run }
 
+  #slept = 0;
+
   now = () => this.#now;
+
+  /** The wall clock: it counts sleep too. */
+  wall = () => this.#now + this.#slept;
+
+  /** The machine sleeps: the wall clock goes on, this clock and its timers stand still. */
+  sleep(ms) {
+    this.#slept += ms;
+  }
 
   setTimeout = (run, ms) => {
     const handle = this.#next++;
     this.#timers.set(handle, { at: this.#now + ms, run });
     return handle;
   };
+
+  /** The program stands still: time passes, and then all due timers run at once, late. */
+  async freeze(ms) {
+    this.#now += ms;
+    await this.advance(0);
+  }
 
   clearTimeout = (handle) => {
     this.#timers.delete(handle);
@@ -44,6 +60,20 @@ export class FakeClock {
 
 /** Lets every promise that can be settled be settled. */
 export const settle = () => new Promise((resolve) => setImmediate(resolve));
+
+/** A window with a document, as far as the client looks at one. */
+export class FakePage extends EventTarget {
+  document = Object.assign(new EventTarget(), { visibilityState: 'visible' });
+
+  fire(type) {
+    this.dispatchEvent(new Event(type));
+  }
+
+  show(visibilityState) {
+    this.document.visibilityState = visibilityState;
+    this.document.dispatchEvent(new Event('visibilitychange'));
+  }
+}
 
 export class FakeSocket {
   readyState = 0;
@@ -97,6 +127,8 @@ export class FakeSocket {
 }
 
 export const USER = { id: 1, username: 'Alice' };
+/** What the server's clock shows when the fake one shows 0; nobody else's clock does. */
+export const SERVER_MS = 1_800_000_000_000;
 
 /** A client on fakes. `random` is 1 unless a test says otherwise, so that a wait is its upper bound. */
 export function setUp(options = {}) {
@@ -109,23 +141,28 @@ export function setUp(options = {}) {
       sockets.push(this);
     }
   }
-  const { random = () => 1, ...rest } = options;
-  const env = { WebSocket, setTimeout: clock.setTimeout, clearTimeout: clock.clearTimeout, now: clock.now, random };
+  const { random = () => 1, env: ownEnv, ...rest } = options;
+  const page = new FakePage();
+  const env = { WebSocket, setTimeout: clock.setTimeout, clearTimeout: clock.clearTimeout, now: clock.now, wall: clock.wall, random, page, ...ownEnv };
   const client = new Uringcast('ws://host/ws', { token: 'secret', env, ...rest });
   client.on('state', (event) => states.push(event));
   const last = () => sockets.at(-1);
-  const signIn = async (lobby = { channel: 'lobby', epoch: 'e1', offset: 7 }) => {
+  /** The server takes the sign-in. `life`: how long the token lives, in milliseconds, if the server says so. */
+  const signIn = async (lobby = { channel: 'lobby', epoch: 'e1', offset: 7 }, life) => {
     await settle();
     last().open();
-    last().push({ type: 'system', code: 200, message: 'connected, please authenticate', data: { connection_id: 'c' } });
-    last().push({ type: 'auth_success', code: 200, data: { user: USER, online_count: 1, lobby } });
+    const timestamp = SERVER_MS + clock.now();
+    last().push({ type: 'system', code: 200, message: 'connected, please authenticate', data: { connection_id: 'c', timestamp } });
+    const data = { user: USER, online_count: 1, lobby };
+    if (life !== undefined) data.expires_at = timestamp + life;
+    last().push({ type: 'auth_success', code: 200, data });
   };
-  const online = async () => {
+  const online = async (life) => {
     client.connect();
-    await signIn();
+    await signIn(undefined, life);
     assert.equal(client.state, 'online');
   };
-  return { client, clock, sockets, states, last, signIn, online };
+  return { client, clock, page, sockets, states, last, signIn, online };
 }
 
 /** How a promise ended so far: a rejection's code and outcome, the value, or 'pending'. */

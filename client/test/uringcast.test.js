@@ -303,28 +303,48 @@ test('an error 504 leaves the outcome open', async () => {
 test('a request without an answer ends at its deadline', async () => {
   const { client, clock, last, online } = setUp({ requestTimeoutMs: 3_000 });
   await online();
-  const sent = later(client.send('a'));
+  const refresh = later(client.request('refresh', { token: 'x' }));
   const users = later(client.users());
   await clock.advance(2_999);
-  assert.equal(await fate(sent), 'pending');
+  assert.equal(await fate(refresh), 'pending');
   await clock.advance(1);
-  assert.deepEqual(await fate(sent), { code: 'timeout', outcome: 'unknown' });
+  assert.deepEqual(await fate(refresh), { code: 'timeout', outcome: 'unknown' });
   assert.deepEqual(await fate(users), { code: 'timeout', outcome: 'unknown' });
-  last().push({ type: 'ack', id: last().of('message')[0].id, code: 200, data: {} }); // late: nobody is hurt
+  last().push({ type: 'users', id: last().of('users')[0].id, code: 200, data: {} }); // late: nobody is hurt
   assert.equal(client.state, 'online');
-  assert.equal(client.queued, 0);
 });
 
-test('requests that are no messages are never queued and never repeated', async () => {
+test('a request that may change something is never queued and never repeated', async () => {
   const { client, clock, last, online, signIn } = setUp();
+  assert.deepEqual(await fate(client.request('refresh')), { code: 'offline', outcome: 'not_sent' });
   assert.deepEqual(await fate(client.users()), { code: 'offline', outcome: 'not_sent' });
   await online();
-  const users = client.users();
-  last().drop(1006);
-  assert.deepEqual(await fate(users), { code: 'connection_lost', outcome: 'unknown' });
+  const refresh = client.request('refresh', { token: 'x' });
+  last().drop(1006, 'gone');
+  assert.deepEqual(await fate(refresh), { code: 'connection_lost', outcome: 'unknown' });
+  await assert.rejects(refresh, { message: 'the connection was lost (1006 gone)', cause: { code: 1006, reason: 'gone', by: 'network' } });
   await clock.advance(500);
   await signIn();
-  assert.deepEqual(last().of('users'), []);
+  assert.deepEqual(last().of('refresh'), []);
+});
+
+test('a question that changes nothing is asked again after a reconnect, within its time-out', async () => {
+  const { client, clock, last, online, signIn } = setUp({ heartbeatIntervalMs: 60_000 });
+  await online();
+  const answered = client.users();
+  last().drop(1006);
+  await clock.advance(500);
+  await signIn();
+  const [{ id }, ...more] = last().of('users');
+  assert.deepEqual(more, []);
+  const late = later(client.users());
+  last().push({ type: 'users', id, code: 200, data: { count: 1, members: [] } });
+  assert.deepEqual(await answered, { count: 1, members: [] });
+  last().drop(1001);
+  await clock.advance(9_999);
+  assert.equal(await fate(late), 'pending');
+  await clock.advance(1);
+  assert.deepEqual(await fate(late), { code: 'timeout', outcome: 'unknown' });
 });
 
 test('userPages() follows the cursor to the end', async () => {
@@ -535,38 +555,69 @@ test('the token function is called anew at each reconnect', async () => {
   assert.deepEqual(sockets.map((socket) => socket.of('auth')[0].data.token), ['token 1', 'token 2']);
 });
 
-test('4401 asks once for a new token, and is final the second time', async () => {
-  const asked = [];
-  const token = async ({ refused }) => `token ${asked.push(refused)}`;
-  const { client, clock, sockets, last } = setUp({ token });
-  client.connect();
+/** Refuses the token of the present attempt; gives back how long the client waits. */
+async function refuse({ last, states }) {
   await settle();
   last().open();
   last().push({ type: 'auth_failed', code: 401, message: 'token invalid or expired' });
   last().drop(4401);
-  assert.equal(client.state, 'waiting');
-  await clock.advance(500);
-  last().open();
-  last().drop(4401);
-  assert.equal(client.state, 'closed');
-  assert.equal(client.ended.code, 4401);
+  return states.at(-1).retryInMs;
+}
+
+test('4401: the function is asked again after a pause that doubles; eight in a row are final', async () => {
+  const asked = [];
+  const token = async ({ refused }) => `token ${asked.push(refused)}`;
+  const all = setUp({ token });
+  const { client, clock, sockets } = all;
+  client.connect();
+  const waits = [];
+  for (let round = 0; round < 7; round += 1) {
+    waits.push(await refuse(all));
+    assert.equal(client.state, 'waiting');
+    await clock.advance(waits.at(-1) - 1);
+    assert.equal(asked.length, round + 1, 'not a moment earlier');
+    await clock.advance(1);
+  }
+  assert.deepEqual(waits, [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+  await refuse(all);
+  assert.deepEqual(client.ended, { code: 4401, reason: 'token invalid or expired', by: 'server' });
   await clock.advance(3_600_000);
-  assert.equal(sockets.length, 2);
-  assert.deepEqual(asked, [false, true]);
+  assert.equal(sockets.length, 8);
+  assert.deepEqual(asked, [false, true, true, true, true, true, true, true]);
 });
 
-test('4401 asks again after a sign-in has succeeded in between', async () => {
+test('4401: at least half of the pause passes, however the dice fall', async () => {
+  const all = setUp({ token: async () => 'token', random: () => 0 });
+  all.client.connect();
+  assert.equal(await refuse(all), 500);
+});
+
+test('a token that is refused for a while, as with a clock that is ahead, is taken in the end', async () => {
+  const all = setUp({ token: async () => 'from the future' });
+  all.client.connect();
+  for (let round = 0; round < 3; round += 1) await all.clock.advance(await refuse(all));
+  await all.signIn();
+  assert.equal(all.client.state, 'online');
+});
+
+test('4401 behind sign-ins that succeed is never final, and the pause grows while they are short', async () => {
   let calls = 0;
-  const { client, clock, last, online, signIn } = setUp({ token: async () => `token ${++calls}` });
+  const all = setUp({ token: async () => `token ${++calls}`, heartbeatIntervalMs: Infinity });
+  const { client, clock, states, last, online, signIn } = all;
   await online();
-  for (let round = 0; round < 3; round += 1) {
+  const waits = [];
+  for (let round = 0; round < 10; round += 1) {
     last().drop(4401);
     assert.equal(client.state, 'waiting');
-    await clock.advance(500 * 2 ** round);
+    waits.push(states.at(-1).retryInMs);
+    await clock.advance(waits.at(-1));
     await signIn();
     assert.equal(client.state, 'online');
   }
-  assert.equal(calls, 4);
+  assert.deepEqual(waits.slice(0, 6), [1_000, 2_000, 4_000, 8_000, 16_000, 30_000]);
+  await clock.advance(10_000);
+  last().drop(4401);
+  assert.equal(states.at(-1).retryInMs, 1_000, 'a connection that stayed begins afresh');
 });
 
 test('4401 with a fixed token is final', async () => {

@@ -63,6 +63,9 @@ pub struct Common {
     /// The deadline of every wait, in seconds
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     pub timeout: f64,
+    /// How long to wait for the server to listen before the run, in seconds
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    pub wait: f64,
     /// Switch TCP_QUICKACK off: fewer acknowledgements, more load from one core
     #[arg(long)]
     pub delay_acks: bool,
@@ -160,12 +163,7 @@ pub struct Auth {
     #[arg(long, value_enum, default_value_t = Users::Distinct)]
     pub users: Users,
     /// Make tokens with this HS256 secret
-    #[arg(
-        long,
-        env = "URINGCAST_AUTH__HS256_SECRET",
-        hide_env_values = true,
-        conflicts_with_all = ["token", "dev"]
-    )]
+    #[arg(long, env = "URINGCAST_AUTH__HS256_SECRET", hide_env_values = true)]
     pub secret: Option<String>,
     /// Make tokens with the HS256 secret in this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["token", "dev"])]
@@ -457,7 +455,7 @@ impl Common {
         Ok(())
     }
 
-    /// The CPUs of `--cpu`.
+    /// The CPUs of `--cpus`.
     pub fn cpus(&self) -> Result<Vec<usize>> {
         self.cpu.as_deref().map_or(Ok(Vec::new()), cpu_list)
     }

@@ -26,7 +26,8 @@ use crate::work::counted::Checked;
 use crate::work::{abuse, chat, connect, echo, fanout, storm};
 
 fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
-    let target = Target::parse(url)?;
+    let wait = Duration::try_from_secs_f64(common.wait).context("--wait is no time")?;
+    let target = Target::parse(url)?.reached(&common.source, wait)?;
     let connections = connections as usize;
     system::reserve_descriptors(connections)?;
     Ok(Plan {
@@ -52,7 +53,8 @@ fn tokens(auth: &Auth, plan: &Plan) -> Result<Tokens> {
     if let Some(path) = &auth.secret_file {
         return Tokens::minted(&read_secret(path)?, same);
     }
-    if let Some(secret) = &auth.secret {
+    // It may be the environment's, where it stands for the server: what the command line says counts for more.
+    if let Some(secret) = auth.secret.as_ref().filter(|_| !auth.dev) {
         return Tokens::minted(secret.as_bytes(), same);
     }
     let count = if same { 1 } else { plan.connections };

@@ -402,6 +402,14 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
         compression: Tally::default(),
         interrupted: false,
     };
+    // The controller looks every few milliseconds; the threads know when their own last connection was ready.
+    let begun = finished.iter().map(|thread| thread.usage[Phase::Connect as usize].at).min();
+    let connected = finished.iter().map(|thread| thread.connected.map(|usage| usage.at)).max().flatten();
+    if let (Some(begun), Some(connected)) = (begun, connected)
+        && finished.iter().all(|thread| thread.connected.is_some())
+    {
+        measured.connecting.counts.at = connected.saturating_sub(begun).max(1);
+    }
     for thread in finished {
         let at = |phase: Phase| thread.usage[phase as usize];
         let connected = thread.connected.unwrap_or(at(Phase::Freeze));
@@ -425,4 +433,41 @@ fn gather<W>(finished: Vec<Finished<W>>, connecting: Difference) -> Measured<W> 
     }
     measured.examples.truncate(5);
     measured
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::PHASES;
+    use crate::engine::Usage;
+
+    /// A thread that began at one time and had its last connection ready at another.
+    fn thread(begun: u64, connected: Option<u64>) -> Finished<()> {
+        let at = |at: u64| Usage { at, ..Usage::default() };
+        Finished {
+            workload: (),
+            faults: Faults::default(),
+            examples: Vec::new(),
+            upgraded: Latencies::default(),
+            signed_in: Latencies::default(),
+            returned: Latencies::default(),
+            usage: [at(begun); PHASES],
+            connected: connected.map(at),
+            compression: Tally::default(),
+        }
+    }
+
+    fn looked() -> Difference {
+        let counts = Snapshot { at: 5_000_000, ..Snapshot::default() };
+        Difference { counts, server_cpu: None, server_waited: None }
+    }
+
+    #[test]
+    fn connecting_takes_as_long_as_the_threads_say_and_not_until_the_controller_looks() {
+        let measured = gather(vec![thread(1_000, Some(301_000)), thread(2_000, Some(250_000))], looked());
+        assert_eq!(measured.connecting.counts.at, 300_000);
+        // Where one never had all of its own, the controller's word is all there is.
+        let measured = gather(vec![thread(1_000, Some(301_000)), thread(2_000, None)], looked());
+        assert_eq!(measured.connecting.counts.at, 5_000_000);
+    }
 }

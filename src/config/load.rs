@@ -9,11 +9,18 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::environment::{PREFIX, is_our_variable};
 use super::error::{ConfigError, Origin};
 use super::schema::{Auth, Config};
 use super::setting::{Fault, Item, Raw, Secret, Section};
 
-const PREFIX: &str = "URINGCAST_";
+/// Keys that other servers have, and what is called so here: no likeness of letters leads from one to the other.
+const MEANT: [(&[&str], &str); 4] = [
+    (&["port", "host", "bind", "addr", "address"], "listen"),
+    (&["http.port", "http_port", "http.host", "http_host", "api_port", "api.port"], "http.listen"),
+    (&["secret", "jwt_secret", "token_secret"], "auth.hs256_secret"),
+    (&["api_key", "api_keys", "apikey"], "http.keys"),
+];
 
 /// What the command line says of the configuration. The texts are checked here, so that a flag, a variable and
 /// a line of the file have the same rules.
@@ -78,29 +85,6 @@ impl Config {
              Or run `uringcast --dev`, which makes a secret of its own and listens on this machine only.",
         ))
     }
-}
-
-/// The `URINGCAST_` variables of this process; what isn't UTF-8 is replaced, and then refused as a value.
-pub fn process_env() -> Vec<(String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-        .filter(|(name, _)| is_our_variable(name))
-        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
-        .collect()
-}
-
-/// Whether a variable is meant for this program. Kubernetes puts `URINGCAST_SERVICE_HOST`, `URINGCAST_PORT` and
-/// the like into every pod beside a Service that is called uringcast; nobody wrote those, so they don't count.
-pub fn is_our_variable(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix(PREFIX) else {
-        return false;
-    };
-    let of_a_service = rest == "PORT"
-        || rest == "SERVICE_HOST"
-        || rest == "SERVICE_PORT"
-        || rest.starts_with("SERVICE_PORT_")
-        || rest.strip_prefix("PORT_").is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
-    !of_a_service
 }
 
 /// A configuration that is being put together, and where each key came from.
@@ -202,7 +186,7 @@ impl Loader {
     }
 
     fn variables(&mut self, env: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
-        let mut ours: Vec<_> = env.into_iter().filter(|(name, _)| is_our_variable(name)).collect();
+        let mut ours: Vec<_> = env.into_iter().filter(|(name, value)| is_our_variable(name, value)).collect();
         // So that of several faults the same one is told each time.
         ours.sort();
         for (name, value) in ours {
@@ -315,6 +299,9 @@ impl Loader {
         let names: Vec<&str> = wrong.split('.').collect();
         let _ = config.enter(&names[..names.len() - 1]);
         config.walk("", &mut items);
+        if let Some((_, meant)) = MEANT.iter().find(|(words, _)| words.contains(&wrong)) {
+            return format!("{what}; did you mean {}?", spell(meant));
+        }
         let nearest = items
             .into_iter()
             .filter_map(|item| match item {

@@ -1,11 +1,12 @@
 //! What the operator decides: one `Config`, read from a TOML file, the environment and the command line.
 //! `schema` is the one place where a key is named, described, given its default and its bounds (those of a
-//! channel's rules, of which there are many copies, in `channels`); `load` merges the sources and blames the right
-//! one; `describe` prints it all back as TOML. It opens no socket and reads nothing but the file it is given:
-//! whoever needs a key file opens that itself. Called by `cli` and at boot.
+//! channel's rules, of which there are many copies, in `channels`); `environment` knows which variables are settings;
+//! `load` merges the sources and blames the right one; `describe` prints it all back as TOML. It opens no socket and
+//! reads nothing but the file it is given: whoever needs a key file opens that itself. Called by `cli` and at boot.
 
 mod channels;
 mod describe;
+mod environment;
 mod error;
 mod load;
 mod schema;
@@ -16,7 +17,8 @@ mod tests;
 
 pub use channels::ChannelRules;
 pub use describe::describe;
+pub use environment::{is_our_variable, process_env};
 pub use error::{ConfigError, Origin};
-pub use load::{Flags, is_our_variable, process_env};
+pub use load::Flags;
 pub use schema::{Auth, Config, Http, Limits, Liveness, Log, LogFormat, PublicKeyFile, StaticToken, Tls, TlsVersion};
 pub use setting::{OptionalAddr, Secret};

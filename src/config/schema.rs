@@ -15,7 +15,7 @@ use crate::hub::users::DuplicateLogin;
 use crate::limits::Net;
 use crate::proto::deflate::Mode;
 use crate::proto::forwarded::ForwardedHeader;
-use crate::proto::handshake::split_port;
+use crate::proto::origin::{Origins, split_port};
 use crate::proto::text::Language;
 
 use super::channels::ChannelRules;
@@ -45,8 +45,11 @@ settings! {
         echo: bool = false;
         /// Language of the messages that people read: "en" or "zh".
         language: Language = Language::En;
-        /// Web pages that may connect, such as `https://example.com` or `http://10.0.0.1:8080`; "*" allows all. Empty:
-        /// only pages from the host that they connect to. A client without an Origin header is not a page and may.
+        /// Web pages that may connect, each as `location.origin` on the page shows it: "https://example.com",
+        /// "http://10.0.0.1:8080". "http://localhost:*" is any port, "https://*.example.com" every host below example.com
+        /// (and not that itself), "*" every page. Pages that were opened as files are "file://"; pages without an origin
+        /// of their own, as in a sandboxed frame, are "null". Browsers send "null" for files too, so "file://" lets both
+        /// in. Empty: only pages from the host that they connect to. A client without an Origin header is no page and may.
         origins: Vec<String> = Vec::new(), origin_list;
         /// How long the server takes to stop at most, in milliseconds: half of it for what was accepted to reach everyone,
         /// all of it for connections to close.
@@ -93,9 +96,9 @@ settings! {
 settings! {
     /// What is written to stderr.
     pub struct Log {
-        /// The least important level that is written: "error", "warn", "info", "debug"; or a filter such as
-        /// "info,uringcast::conn=debug".
-        level: String = "info".to_owned(), not_empty;
+        /// The least important level that is written: "error", "warn", "info", "debug" or "off"; or a filter that names
+        /// parts of the server, such as "info,uringcast::conn=debug".
+        level: String = "info".to_owned(), log_filter;
         /// "text" for people or "json" for machines.
         format: LogFormat = LogFormat::Text;
         /// The most lines that may wait for stderr to take them; further ones are lost, and counted
@@ -505,6 +508,34 @@ fn not_empty(text: &String) -> Result<(), String> {
     if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
 }
 
+/// What the log's own filter makes of a word that is no level is a part of the program that says nothing: no line at all.
+fn log_filter(filter: &String) -> Result<(), String> {
+    let is_level = |level: &str| LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
+    let is_part = |part: &str| {
+        let inside = part.strip_prefix("uringcast");
+        inside.is_some_and(|inside| inside.is_empty() || inside.starts_with("::") && !inside.ends_with(':'))
+    };
+    let levels = LEVELS.join(", ");
+    let directives: Vec<_> = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    if directives.is_empty() {
+        return Err(format!("must not be empty: write one of {levels}"));
+    }
+    for directive in directives {
+        let fault = match directive.split_once('=') {
+            None if is_level(directive) || is_part(directive) => continue,
+            Some((part, level)) if is_part(part) && is_level(level) => continue,
+            Some((part, level)) if is_part(part) => format!("{level:?} is no level"),
+            Some((part, _)) => format!("{part:?} is no part of this server, which are uringcast::conn and the like"),
+            None => format!("{directive:?} is no level"),
+        };
+        return Err(format!("{fault}: write one of {levels}, or a filter such as \"info,uringcast::conn=debug\""));
+    }
+    Ok(())
+}
+
+/// The levels that a log line can have, least first, and none.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 fn path_not_empty(path: &PathBuf) -> Result<(), String> {
     if path.as_os_str().is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
 }
@@ -521,17 +552,7 @@ fn endpoint_path(path: &String) -> Result<(), String> {
 }
 
 fn origin_list(origins: &Vec<String>) -> Result<(), String> {
-    let is_origin = |origin: &String| match origin.split_once("://") {
-        Some((scheme, host)) => !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']),
-        None => ["*", "null"].contains(&origin.as_str()),
-    };
-    match origins.iter().find(|origin| !is_origin(origin)) {
-        Some(wrong) => Err(format!(
-            "{wrong:?} is not an origin: write https://example.com, without a path or a slash \
-             at the end, https://*.example.com, \"null\" or \"*\""
-        )),
-        None => Ok(()),
-    }
+    Origins::list(origins).map(drop)
 }
 
 fn host_list(hosts: &Vec<String>) -> Result<(), String> {

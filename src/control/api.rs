@@ -35,7 +35,7 @@ use crate::namespace::{LOBBY, Namespaces, PresenceMode};
 use crate::parcel::{Answer, Ask, Placed};
 use crate::proto::channel::is_channel_name;
 use crate::proto::encode::Member;
-use crate::proto::handshake::Origins;
+use crate::proto::origin::Origins;
 use crate::proto::text::Text;
 use crate::reactor::Counters;
 use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_up_to};

@@ -7,7 +7,8 @@ use axum::extract::Request;
 use axum::http::{Version, header};
 
 use super::fault::Fault;
-use crate::proto::handshake::{is_loopback, split_port};
+use crate::proto::handshake::is_loopback;
+use crate::proto::origin::split_port;
 
 /// The names under which the API answers without a key.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::log::LostLines;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
-use crate::proto::handshake::Origins;
+use crate::proto::origin::Origins;
 use crate::reactor::Counters;
 use crate::refusals::RefusalLog;
 use api::{State, Watching};

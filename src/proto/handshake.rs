@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::deflate::negotiate::{Agreed, negotiate};
 use super::deflate::{Deflate, Mode};
+use super::origin::{Origins, split_port};
 
 /// What a request's head may cost.
 #[derive(Debug, Clone, Copy)]
@@ -209,105 +210,6 @@ fn single<'a>(headers: &[httparse::Header<'a>], name: &str) -> Result<Option<&'a
         (Some(Ok(value)), None) => Ok(Some(value.trim_ascii())),
         _ => Err(Refusal::bad_request("a header is malformed or repeated")),
     }
-}
-
-/// Splits `host[:port]` (RFC 9110 §7.2) at the port; `None` for what is no host.
-pub fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
-    let host_end = match authority.strip_prefix('[') {
-        Some(address) => address.find(']')? + 2,
-        None => authority.find(':').unwrap_or(authority.len()),
-    };
-    let (host, port) = authority.split_at(host_end);
-    let well_formed = match host.strip_prefix('[') {
-        Some(address) => address.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.]".contains(&byte)),
-        None => host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)),
-    };
-    if host.is_empty() || !well_formed {
-        return None;
-    }
-    if port.is_empty() {
-        return Some((host, None));
-    }
-    let digits = port.strip_prefix(':')?;
-    let is_port = digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // The grammar lets the port be empty, which means the same as none.
-    is_port.then_some((host, Some(digits).filter(|digits| !digits.is_empty())))
-}
-
-/// Which Origins may upgrade. A request without one passes: it doesn't come from a browser's page.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Origins {
-    /// The Origin's host and port must be those of the Host header.
-    #[default]
-    SameHost,
-    /// The Origin must be one of these, scheme included; `https://*.example.com` is each host below that one, and not
-    /// itself; `null` is what pages without an origin of their own send (sandboxed frames, files); `*` is any.
-    List(Vec<String>),
-}
-
-impl Origins {
-    /// Whether a page of this origin may, at a server that is called `host`.
-    pub fn allow(&self, origin: &str, host: &str) -> bool {
-        match self {
-            Self::SameHost => same_host(origin, host),
-            Self::List(_) => self.lists(origin),
-        }
-    }
-
-    /// Whether the list names the origin.
-    pub fn lists(&self, origin: &str) -> bool {
-        let Self::List(list) = self else { return false };
-        list.iter().any(|allowed| allowed == "*" || matches_origin(allowed, origin))
-    }
-}
-
-/// Whether an origin is the one that a list's entry means. Ports count as in [`same_host`].
-fn matches_origin(allowed: &str, origin: &str) -> bool {
-    let (Some((scheme, allowed_host)), Some((origin_scheme, host))) =
-        (allowed.split_once("://"), origin.split_once("://"))
-    else {
-        return allowed.eq_ignore_ascii_case(origin);
-    };
-    let (wildcard, allowed_host) = match allowed_host.strip_prefix("*.") {
-        Some(below) => (true, below),
-        None => (false, allowed_host),
-    };
-    let (Some((allowed_host, allowed_port)), Some((host, port))) = (split_port(allowed_host), split_port(host)) else {
-        return false;
-    };
-    let host_fits = if wildcard {
-        let at = host.len().checked_sub(allowed_host.len() + 1).filter(|&at| at > 0);
-        at.and_then(|at| host.get(at..))
-            .and_then(|end| end.strip_prefix('.'))
-            .is_some_and(|end| end.eq_ignore_ascii_case(allowed_host))
-    } else {
-        host.eq_ignore_ascii_case(allowed_host)
-    };
-    let default_port = default_port(scheme).unwrap_or_default();
-    host_fits
-        && scheme.eq_ignore_ascii_case(origin_scheme)
-        && allowed_port.unwrap_or(default_port) == port.unwrap_or(default_port)
-}
-
-fn default_port(scheme: &str) -> Option<&'static str> {
-    match scheme {
-        _ if scheme.eq_ignore_ascii_case("http") => Some("80"),
-        _ if scheme.eq_ignore_ascii_case("https") => Some("443"),
-        _ => None,
-    }
-}
-
-/// Whether `origin` (`scheme://host[:port]`) names `host`; a port left out is the scheme's own. The schemes
-/// themselves can't be compared: behind a proxy that ends TLS, Host doesn't tell.
-fn same_host(origin: &str, host: &str) -> bool {
-    let Some((scheme, authority)) = origin.split_once("://") else {
-        return false;
-    };
-    let Some(default_port) = default_port(scheme) else { return false };
-    let (Some((origin_host, origin_port)), Some((host, port))) = (split_port(authority), split_port(host)) else {
-        return false;
-    };
-    origin_host.eq_ignore_ascii_case(host) && origin_port.unwrap_or(default_port) == port.unwrap_or(default_port)
 }
 
 /// Whether a Host names this machine's loopback: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.

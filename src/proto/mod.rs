@@ -11,6 +11,7 @@ pub mod forwarded;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
+pub mod origin;
 pub mod proxy;
 pub mod text;
 pub mod utf8;

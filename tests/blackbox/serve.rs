@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Client, Options, Raw, SECRET, frame, request};
+use crate::support::{Client, Options, Raw, SECRET, frame, http, request, until};
 
 /// `shutdown_ms` is five seconds by default; this is that and a loaded machine.
 const STOPS_WITHIN: Duration = Duration::from_secs(9);
@@ -296,4 +296,74 @@ async fn it_lives_on_after_every_kind_of_bad_client() {
     client.send(&json!({"type": "users", "id": "1"})).await;
     assert_eq!(client.expect("users").await["data"]["count"], 1);
     assert!(server.running());
+}
+
+/// The client file is for every page, in production too; a browser keeps it and asks whether it is still the same.
+#[tokio::test]
+async fn the_client_file_is_served_in_every_mode() {
+    let dev = Options::bare(&["--dev", "--listen", "127.0.0.1:0"]).start();
+    for server in [&Options::new().start(), &dev] {
+        let get = |more: &str| format!("GET /uringcast.js HTTP/1.1\r\nHost: {}\r\n{more}\r\n", server.addr);
+        let (file, body) = http(server, &get("Origin: https://any.example\r\n")).await;
+        assert_eq!((file.status, file.header("access-control-allow-origin")), (200, Some("*")));
+        assert!(file.header("content-type").is_some_and(|kind| kind.starts_with("text/javascript")), "{file:?}");
+        assert_eq!(file.header("cross-origin-resource-policy"), Some("cross-origin"));
+        assert_eq!(file.header("cache-control"), Some("no-cache"), "it may be kept, and is asked for");
+        assert_eq!(body, include_str!("../../client/uringcast.js"));
+        let etag = file.header("etag").expect("an entity tag");
+        for known in [etag.to_owned(), format!("\"x\", W/{etag}"), "*".to_owned()] {
+            let (same, body) = http(server, &get(&format!("If-None-Match: {known}\r\n"))).await;
+            assert_eq!((same.status, same.header("etag"), body.as_str()), (304, Some(etag), ""), "{known}");
+            assert_eq!(same.header("access-control-allow-origin"), Some("*"));
+        }
+        let (other, body) = http(server, &get("If-None-Match: \"x\"\r\n")).await;
+        assert!(other.status == 200 && !body.is_empty());
+        let (refused, _) = http(server, &get("").replace("GET", "DELETE")).await;
+        assert_eq!(refused.status, 405);
+    }
+}
+
+/// The demo page and its tokens are dev mode's alone.
+#[tokio::test]
+async fn nothing_else_is_served_in_production() {
+    let server = Options::new().start();
+    for path in ["/", "/app.js", "/style.css", "/favicon.ico", "/token?name=Alice"] {
+        let (page, _) = http(&server, &format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", server.addr)).await;
+        assert_eq!(page.status, 404, "{path}");
+    }
+}
+
+/// Whoever waits for the line on stdout has it; whoever collects JSON has an event with fields.
+#[tokio::test]
+async fn the_ready_line_is_an_event_under_json_logs() {
+    let server = Options::new().shards(2).env("URINGCAST_LOG__FORMAT", "json").start();
+    let event = until("the event", async || {
+        let log = server.log();
+        let mut events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events.find(|event| event["fields"]["message"] == "listening")
+    })
+    .await;
+    assert_eq!(event["level"], "INFO");
+    assert_eq!(event["fields"]["shards"], 2);
+    assert_eq!(event["fields"]["urls"], server.url("/ws"));
+}
+
+/// A Service of Kubernetes that is called like the server, or begins so, keeps nobody from starting.
+#[tokio::test]
+async fn variables_of_a_service_are_passed_over() {
+    let mut options = Options::new();
+    for name in ["URINGCAST", "URINGCAST_HTTP", "URINGCAST_PORT"] {
+        options = options
+            .env(&format!("{name}_SERVICE_HOST"), "10.0.0.9")
+            .env(&format!("{name}_SERVICE_PORT"), "2346")
+            .env(&format!("{name}_SERVICE_PORT_HTTP"), "2346")
+            .env(&format!("{name}_PORT"), "tcp://10.0.0.9:2346")
+            .env(&format!("{name}_PORT_2346_TCP"), "tcp://10.0.0.9:2346")
+            .env(&format!("{name}_PORT_2346_TCP_PROTO"), "tcp")
+            .env(&format!("{name}_PORT_2346_TCP_PORT"), "2346")
+            .env(&format!("{name}_PORT_2346_TCP_ADDR"), "10.0.0.9");
+    }
+    options.start();
+    let typing_error = Options::new().env("URINGCAST_HTTP_PORT", "2346").run();
+    typing_error.refused(&["URINGCAST_HTTP_PORT: there is no such setting; did you mean URINGCAST_HTTP__LISTEN?"]);
 }

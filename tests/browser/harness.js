@@ -45,11 +45,15 @@ export async function startServer({ port = 0, config = '' } = {}) {
     return {
       port: boundPort,
       http: `http://${address}`,
-      /** One number of /metrics; the configuration has to have `http.keys` and a port of its own. */
-      async metric(name) {
+      /** Where the API listens; the configuration has to have `http.keys` and a port of its own. */
+      api() {
         const found = /HTTP API on (http:\/\/\S+)/.exec(log);
         assert.ok(found, `where the API listens is in the log:\n${log}`);
-        const text = await (await fetch(`${found[1]}/metrics`)).text();
+        return found[1];
+      },
+      /** One number of /metrics. */
+      async metric(name) {
+        const text = await (await fetch(`${this.api()}/metrics`)).text();
         const line = text.split('\n').find((candidate) => candidate.startsWith(`${name} `));
         assert.ok(line, `${name} is not in\n${text}`);
         return Number(line.split(' ')[1]);
@@ -76,8 +80,8 @@ export async function startServer({ port = 0, config = '' } = {}) {
 }
 
 /** Chromium with an empty profile of its own. */
-export function startBrowser() {
-  return chromium.launch({ executablePath: CHROMIUM, headless: true, args: CHROMIUM_FLAGS });
+export function startBrowser(options = {}) {
+  return chromium.launch({ executablePath: CHROMIUM, headless: true, args: CHROMIUM_FLAGS, ...options });
 }
 
 /** A tab on the demo page that keeps what it must not lose: its sockets, its errors, what it asked for. */

@@ -74,6 +74,9 @@ fn read_slowly(world: &mut World) -> Verdict {
                 world.writable(client)?;
             }
         }
+        for shard in 0..world.shards.len() {
+            world.turn(shard)?;
+        }
         for _ in 0..4 {
             world.advance(SLOW_READ_MS / 4)?;
         }

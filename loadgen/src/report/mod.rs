@@ -281,7 +281,7 @@ impl Report {
             ));
         } else if waited > CROWDED {
             self.notes.push(format!(
-                "a load thread waited {:.0} % of the time for a CPU: others use it; see --cpu",
+                "a load thread waited {:.0} % of the time for a CPU: others use it; see --cpus",
                 waited * 100.0
             ));
         }

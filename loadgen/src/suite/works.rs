@@ -291,6 +291,7 @@ impl Run {
             source: Vec::new(),
             in_flight: 128,
             timeout: settings.timeout,
+            wait: settings.timeout,
             delay_acks: true,
             compression: Compression {
                 verify_every: 64,

@@ -112,7 +112,8 @@ fn every_key_can_be_set_from_the_environment() {
         let name = super::load::variable_of_key(&key);
         let wrong = match key.as_str() {
             // Any text will do for these.
-            "log.level" | "auth.issuer" | "auth.audience" | "auth.hs256_secret_file" | "http.keys_file" => " ok",
+            "log.level" => "debug",
+            "auth.issuer" | "auth.audience" | "auth.hs256_secret_file" | "http.keys_file" => " ok",
             "auth.jwks_file" | "auth.public_key_files" => "a.pem",
             _ => "{wrong",
         };
@@ -165,19 +166,34 @@ fn unknown_variables_are_refused_with_a_guess() {
     assert!(message("URINGCAST_ZZZZZZZZZZ").ends_with("`uringcast config` lists them all"));
 }
 
-/// What Kubernetes puts into the pods beside a Service called uringcast was written by nobody.
+/// What Kubernetes puts into the pods beside a Service called uringcast-http was written by nobody.
 #[test]
 fn service_variables_of_kubernetes_are_passed_over() {
     let service = [
-        ("URINGCAST_SERVICE_HOST", "10.0.0.1"),
-        ("URINGCAST_SERVICE_PORT", "2345"),
-        ("URINGCAST_SERVICE_PORT_WS", "2345"),
-        ("URINGCAST_PORT", "tcp://10.0.0.1:2345"),
-        ("URINGCAST_PORT_2345_TCP_ADDR", "10.0.0.1"),
+        ("URINGCAST_HTTP_SERVICE_HOST", "10.0.0.1"),
+        ("URINGCAST_HTTP_SERVICE_PORT", "2345"),
+        ("URINGCAST_HTTP_SERVICE_PORT_WS", "2345"),
+        ("URINGCAST_HTTP_PORT", "tcp://10.0.0.1:2345"),
+        ("URINGCAST_HTTP_PORT_2345_TCP_ADDR", "10.0.0.1"),
     ];
     assert_eq!(from_env(&service).unwrap(), Config::default());
-    assert!(is_our_variable("URINGCAST_LISTEN") && is_our_variable("URINGCAST_PORTS"));
-    assert!(!is_our_variable("URINGCASTER"));
+    // No key is taken for one of these, whatever its value.
+    for name in keys().iter().map(|key| super::load::variable_of_key(key)) {
+        for value in ["tcp://10.0.0.1:1", "/a/b", "1"] {
+            assert!(is_our_variable(&name, value), "{name}={value}");
+        }
+    }
+}
+
+/// What other servers call it leads to what it is called here.
+#[test]
+fn words_of_other_servers_are_understood() {
+    let message = |name: &str| from_env(&[(name, "8080")]).unwrap_err().to_string();
+    assert!(message("URINGCAST_PORT").ends_with("did you mean URINGCAST_LISTEN?"));
+    assert!(message("URINGCAST_HTTP_PORT").ends_with("did you mean URINGCAST_HTTP__LISTEN?"));
+    assert!(message("URINGCAST_HTTP__PORT").ends_with("did you mean URINGCAST_HTTP__LISTEN?"));
+    assert!(message("URINGCAST_JWT_SECRET").ends_with("did you mean URINGCAST_AUTH__HS256_SECRET?"));
+    assert_eq!(refusal("port = 8080"), "FILE:1: port: unknown key; did you mean listen?");
 }
 
 #[test]
@@ -210,7 +226,10 @@ fn wrong_values_are_refused_with_file_line_and_key() {
         ("[limits]\nframe_bytes = 0", "FILE:2: limits.frame_bytes: must be from 1 to"),
         ("path = \"ws\"", "FILE:1: path: must start with /"),
         ("path = \"/echo\"", "FILE:1: path: must not be /echo"),
-        ("origins = [\"https://a/\"]", "FILE:1: origins: \"https://a/\" is not an origin"),
+        (
+            "origins = [\"https://a/\"]",
+            "FILE:1: origins: \"https://a/\" matches no page: an origin ends behind the host and its port; write https://a",
+        ),
         ("origins = \"*\"", "FILE:1: origins: must be a list"),
         ("shards = 1\nshards = 2", "FILE:2: not valid TOML: duplicate key"),
         ("shards = ", "FILE:1: not valid TOML"),
@@ -218,6 +237,34 @@ fn wrong_values_are_refused_with_file_line_and_key() {
     ] {
         let message = refusal(text);
         assert!(message.starts_with(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_level_or_filter_that_would_log_nothing_is_refused() {
+    let level = |level: &str| from_env(&[("URINGCAST_LOG__LEVEL", level)]).map(|config| config.log.level);
+    for good in ["info", "DEBUG", "off", "warn,uringcast::conn=debug", " info , uringcast=trace ", "uringcast::shard"] {
+        assert_eq!(level(good).unwrap(), good);
+    }
+    for (wrong, said) in [
+        ("verbose", "\"verbose\" is no level: write one of off, error, warn, info, debug, trace"),
+        ("warning", "\"warning\" is no level"),
+        ("3", "\"3\" is no level"),
+        ("", "must not be empty"),
+        (" , ", "must not be empty"),
+        ("info,verbose", "\"verbose\" is no level"),
+        ("info,uringcast=verbose", "\"verbose\" is no level"),
+        ("info,uringcast::conn=", "\"\" is no level"),
+        ("uringcats=debug", "\"uringcats\" is no part of this server"),
+        ("uringcaster=debug", "\"uringcaster\" is no part"),
+        ("uringcast::=debug", "\"uringcast::\" is no part"),
+        ("conn=debug", "\"conn\" is no part"),
+        ("info=uringcast", "\"info\" is no part"),
+        ("uringcast[x]=info", "is no part"),
+    ] {
+        let message = level(wrong).unwrap_err().to_string();
+        assert!(message.starts_with("environment variable URINGCAST_LOG__LEVEL: log.level: "), "{message}");
+        assert!(message.contains(said), "{message}");
     }
 }
 
