@@ -302,9 +302,9 @@ settings! {
         /// an API key in a page is everyone's. `["https://status.example.com"]` lets such a page read /health.
         cors_origins: Vec<String> = Vec::new(), origin_list;
         /// Names under which that listener answers without a key (/health, /metrics), where it is on a loopback address:
-        /// `["metrics.internal"]`; "*" allows all. `localhost` and loopback addresses are always answered. The names keep
-        /// a web page whose own name was pointed at this machine (DNS rebinding) from reading the answers. Requests
-        /// that bring a key may use any name.
+        /// `["metrics.internal"]`; "*" allows all. `localhost`, loopback addresses and names without a dot are always
+        /// answered. So a web page whose own name was pointed at this machine (DNS rebinding) can't read the answers.
+        /// Requests that bring a key may use any name.
         hosts: Vec<String> = Vec::new(), host_list;
     }
 }

@@ -30,9 +30,9 @@ impl Hosts {
         // Browsers always name a host, so what names none is no rebound page.
         let Some(host) = host else { return true };
         let name = split_port(host).map_or(host, |(name, _)| name);
-        !self.is_local
-            || is_loopback(host)
-            || self.allowed.iter().any(|one| one == "*" || one.eq_ignore_ascii_case(name))
+        // Nobody can have a name without a dot in the public DNS: it is of this machine's network.
+        let is_near = is_loopback(host) || !name.contains(['.', '[']);
+        !self.is_local || is_near || self.allowed.iter().any(|one| one == "*" || one.eq_ignore_ascii_case(name))
     }
 }
 
@@ -93,10 +93,20 @@ mod tests {
     #[test]
     fn a_foreign_name_is_served_where_it_is_listed() {
         let local = Hosts::new(true, vec!["Metrics.internal".to_owned()]);
-        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:2346", "127.9.9.9", "[::1]:1", "metrics.INTERNAL:9"] {
+        for host in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:2346",
+            "127.9.9.9",
+            "[::1]:1",
+            "metrics.INTERNAL:9",
+            "pushserver:2346",
+        ] {
             assert!(local.serve(Some(host)), "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "x.metrics.internal", "10.0.0.1", "0.0.0.0", "[::2]"] {
+        for host in
+            ["evil.example", "localhost.evil.example", "x.metrics.internal", "10.0.0.1", "0.0.0.0", "[::2]", "evil."]
+        {
             assert!(!local.serve(Some(host)), "{host}");
             assert!(Hosts::new(true, vec!["*".to_owned()]).serve(Some(host)), "{host}");
             assert!(Hosts::new(false, Vec::new()).serve(Some(host)), "{host}");
