@@ -1,4 +1,4 @@
-// Tokens that end while the client is online: the user's, and those of channels.
+// Tokens: those that end while the client is online, the user's and those of channels, and those that are refused.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -252,6 +252,105 @@ test('an ask that is never answered is given up after a minute', async () => {
   await clock.advance(41_000);
   assert.ok(calls > 1);
   assert.ok(sockets.length > 0);
+});
+
+// ---- sign-in ----
+
+/** Refuses the token of the present attempt; gives back how long the client waits. */
+async function refuse({ last, states }) {
+  await settle();
+  last().open();
+  last().push({ type: 'auth_failed', code: 401, message: 'token invalid or expired' });
+  last().drop(4401);
+  return states.at(-1).retryInMs;
+}
+
+test('4401: the function is asked again after a pause that doubles; eight in a row are final', async () => {
+  const asked = [];
+  const token = async ({ refused }) => `token ${asked.push(refused)}`;
+  const all = setUp({ token });
+  const { client, clock, sockets } = all;
+  client.connect();
+  const waits = [];
+  for (let round = 0; round < 7; round += 1) {
+    waits.push(await refuse(all));
+    assert.equal(client.state, 'waiting');
+    await clock.advance(waits.at(-1) - 1);
+    assert.equal(asked.length, round + 1, 'not a moment earlier');
+    await clock.advance(1);
+  }
+  assert.deepEqual(waits, [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+  await refuse(all);
+  assert.deepEqual(client.ended, { code: 4401, reason: 'token invalid or expired', by: 'server' });
+  await clock.advance(3_600_000);
+  assert.equal(sockets.length, 8);
+  assert.deepEqual(asked, [false, true, true, true, true, true, true, true]);
+});
+
+test('4401: at least half of the pause passes, however the dice fall', async () => {
+  const all = setUp({ token: async () => 'token', random: () => 0 });
+  all.client.connect();
+  assert.equal(await refuse(all), 500);
+});
+
+test('a token that is refused for a while, as with a clock that is ahead, is taken in the end', async () => {
+  const all = setUp({ token: async () => 'from the future' });
+  all.client.connect();
+  for (let round = 0; round < 3; round += 1) await all.clock.advance(await refuse(all));
+  await all.signIn();
+  assert.equal(all.client.state, 'online');
+});
+
+test('4401 behind sign-ins that succeed is never final, and the pause grows while they are short', async () => {
+  let calls = 0;
+  const all = setUp({ token: async () => `token ${++calls}`, heartbeatIntervalMs: Infinity });
+  const { client, clock, states, last, online, signIn } = all;
+  await online();
+  const waits = [];
+  for (let round = 0; round < 10; round += 1) {
+    last().drop(4401);
+    assert.equal(client.state, 'waiting');
+    waits.push(states.at(-1).retryInMs);
+    await clock.advance(waits.at(-1));
+    await signIn();
+    assert.equal(client.state, 'online');
+  }
+  assert.deepEqual(waits.slice(0, 6), [1_000, 2_000, 4_000, 8_000, 16_000, 30_000]);
+  await clock.advance(10_000);
+  last().drop(4401);
+  assert.equal(states.at(-1).retryInMs, 1_000, 'a connection that stayed begins afresh');
+});
+
+test('4401 with a fixed token is final', async () => {
+  const { client, last } = setUp();
+  client.connect();
+  await settle();
+  last().open();
+  last().push({ type: 'auth_failed', code: 401, message: 'token invalid or expired' });
+  assert.equal(client.state, 'closed');
+  assert.deepEqual(client.ended, { code: 4401, reason: 'token invalid or expired', by: 'server' });
+});
+
+test('a token function that fails is tried again later, unless it says that is final', async () => {
+  let calls = 0;
+  const failing = setUp({
+    token: async () => {
+      calls += 1;
+      if (calls === 1) throw new Error('no network');
+      return 'secret';
+    },
+  });
+  failing.client.connect();
+  await settle();
+  assert.equal(failing.client.state, 'waiting');
+  await failing.clock.advance(500);
+  assert.equal(failing.sockets.length, 1);
+
+  const refusing = setUp({ token: async () => { throw Object.assign(new Error('bad name'), { final: true }); } });
+  refusing.client.connect();
+  await settle();
+  assert.equal(refusing.client.state, 'closed');
+  assert.match(refusing.client.ended.reason, /bad name/);
 });
 
 // ---- channels ----
