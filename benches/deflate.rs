@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use miniz_oxide::deflate::core::{CompressorOxide, TDEFLFlush, compress, create_comp_flags_from_zip_params};
 use uringcast::metrics::Metrics;
-use uringcast::namespace::{Compress, Overflow};
+use uringcast::namespace::{Compress, Overflow, Sending};
 use uringcast::proto::deflate::Deflate;
 use uringcast::proto::deflate::compress::Compressors;
 use uringcast::proto::deflate::inflate::Inflater;
 use uringcast::proto::frame;
-use uringcast::run::{Frames, Mark, Packer};
+use uringcast::run::{Frames, Mark, Origin, Packer};
 
 const SIZES: [usize; 8] = [64, 128, 192, 256, 512, 1024, 4096, 16384];
 /// Messages in a batch.
@@ -58,8 +58,8 @@ fn run(texts: &[String]) -> Frames {
         frame::write_text(&mut bytes, text.as_bytes());
         marks.push(Mark { end: u32::try_from(bytes.len()).expect("short"), offset, key: 0 });
     }
-    let (overflow, compress) = (Overflow::Disconnect, Compress::Auto);
-    Frames { channel: "prices".into(), epoch: "e".into(), overflow, compress, bytes, marks }
+    let sending = Sending { overflow: Overflow::Disconnect, compress: Compress::Auto };
+    Frames { origin: Origin::new("prices".into(), "e".into(), sending), packed: None, bytes, marks }
 }
 
 /// Nanoseconds and bytes of the messages compressed, as a shard does it.

@@ -13,7 +13,7 @@ use uringcast::fanout::Fanout;
 use uringcast::namespace::{Compress, Overflow, Sending};
 use uringcast::outbox::Outbox;
 use uringcast::proto::frame;
-use uringcast::run::{Frames, Mark};
+use uringcast::run::{Frames, Mark, Origin};
 
 const KEPT: Sending = Sending { overflow: Overflow::Disconnect, compress: Compress::Auto };
 const SUBSCRIBERS: [u32; 4] = [1, 100, 1000, 8000];
@@ -175,14 +175,8 @@ fn outbox(criterion: &mut Criterion) {
         bytes.extend(push());
         marks.push(Mark { end: u32::try_from(bytes.len()).expect("short"), offset, key: 0 });
     }
-    let run = Rc::new(Frames {
-        channel: "news".into(),
-        epoch: "0f3a9c6d7be1425f".into(),
-        overflow: Overflow::Disconnect,
-        compress: Compress::Auto,
-        bytes,
-        marks,
-    });
+    let origin = Origin::new("news".into(), "0f3a9c6d7be1425f".into(), KEPT);
+    let run = Rc::new(Frames { origin, packed: None, bytes, marks });
     let (mut ours, mut theirs) = (Outbox::default(), VecDeque::new());
     assert_eq!(through_outbox(&mut ours, &reply, &run), through_queue(&mut theirs, &reply, &run.bytes));
 

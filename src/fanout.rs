@@ -11,16 +11,19 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::metrics::Count;
 use crate::namespace::Sending;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, SEGMENT_BYTES};
 use crate::proto::deflate::Deflate;
-use crate::run::{Frames, Mark, Packer, Run, place};
+use crate::run::{Frames, Mark, Origin, Packer, Run, place};
 
 /// An open run is sealed when it gets this long.
 const SEAL_BYTES: usize = 256 * 1024;
 /// A private frame that overtakes an open run copies what the connection is due of it, up to this much; above it
 /// the run is sealed instead, and shared.
 const COPY_BYTES: usize = 4 * 1024;
+/// A run is compressed in at most this many variants, however many kinds of agreements its subscribers have.
+const VARIANTS: usize = 3;
 
 /// One connection's subscription, as the channel sees it.
 #[derive(Debug)]
@@ -45,15 +48,13 @@ pub struct Subscription {
 /// One channel's frames and subscribers on this shard.
 #[derive(Debug)]
 pub struct LocalChannel {
-    name: Arc<str>,
+    origin: Rc<Origin>,
     /// Number of the oldest sealed run, or of the open one if none is sealed.
     first: u32,
     sealed: VecDeque<Sealed>,
     open: Vec<u8>,
     /// The frames of `open`.
     marks: Vec<Mark>,
-    epoch: Arc<str>,
-    sending: Sending,
     /// In no order. Walked from the back, so that removing one by swapping in the last hides nobody from a walk.
     subscribers: Vec<Subscriber>,
     /// It is in [`Fanout::dirty`].
@@ -64,7 +65,7 @@ pub struct LocalChannel {
 #[derive(Debug)]
 struct Sealed {
     run: Run,
-    /// The same for those who inflate, by what was agreed with them; nothing if it doesn't pay. Seldom more than one.
+    /// The same compressed, by variant; nothing if it doesn't pay. At most [`VARIANTS`], and seldom more than one.
     packed: Vec<(Deflate, Option<Run>)>,
 }
 
@@ -72,19 +73,24 @@ impl Sealed {
     /// What somebody gets that is due the run from `start` on, and from where on. Packed only whole: see [`Packer`].
     fn due(&mut self, start: usize, packer: Option<&mut Packer<'_>>) -> (&Run, usize) {
         let Some(packer) = packer.filter(|_| start == 0) else { return (&self.run, start) };
-        let known = self.packed.iter().position(|(deflate, _)| *deflate == packer.deflate);
-        let at = known.unwrap_or_else(|| {
-            self.packed.push((packer.deflate, packer.pack(&self.run).map(Rc::new)));
-            self.packed.len() - 1
+        let wanted = packer.variant(&self.run);
+        let mut at = self.packed.iter().position(|(variant, _)| *variant == wanted);
+        if at.is_none() && self.packed.len() < VARIANTS {
+            self.packed.push((wanted, packer.pack(&self.run).map(Rc::new)));
+            at = Some(self.packed.len() - 1);
+        }
+        let at = at.or_else(|| {
+            packer.metrics.count(Count::PackBorrowed);
+            self.packed.iter().position(|(variant, _)| wanted.can_read(*variant))
         });
-        (self.packed[at].1.as_ref().unwrap_or(&self.run), 0)
+        (at.and_then(|at| self.packed[at].1.as_ref()).unwrap_or(&self.run), 0)
     }
 }
 
 impl LocalChannel {
     /// The channel's name.
     pub fn name(&self) -> &Arc<str> {
-        &self.name
+        &self.origin.channel
     }
 
     /// How many subscribe here.
@@ -106,9 +112,7 @@ impl LocalChannel {
     pub fn seal(&mut self) {
         if !self.open.is_empty() {
             let (bytes, marks) = (std::mem::take(&mut self.open), std::mem::take(&mut self.marks));
-            let (channel, epoch) = (Arc::clone(&self.name), Arc::clone(&self.epoch));
-            let Sending { overflow, compress } = self.sending;
-            let run = Rc::new(Frames { channel, epoch, overflow, compress, bytes, marks });
+            let run = Rc::new(Frames { origin: Rc::clone(&self.origin), packed: None, bytes, marks });
             self.sealed.push_back(Sealed { run, packed: Vec::new() });
         }
     }
@@ -152,8 +156,9 @@ impl LocalChannel {
     }
 
     /// Moves all that the subscriber is due, the open run included, into its outbox: a private frame follows.
-    /// Returns how many frames that were.
-    pub fn hand_over(&mut self, index: usize, packer: Option<Packer<'_>>, outbox: &mut Outbox) -> usize {
+    /// Returns how many frames that were. A subscriber that `is_slow` may have to do without some of them later, so
+    /// they stay frames of the channel in its outbox.
+    pub fn hand_over(&mut self, index: usize, packer: Option<Packer<'_>>, is_slow: bool, outbox: &mut Outbox) -> usize {
         let due = {
             let subscriber = &self.subscribers[index];
             let start = if subscriber.run == self.open_number() { subscriber.start as usize } else { 0 };
@@ -168,22 +173,37 @@ impl LocalChannel {
             outbox.push_slice(run, start, end);
         });
         let subscriber = &mut self.subscribers[index];
-        let open = &self.open[subscriber.start as usize..];
+        let start = subscriber.start;
+        let open = &self.open[start as usize..];
         if !open.is_empty() {
-            frames += self.marks.len() - self.marks.partition_point(|mark| mark.end <= subscriber.start);
-            outbox.push_private(|buffer| buffer.extend_from_slice(open));
+            let marks = &self.marks[self.marks.partition_point(|mark| mark.end <= start)..];
+            frames += marks.len();
+            if is_slow && self.origin.may_drop() {
+                let marks = marks.iter().map(|mark| Mark { end: mark.end - start, ..*mark }).collect();
+                outbox.push_frames(Frames {
+                    origin: Rc::clone(&self.origin),
+                    packed: None,
+                    bytes: open.to_vec(),
+                    marks,
+                });
+            } else {
+                outbox.push_private(|buffer| buffer.extend_from_slice(open));
+            }
             subscriber.start = place(self.open.len());
         }
         frames
     }
 
-    /// How many bytes the subscriber is due, of sealed runs and the open one.
+    /// The most memory that an outbox would hold of what the subscriber is due, of sealed runs and the open one.
     pub fn due(&self, index: usize) -> usize {
         let Subscriber { run, start, .. } = self.subscribers[index];
         let behind = self.open_number().wrapping_sub(run) as usize;
-        let runs =
-            self.sealed.iter().skip(self.sealed.len().saturating_sub(behind)).map(|sealed| sealed.run.bytes.len());
-        runs.sum::<usize>() + self.open.len() - start as usize
+        let runs = self.sealed.iter().skip(self.sealed.len().saturating_sub(behind));
+        let sealed: usize = runs.map(|sealed| SEGMENT_BYTES + sealed.run.weight()).sum();
+        let frames = Frames { origin: Rc::clone(&self.origin), packed: None, bytes: Vec::new(), marks: Vec::new() };
+        let copied = self.open.len() - if behind == 0 { start as usize } else { 0 };
+        let open = 2 * copied + frames.weight() + SEGMENT_BYTES + self.marks.capacity() * size_of::<Mark>();
+        sealed + if copied > 0 { open } else { 0 }
     }
 
     fn open_number(&self) -> u32 {
@@ -221,10 +241,10 @@ impl Fanout {
             None => self.create(name, epoch, sending),
         };
         let local = self.channel(channel);
-        if local.epoch != *epoch {
+        if local.origin.epoch != *epoch {
             // The channel began a new life while somebody here still subscribed to the old one.
             local.seal();
-            local.epoch = Arc::clone(epoch);
+            local.origin = Origin::new(Arc::clone(name), Arc::clone(epoch), sending);
         }
         let (run, start) = (local.open_number(), place(local.open.len()));
         local.subscribers.push(Subscriber { slot, run, start });
@@ -288,7 +308,7 @@ impl Fanout {
         if place.as_ref().is_some_and(LocalChannel::is_empty)
             && let Some(local) = place.take()
         {
-            self.by_name.remove(&local.name);
+            self.by_name.remove(local.name());
             self.dirty.retain(|&dirty| dirty != channel);
             self.free.push(channel);
         }
@@ -296,13 +316,11 @@ impl Fanout {
 
     fn create(&mut self, name: &Arc<str>, epoch: &Arc<str>, sending: Sending) -> u32 {
         let local = LocalChannel {
-            name: Arc::clone(name),
+            origin: Origin::new(Arc::clone(name), Arc::clone(epoch), sending),
             first: 0,
             sealed: VecDeque::new(),
             open: Vec::new(),
             marks: Vec::new(),
-            epoch: Arc::clone(epoch),
-            sending,
             subscribers: Vec::new(),
             dirty: false,
         };
@@ -334,7 +352,7 @@ mod tests {
 
     fn handed(fanout: &mut Fanout, subscription: Subscription) -> Vec<u8> {
         let mut outbox = Outbox::default();
-        fanout.channel(subscription.channel).hand_over(subscription.index as usize, None, &mut outbox);
+        fanout.channel(subscription.channel).hand_over(subscription.index as usize, None, false, &mut outbox);
         let mut pieces = Vec::new();
         outbox.pieces(&mut pieces);
         pieces.iter().flat_map(|piece| piece.to_vec()).collect()
@@ -369,10 +387,10 @@ mod tests {
         let a = fanout.subscribe(&name, &"e".into(), KEPT, 1);
         fanout.append("c", &vec![7; COPY_BYTES], 1, 0);
         let mut outbox = Outbox::default();
-        fanout.channel(a.channel).hand_over(0, None, &mut outbox);
+        fanout.channel(a.channel).hand_over(0, None, false, &mut outbox);
         assert_eq!(outbox.private_bytes(), COPY_BYTES);
         fanout.append("c", &vec![8; COPY_BYTES + 1], 1, 0);
-        fanout.channel(a.channel).hand_over(0, None, &mut outbox);
+        fanout.channel(a.channel).hand_over(0, None, false, &mut outbox);
         assert_eq!((outbox.private_bytes(), outbox.bytes()), (COPY_BYTES, 2 * COPY_BYTES + 1));
         assert_eq!(fanout.channel(a.channel).sealed(), 1);
     }

@@ -8,9 +8,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use monoio::net::{TcpListener, TcpStream};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::clock::stopwatch_ns;
 use crate::conn::{self, Layer, Transport};
 use crate::limits::Limit;
 use crate::metrics::Count;
@@ -183,6 +185,8 @@ fn enter(reactor: &Rc<Reactor>, stream: TcpStream, peer: IpAddr, tls: bool) {
             return;
         }
     };
+    // Judged now: what the client does on another connection after it has ended this one comes later on any shard.
+    let accepted_ns = if has_ended(&transport) { 0 } else { stopwatch_ns() };
     let layer = match tls.then(|| secure(reactor)).flatten() {
         Some(stream) => Layer::tls(stream),
         None if tls => return reactor.counters.leave(),
@@ -191,7 +195,7 @@ fn enter(reactor: &Rc<Reactor>, stream: TcpStream, peer: IpAddr, tls: bool) {
     let _ = SockRef::from(&*transport).set_tcp_nodelay(true);
     let _ = SockRef::from(&*transport).set_tcp_user_timeout(Some(UNACKED_MAX));
     if !reactor.entry.proxy_protocol || !reactor.entry.guard.is_proxy(peer) {
-        return admit(reactor, transport, layer, Arrival { from: peer, over });
+        return admit(reactor, transport, layer, Arrival { from: peer, over, accepted_ns });
     }
     let reactor = Rc::clone(reactor);
     monoio::spawn(async move {
@@ -199,7 +203,7 @@ fn enter(reactor: &Rc<Reactor>, stream: TcpStream, peer: IpAddr, tls: bool) {
         match header {
             Ok(Ok(proxied)) if !reactor.is_draining() => {
                 let from = if let Proxied::From(client) = proxied { client } else { peer };
-                admit(&reactor, transport, layer, Arrival { from, over });
+                admit(&reactor, transport, layer, Arrival { from, over, accepted_ns });
             }
             refused => {
                 reactor.metrics.refused(Limit::ProxyProtocol);
@@ -221,6 +225,13 @@ fn admit(reactor: &Rc<Reactor>, transport: Rc<Transport>, layer: Layer, arrival:
     };
     reactor.sockets.borrow_mut().insert(id, Rc::clone(&transport), layer);
     monoio::spawn(conn::serve(Rc::clone(reactor), id, transport));
+}
+
+/// Whether the peer has ended its side, or reset the connection, before it was accepted.
+fn has_ended(transport: &Transport) -> bool {
+    let mut poll = [PollFd::new(transport, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 fn secure(reactor: &Reactor) -> Option<Stream> {

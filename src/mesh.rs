@@ -4,8 +4,9 @@
 //!
 //! Bounds: a ring holds `capacity` parcels. Its last two thirds are kept for asks and answers, whose number
 //! credits bound (`credits`), so [`Staging::room`] is what refusable deliveries may take. Only what must never be
-//! refused (kicks, releases, a user's going) may wait in the staging queue beyond the ring, at most one per connection;
-//! and the two farewells of a shard that goes.
+//! refused may wait in the staging queue beyond the ring: kicks, releases, a user's going, questions for a sign of life
+//! and answers to sign-ins that waited for one, at most one each per connection; two parcels for each batch window that
+//! ends; and the two farewells of a shard that goes.
 
 #[cfg(all(test, feature = "loom"))]
 mod interleavings;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The channel that every signed-in connection is on; its rules are its own.
+/// The channel that a sign-in attaches to, if its rules let the user in. They are its own.
 pub const LOBBY: &str = "lobby";
 /// The longest name of a namespace.
 pub const MAX_NAME_BYTES: usize = 64;

@@ -37,7 +37,7 @@ pub enum Parcel {
         /// The user whom it held.
         user: Arc<User>,
     },
-    /// Owner → shard: the answer to an ask; gives its credit back.
+    /// Owner → shard: the answer to an ask.
     Answer {
         /// Who asked.
         asker: Asker,
@@ -45,11 +45,29 @@ pub enum Parcel {
         request: u32,
         /// The outcome.
         answer: Answer,
+        /// Whether it gives the ask's credit back; not after [`Parcel::Deferred`].
+        credit: bool,
     },
+    /// Owner → shard: an ask of a client waits for something else than room in a lane. Gives its credit back, so that
+    /// other clients need not wait too; the answer comes later.
+    Deferred,
     /// The lobby's owner → shard: another connection took the user over.
     Kick {
         /// The connection to close.
         conn: ConnId,
+    },
+    /// The lobby's owner → shard: a sign-in waits for what the connection's user holds. The connection has to show a sign
+    /// of life, or is let go. Answered by [`Parcel::Alive`] or [`Parcel::Release`].
+    Probe {
+        /// The connection that holds the user.
+        conn: ConnId,
+    },
+    /// Shard → the lobby's owner: the connection has shown a sign of life.
+    Alive {
+        /// The connection that was asked for it.
+        conn: ConnId,
+        /// The user whom it holds.
+        user: Arc<User>,
     },
     /// Either way: the sender is going away, see `shard::farewell`.
     Farewell(Farewell),
@@ -60,6 +78,18 @@ pub enum Parcel {
         /// Encoded once, for all shards and for the history.
         publication: Arc<Publication>,
     },
+    /// Owner → shard: the publications of a batch window, in order, for every subscriber of the channel there. One parcel,
+    /// so that no window takes more of a lane than a publication does.
+    DeliverBatch {
+        /// The channel.
+        channel: Arc<str>,
+        /// Each encoded once, for all shards and for the history.
+        publications: Arc<[Arc<Publication>]>,
+        /// The length of their frames together.
+        bytes: usize,
+    },
+    /// Owner → shard: answers that waited for the end of a batch window, in order. Their credits went back before.
+    LateAnswers(Vec<LateAnswer>),
     /// Owner → shard: an event, which has no offset and no history, for every subscriber of the channel there.
     Announce {
         /// The channel.
@@ -78,6 +108,17 @@ pub enum Farewell {
     NoMoreDeliveries,
 }
 
+/// The answer to a client's ask whose credit has been given back.
+#[derive(Debug)]
+pub struct LateAnswer {
+    /// Who asked.
+    pub conn: ConnId,
+    /// The number given with the ask.
+    pub request: u32,
+    /// The outcome.
+    pub answer: Answer,
+}
+
 /// Who asks an owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Asker {
@@ -91,14 +132,7 @@ pub enum Asker {
 #[derive(Debug)]
 pub enum Ask {
     /// Sign the user in on this connection and attach it to the lobby, in one step.
-    Claim {
-        /// Who signs in.
-        user: Arc<User>,
-        /// Where in the lobby the client had been.
-        recover: Option<Box<Since>>,
-        /// `limits.connections_per_user` holds for it.
-        bounded: bool,
-    },
+    Claim(Box<Claim>),
     /// Attach the connection to a channel.
     Subscribe {
         /// Which.
@@ -139,6 +173,21 @@ pub enum Ask {
     },
 }
 
+/// A sign-in on its way to the lobby's owner.
+#[derive(Debug)]
+pub struct Claim {
+    /// Who signs in.
+    pub user: Arc<User>,
+    /// Where in the lobby the client had been.
+    pub recover: Option<Box<Since>>,
+    /// Whether the lobby's rules let the user in: otherwise the sign-in does not attach the connection to it.
+    pub lobby: bool,
+    /// `limits.connections_per_user` holds for it.
+    pub bounded: bool,
+    /// When its connection was accepted, see `shard::Arrival`.
+    pub accepted_ns: u64,
+}
+
 /// A place in a channel that a client had reached: everything up to the offset it has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Since {
@@ -177,10 +226,10 @@ pub enum Content {
 /// The outcome of an [`Ask`].
 #[derive(Debug)]
 pub enum Answer {
-    /// Signed in; from here on the lane carries the lobby.
+    /// Signed in; from here on the lane carries the lobby, if the claim asked for that.
     Claimed {
         /// Where the lobby stands, and what was missed.
-        lobby: Box<Attached>,
+        lobby: Option<Box<Attached>>,
         /// Users online.
         online_count: u64,
     },
@@ -257,6 +306,8 @@ pub struct UsersPage {
 pub enum Refusal {
     /// The user is connected elsewhere and stays there (`reject_new`).
     AlreadyOnline,
+    /// The user is connected by a connection that was accepted later (`kick_old`).
+    SignedInElsewhere,
     /// Too many sign-ins of this user took each other over.
     TooManySignIns,
     /// The user has as many connections as a user may have.
@@ -292,6 +343,7 @@ impl Parcel {
         match self {
             Self::Ask { ask, .. } => ask.weight(),
             Self::Deliver { publication, .. } => publication.frame().len(),
+            Self::DeliverBatch { bytes, .. } => *bytes,
             Self::Announce { frame, .. } => frame.len(),
             Self::Answer { answer: Answer::Users(page) | Answer::Presence(_, page), .. } => page.members.len() * 64,
             _ => 0,

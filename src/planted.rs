@@ -17,17 +17,26 @@ pub enum Fault {
     LateRelease,
     /// A full lane takes more, and loses it.
     FullLane,
+    /// A sign-in counts by when it comes to the owner, not by when its connection was accepted.
+    LateClaim,
+    /// A connection counts as dead although it has shown a sign of life.
+    DeafProbe,
+    /// A gap of what was dropped spans publications that are kept.
+    GapOverKept,
 }
 
 impl Fault {
     /// Each of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::DroppedParcel,
         Self::SwappedOrder,
         Self::RecoveryOffByOne,
         Self::StaleSubscribed,
         Self::LateRelease,
         Self::FullLane,
+        Self::LateClaim,
+        Self::DeafProbe,
+        Self::GapOverKept,
     ];
 
     /// Whether the server is to make this mistake.

@@ -358,7 +358,7 @@ impl Reactor {
                     let number = self.expect_answer(reply);
                     self.with(|shard, _| shard.ask_for_backend(number, ask));
                 }
-                Command::EndWindows => self.with(|shard, _| shard.end_windows()),
+                Command::EndWindows => self.with(|shard, now| shard.end_windows(now)),
                 Command::Drain(patience) => {
                     self.draining.set(true);
                     for door in &self.doors {

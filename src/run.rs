@@ -5,11 +5,12 @@
 //! (RFC 7692 §7.1.1: context takeover), though never to what came before the run. So nothing is kept per connection,
 //! and small messages pay too; but such a run goes to a client whole or not at all, see [`Packer::pack`].
 
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::metrics::{Count, ShardMetrics};
-use crate::namespace::{Compress, Overflow};
+use crate::namespace::{Compress, Overflow, Sending};
 use crate::proto::deflate::Deflate;
 use crate::proto::deflate::compress::Compressors;
 use crate::proto::frame;
@@ -20,18 +21,58 @@ pub type Run = Rc<Frames>;
 /// A stretch of whole frames.
 #[derive(Debug)]
 pub struct Frames {
-    /// Whose they are, for the gap that stands where some of them are dropped.
-    pub channel: Arc<str>,
-    /// Which life of the channel's offsets.
-    pub epoch: Arc<str>,
-    /// What may be dropped of them for a client that is slow.
-    pub overflow: Overflow,
-    /// Whether they may be compressed.
-    pub compress: Compress,
+    /// What all runs of the channel have in common.
+    pub origin: Rc<Origin>,
+    /// How the frames are compressed; `None` if all of them are plain.
+    pub packed: Option<Deflate>,
     /// The frames, end to end.
     pub bytes: Vec<u8>,
     /// Where each ends and what it is, in order.
     pub marks: Vec<Mark>,
+}
+
+/// What all runs of one channel on a shard have in common, during one epoch.
+#[derive(Debug)]
+pub struct Origin {
+    /// The channel's name.
+    pub channel: Arc<str>,
+    /// The epoch of the offsets.
+    pub epoch: Arc<str>,
+    /// What may be dropped for a slow client, and whether frames may be compressed.
+    pub sending: Sending,
+    /// The latest digests, oldest first: see [`Self::digests`].
+    digests: RefCell<Vec<Weak<Frames>>>,
+}
+
+/// A digest is looked for among so many.
+const DIGESTS: usize = 4;
+
+impl Origin {
+    /// The origin of a channel's runs, as yet without digests.
+    pub fn new(channel: Arc<str>, epoch: Arc<str>, sending: Sending) -> Rc<Self> {
+        Rc::new(Self { channel, epoch, sending, digests: RefCell::default() })
+    }
+
+    /// Whether publications may be dropped for a slow client.
+    pub fn may_drop(&self) -> bool {
+        self.sending.overflow != Overflow::Disconnect
+    }
+
+    /// The latest digests that some outbox still holds, newest first. A digest is a run of the frames that one client
+    /// kept when it was slow. Clients that are equally slow keep the same frames, and so they share one digest.
+    pub fn digests(&self) -> Vec<Run> {
+        self.digests.borrow().iter().rev().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Lets other outboxes find a digest.
+    pub fn add_digest(&self, digest: &Run) {
+        let mut digests = self.digests.borrow_mut();
+        digests.retain(|digest| digest.strong_count() > 0);
+        if digests.len() == DIGESTS {
+            digests.remove(0);
+        }
+        digests.push(Rc::downgrade(digest));
+    }
 }
 
 /// One frame of a run.
@@ -46,6 +87,12 @@ pub struct Mark {
 }
 
 impl Frames {
+    /// The bytes of memory that the run holds, allocated and not used included.
+    pub fn weight(&self) -> usize {
+        const COUNTS: usize = 2 * size_of::<usize>();
+        COUNTS + size_of::<Self>() + self.bytes.capacity() + self.marks.capacity() * size_of::<Mark>()
+    }
+
     /// How many frames there are from `start` to `end`, both of which are boundaries.
     pub fn count(&self, start: usize, end: usize) -> usize {
         if (start, end) == (0, self.bytes.len()) {
@@ -87,11 +134,17 @@ pub struct Packer<'a> {
 }
 
 impl Packer<'_> {
+    /// How the run is compressed for these clients. Frames that may be dropped must not be referred to, so each of
+    /// those is compressed alone.
+    pub fn variant(&self, run: &Frames) -> Deflate {
+        Deflate { takeover: self.deflate.takeover && !run.origin.may_drop(), ..self.deflate }
+    }
+
     /// The run with its messages compressed; `None` if that doesn't pay or isn't wanted. It may be sent in place of the
     /// run to whoever gets all of it, and whose next compressed bytes it is: frames may refer to each other, and lie
     /// elsewhere than in the run.
     pub fn pack(&mut self, run: &Frames) -> Option<Frames> {
-        if run.compress == Compress::Off || run.bytes.len() < self.min_bytes {
+        if run.origin.sending.compress == Compress::Off || run.bytes.len() < self.min_bytes {
             self.metrics.add(Count::PackSkipped, run.marks.len());
             return None;
         }
@@ -111,9 +164,9 @@ impl Packer<'_> {
 
     /// The frames, and how many of them are compressed.
     fn compress(&mut self, run: &Frames) -> (Frames, usize) {
-        // What may be dropped must not be referred to.
-        let together = self.deflate.takeover && run.overflow == Overflow::Disconnect;
-        let mut batch = self.compressors.batch(self.deflate.window_bits);
+        let variant = self.variant(run);
+        let together = variant.takeover;
+        let mut batch = self.compressors.batch(variant.window_bits);
         let (mut bytes, mut marks, mut count) = (Vec::new(), Vec::with_capacity(run.marks.len()), 0);
         for (start, mark) in run.frames(0, place(run.bytes.len())) {
             let plain = &run.bytes[start as usize..mark.end as usize];
@@ -129,8 +182,7 @@ impl Packer<'_> {
             }
             marks.push(Mark { end: place(bytes.len()), ..mark });
         }
-        let (channel, epoch) = (Arc::clone(&run.channel), Arc::clone(&run.epoch));
-        (Frames { channel, epoch, overflow: run.overflow, compress: run.compress, bytes, marks }, count)
+        (Frames { origin: Rc::clone(&run.origin), packed: Some(variant), bytes, marks }, count)
     }
 }
 
@@ -191,7 +243,8 @@ mod tests {
             frame::write_text(&mut bytes, text.as_bytes());
             marks.push(Mark { end: place(bytes.len()), offset, key: offset % 3 });
         }
-        Frames { channel: "c".into(), epoch: "e".into(), overflow, compress: Compress::Auto, bytes, marks }
+        let origin = Origin::new("c".into(), "e".into(), Sending { overflow, compress: Compress::Auto });
+        Frames { origin, packed: None, bytes, marks }
     }
 
     fn pack(run: &Frames, deflate: Deflate, min_bytes: usize, compressors: &mut Compressors) -> Option<Frames> {
@@ -272,7 +325,9 @@ mod tests {
         let short = run(&["short".into()], Overflow::Disconnect);
         assert!(pack(&short, deflate, 0, &mut compressors).is_none());
         assert!(pack(&run(&["x".repeat(200)], Overflow::Disconnect), deflate, 256, &mut compressors).is_none());
-        let off = Frames { compress: Compress::Off, ..run(&["x".repeat(2_000)], Overflow::Disconnect) };
+        let sending = Sending { overflow: Overflow::Disconnect, compress: Compress::Off };
+        let origin = Origin::new("c".into(), "e".into(), sending);
+        let off = Frames { origin, ..run(&["x".repeat(2_000)], Overflow::Disconnect) };
         assert!(pack(&off, deflate, 256, &mut compressors).is_none());
     }
 }

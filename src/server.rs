@@ -490,6 +490,8 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
     warn_of_windows(config);
     let guard = Arc::new(Guard::new(rules(limits)));
     let dev = if config.dev { auth::hs256_secret(&config.auth)? } else { None };
+    // The sign-in that waits is a request like others.
+    let probe_ms = config.auth.probe_ms.min(limits.request_ms / 2);
     Ok(Settings {
         hub: HubSettings {
             shards,
@@ -497,6 +499,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
             namespaces: Arc::new(config.channel_namespaces()),
             duplicate_login: config.auth.duplicate_login,
             connections_per_user: limits.connections_per_user,
+            probes: probe_ms > 0,
             guard: Arc::clone(&guard),
             push_bytes: limits.push_bytes,
             recover_bytes: limits.outbox_bytes / 2,
@@ -534,6 +537,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
         request_ms: limits.request_ms,
         handshake_ms: limits.handshake_ms,
         auth_ms: config.auth.deadline_ms,
+        probe_ms,
         token_cache: CacheLimits {
             tokens: share(config.auth.cached_tokens),
             bytes: share(config.auth.cached_tokens_bytes),

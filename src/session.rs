@@ -2,24 +2,28 @@
 //! it into an [`Effect`], and turns owners' answers into [`Outcome`]s; it knows no socket, no lane and no queue.
 //! `shard` carries the effects out.
 
-use std::cell::RefCell;
+mod rules;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::auth::{Authenticator, ChannelGrant, Identity, RefusedToken, Revocations, TokenError};
+use crate::auth::{Identity, Revocations};
 use crate::clock::Now;
 use crate::hub::LOBBY;
-use crate::namespace::{Namespace, Namespaces, PresenceMode, PublishRule};
-use crate::parcel::{Answer, Ask, Content, Publish, Refusal, Since};
+use crate::namespace::{Namespace, Namespaces, PublishRule};
+use crate::parcel::{Answer, Ask, Claim, Content, Publish, Refusal, Since};
 use crate::planted::Fault;
 use crate::proto::channel::is_channel_name;
 use crate::proto::codes::close;
 use crate::proto::decode::{self, Command, Request, SubscribeTo};
 use crate::proto::encode::{About, Reply};
 use crate::proto::text::{Text, trim};
-use crate::refusals::{TokenReason, quoted};
+use crate::refusals::TokenReason;
 use crate::rights::{Grant, Lapse, Rights};
 use crate::user::User;
+use rules::grant_for;
+
+pub use rules::Rules;
 
 /// Most members or publications in a page, and how many a client gets that names no limit.
 const PAGE_MAX: u32 = 1000;
@@ -116,29 +120,6 @@ pub enum Local {
     Unsubscribe,
 }
 
-/// What a session needs to judge a command.
-#[derive(Debug)]
-pub struct Rules<'a> {
-    /// Judges tokens.
-    pub authenticator: &'a Authenticator,
-    /// What the channels allow.
-    pub namespaces: &'a Namespaces,
-    /// How long a request may stay unanswered.
-    pub request_ms: u64,
-    /// Most subscriptions of a connection, pending ones included, the lobby not.
-    pub subscriptions_max: usize,
-    /// How many it has, the lobby not counted.
-    pub subscriptions: usize,
-    /// Whether the command's channel is one of them.
-    pub subscribed: bool,
-    /// Whether the client comes from where limits hold.
-    pub bounded: bool,
-    /// Whether a channel's token is looked at: not while too many tokens of the client's address were refused.
-    pub looks_at_tokens: bool,
-    /// The token that the command brought and that was refused. Written by the session.
-    pub refused_token: RefCell<Option<RefusedToken>>,
-}
-
 /// What is to be done about a command.
 #[derive(Debug)]
 pub enum Effect<'a> {
@@ -201,34 +182,6 @@ pub struct TimedOut {
     pub is_final: bool,
 }
 
-impl Rules<'_> {
-    /// Who the token speaks for; a refused one is left in `refused_token`.
-    fn verify(&self, token: &str, now: Now) -> Option<Identity> {
-        let verified = self.authenticator.verify(token, now.unix_ms);
-        verified.map_err(|error| self.refuse(token, error, now)).ok()
-    }
-
-    /// What the channel token grants; a refused one is left in `refused_token`.
-    fn verify_channel(&self, token: &str, now: Now) -> Option<ChannelGrant> {
-        let verified = self.authenticator.verify_channel(token, now.unix_ms);
-        verified.map_err(|error| self.refuse(token, error, now)).ok()
-    }
-
-    fn refuse(&self, token: &str, error: TokenError, now: Now) {
-        *self.refused_token.borrow_mut() = Some(self.authenticator.describe(token, error, now.unix_ms));
-    }
-
-    /// A good token was shown where it does not count.
-    fn misplaced(&self, reason: TokenReason, cause: String, user: &str) {
-        *self.refused_token.borrow_mut() = Some(RefusedToken::misplaced(reason, cause, user));
-    }
-
-    /// Whether the channel's members may be asked for.
-    fn shows_members(&self, channel: &str) -> bool {
-        self.namespaces.of(channel).is_some_and(|namespace| namespace.presence != PresenceMode::Off)
-    }
-}
-
 impl Session {
     /// The signed-in user.
     pub fn user(&self) -> Option<&Arc<User>> {
@@ -245,9 +198,9 @@ impl Session {
         self.wants_ping
     }
 
-    /// Whether the deadline for signing in applies.
+    /// Whether the deadline for signing in applies: until a good token has come. What follows is a request like others.
     pub fn is_anonymous(&self) -> bool {
-        self.stage != Stage::SignedIn
+        self.stage == Stage::Anonymous
     }
 
     /// Whether the next command may be read: not while signing in, nor behind one that is stalled, nor with
@@ -311,7 +264,7 @@ impl Session {
     pub fn may_stay(&self, channel: &str, namespaces: &Namespaces) -> bool {
         let (Some(rights), Some(user)) = (self.rights(), self.claimed()) else { return false };
         let rule = |namespace: &Arc<Namespace>| namespace.may_subscribe(user.key(), rights.grants(channel));
-        channel == LOBBY || namespaces.of(channel).is_some_and(rule)
+        namespaces.of(channel).is_some_and(rule)
     }
 
     /// A subscription has ended, and with it the right that its own token gave.
@@ -363,6 +316,9 @@ impl Session {
                     Err((code, text)) => self.local(Local::Refuse(code, text), channel, id),
                 }
             }
+            Command::Users { .. } if !self.may_stay(LOBBY, rules.namespaces) || !rules.shows_members(LOBBY) => {
+                self.local(Local::Refuse(403, Text::Forbidden), LOBBY, id)
+            }
             Command::Users { cursor, limit } => {
                 let ask = Ask::Users { cursor: cursor.map(Into::into), limit: page(limit) };
                 Effect::Ask(self.ask(Kind::Page, id, LOBBY.into(), ask, rules, now))
@@ -403,10 +359,12 @@ impl Session {
         self.stage = Stage::SigningIn;
         self.user = Some(Arc::clone(&user));
         let rights = Rights::new(identity);
+        let lobby = rules.namespaces.lobby().may_subscribe(user.key(), rights.names(LOBBY));
         self.notice_ms = rights.notice_ms(now.unix_ms);
         self.rights = Some(Box::new(rights));
         let wanted = channels.iter().map(Wanted::from).collect();
-        let ask = Ask::Claim { user, recover: recover.as_ref().map(owned), bounded: rules.bounded };
+        let (recover, bounded, accepted_ns) = (recover.as_ref().map(owned), rules.bounded, rules.accepted_ns);
+        let ask = Ask::Claim(Box::new(Claim { user, recover, lobby, bounded, accepted_ns }));
         Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
     }
 
@@ -639,6 +597,9 @@ impl Session {
             Refusal::AlreadyOnline => {
                 return Outcome::Close(id, 409, Text::AlreadyOnline, close::SIGNED_IN_ELSEWHERE);
             }
+            Refusal::SignedInElsewhere => {
+                return Outcome::Close(id, 409, Text::SignedInElsewhere, close::SIGNED_IN_ELSEWHERE);
+            }
             Refusal::TooManySignIns => return Outcome::Close(id, 429, Text::TooManySignIns, close::RATE_LIMITED),
             Refusal::TooManyConnections => {
                 return Outcome::Close(id, 429, Text::TooManyConnections, close::RATE_LIMITED);
@@ -704,21 +665,6 @@ impl From<&SubscribeTo<'_>> for Wanted {
 
 fn owned(since: &decode::Since<'_>) -> Box<Since> {
     Box::new(Since { epoch: since.epoch.into(), offset: since.offset })
-}
-
-/// What the channel's own token gives this user, if it is good and for this channel.
-fn grant_for(channel: &str, token: Option<&str>, user: &User, rules: &Rules<'_>, now: Now) -> Option<Box<Grant>> {
-    let grant = rules.verify_channel(token?, now)?;
-    if grant.user_key != **user.key() {
-        rules.misplaced(TokenReason::OtherUser, "another user's token".to_owned(), &grant.user_key);
-        return None;
-    }
-    if grant.channel != *channel {
-        let cause = format!("it is for channel {}", quoted(&grant.channel));
-        rules.misplaced(TokenReason::OtherChannel, cause, &grant.user_key);
-        return None;
-    }
-    Some(Box::new(Grant::new(grant, now.unix_ms)))
 }
 
 fn page(limit: Option<u32>) -> u32 {

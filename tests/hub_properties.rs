@@ -125,8 +125,10 @@ proptest! {
                         budget.evict(&victim, &mut real[victim]);
                     }
                     while naive.iter().map(NaiveHistory::bytes).sum::<usize>() > max_bytes {
-                        let oldest = |c: &usize| (naive[*c].all[0].1, *c);
-                        let victim = (0..CHANNELS).filter(|c| !naive[*c].all.is_empty()).min_by_key(oldest).unwrap();
+                        // The largest, by powers of two; of these, the one that has the oldest.
+                        let size = |c: usize| std::cmp::Reverse(usize::BITS - naive[c].bytes().leading_zeros());
+                        let place = |c: &usize| (size(*c), naive[*c].all[0].1, *c);
+                        let victim = (0..CHANNELS).filter(|c| !naive[*c].all.is_empty()).min_by_key(place).unwrap();
                         naive[victim].all.remove(0);
                     }
                 }
@@ -152,7 +154,7 @@ proptest! {
                 }
                 Step::Page { channel, back, limit, max_bytes, reverse } => {
                     let since = back.map(|back| naive[channel].top.saturating_add_signed(-back));
-                    let page = offsets(&real[channel].page(since, limit, max_bytes, reverse));
+                    let page = offsets(&real[channel].page(since, naive[channel].top, limit, max_bytes, reverse));
                     prop_assert_eq!(page, naive[channel].page(since, limit, max_bytes, reverse));
                 }
             }

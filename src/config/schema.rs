@@ -133,6 +133,10 @@ settings! {
         /// What happens when a user who is connected signs in again: "kick_old" closes the older connection,
         /// "reject_new" the newer one, "allow" keeps both.
         duplicate_login: DuplicateLogin = DuplicateLogin::KickOld;
+        /// When a sign-in would be refused because of the connections that its user has, these are pinged, and have so long
+        /// to show a sign of life, in milliseconds; those that don't are closed (4504), and the sign-in goes through. 0
+        /// refuses at once. At most half of `limits.request_ms` counts.
+        probe_ms: u64 = 2_000, range(0..=60_000);
         /// How many tokens are remembered whose signature was found good, over all shards, so that reconnects don't
         /// pay for it again; those unused for longest go first. What a token says is judged anew each time. HS256 is
         /// never remembered: it costs no more. 0: none.

@@ -497,7 +497,7 @@ async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
     let Presence { channel, cursor, limit } = wanted;
     state.check_channel(&channel)?;
     let namespace = state.namespaces.of(&channel);
-    if channel != LOBBY && namespace.is_some_and(|namespace| namespace.presence == PresenceMode::Off) {
+    if namespace.is_some_and(|namespace| namespace.presence == PresenceMode::Off) {
         return Err(Fault::new(StatusCode::FORBIDDEN, "presence is off in this channel's namespace"));
     }
     let escape = namespace.is_none_or(|namespace| namespace.escape);

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use super::HubSettings;
 use super::channel::Channel;
 use super::presence::{Announcement, Change};
-use super::users::{Claimed, Released, Users};
+use super::users::{Claimed, Released, Users, Waiter};
 use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::mesh::Staging;
 use crate::namespace::{LOBBY, PresenceMode};
-use crate::parcel::{Parcel, Refusal};
+use crate::parcel::{Claim, Parcel, Refusal};
 use crate::proto::encode::{PresenceChange, Push};
 use crate::user::User;
 
@@ -26,23 +26,27 @@ pub fn claim(
     users: &mut Users,
     lobby: &mut Channel,
     (conn, request): (ConnId, u32),
-    (user, most): (&Arc<User>, usize),
+    (claim, most): (&Claim, usize),
     now: Now,
     out: &mut Staging<Parcel>,
 ) -> Result<(), Refusal> {
-    match users.claim(conn, user, settings.duplicate_login, most, now.mono_ms)? {
-        Claimed::First => announce(settings, lobby, Change::Joined(Arc::clone(user)), users.count(), now, out),
+    match users.claim(conn, claim, settings.duplicate_login, most, now.mono_ms)? {
+        Claimed::First => announce(settings, lobby, Change::Joined(Arc::clone(&claim.user)), users.count(), now, out),
         Claimed::Another => {}
         Claimed::Instead(old) => {
             lobby.detach(old, None);
             out.push(old.shard, Parcel::Kick { conn: old });
         }
     }
-    lobby.attach(conn, request);
+    if claim.lobby {
+        lobby.attach(conn, request);
+    }
     Ok(())
 }
 
-/// The connection is gone: its user is offline if it was the last one that held them.
+/// The connection is gone: its user is offline if it was the last one that held them, unless a sign-in waited for
+/// that. Such a sign-in is attached to the lobby and returned, to be answered. The second part are sign-ins that
+/// waited in vain.
 pub fn release(
     settings: &HubSettings,
     users: &mut Users,
@@ -50,17 +54,26 @@ pub fn release(
     (conn, user): (ConnId, &User),
     now: Now,
     out: &mut Staging<Parcel>,
-) {
-    match users.release(conn, user.key()) {
+) -> (Option<Box<Waiter>>, Vec<Waiter>) {
+    let (released, refused) = users.release(conn, user.key());
+    match released {
         Released::Nothing => {}
         Released::Still => {
             lobby.detach(conn, None);
+        }
+        Released::Next(next) => {
+            lobby.detach(conn, None);
+            if next.claim.lobby {
+                lobby.attach(next.conn, next.request);
+            }
+            return (Some(next), refused);
         }
         Released::Last(user) => {
             lobby.detach(conn, None);
             announce(settings, lobby, Change::Left(user), users.count(), now, out);
         }
     }
+    (None, refused)
 }
 
 /// Attaches a connection to a channel. In the lobby it changes nothing about who is online.

@@ -1,10 +1,11 @@
 //! The byte bound over all histories of a shard. Every change of a history goes through [`Budget::change`], so
-//! that the sum can't drift; when it is over the bound, the owner asks for victims until it isn't. The victim
-//! is the channel whose oldest publication is the oldest of all: under pressure every channel keeps about the
-//! same stretch of time, and a quiet one isn't emptied before a noisy one's older bytes. Doesn't know where
-//! the owner keeps its channels. Holds one entry (some 50 bytes with a name by `Arc`) per channel whose
-//! history isn't empty, and nothing else.
+//! that the sum can't drift; when it is over the bound, the owner asks for victims until it isn't. The largest
+//! histories give way first, so that a channel which is flooded loses its own history and not that of others: sizes
+//! are compared by powers of two, and of those that are about equally large the one whose oldest publication is the
+//! oldest of all is the victim. Doesn't know where the owner keeps its channels. Holds one entry (some 60 bytes
+//! with a name by `Arc`) per channel whose history isn't empty, and nothing else.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::history::History;
@@ -14,9 +15,25 @@ use super::history::History;
 pub struct Budget<K> {
     max_bytes: usize,
     bytes: usize,
-    /// Channels by the time of their oldest publication, or an earlier one: a history only gets younger at its
-    /// old end, so an entry is put right when it comes up, not when the history changes.
-    queue: BTreeSet<(u64, K)>,
+    /// Channels by [`Place`]. The time in there may be earlier than that of the oldest publication: a history only gets
+    /// younger at its old end, so an entry is put right when it comes up, not when the history changes.
+    queue: BTreeSet<(Place, K)>,
+}
+
+/// Where a history stands among those that may have to give way, the first one first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
+    /// The length of its size in bits: changes seldom.
+    size: Reverse<u32>,
+    /// When its oldest publication was pushed, or earlier.
+    oldest_ms: u64,
+}
+
+impl Place {
+    fn of(history: &History) -> Option<Self> {
+        let size = Reverse(usize::BITS - history.bytes().leading_zeros());
+        history.oldest_ms().map(|oldest_ms| Self { size, oldest_ms })
+    }
 }
 
 impl<K: Ord + Clone> Budget<K> {
@@ -42,9 +59,13 @@ impl<K: Ord + Clone> Budget<K> {
         let result = f(history);
         assert!(before <= self.bytes, "a history was changed outside its budget");
         self.bytes = self.bytes - before + history.bytes();
-        match (history.filed_ms, history.oldest_ms()) {
-            (None, Some(oldest_ms)) => self.file(channel, history, oldest_ms),
-            (Some(filed_ms), None) => self.unfile(channel, history, filed_ms),
+        match (history.filed, Place::of(history)) {
+            (None, Some(place)) => self.file(channel, history, place),
+            (Some(filed), None) => self.unfile(channel, history, filed),
+            (Some(filed), Some(place)) if filed.size != place.size => {
+                self.unfile(channel, history, filed);
+                self.file(channel, history, place);
+            }
             _ => {}
         }
         result
@@ -59,31 +80,33 @@ impl<K: Ord + Clone> Budget<K> {
         self.queue.first().map(|(_, channel)| channel.clone())
     }
 
-    /// Takes the oldest publication of the victim, if its history is still the oldest one; says how many bytes
+    /// Takes the oldest publication of the victim, if its place in the queue is right; says how many bytes
     /// that freed. O(log channels), and a call that frees nothing happens at most once per publication that
     /// left by age or count.
     pub fn evict(&mut self, channel: &K, history: &mut History) -> usize {
-        let filed_ms = history.filed_ms.expect("a victim has a history");
+        let filed = history.filed.expect("a victim has a history");
         let mut freed = 0;
-        if history.oldest_ms() == Some(filed_ms) {
+        if Place::of(history) == Some(filed) {
             freed = self.change(channel, history, History::pop_oldest).unwrap_or_default();
         }
-        if let Some(oldest_ms) = history.oldest_ms().filter(|oldest_ms| *oldest_ms != filed_ms) {
-            self.unfile(channel, history, filed_ms);
-            self.file(channel, history, oldest_ms);
+        if let (Some(filed), Some(place)) = (history.filed, Place::of(history))
+            && filed != place
+        {
+            self.unfile(channel, history, filed);
+            self.file(channel, history, place);
         }
         freed
     }
 
-    fn file(&mut self, channel: &K, history: &mut History, oldest_ms: u64) {
-        history.filed_ms = Some(oldest_ms);
-        let new = self.queue.insert((oldest_ms, channel.clone()));
+    fn file(&mut self, channel: &K, history: &mut History, place: Place) {
+        history.filed = Some(place);
+        let new = self.queue.insert((place, channel.clone()));
         assert!(new, "two histories under one name");
     }
 
-    fn unfile(&mut self, channel: &K, history: &mut History, filed_ms: u64) {
-        history.filed_ms = None;
-        let there = self.queue.remove(&(filed_ms, channel.clone()));
+    fn unfile(&mut self, channel: &K, history: &mut History, filed: Place) {
+        history.filed = None;
+        let there = self.queue.remove(&(filed, channel.clone()));
         assert!(there, "a filed history is in the queue");
     }
 }
@@ -114,20 +137,39 @@ mod tests {
         from
     }
 
+    fn push(budget: &mut Budget<u8>, histories: &mut [History], channel: u8, at_ms: u64) {
+        let history = &mut histories[usize::from(channel)];
+        let offset = history.len() as u64 + 1;
+        budget.change(&channel, history, |history| history.push(publication(offset), at_ms, BOUNDS));
+    }
+
     #[test]
-    fn the_oldest_goes_whoever_has_it() {
+    fn of_histories_that_are_equally_large_the_oldest_gives_way() {
         let each = publication(1).weight();
         let mut budget = Budget::new(3 * each);
-        let mut histories: Vec<History> = (0..3).map(|_| History::default()).collect();
-        for (at_ms, channel, offset) in [(10, 1, 1), (20, 0, 1), (30, 1, 2), (40, 2, 1), (50, 1, 3)] {
-            budget.change(&channel, &mut histories[usize::from(channel)], |h| {
-                h.push(publication(offset), at_ms, BOUNDS);
-            });
+        let mut histories: Vec<History> = (0..5).map(|_| History::default()).collect();
+        for (channel, at_ms) in [(3, 10), (0, 20), (4, 30), (1, 40), (2, 50)] {
+            push(&mut budget, &mut histories, channel, at_ms);
         }
-        assert_eq!(settle(&mut budget, &mut histories), [1, 0]);
-        assert_eq!(budget.bytes(), 3 * each);
-        assert_eq!(histories.iter().map(History::len).collect::<Vec<_>>(), [0, 2, 1]);
-        assert_eq!(budget.channels(), 2);
+        assert_eq!(settle(&mut budget, &mut histories), [3, 0]);
+        assert_eq!((budget.bytes(), budget.channels()), (3 * each, 3));
+    }
+
+    #[test]
+    fn a_flood_pushes_out_its_own_history_and_nobody_elses() {
+        let each = publication(1).weight();
+        let mut budget = Budget::new(50 * each);
+        let mut histories: Vec<History> = (0..11).map(|_| History::default()).collect();
+        for channel in 1..11 {
+            push(&mut budget, &mut histories, channel, 1);
+            push(&mut budget, &mut histories, channel, 2);
+        }
+        for at_ms in 10..60 {
+            push(&mut budget, &mut histories, 0, at_ms);
+        }
+        let from = settle(&mut budget, &mut histories);
+        assert!(from.len() == 20 && from.iter().all(|channel| *channel == 0), "{from:?}");
+        assert_eq!(histories.iter().map(History::len).collect::<Vec<_>>(), [30, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]);
     }
 
     #[test]

@@ -5,12 +5,18 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::Caller;
 use super::history::History;
 use super::presence::{Announcer, Members};
 use crate::ids::{ConnId, ShardId};
 use crate::namespace::Namespace;
-use crate::parcel::{Answer, Asker, Placed};
+use crate::parcel::{Answer, Ask, Asker, Placed};
 use crate::publication::Publication;
+
+/// Most publications that wait in one batch window, and most answers.
+pub const BATCH_MAX: usize = 1_024;
+/// A batch window ends when it holds so many bytes.
+pub const BATCH_BYTES: usize = 256 * 1024;
 
 /// The state by which an owner orders a channel.
 #[derive(Debug)]
@@ -43,16 +49,48 @@ pub struct Channel {
     pub filed: u64,
 }
 
-/// Publications that wait for the end of the batch window, and every answer about the channel since it opened:
-/// answers keep the order of the asks, and an acknowledgement comes after the publication.
+/// Publications that wait for the end of the batch window, and what waits behind them.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// In order.
     pub publications: Vec<Arc<Publication>>,
-    /// In order: who asked, the asker's number, and the answer.
-    pub answers: Vec<(Asker, u32, Answer)>,
+    /// The length of their frames together.
+    pub bytes: usize,
+    /// In order.
+    pub behind: Vec<Behind>,
     /// When the window ends; meaningful if there are publications.
     pub until_ms: u64,
+}
+
+/// What waits for the end of a batch window: an acknowledgement comes after the publication, and the answers to one
+/// client about a channel keep the order of its asks.
+#[derive(Debug)]
+pub enum Behind {
+    /// An answer.
+    Answer(Caller, Answer),
+    /// An ask that is answered then.
+    Ask(Caller, Ask),
+}
+
+impl Batch {
+    /// Whether publications wait.
+    pub fn is_open(&self) -> bool {
+        !self.publications.is_empty()
+    }
+
+    /// Whether the window ends before its time, because it holds as much as it may.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES || self.publications.len().max(self.behind.len()) >= BATCH_MAX
+    }
+
+    /// Whether a client waits for something here. The backend's asks have no order among themselves.
+    pub fn is_awaited_by(&self, asker: Asker) -> bool {
+        let by = |behind: &Behind| {
+            let (Behind::Answer(caller, _) | Behind::Ask(caller, _)) = behind;
+            caller.asker == asker
+        };
+        asker != Asker::Backend && self.behind.iter().any(by)
+    }
 }
 
 impl Channel {
@@ -97,9 +135,18 @@ impl Channel {
         self.offset
     }
 
-    /// Where the channel stands.
+    /// The newest publication that has been sent to the subscribers: those in an open batch window have not.
+    pub fn settled(&self) -> u64 {
+        self.offset - self.batch.publications.len() as u64
+    }
+
+    /// Where the channel stands for whoever asks: a subscriber gets what comes after that.
     pub fn position(&self) -> Placed {
-        Placed { channel: Arc::clone(&self.name), epoch: Arc::clone(&self.epoch), offset: self.offset }
+        self.placed(self.settled())
+    }
+
+    fn placed(&self, offset: u64) -> Placed {
+        Placed { channel: Arc::clone(&self.name), epoch: Arc::clone(&self.epoch), offset }
     }
 
     /// What a simulation compares with what clients know.
@@ -111,7 +158,7 @@ impl Channel {
     /// Assigns the next offset.
     pub fn advance(&mut self) -> Placed {
         self.offset += 1;
-        self.position()
+        self.placed(self.offset)
     }
 
     /// The time of what happens next: `now_ms`, but never before what happened last.

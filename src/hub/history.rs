@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::budget::Place;
 use crate::planted::Fault;
 use crate::publication::Publication;
 
@@ -37,8 +38,8 @@ pub struct History {
     bytes: usize,
     /// The newest offset ever pushed since the last `clear`, kept or not.
     newest: Option<u64>,
-    /// Under which time `budget` has filed this channel. Its mark, not ours.
-    pub(super) filed_ms: Option<u64>,
+    /// Where `budget` has filed this channel. Its mark, not ours.
+    pub(super) filed: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -135,19 +136,27 @@ impl History {
 
     /// A page of what is kept: at most `limit` publications, and no more than `max_bytes` of frames unless the
     /// first alone has more. Forward from after `since`; or with `reverse` back from before it, newest first.
-    /// No `since`, or 0, is all of it, from the one end or the other.
-    pub fn page(&self, since: Option<u64>, limit: usize, max_bytes: usize, reverse: bool) -> Vec<Arc<Publication>> {
+    /// No `since`, or 0, is all of it, from the one end or the other. What comes after `top` is not shown.
+    pub fn page(
+        &self,
+        since: Option<u64>,
+        top: u64,
+        limit: usize,
+        max_bytes: usize,
+        reverse: bool,
+    ) -> Vec<Arc<Publication>> {
         let since = since.filter(|since| *since > 0);
         let Some(first) = self.kept.front().map(|first| first.publication.offset) else { return Vec::new() };
         // How many of those kept are at or before `since`, and before it.
-        let upto = since.map_or(0, |since| clamp(since.saturating_add(1).saturating_sub(first), self.kept.len()));
-        let before = since.map_or(self.kept.len(), |since| clamp(since.saturating_sub(first), self.kept.len()));
+        let shown = clamp(top.saturating_add(1).saturating_sub(first), self.kept.len());
+        let upto = since.map_or(0, |since| clamp(since.saturating_add(1).saturating_sub(first), shown));
+        let before = since.map_or(shown, |since| clamp(since.saturating_sub(first), shown));
         let mut room = Room { first: true, bytes: Some(max_bytes) };
         let fits = |kept: &&Kept| room.take(kept.publication.frame().len());
         if reverse {
             self.kept.range(..before).rev().take(limit).take_while(fits).map(shared).collect()
         } else {
-            self.kept.range(upto..).take(limit).take_while(fits).map(shared).collect()
+            self.kept.range(upto..shown).take(limit).take_while(fits).map(shared).collect()
         }
     }
 }
@@ -257,7 +266,7 @@ mod tests {
     #[test]
     fn pages_go_both_ways_and_exclude_their_start() {
         let history = filled(1..=10, Bounds { count: 6, age_ms: u64::MAX });
-        let page = |since, limit, reverse| offsets(&history.page(since, limit, usize::MAX, reverse));
+        let page = |since, limit, reverse| offsets(&history.page(since, 10, limit, usize::MAX, reverse));
         assert_eq!(page(None, 3, false), [5, 6, 7]);
         assert_eq!(page(Some(0), 3, false), [5, 6, 7]);
         assert_eq!(page(Some(7), 9, false), [8, 9, 10]);
@@ -273,9 +282,9 @@ mod tests {
     #[test]
     fn a_page_has_at_least_one_publication_and_otherwise_keeps_its_bytes() {
         let history = filled(1..=10, ALL);
-        assert_eq!(offsets(&history.page(None, 100, 0, false)), [1]);
-        assert_eq!(offsets(&history.page(None, 100, 29, false)), [1, 2]);
-        assert_eq!(offsets(&history.page(None, 100, 30, true)), [10, 9, 8]);
+        assert_eq!(offsets(&history.page(None, 10, 100, 0, false)), [1]);
+        assert_eq!(offsets(&history.page(None, 10, 100, 29, false)), [1, 2]);
+        assert_eq!(offsets(&history.page(None, 10, 100, 30, true)), [10, 9, 8]);
     }
 
     #[test]

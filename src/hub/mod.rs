@@ -3,6 +3,7 @@
 //! One owner per channel makes one order. `shard` calls it for every parcel addressed to an owner.
 
 mod attach;
+mod batch;
 pub mod budget;
 mod channel;
 pub mod dedup;
@@ -22,15 +23,17 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::Guard;
 use crate::mesh::Staging;
 use crate::namespace::Namespaces;
-use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Refusal, Since, UsersPage};
+use crate::parcel::{Answer, Ask, Asker, Attached, Claim, Parcel, Refusal, Since, UsersPage};
 use crate::proto::text::Language;
 use crate::user::User;
 use crate::wheel::{TICK_MS, Wheel};
-use channel::Channel;
+pub use batch::Caller;
+use batch::{answer, defer};
+use channel::{Behind, Channel};
 use epochs::Epochs;
 use presence::{Announcer, AnnouncerSettings};
 use publish::Publisher;
-use users::{DuplicateLogin, Users};
+use users::{DuplicateLogin, Users, Waiter};
 
 pub use crate::namespace::LOBBY;
 
@@ -65,6 +68,8 @@ pub struct HubSettings {
     pub duplicate_login: DuplicateLogin,
     /// Most connections of one user; 0 is no bound.
     pub connections_per_user: usize,
+    /// Whether a user's connections have to show a sign of life before a sign-in is refused for them.
+    pub probes: bool,
     /// Knows when memory is short: then no channel is made.
     pub guard: Arc<Guard>,
     /// Largest encoded push, in bytes.
@@ -100,6 +105,8 @@ pub struct Holdings {
     pub evictions: u64,
     /// Channels that nobody was on and that gave up their place for new ones.
     pub channel_evictions: u64,
+    /// Batch windows that ended before their time, because they held as much as they may.
+    pub batches_cut: u64,
 }
 
 /// A channel as its owner sees it.
@@ -126,6 +133,8 @@ pub struct Hub {
     waiting: VecDeque<Waiting>,
     /// Channels whose batch window is open, by its end: finer than the wheel.
     batches: BTreeSet<(u64, Arc<str>)>,
+    /// Batch windows that ended before their time.
+    batches_cut: u64,
     /// When somebody was last told to come back for a batch.
     alarm_ms: u64,
     /// Batch windows end in the turn in which they open.
@@ -144,8 +153,7 @@ pub struct Hub {
 
 #[derive(Debug)]
 struct Waiting {
-    asker: Asker,
-    request: u32,
+    caller: Caller,
     ask: Ask,
     until_ms: u64,
 }
@@ -161,6 +169,7 @@ impl Hub {
             publisher,
             waiting: VecDeque::new(),
             batches: BTreeSet::new(),
+            batches_cut: 0,
             alarm_ms: 0,
             is_windowless: false,
             wheel: Wheel::default(),
@@ -175,12 +184,13 @@ impl Hub {
 
     /// Takes an ask; it is answered now or, when a lane is full, in a later turn.
     pub fn ask(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
+        let caller = Caller { asker, request, credit: true };
         // One that waits holds up all that come after it: answers keep the order of the asks.
         if !self.waiting.is_empty() || !self.has_room(&ask, out) {
             let until_ms = now.mono_ms + self.settings.patience_ms;
-            self.waiting.push_back(Waiting { asker, request, ask, until_ms });
+            self.waiting.push_back(Waiting { caller, ask, until_ms });
         } else {
-            self.execute(asker, request, ask, now, out);
+            self.execute(caller, ask, now, out);
         }
     }
 
@@ -192,33 +202,27 @@ impl Hub {
     /// The hub's part of a turn: batches whose window is over, and asks that wait for room.
     pub fn turn(&mut self, now: Now, out: &mut Staging<Parcel>) {
         if self.is_windowless {
-            self.end_batches(out);
+            self.end_batches(now, out);
         }
         while self.batches.first().is_some_and(|(until_ms, _)| *until_ms <= now.mono_ms) {
             let Some((_, name)) = self.batches.pop_first() else { break };
-            if let Some(channel) = self.channels.get_mut(&name) {
-                self.publisher.end_batch(channel, out);
-            }
+            self.end_batch(&name, now, out);
         }
         self.retry(now, out);
         if self.is_windowless {
-            self.end_batches(out);
+            self.end_batches(now, out);
         }
     }
 
     /// The server is about to go: ends every batch window now, and each later one in the turn in which it opens.
-    pub fn end_windows(&mut self, out: &mut Staging<Parcel>) {
+    pub fn end_windows(&mut self, now: Now, out: &mut Staging<Parcel>) {
         self.is_windowless = true;
-        self.end_batches(out);
+        self.end_batches(now, out);
     }
 
-    /// Ends every batch window now.
-    pub fn end_batches(&mut self, out: &mut Staging<Parcel>) {
-        for (_, name) in std::mem::take(&mut self.batches) {
-            if let Some(channel) = self.channels.get_mut(&name) {
-                self.publisher.end_batch(channel, out);
-            }
-        }
+    /// Whether a publication or a sign-in waits for time to pass.
+    pub fn is_holding(&self) -> bool {
+        !self.batches.is_empty() || self.users.is_probing()
     }
 
     /// When the next batch window ends, if nobody has been told yet.
@@ -234,11 +238,11 @@ impl Hub {
             if !late && !self.has_room(&first.ask, out) {
                 return;
             }
-            let Some(Waiting { asker, request, ask, .. }) = self.waiting.pop_front() else { return };
+            let Some(Waiting { caller, ask, .. }) = self.waiting.pop_front() else { return };
             if late {
-                self.conclude(&channel_of(&ask), asker, request, Answer::Refused(Refusal::Busy), out);
+                self.conclude(&channel_of(&ask), caller, Answer::Refused(Refusal::Busy), out);
             } else {
-                self.execute(asker, request, ask, now, out);
+                self.execute(caller, ask, now, out);
             }
         }
     }
@@ -246,15 +250,31 @@ impl Hub {
     /// A connection is gone. Never refused: what it takes is bounded by the connections there are.
     pub fn release(&mut self, conn: ConnId, user: &User, now: Now, out: &mut Staging<Parcel>) {
         // Its own claim may still be waiting for room; then it never came.
-        let own_claim = |w: &Waiting| w.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim { .. });
+        let own_claim = |w: &Waiting| w.caller.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim(_));
         if let Some(at) = self.waiting.iter().position(own_claim) {
             let claim = self.waiting.remove(at).expect("just found");
-            answer(out, claim.asker, claim.request, Answer::Refused(Refusal::Busy));
+            answer(out, claim.caller, Answer::Refused(Refusal::Busy));
             return;
         }
         let Some(lobby) = self.channels.get_mut(LOBBY) else { return };
-        attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
+        let (next, refused) = attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
+        if let Some(next) = next {
+            let outcome = claimed(&self.settings, &self.users, lobby, &next.claim);
+            answer(out, next.caller(), outcome);
+        }
+        refuse(refused, out);
         self.settle(LOBBY, now);
+    }
+
+    /// A connection has shown a sign of life, as it was asked to.
+    pub fn alive(&mut self, conn: ConnId, user: &User, out: &mut Staging<Parcel>) {
+        refuse(self.users.alive(conn, user.key()), out);
+    }
+
+    /// Refuses the sign-ins that wait for another connection of their user to show a sign of life.
+    pub fn refuse_waiting(&mut self, out: &mut Staging<Parcel>) {
+        let busy = |waiter: Waiter| Waiter { refusal: Refusal::Busy, ..waiter };
+        refuse(self.users.end_probes().into_iter().map(busy).collect(), out);
     }
 
     /// A subscription is over. Never refused either.
@@ -298,19 +318,27 @@ impl Hub {
             publications: self.publications,
             evictions: self.evictions,
             channel_evictions: self.channel_evictions,
+            batches_cut: self.batches_cut,
         }
     }
 
-    fn execute(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
-        let name = channel_of(&ask);
+    fn execute(&mut self, caller: Caller, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
+        let (name, asker) = (channel_of(&ask), caller.asker);
         if !matches!(ask, Ask::Publish(_))
             && let Some(channel) = self.channels.get_mut(&name)
+            && channel.batch.is_open()
+            && channel.batch.is_awaited_by(asker)
         {
-            // Only publications are gathered. What was accepted so far goes to those attached so far: a newcomer finds
-            // it in the history, and a page shows the channel as those who ask for it have it.
-            self.publisher.end_batch(channel, out);
+            // The client's answers keep the order of its asks. Everybody else is answered now, from what has been sent
+            // so far: an ask must not end the window for all.
+            channel.batch.behind.push(Behind::Ask(defer(caller, out), ask));
+            return self.cut_batches(&name, now, out);
         }
         let outcome = match ask {
+            Ask::Claim(claim) => match self.claim(caller, claim, now, out) {
+                Some(outcome) => outcome,
+                None => return,
+            },
             // What was asked behind a subscribe that was refused.
             Ask::History { .. } | Ask::Presence { .. } if !self.takes_part(asker, &name) => {
                 Answer::Refused(Refusal::Forbidden)
@@ -321,56 +349,30 @@ impl Hub {
                 Answer::Presence(channel, Box::new(page))
             }
             ask => match self.channel(&name, now, out) {
-                Ok(()) => self.with_channel(&name, asker, request, ask, now, out),
+                Ok(()) => self.with_channel(&name, caller, ask, now, out),
                 Err(refusal) => Answer::Refused(refusal),
             },
         };
-        self.conclude(&name, asker, request, outcome, out);
+        self.conclude(&name, caller, outcome, out);
+        self.cut_batches(&name, now, out);
         self.settle(&name, now);
     }
 
-    /// Answers, or lets the answer wait for the end of the channel's batch window: it must not overtake earlier ones.
-    fn conclude(&mut self, name: &str, asker: Asker, request: u32, outcome: Answer, out: &mut Staging<Parcel>) {
-        match self.channels.get_mut(name) {
-            Some(channel) if !channel.batch.publications.is_empty() => {
-                self.batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
-                channel.batch.answers.push((asker, request, outcome));
-            }
-            _ => answer(out, asker, request, outcome),
-        }
-    }
-
     /// Asks that change a channel, which exists.
-    fn with_channel(
-        &mut self,
-        name: &str,
-        asker: Asker,
-        request: u32,
-        ask: Ask,
-        now: Now,
-        out: &mut Staging<Parcel>,
-    ) -> Answer {
-        let Self { settings, channels, users, publisher, publications, .. } = self;
+    fn with_channel(&mut self, name: &str, caller: Caller, ask: Ask, now: Now, out: &mut Staging<Parcel>) -> Answer {
+        let Caller { asker, request, .. } = caller;
+        let Self { settings, channels, users, publisher, publications, batches, .. } = self;
         let channel = channels.get_mut(name).expect("made before");
         channel.used_ms = now.mono_ms;
         match (ask, asker) {
             (Ask::Publish(publish), asker) => {
                 let answer = publisher.publish(settings, channel, asker, &publish, now, out);
                 *publications += u64::from(matches!(answer, Answer::Published { duplicate: false, .. }));
+                if channel.batch.publications.len() == 1 {
+                    batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
+                }
                 self.evict();
                 answer
-            }
-            (Ask::Claim { user, recover, bounded }, Asker::Conn(conn)) => {
-                let most = if bounded { settings.connections_per_user } else { 0 };
-                publisher.expire(channel, now);
-                let claim = attach::claim(settings, users, channel, (conn, request), (&user, most), now, out);
-                match claim {
-                    Err(refusal) => Answer::Refused(refusal),
-                    Ok(()) => {
-                        let lobby = Box::new(recovered(settings, channel, recover.as_deref()));
-                        Answer::Claimed { lobby, online_count: users.count() }
-                    }
-                }
             }
             (Ask::Subscribe { user, recover, .. }, Asker::Conn(conn)) => {
                 publisher.expire(channel, now);
@@ -388,6 +390,36 @@ impl Hub {
         }
     }
 
+    /// Signs in, or lets the sign-in wait for its user's other connections: then there is no answer yet.
+    fn claim(&mut self, caller: Caller, claim: Box<Claim>, now: Now, out: &mut Staging<Parcel>) -> Option<Answer> {
+        let Caller { asker: Asker::Conn(conn), request, .. } = caller else {
+            unreachable!("the backend signs nobody in")
+        };
+        self.channel(&LOBBY.into(), now, out).expect("the lobby always has a place");
+        let Self { settings, channels, users, publisher, .. } = self;
+        let lobby = channels.get_mut(LOBBY).expect("just made");
+        publisher.expire(lobby, now);
+        let most = if claim.bounded { settings.connections_per_user } else { 0 };
+        match attach::claim(settings, users, lobby, (conn, request), (&claim, most), now, out) {
+            Ok(()) => {
+                if settings.duplicate_login == DuplicateLogin::KickOld {
+                    // The connection that had to answer is kicked.
+                    refuse(users.end_probe(claim.user.key()), out);
+                }
+                Some(claimed(settings, users, lobby, &claim))
+            }
+            Err(refusal) if !settings.probes => Some(Answer::Refused(refusal)),
+            Err(refusal) => {
+                defer(caller, out);
+                let most = if settings.duplicate_login == DuplicateLogin::Allow { most } else { 1 };
+                let waiter = Waiter { conn, request, claim, refusal };
+                let one_too_many = users.wait(waiter, most, |conn| out.push(conn.shard, Parcel::Probe { conn }));
+                refuse(one_too_many.into_iter().collect(), out);
+                None
+            }
+        }
+    }
+
     /// Makes sure that the channel exists.
     fn channel(&mut self, name: &Arc<str>, now: Now, out: &mut Staging<Parcel>) -> Result<(), Refusal> {
         if self.channels.contains_key(name) {
@@ -396,7 +428,7 @@ impl Hub {
         let namespace = Arc::clone(self.settings.namespaces.of(name).ok_or(Refusal::Forbidden)?);
         if **name != *LOBBY {
             let full = self.channels.len() >= self.settings.channels;
-            if self.settings.guard.is_short_of_memory() || (full && !self.make_place(out)) {
+            if self.settings.guard.is_short_of_memory() || (full && !self.make_place(now, out)) {
                 return Err(Refusal::TooManyChannels);
             }
         }
@@ -415,11 +447,10 @@ impl Hub {
 
     /// Takes the place of the channel that nobody is on for the longest time; whether there is one. Whoever comes back
     /// to it learns by the epoch that what they knew of it is gone.
-    fn make_place(&mut self, out: &mut Staging<Parcel>) -> bool {
+    fn make_place(&mut self, now: Now, out: &mut Staging<Parcel>) -> bool {
         let Some((_, name)) = self.deserted.first().cloned() else { return false };
-        let channel = self.channels.get_mut(&name).expect("a deserted channel exists");
         // Nobody hears of its publications, but who sent them waits to be told.
-        self.publisher.end_batch(channel, out);
+        self.end_batch(&name, now, out);
         self.remove(&name);
         self.channel_evictions += 1;
         true
@@ -484,9 +515,9 @@ impl Hub {
     fn has_room(&self, ask: &Ask, out: &Staging<Parcel>) -> bool {
         match ask {
             Ask::Users { .. } | Ask::History { .. } | Ask::Presence { .. } => true,
-            Ask::Claim { .. } | Ask::Subscribe { .. } | Ask::Publish(_) => {
+            Ask::Claim(_) | Ask::Subscribe { .. } | Ask::Publish(_) => {
                 let Some(channel) = self.channels.get(&channel_of(ask)) else { return true };
-                let needed = channel.batch.publications.len();
+                let needed = usize::from(channel.batch.is_open());
                 channel.interested().all(|shard| out.room(shard) > needed)
             }
         }
@@ -521,12 +552,18 @@ impl Hub {
 
 fn channel_of(ask: &Ask) -> Arc<str> {
     match ask {
-        Ask::Claim { .. } | Ask::Users { .. } => LOBBY.into(),
+        Ask::Claim(_) | Ask::Users { .. } => LOBBY.into(),
         Ask::Subscribe { channel, .. } | Ask::History { channel, .. } | Ask::Presence { channel, .. } => {
             Arc::clone(channel)
         }
         Ask::Publish(publish) => Arc::clone(&publish.channel),
     }
+}
+
+/// The answer to a sign-in that was let through.
+fn claimed(settings: &HubSettings, users: &Users, lobby: &Channel, claim: &Claim) -> Answer {
+    let lobby = claim.lobby.then(|| Box::new(recovered(settings, lobby, claim.recover.as_deref())));
+    Answer::Claimed { lobby, online_count: users.count() }
 }
 
 /// Where the channel stands, with what a client missed that had come to `since`.
@@ -536,7 +573,7 @@ fn recovered(settings: &HubSettings, channel: &Channel, since: Option<&Since>) -
     let Some(since) = since else { return attached };
     let same = *since.epoch == **channel.epoch();
     let found = if same {
-        channel.history.since(since.offset, channel.offset(), settings.recover_bytes)
+        channel.history.since(since.offset, attached.placed.offset, settings.recover_bytes)
     } else {
         history::Recovery::Incomplete
     };
@@ -557,8 +594,9 @@ fn history(settings: &HubSettings, channel: &Channel, since: Option<&Since>, lim
     if since.is_some_and(|since| *since.epoch != **channel.epoch()) {
         return Answer::EpochChanged(channel.position());
     }
-    let publications = channel.history.page(since.map(|since| since.offset), limit, settings.recover_bytes, reverse);
     let placed = channel.position();
+    let publications =
+        channel.history.page(since.map(|since| since.offset), placed.offset, limit, settings.recover_bytes, reverse);
     Answer::History(Box::new(Attached { placed, recovered: None, lost_from: 0, publications }))
 }
 
@@ -577,18 +615,15 @@ fn idle_until(channel: &Channel) -> u64 {
 fn is_disused(channel: &Channel, now: Now) -> bool {
     channel.is_deserted()
         && channel.history.is_empty()
-        && channel.batch.publications.is_empty()
+        && !channel.batch.is_open()
         && **channel.name() != *LOBBY
         && idle_until(channel) <= now.mono_ms
 }
 
-fn answer(out: &mut Staging<Parcel>, asker: Asker, request: u32, answer: Answer) {
-    let to = match asker {
-        Asker::Conn(conn) => conn.shard,
-        // It asked here, and waits here.
-        Asker::Backend => out.own(),
-    };
-    out.push(to, Parcel::Answer { asker, request, answer });
+fn refuse(waiters: Vec<Waiter>, out: &mut Staging<Parcel>) {
+    for waiter in waiters {
+        answer(out, waiter.caller(), Answer::Refused(waiter.refusal));
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::HubSettings;
 use super::budget::Budget;
-use super::channel::Channel;
+use super::channel::{Batch, Behind, Channel};
 use super::dedup::{self, Dedup, Seen};
 use super::history::{Bounds, History};
 use crate::clock::Now;
@@ -50,6 +50,8 @@ pub struct Publisher {
     dedup: Dedup,
     /// Of the histories of all channels.
     pub budget: Budget<Arc<str>>,
+    /// The length of all frames in open batch windows.
+    pub batched_bytes: usize,
     scratch: Vec<u8>,
 }
 
@@ -60,6 +62,7 @@ impl Publisher {
             engine: Engine::default(),
             dedup: Dedup::new(settings.idempotency_keys),
             budget: Budget::new(settings.history_bytes),
+            batched_bytes: 0,
             scratch: Vec::new(),
         }
     }
@@ -102,27 +105,36 @@ impl Publisher {
             deliver(channel, &publication, out);
         } else {
             let batch = &mut channel.batch;
-            if batch.publications.is_empty() {
+            if !batch.is_open() {
                 batch.until_ms = now.mono_ms + window_ms;
             }
+            batch.bytes += publication.frame().len();
+            self.batched_bytes += publication.frame().len();
             batch.publications.push(publication);
         }
         Answer::Published { placed, duplicate: false }
     }
 
-    /// Ends the channel's batch window: its publications leave, and then the answers.
-    pub fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) {
-        if channel.batch.publications.is_empty() {
-            return;
+    /// Ends the channel's batch window: its publications leave. Returns what waited behind them, which is to be seen to
+    /// now.
+    pub fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) -> Vec<Behind> {
+        let Batch { mut publications, bytes, behind, .. } = std::mem::take(&mut channel.batch);
+        self.batched_bytes -= bytes;
+        if Fault::SwappedOrder.is_planted() && publications.len() > 1 {
+            publications.swap(0, 1); // PLANTED
         }
-        let mut batch = std::mem::take(&mut channel.batch);
-        if Fault::SwappedOrder.is_planted() && batch.publications.len() > 1 {
-            batch.publications.swap(0, 1); // PLANTED
+        match &*publications {
+            [] => {}
+            [one] => deliver(channel, one, out),
+            _ => {
+                let publications: Arc<[_]> = publications.into();
+                for shard in channel.interested() {
+                    let (channel, publications) = (Arc::clone(channel.name()), Arc::clone(&publications));
+                    out.push(shard, Parcel::DeliverBatch { channel, publications, bytes });
+                }
+            }
         }
-        batch.publications.iter().for_each(|publication| deliver(channel, publication, out));
-        for (asker, request, answer) in batch.answers {
-            super::answer(out, asker, request, answer);
-        }
+        behind
     }
 
     /// What the history has to forget by now.

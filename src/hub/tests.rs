@@ -47,6 +47,7 @@ impl Scene {
             namespaces: Arc::new(Namespaces::new(namespace("lobby", 0), namespace("", 0), [namespace("slow", 100)])),
             duplicate_login: DuplicateLogin::Allow,
             connections_per_user: 0,
+            probes: false,
             guard: Arc::new(Guard::new(Rules::default())),
             push_bytes: 10_000,
             recover_bytes: 10_000,
@@ -249,4 +250,104 @@ fn who_published_within_a_batch_window_is_answered_before_the_channel_goes() {
     assert!(matches!(scene.ask(Asker::Conn(conn(4)), ask), Some(Answer::Published { .. })));
     assert!(matches!(scene.answer(), Some(Answer::Subscribed(_))));
     assert_eq!(scene.channels(), ["e", "f", "g", "h"]);
+}
+
+/// What a client is told, and what its shard gets for the channel, in order.
+fn taken(scene: &mut Scene) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Some(parcel) = scene.out.pop_own() {
+        match parcel {
+            Parcel::Deferred => told.push("deferred".to_owned()),
+            Parcel::Deliver { publication, .. } => told.push(format!("deliver {}", publication.offset)),
+            Parcel::DeliverBatch { publications, .. } => {
+                let (first, last) = (publications[0].offset, publications[publications.len() - 1].offset);
+                told.push(format!("deliver {first}-{last}"));
+            }
+            Parcel::LateAnswers(answers) => {
+                let conns: Vec<_> = answers.iter().map(|answer| answer.conn.slot).collect();
+                told.push(format!("late answers to {conns:?}"));
+            }
+            Parcel::Answer { answer, credit, .. } => {
+                let what = match answer {
+                    Answer::History(page) => format!("history {} at {}", page.publications.len(), page.placed.offset),
+                    Answer::Subscribed(attached) => format!("subscribed at {}", attached.placed.offset),
+                    Answer::EpochChanged(placed) => format!("epoch changed at {}", placed.offset),
+                    answer => format!("{answer:?}").split(['(', ' ']).next().unwrap_or_default().to_owned(),
+                };
+                told.push(format!("{what}{}", if credit { "" } else { ", late" }));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    told
+}
+
+fn publish_as(scene: &mut Scene, slot: u32, channel: &str, bytes: usize) {
+    let publish = Publish {
+        channel: channel.into(),
+        sender: Some(user("ann")),
+        content: Content::Json(format!(r#""{}""#, "x".repeat(bytes)).into_bytes().into()),
+        key: None,
+        idempotency_key: None,
+        epoch: None,
+    };
+    scene.asked += 1;
+    scene.hub.ask(Asker::Conn(conn(slot)), scene.asked, Ask::Publish(Box::new(publish)), scene.now, &mut scene.out);
+}
+
+fn history_for(scene: &mut Scene, slot: u32, channel: &str) {
+    let ask = Ask::History { channel: channel.into(), since: None, limit: 10, reverse: false };
+    scene.asked += 1;
+    scene.hub.ask(Asker::Conn(conn(slot)), scene.asked, ask, scene.now, &mut scene.out);
+}
+
+#[test]
+fn whoever_asks_within_a_batch_window_is_told_what_has_been_sent_and_the_window_goes_on() {
+    let mut scene = Scene::new();
+    for slot in [1, 2] {
+        scene.subscribe(slot, "slow:a", None).expect("subscribed");
+    }
+    publish_as(&mut scene, 1, "slow:a", 1);
+    publish_as(&mut scene, 1, "slow:a", 1);
+    assert_eq!(taken(&mut scene), ["deferred", "deferred"], "the credits are others' meanwhile");
+    history_for(&mut scene, 2, "slow:a");
+    assert_eq!(taken(&mut scene), ["history 0 at 0"]);
+    // Who publishes has its answers in the order of its asks.
+    history_for(&mut scene, 1, "slow:a");
+    assert_eq!(taken(&mut scene), ["deferred"]);
+    let newcomer = scene.subscribe(3, "slow:a", Some(("another", 0))).expect("subscribed");
+    assert_eq!((newcomer.placed.offset, newcomer.recovered), (0, Some(false)));
+    scene.pass(128);
+    let sent = ["deliver 1-2", "late answers to [1, 1]", "history 2 at 2, late"];
+    assert_eq!(taken(&mut scene), sent);
+    let back = scene.subscribe(4, "slow:a", Some((&*newcomer.placed.epoch, 0))).expect("subscribed");
+    assert_eq!((back.recovered, back.publications.len(), back.placed.offset), (Some(true), 2, 2));
+    // In the next window, what recovers is what the first one brought.
+    publish_as(&mut scene, 1, "slow:a", 1);
+    taken(&mut scene);
+    let back = scene.subscribe(5, "slow:a", Some((&*newcomer.placed.epoch, 1))).expect("subscribed");
+    assert_eq!((back.recovered, back.publications.len(), back.placed.offset), (Some(true), 1, 2));
+    scene.pass(128);
+    assert_eq!(taken(&mut scene), ["deliver 3", "late answers to [1]"]);
+}
+
+#[test]
+fn a_batch_window_that_is_full_ends() {
+    let mut scene = Scene::new();
+    scene.subscribe(1, "slow:a", None).expect("subscribed");
+    for _ in 1..channel::BATCH_MAX {
+        publish_as(&mut scene, 1, "slow:a", 1);
+        assert_eq!(taken(&mut scene), ["deferred"]);
+    }
+    publish_as(&mut scene, 1, "slow:a", 1);
+    let told = taken(&mut scene);
+    assert_eq!(told[..2], ["deferred", &format!("deliver 1-{}", channel::BATCH_MAX)]);
+    assert_eq!((told.len(), scene.hub.holdings().batches_cut), (3, 1));
+    for _ in 0..channel::BATCH_BYTES / 9_000 + 1 {
+        publish_as(&mut scene, 1, "slow:a", 9_000);
+        taken(&mut scene);
+    }
+    assert_eq!(scene.hub.holdings().batches_cut, 2);
+    scene.pass(200);
+    assert_eq!((scene.hub.publisher.batched_bytes, scene.hub.batches.len()), (0, 0));
 }

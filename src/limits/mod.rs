@@ -69,6 +69,8 @@ limits! {
     AuthFailuresPerIp = "auth_failures_per_ip",
     /// Sign-ins of one user under `kick_old`.
     SignIns = "sign_ins",
+    /// `auth.duplicate_login`.
+    DuplicateLogin = "duplicate_login",
     /// `limits.connections_per_user`.
     ConnectionsPerUser = "connections_per_user",
     /// `limits.messages_per_s`.

@@ -248,7 +248,7 @@ impl Policy {
     fn check_origin(&self, request: &Request<'_>) -> Result<(), Refusal> {
         match request.origin() {
             Some(origin) if !self.origins.allow(origin, request.host()) => {
-                Err(Refusal::forbidden("origin not allowed"))
+                Err(Refusal::forbidden("origin not allowed: it is not this host's, and `origins` does not list it"))
             }
             _ => Ok(()),
         }

@@ -14,7 +14,7 @@ use crate::hub::{LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::Address;
 use crate::metrics::Count;
-use crate::namespace::Sending;
+use crate::namespace::{PresenceMode, Sending};
 use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
 use crate::proto::encode::{About, Element, GapReason, Member, Push, Recovery, Reply};
 use crate::proto::text::{Language, Text};
@@ -35,7 +35,7 @@ impl Shard {
         let (outcome, after) = self.conns.at(id.slot).session.answered(request, answer);
         match (outcome, answer) {
             (Outcome::SignedIn(mark, user), Answer::Claimed { lobby, online_count }) => {
-                self.signed_in(id, request, lobby, *online_count, &user, mark.as_deref());
+                self.signed_in(id, request, lobby.as_deref(), *online_count, &user, mark.as_deref());
                 self.subscribe_all(id, &after, now);
             }
             (Outcome::Subscribed(mark), Answer::Subscribed(attached)) => {
@@ -98,6 +98,7 @@ impl Shard {
         let subscribed = self.find_subscription(id, channel).is_some();
         let in_lobby = self.find_subscription(id, LOBBY).is_some();
         let bounded = *self.conns.address(id.slot) != Address::NONE;
+        let accepted_ns = self.conns.accepted_ns(id.slot);
         let subscriptions = self.conns.at(id.slot).subscriptions.len() - usize::from(in_lobby);
         Rules {
             authenticator: &self.authenticator,
@@ -107,6 +108,7 @@ impl Shard {
             subscriptions,
             subscribed,
             bounded,
+            accepted_ns,
             looks_at_tokens: true,
             refused_token: RefCell::default(),
         }
@@ -116,19 +118,29 @@ impl Shard {
         &mut self,
         id: ConnId,
         request: u32,
-        lobby: &Attached,
+        lobby: Option<&Attached>,
         online_count: u64,
         user: &User,
         mark: Option<&str>,
     ) {
         self.metrics.count(Count::SignIns);
-        self.attach(id, request, &lobby.placed);
-        let publications = elements(&lobby.publications);
-        let user = user.json(self.settings.hub.namespaces.lobby().escape);
-        let recovery = recovery(lobby, &publications);
-        let (position, expires_at) = (lobby.placed.position(), self.conns.at(id.slot).session.expires_at_ms());
+        if let Some(lobby) = lobby {
+            self.attach(id, request, &lobby.placed);
+        }
+        let rules = Arc::clone(self.settings.hub.namespaces.lobby());
+        let user = user.json(rules.escape);
+        let expires_at = self.conns.at(id.slot).session.expires_at_ms();
+        // What nobody may ask for is not told here either.
+        let online_count = (lobby.is_some() && rules.presence != PresenceMode::Off).then_some(online_count);
+        let publications = lobby.map(|lobby| elements(&lobby.publications)).unwrap_or_default();
+        let recovery = lobby.and_then(|lobby| recovery(lobby, &publications));
+        let position = lobby.map(|lobby| lobby.placed.position());
         self.say(id, &Reply::AuthSuccess { user, expires_at, online_count, lobby: position, recovery }, mark);
-        self.say_gap(id, lobby);
+        if let Some(lobby) = lobby {
+            self.say_gap(id, lobby);
+            // The rights may have changed since it was asked for.
+            self.end_unless_allowed(id, LOBBY, 403);
+        }
         self.file_deadline(id);
     }
 
@@ -207,8 +219,9 @@ impl Shard {
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
             let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
-            let frames = local.hand_over(subscription.index as usize, packer, &mut conn.outbox);
+            let frames = local.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
+            conn.outbox.push_fence();
             conn.session.unsubscribed(channel);
             self.end_subscription(id, subscription, false);
         }

@@ -52,7 +52,7 @@ impl Shard {
     /// Whether a reply tells of no channel whose namespace says that nothing of it is to be compressed.
     pub(super) fn may_compress(&self, reply: &Reply<'_>) -> bool {
         let channel = match reply {
-            Reply::AuthSuccess { lobby, .. } => lobby.channel,
+            Reply::AuthSuccess { lobby: Some(lobby), .. } => lobby.channel,
             Reply::Subscribed { position, .. } | Reply::History { position, .. } => position.channel,
             Reply::Presence { channel, .. } => channel,
             Reply::Users { .. } => LOBBY,

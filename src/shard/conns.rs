@@ -248,6 +248,8 @@ impl Conn {
 #[derive(Debug)]
 struct Entry {
     generation: u32,
+    /// When the connection was accepted, see [`Arrival`](super::Arrival).
+    accepted_ns: u64,
     /// The client's address as far as it is known, for the log.
     client: IpAddr,
     /// What it counts under at the limits' guard.
@@ -276,7 +278,8 @@ impl Conns {
 
     pub(super) fn insert(&mut self, conn: Conn, client: IpAddr) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry { generation: 0, client, address: Address::NONE, conn: None });
+            let entry = Entry { generation: 0, accepted_ns: 0, client, address: Address::NONE, conn: None };
+            self.entries.push(entry);
             u32::try_from(self.entries.len() - 1).expect("descriptors run out long before")
         });
         let entry = &mut self.entries[slot as usize];
@@ -308,6 +311,15 @@ impl Conns {
     /// What the connection in a slot counts under: [`Address::NONE`] if it is exempt, or its address isn't known yet.
     pub(super) fn address(&mut self, slot: u32) -> &mut Address {
         &mut self.entries[slot as usize].address
+    }
+
+    /// When the connection in a slot was accepted.
+    pub(super) fn accepted_ns(&self, slot: u32) -> u64 {
+        self.entries[slot as usize].accepted_ns
+    }
+
+    pub(super) fn set_accepted(&mut self, slot: u32, accepted_ns: u64) {
+        self.entries[slot as usize].accepted_ns = accepted_ns;
     }
 
     /// Where the connection comes from, if it is there.

@@ -35,8 +35,8 @@ impl Progress {
 
 impl Shard {
     /// The server is about to go: publications wait for no batch window any more, so that nobody waits for an answer.
-    pub fn end_windows(&mut self) {
-        self.hub.end_windows(&mut self.staging);
+    pub fn end_windows(&mut self, now: Now) {
+        self.hub.end_windows(now, &mut self.staging);
     }
 
     /// Takes no more requests, and says goodbye to everyone (1001) when all that was accepted has come, or after
@@ -70,7 +70,8 @@ impl Shard {
         let shards = self.settings.hub.shards;
         if self.farewell.silent == shards && !self.farewell.delivered {
             // Asks that wait for room may be waiting for a batch to leave.
-            self.hub.end_batches(&mut self.staging);
+            self.hub.end_batches(now, &mut self.staging);
+            self.hub.refuse_waiting(&mut self.staging);
             if !self.hub.is_waiting() {
                 self.tell_all(Farewell::NoMoreDeliveries);
                 self.farewell.delivered = true;

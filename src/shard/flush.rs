@@ -14,11 +14,8 @@ use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::metrics::Count;
-use crate::outbox::MAX_PIECES;
+use crate::outbox::{Kept, MAX_PIECES};
 use crate::run::Run;
-
-/// Superseded publications of `conflate` channels are dropped as soon as so much waits: prices age quickly.
-const CONFLATE_BYTES: usize = 64 * 1024;
 
 /// What became of a send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +110,7 @@ impl Shard {
         if std::mem::take(&mut conn.blocked) {
             self.blocked -= 1;
         }
+        self.queued_bytes -= conn.outbox.forget_count();
         #[cfg(feature = "planted")]
         crate::planted::at_write(id);
         let waiting = conn.outbox.bytes();
@@ -121,6 +119,7 @@ impl Shard {
         if conn.outbox.bytes() < waiting {
             // The kernel took bytes after having been full: the peer made room, so it lives.
             conn.seen(now.mono_ms);
+            self.shows_life(id);
         }
     }
 
@@ -244,19 +243,29 @@ impl Shard {
     }
 
     fn check_bound(&mut self, slot: u32, now: Now) {
-        let bound = self.settings.outbox_bytes;
         let conn = self.conns.at(slot);
-        if conn.is_closing() || conn.stage == Stage::Echo {
-            return;
+        if !conn.is_closing() && conn.stage != Stage::Echo {
+            match conn.outbox.keep_within(self.settings.outbox_bytes) {
+                Kept::Untouched | Kept::Tidied => {}
+                Kept::Shed => self.metrics.count(Count::Sheds),
+                Kept::TooMuch => {
+                    let id = self.conns.id(slot);
+                    let bound = self.settings.outbox_bytes;
+                    let told = || format!("closed: over {bound} bytes are held for it unread (4508)");
+                    self.refused(id, Limit::OutboxBytes, now, told);
+                    self.close_slow(id, now);
+                }
+            }
         }
-        // Half of the bound at most is kept, so that the work is worth while.
-        if conn.outbox.shed_above(CONFLATE_BYTES.min(bound), bound / 2) {
-            self.metrics.count(Count::Sheds);
-        }
-        if conn.outbox.bounded_bytes() > bound {
-            let id = self.conns.id(slot);
-            self.refused(id, Limit::OutboxBytes, now, || format!("closed: over {bound} bytes are unread (4508)"));
-            self.close_slow(id, now);
+        self.count_queued(slot);
+    }
+
+    /// Brings the sum of what is held for blocked connections up to date.
+    fn count_queued(&mut self, slot: u32) {
+        let conn = self.conns.at(slot);
+        if conn.blocked {
+            let (held, counted) = conn.outbox.recount();
+            self.queued_bytes = self.queued_bytes + held - counted;
         }
     }
 
@@ -264,6 +273,7 @@ impl Shard {
     fn gone(&mut self, slot: u32) {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
+        self.queued_bytes -= conn.outbox.forget_count();
         conn.outbox = crate::outbox::Outbox::default();
         conn.paused = false;
         conn.owe_nothing();

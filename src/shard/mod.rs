@@ -9,6 +9,7 @@ mod conns;
 mod farewell;
 mod flush;
 mod guard;
+mod probes;
 mod receive;
 mod refusals;
 mod rights;
@@ -30,19 +31,21 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Guard, Limit};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
-use crate::parcel::{Answer, Ask, Asker, Parcel};
+use crate::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
 use crate::proto::codes::close;
 use crate::proto::decode::EnvelopeDecoder;
 use crate::proto::deflate::compress::Compressors;
 use crate::proto::deflate::inflate::Inflater;
 use crate::proto::encode::Reply;
 use crate::proto::{frame, handshake, websocket};
+use crate::publication::Publication;
 use crate::refusals::{RefusalLog, RefusalNote};
 use crate::wheel::Wheel;
 use compression::packer;
 use conns::{Conn, Conns, Ending, Stage};
 use farewell::Progress;
 use flush::Flush;
+use probes::Probes;
 use refusals::limit_of;
 use rights::Sweep;
 
@@ -97,6 +100,8 @@ pub struct Settings {
     pub auth_ms: u64,
     /// What may be remembered of tokens that were found good.
     pub token_cache: CacheLimits,
+    /// How long a connection has to show a sign of life when a sign-in waits for it; 0: none is asked.
+    pub probe_ms: u64,
     /// Silence after which a client is pinged.
     pub ping_interval_ms: u64,
     /// How long it then has to show a sign of life.
@@ -127,6 +132,9 @@ pub struct Arrival {
     pub from: IpAddr,
     /// A limit of the process that it is over.
     pub over: Option<Limit>,
+    /// When it was accepted, in nanoseconds of the [stopwatch](crate::clock::stopwatch_ns): of a user's connections the
+    /// one that was accepted later counts. 0 if the peer had ended its side by then, so that any other counts more.
+    pub accepted_ns: u64,
 }
 
 /// What the shell is to do to a socket; the pure part can't.
@@ -204,9 +212,12 @@ pub struct Shard {
     /// What stands for the keys of `conflate`; secret, since publishers choose them.
     key_hash: foldhash::quality::RandomState,
     farewell: Progress,
+    probes: Probes,
     metrics: Arc<ShardMetrics>,
     /// Connections whose socket takes no more.
     blocked: usize,
+    /// Bytes of memory that wait for them, as far as they have been counted.
+    queued_bytes: usize,
 }
 
 impl Shard {
@@ -238,9 +249,11 @@ impl Shard {
             backend: Vec::new(),
             key_hash: foldhash::quality::RandomState::default(),
             farewell: Progress::default(),
+            probes: Probes::default(),
             authenticator: Authenticator::new(verifier, settings.token_cache),
             metrics: settings.metrics.shard(own.index()),
             blocked: 0,
+            queued_bytes: 0,
             settings,
         }
     }
@@ -273,7 +286,7 @@ impl Shard {
     /// A socket was accepted. Over a limit, its request will be refused. `None`: too many are being refused already,
     /// it is to be closed.
     pub fn open(&mut self, arrival: Arrival, now: Now) -> Option<ConnId> {
-        let Arrival { from, over } = arrival;
+        let Arrival { from, over, accepted_ns } = arrival;
         let guard = Arc::clone(&self.settings.guard);
         let shard_max = guard.rules().connections_per_shard;
         let proxied = guard.is_proxy(from);
@@ -302,6 +315,7 @@ impl Shard {
         }
         let id = self.conns.insert(conn, from);
         *self.conns.address(id.slot) = address;
+        self.conns.set_accepted(id.slot, accepted_ns);
         tracing::debug!(conn = %id, client = %from, refused = refused.map(Limit::name), "connected");
         self.file_deadline(id);
         Some(id)
@@ -312,6 +326,7 @@ impl Shard {
         let Some(conn) = self.conns.get(id) else { return };
         conn.dirty = false;
         self.blocked -= usize::from(conn.blocked);
+        self.queued_bytes -= conn.outbox.forget_count();
         if conn.refused.is_some() {
             self.settings.guard.was_turned_away();
         }
@@ -333,17 +348,31 @@ impl Shard {
             }
             Parcel::Release { conn, user } => self.hub.release(conn, &user, now, &mut self.staging),
             Parcel::Deliver { channel, publication } => {
-                let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-                self.fanout.append(&channel, publication.frame(), publication.offset, key);
+                self.deliver(&channel, &publication);
+            }
+            Parcel::DeliverBatch { channel, publications, .. } => {
+                for publication in &*publications {
+                    self.deliver(&channel, publication);
+                }
+            }
+            Parcel::LateAnswers(answers) => {
+                for LateAnswer { conn, request, answer } in answers {
+                    self.answered(conn, request, &answer, now);
+                }
             }
             Parcel::Announce { channel, frame } => self.fanout.append(&channel, &frame, 0, 0),
             Parcel::Kick { conn } => self.kick(conn, now),
+            Parcel::Probe { conn } => self.probe(conn, now),
+            Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
+            Parcel::Deferred => self.give_credit(from),
             Parcel::Farewell(farewell) => self.hear_farewell(farewell),
-            Parcel::Answer { asker: Asker::Conn(conn), request, answer } => {
-                self.give_credit(from);
+            Parcel::Answer { asker: Asker::Conn(conn), request, answer, credit } => {
+                if credit {
+                    self.give_credit(from);
+                }
                 self.answered(conn, request, &answer, now);
             }
-            Parcel::Answer { asker: Asker::Backend, request, answer } => {
+            Parcel::Answer { asker: Asker::Backend, request, answer, .. } => {
                 if let Answer::Refused(refusal) = &answer
                     && let Some(limit) = limit_of(*refusal)
                 {
@@ -352,6 +381,11 @@ impl Shard {
                 self.backend.push((request, answer));
             }
         }
+    }
+
+    fn deliver(&mut self, channel: &str, publication: &Publication) {
+        let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
+        self.fanout.append(channel, publication.frame(), publication.offset, key);
     }
 
     /// The shard's own part of a turn: parcels to itself, within the same budget as a lane's, and asks that wait
@@ -392,6 +426,7 @@ impl Shard {
         let Self { metrics, hub, .. } = self;
         metrics.set(Gauge::Connections, self.conns.count());
         metrics.set(Gauge::Blocked, self.blocked);
+        metrics.set(Gauge::QueuedBytes, self.queued_bytes);
         metrics.set(Gauge::Subscriptions, self.fanout.subscribers());
         let held = hub.holdings();
         metrics.set(Gauge::Users, held.users);
@@ -404,6 +439,7 @@ impl Shard {
         metrics.set_count(Count::Publications, held.publications);
         metrics.set_count(Count::Evictions, held.evictions);
         metrics.set_count(Count::ChannelEvictions, held.channel_evictions);
+        metrics.set_count(Count::BatchesCut, held.batches_cut);
     }
 
     /// The backend asks the owner of a channel, which is this shard. The answer is among
@@ -437,7 +473,7 @@ impl Shard {
     pub fn is_quiescent(&self) -> bool {
         let all = mesh::credits(self.settings.lane_parcels);
         let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
-        answered && !self.is_stuck() && !self.has_work() && self.flush.is_none()
+        answered && !self.hub.is_holding() && !self.is_stuck() && !self.has_work() && self.flush.is_none()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.
@@ -454,12 +490,13 @@ impl Shard {
         self.hub.owned()
     }
 
-    /// What the connection has yet to be sent, in bytes, its share of the channels' runs included.
+    /// The memory that is held for the connection, in bytes, and the most that it would be with what it is due.
     #[doc(hidden)]
-    pub fn waiting_bytes(&mut self, id: ConnId) -> Option<usize> {
+    pub fn held_bytes(&mut self, id: ConnId) -> Option<(usize, usize)> {
         let conn = self.conns.get(id)?;
         let due = |s: &Subscription| self.fanout.channel(s.channel).due(s.index as usize);
-        Some(conn.outbox.bytes() + conn.subscriptions.iter().map(due).sum::<usize>())
+        let held = conn.outbox.held_bytes();
+        Some((held, held + conn.subscriptions.iter().map(due).sum::<usize>()))
     }
 
     /// Whether the connection is there and has been told, or is to be told, that it ends.
@@ -510,7 +547,7 @@ impl Shard {
         for subscription in &conn.subscriptions {
             let channel = self.fanout.channel(subscription.channel);
             let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
-            let frames = channel.hand_over(subscription.index as usize, packer, &mut conn.outbox);
+            let frames = channel.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
         self.metrics.count(Count::Replies);
@@ -543,7 +580,9 @@ impl Shard {
     /// The client reads more slowly than it is sent to: what has not begun is dropped.
     fn close_slow(&mut self, id: ConnId, now: Now) {
         self.leave(id);
-        self.conns.at(id.slot).outbox.drop_unstarted();
+        let outbox = &mut self.conns.at(id.slot).outbox;
+        self.queued_bytes -= outbox.forget_count();
+        outbox.drop_unstarted();
         self.metrics.closed(close::SLOW_CONSUMER);
         self.end_with(id, Ending::AwaitClose, now, |out| {
             frame::write_close(out, close::SLOW_CONSUMER, "slow consumer")

@@ -32,6 +32,7 @@ impl Shard {
     pub fn receive(&mut self, id: ConnId, bytes: &mut [u8], wire: &mut impl Wire, now: Now) -> Input {
         if let Some(conn) = self.conns.get(id) {
             let answers_ping = conn.seen(now.mono_ms);
+            self.shows_life(id);
             self.metrics.add(Count::BytesIn, bytes.len());
             // An idle connection that answers pings need not be remembered for that.
             if !answers_ping || bytes.len() > CONTROL_FRAME_MAX {

@@ -49,9 +49,18 @@ impl Shard {
             return self.refused(id, limit, now, || format!("refused by the owner: {refusal:?}"));
         }
         match refusal {
-            parcel::Refusal::AlreadyOnline => self.tell_refusal(id, "already_signed_in", now, || {
-                "closed: the user has a connection and auth.duplicate_login is reject_new (4409)".to_owned()
-            }),
+            parcel::Refusal::AlreadyOnline => {
+                self.metrics.refused(Limit::DuplicateLogin);
+                self.tell_refusal(id, "already_signed_in", now, || {
+                    "closed: the user has a connection and auth.duplicate_login is reject_new (4409)".to_owned()
+                });
+            }
+            parcel::Refusal::SignedInElsewhere => {
+                self.metrics.refused(Limit::DuplicateLogin);
+                self.tell_refusal(id, "already_signed_in", now, || {
+                    "closed: the user has a connection that was accepted later (4409)".to_owned()
+                });
+            }
             // The client is told, and nobody else can do anything about it.
             _ => {}
         }
@@ -125,7 +134,9 @@ pub(super) fn limit_of(refusal: parcel::Refusal) -> Option<Limit> {
         parcel::Refusal::TooLarge => Some(Limit::PushBytes),
         parcel::Refusal::TooManySignIns => Some(Limit::SignIns),
         parcel::Refusal::TooManyConnections => Some(Limit::ConnectionsPerUser),
-        parcel::Refusal::AlreadyOnline | parcel::Refusal::Forbidden | parcel::Refusal::KeyReused => None,
+        // Counted where they are told, under a reason of their own.
+        parcel::Refusal::AlreadyOnline | parcel::Refusal::SignedInElsewhere => None,
+        parcel::Refusal::Forbidden | parcel::Refusal::KeyReused => None,
     }
 }
 

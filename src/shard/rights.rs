@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::Shard;
 use crate::auth::{Revocation, Revocations};
 use crate::clock::Now;
-use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::parcel::Answer;
 use crate::proto::codes::close;
@@ -147,6 +146,6 @@ impl Shard {
     }
 
     fn is_subscribed(&mut self, id: ConnId, channel: &str) -> bool {
-        channel != LOBBY && self.find_subscription(id, channel).is_some()
+        self.find_subscription(id, channel).is_some()
     }
 }

@@ -130,7 +130,8 @@ async fn ipv6_peers_are_counted_too() {
 #[tokio::test]
 async fn a_user_has_no_more_connections_than_may_be() {
     let options = options().shards(2).env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow");
-    let server = limit(options, "CONNECTIONS_PER_USER", 2).start();
+    // Here nobody answers a ping meanwhile; the next test is about that.
+    let server = limit(options, "CONNECTIONS_PER_USER", 2).env("URINGCAST_AUTH__PROBE_MS", 0).start();
     let (one, _) = Client::join(&server, 1, "Ann").await;
     let (_two, _) = Client::join(&server, 1, "Ann").await;
     let mut third = Client::open(&server).await;
@@ -143,6 +144,30 @@ async fn a_user_has_no_more_connections_than_may_be() {
     one.leave().await;
     metrics.reach("uringcast_connections", |count| count == 2).await;
     Client::join(&server, 1, "Ann").await;
+}
+
+#[tokio::test]
+async fn a_users_dead_connections_make_room_for_as_many_living_ones() {
+    let options = options().shards(2).env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow");
+    let server = limit(options, "CONNECTIONS_PER_USER", 3).env("URINGCAST_AUTH__PROBE_MS", 500).start();
+    let mut ghosts = Vec::new();
+    for _ in 0..3 {
+        ghosts.push(Client::join(&server, 1, "Ann").await.0);
+    }
+    let mut newcomers = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::open(&server).await;
+        client.send(&json!({"type": "auth", "data": {"token": token(1, "Ann")}})).await;
+        newcomers.push(client);
+    }
+    for client in &mut newcomers {
+        client.expect("auth_success").await;
+    }
+    for mut ghost in ghosts {
+        ghost.closed(4504).await;
+    }
+    let metrics = Metrics::of(&server).await;
+    assert_eq!(metrics.refusals("connections_per_user").await, 0);
 }
 
 /// Sends until the connection is closed; returns which messages were refused. (Of the others the answers may come later,

@@ -4,11 +4,19 @@
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::support::{Client, Event, Options, Server};
+use crate::support::{Client, Event, Options, SECRET, Server};
 
 /// Members of a channel without a namespace may publish.
 pub fn members_publish() -> Options {
     Options::new().env("URINGCAST_CHANNELS__PUBLISH", "members")
+}
+
+/// A channel token as the command line makes it.
+pub fn channel_token(user: &str, channel: &str) -> String {
+    let command = Options::bare(&["token", "--user", user, "--for-channel", channel]);
+    let finished = command.env("URINGCAST_AUTH__HS256_SECRET", SECRET).run();
+    assert!(finished.status.success(), "{}", finished.all());
+    finished.stdout.trim().to_owned()
 }
 
 /// The number in a message's `data.offset`.

@@ -2,16 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::channel_support::{listed, member, members_publish, offset};
-use crate::support::{Client, Options, SECRET, Server, assert_shape, now_s, sign, token};
-
-/// A channel token as the command line makes it.
-fn channel_token(user: &str, channel: &str) -> String {
-    let command = Options::bare(&["token", "--user", user, "--for-channel", channel]);
-    let finished = command.env("URINGCAST_AUTH__HS256_SECRET", SECRET).run();
-    assert!(finished.status.success(), "{}", finished.all());
-    finished.stdout.trim().to_owned()
-}
+use crate::channel_support::{channel_token, listed, member, members_publish, offset};
+use crate::support::{Client, Options, Server, assert_shape, now_s, sign, token};
 
 #[tokio::test]
 async fn the_shapes_of_a_channel_are_the_contracts() {

@@ -479,6 +479,44 @@ async fn a_namespace_may_be_left_alone() {
     }
 }
 
+/// However exotic the subscribers' agreements are, what a publication costs is bounded.
+#[tokio::test]
+async fn a_publication_is_compressed_three_times_at_most() {
+    let server = on().shards(1).env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow").start();
+    let metrics = Metrics::of(&server).await;
+    let mut clients = Vec::new();
+    for bits in 9..=15 {
+        for more in ["", "; server_no_context_takeover"] {
+            let extensions = format!("permessage-deflate; server_max_window_bits={bits}{more}");
+            let (response, raw) = offer(&server, "/ws", &extensions).await;
+            assert_eq!(response.status, 101);
+            let mut client = Deflated { raw };
+            client.json().await;
+            let auth = json!({"type": "auth", "data": {"token": token("ann", "Ann")}});
+            client.raw.write(&frame(true, 1, auth.to_string().as_bytes())).await;
+            assert_eq!(client.json().await.0["type"], "auth_success");
+            clients.push(client);
+        }
+    }
+    let name = "uringcast_deflated_publications_total";
+    let before = metrics.get(name).await;
+    let text = String::from_utf8(text(3000)).unwrap();
+    for _ in 0..5 {
+        let message = json!({"type": "message", "data": {"text": text}});
+        clients[0].raw.write(&frame(true, 1, message.to_string().as_bytes())).await;
+        let mut is_compressed = 0;
+        for client in &mut clients {
+            let (message, was_compressed) = client.json().await;
+            assert_eq!(message["type"], "message");
+            is_compressed += usize::from(was_compressed);
+        }
+        assert!(is_compressed > clients.len() / 2, "{is_compressed} of {} got it compressed", clients.len());
+    }
+    metrics.reach("uringcast_deflate_borrowed_batches_total", |count| count > 0).await;
+    let compressed = metrics.get(name).await - before;
+    assert!((5..=15).contains(&compressed), "5 publications were compressed {compressed} times");
+}
+
 /// What a message inflates to counts against its sender's rate, or a kilobyte would pass for a megabyte.
 #[tokio::test]
 async fn rates_count_what_comes_out() {

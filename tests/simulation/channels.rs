@@ -43,10 +43,10 @@ pub struct Subscribed {
     pub epoch: String,
     /// The offset that `subscribed` named.
     pub start: u64,
-    /// The newest publication had.
-    pub last: u64,
-    /// (from, to, conflated)
-    pub gaps: Vec<(u64, u64, bool)>,
+    /// The position: all up to here was sent to the client, or it was told that it is lost.
+    pub position: u64,
+    /// The newest publication had. A gap may come before answers that are older.
+    last: u64,
     /// The gap that has to come before anything else of the channel.
     due: Option<(u64, u64)>,
     /// How many requests there were when it began.
@@ -54,23 +54,6 @@ pub struct Subscribed {
     pub members: Option<BTreeSet<String>>,
     pub count: Option<u64>,
     timestamp: u64,
-}
-
-impl Subscribed {
-    /// Whether the client knows what became of everything after `last` up to `to`.
-    pub fn covers(&self, to: u64) -> bool {
-        let mut next = self.last + 1;
-        // Gaps may lie in each other.
-        while next <= to {
-            let Some(gap) = self.gaps.iter().find(|gap| (gap.0..=gap.1).contains(&next)) else { return false };
-            next = gap.1 + 1;
-        }
-        true
-    }
-
-    pub fn position(&self) -> u64 {
-        self.gaps.iter().map(|gap| gap.1).fold(self.last, u64::max)
-    }
 }
 
 /// One publication as it was heard.
@@ -194,18 +177,20 @@ impl Client {
         }
         let (epoch, offset) = place_of(data)?;
         let due = self.read_recovery(data, &channel, since.as_ref(), plan)?;
+        // What is lost counts when the client is told.
+        let position = due.map_or(offset, |(from, _)| from - 1);
         let fresh = Subscribed {
             epoch: epoch.clone(),
             start: offset,
+            position,
             last: offset,
-            gaps: Vec::new(),
             due,
             heard_at: self.asked.len(),
             members: None,
             count: None,
             timestamp: 0,
         };
-        self.book.known.positions.insert(channel.clone(), (epoch, offset));
+        self.book.known.positions.insert(channel.clone(), (epoch, position));
         if self.book.subscribed.insert(channel, fresh).is_some() {
             return Err(format!("{json} and it was subscribed already"));
         }
@@ -298,15 +283,14 @@ impl Client {
         let offset = json["data"]["offset"].as_u64().ok_or("no offset")?;
         let timestamp = json["data"]["timestamp"].as_u64().ok_or("no timestamp")?;
         let (channel, subscribed) = self.subscription(json)?;
-        let dropped = subscribed.gaps.iter().any(|gap| !gap.2 && (gap.0..=gap.1).contains(&offset));
-        if offset <= subscribed.last || dropped || !subscribed.covers(offset - 1) {
+        if offset != subscribed.position + 1 {
             return Err(format!("{json} with {subscribed:?}"));
         }
         if timestamp < std::mem::replace(&mut subscribed.timestamp, timestamp) {
             return Err(format!("time goes back in {json}"));
         }
-        subscribed.last = offset;
-        let place = (subscribed.epoch.clone(), subscribed.position());
+        (subscribed.position, subscribed.last) = (offset, offset);
+        let place = (subscribed.epoch.clone(), offset);
         self.note(&channel, &place.0.clone(), json["data"].clone());
         self.book.known.positions.insert(channel, place);
         Ok(())
@@ -326,16 +310,16 @@ impl Client {
         let (channel, subscribed) = self.subscription(json)?;
         let overflow = plan.settings.hub.namespaces.of(&channel).map(|namespace| namespace.overflow);
         let fair = match (subscribed.due.take(), reason) {
-            (Some(due), reason) => return conclude(reason == "history_lost" && due == (from, to), json),
+            (Some(due), reason) => reason == "history_lost" && due == (from, to),
             (None, "slow_consumer") => overflow != Some(Overflow::Disconnect),
             (None, "conflated") => overflow == Some(Overflow::Conflate),
             (None, _) => false,
         };
-        let ahead = from > subscribed.last && from <= to && data["epoch"] == subscribed.epoch;
-        subscribed.gaps.push((from, to, reason == "conflated"));
-        let place = (subscribed.epoch.clone(), subscribed.position());
+        let next = from == subscribed.position + 1 && from <= to && data["epoch"] == subscribed.epoch;
+        subscribed.position = to;
+        let place = (subscribed.epoch.clone(), to);
         self.book.known.positions.insert(channel, place);
-        conclude(fair && ahead, json)
+        conclude(fair && next, json)
     }
 
     pub fn read_presence_push(&mut self, json: &Value) -> Verdict {
@@ -402,7 +386,7 @@ impl Client {
             return Ok(());
         }
         let (_, subscribed) = self.subscription(json)?;
-        let had = place.1 <= subscribed.last.max(subscribed.start) || subscribed.covers(place.1);
+        let had = place.1 <= subscribed.position;
         let fresh = duplicate || place.1 > subscribed.start;
         let fair = had && fresh && place.0 == subscribed.epoch;
         self.book.acked.push(Acked { request, place, duplicate });

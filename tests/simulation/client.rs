@@ -556,8 +556,10 @@ impl Client {
         let attached = self.attached.is_some();
         self.expect_close = match (&self.asked[request].what, code) {
             (What::Auth(_) | What::BadToken | What::NoToken, 409) if attached => None,
-            (What::Auth(_), 409) if policy == DuplicateLogin::RejectNew => Some(4409),
-            (What::Auth(_), 429) if policy == DuplicateLogin::KickOld => Some(4429),
+            (What::Auth(_), 409) if policy != DuplicateLogin::Allow => Some(4409),
+            (What::Auth(_), 429) if policy == DuplicateLogin::KickOld || plan.most_connections().is_some() => {
+                Some(4429)
+            }
             (What::Auth(_), 504) if !attached => Some(1011),
             (What::Auth(_), 503) | (What::NoToken, 400) if !attached => None,
             (what, 401) if !attached && (what.channel().is_some() || matches!(what, What::Refresh(_))) => None,

@@ -103,11 +103,15 @@ impl Lanes {
             let (sabotage, delivered) = (&mut self.sabotage, &mut self.delivered[to]);
             let staging: &mut Staging<Parcel> = shard.staging();
             staging.ship_lane(crate::world::shard_id(to), free, |parcel| {
-                *delivered += usize::from(matches!(parcel, Parcel::Deliver { .. } | Parcel::Announce { .. }));
+                *delivered += usize::from(is_delivery(&parcel));
                 put(queue, parcel, sabotage);
             });
         }
     }
+}
+
+fn is_delivery(parcel: &Parcel) -> bool {
+    matches!(parcel, Parcel::Deliver { .. } | Parcel::DeliverBatch { .. } | Parcel::Announce { .. })
 }
 
 /// The same delivery once more.
@@ -116,16 +120,19 @@ fn again(parcel: &Parcel) -> Parcel {
         Parcel::Deliver { channel, publication } => {
             Parcel::Deliver { channel: channel.clone(), publication: publication.clone() }
         }
+        Parcel::DeliverBatch { channel, publications, bytes } => {
+            Parcel::DeliverBatch { channel: channel.clone(), publications: publications.clone(), bytes: *bytes }
+        }
         Parcel::Announce { channel, frame } => Parcel::Announce { channel: channel.clone(), frame: frame.clone() },
         parcel => unreachable!("{parcel:?} is no delivery"),
     }
 }
 
 fn put(queue: &mut VecDeque<Parcel>, parcel: Parcel, sabotage: &mut Sabotage) {
-    let after_deliver = matches!(queue.back(), Some(Parcel::Deliver { .. } | Parcel::Announce { .. }));
+    let after_deliver = queue.back().is_some_and(is_delivery);
     let mut swap = false;
     match &parcel {
-        Parcel::Deliver { .. } | Parcel::Announce { .. } => {
+        parcel if is_delivery(parcel) => {
             if sabotage.strikes(Fault::DropDeliver) {
                 return;
             }
@@ -136,7 +143,7 @@ fn put(queue: &mut VecDeque<Parcel>, parcel: Parcel, sabotage: &mut Sabotage) {
         }
         Parcel::Release { .. } if sabotage.strikes(Fault::DropRelease) => return,
         Parcel::Kick { .. } if sabotage.strikes(Fault::DropKick) => return,
-        Parcel::Answer { answer: Answer::Published { .. } | Answer::Claimed { .. }, .. } => {
+        Parcel::LateAnswers(_) | Parcel::Answer { answer: Answer::Published { .. } | Answer::Claimed { .. }, .. } => {
             swap = after_deliver && sabotage.strikes(Fault::AnswerFirst);
         }
         _ => {}

@@ -159,7 +159,7 @@ fn at_rest(world: &World, ledger: &Ledger<'_>, client: &Client) -> Verdict {
     for (channel, subscribed) in &client.book.subscribed {
         let owned = world.shards.iter().flat_map(|shard| shard.owned()).find(|owned| *owned.name == **channel);
         let owned = owned.ok_or_else(|| format!("{channel} is gone while subscribed"))?;
-        if *owned.epoch != *subscribed.epoch || !subscribed.covers(owned.offset) || subscribed.last > owned.offset {
+        if *owned.epoch != *subscribed.epoch || subscribed.position != owned.offset {
             return Err(format!("{channel} stands at {} of {}, here {subscribed:?}", owned.offset, owned.epoch));
         }
         let namespace = world.plan.settings.hub.namespaces.of(channel).ok_or("no namespace")?;

@@ -96,7 +96,7 @@ pub fn judge(world: &mut World) -> Verdict<Tally> {
 /// Lets every deadline that could be running pass.
 fn settle(world: &mut World) -> Verdict {
     let settings = &world.plan.settings;
-    let longest = settings.request_ms.max(1_100) + 2 * CLOSE_MS + settings.handshake_ms.min(1_000);
+    let longest = settings.request_ms.max(1_100) + settings.probe_ms + 2 * CLOSE_MS + settings.handshake_ms.min(1_000);
     come_to_rest(world)?;
     let mut left = longest.div_ceil(PAUSE_MS);
     loop {
@@ -201,6 +201,11 @@ fn users(world: &mut World) -> Verdict {
     if doubled && world.plan.settings.hub.duplicate_login != DuplicateLogin::Allow {
         return Err(format!("one user on several connections: {expected:?}"));
     }
+    if let Some(most) = world.plan.most_connections()
+        && expected.values().any(|&connections| connections > most as u64)
+    {
+        return Err(format!("more than {most} connections of one user: {expected:?}"));
+    }
     world.say(WATCH, What::Users);
     let first = world.clients[WATCH].users.take();
     come_to_rest(world)?;
@@ -236,7 +241,8 @@ impl<'a> Master<'a> {
         let frames = &world.clients[WATCH].lobby;
         let mut set = BTreeSet::from([world.plan.accounts[OBSERVER].key.clone()]);
         let mut master = Self { frames, online: vec![set.clone()], messages: Vec::new(), data: Vec::new() };
-        let mut time = 0;
+        // Of events and of messages: an event doesn't wait for the end of a batch window.
+        let mut times = [0, 0];
         for (index, raw) in frames.iter().enumerate() {
             let json: Value = serde_json::from_str(raw).map_err(|error| error.to_string())?;
             let data = &json["data"];
@@ -251,10 +257,11 @@ impl<'a> Master<'a> {
                 }
             };
             let at = data["timestamp"].as_u64().ok_or("no timestamp")?;
-            if !consistent || at < time {
+            let time = &mut times[usize::from(json["type"] == "message")];
+            if !consistent || at < *time {
                 return Err(format!("{raw} after {time}, with {set:?} online"));
             }
-            time = at;
+            *time = at;
             master.online.push(set.clone());
         }
         Ok(master)
@@ -395,9 +402,22 @@ fn ending(world: &World, client: &Client) -> Verdict {
         4408 => client.attached.is_none() && lived_ms >= settings.auth_ms,
         // Who was kicked, and by whom, is `kicks`'s matter.
         4409 if client.kicked => true,
+        4409 if policy == DuplicateLogin::KickOld => client.attached.is_none() && has_younger_rival(world, client),
         4409 => policy == DuplicateLogin::RejectNew && client.attached.is_none() && rival(2),
-        4429 => policy == DuplicateLogin::KickOld && client.attached.is_none() && rival(6),
-        4504 => lived_ms >= settings.ping_interval_ms + settings.pong_timeout_ms,
+        4429 => {
+            client.attached.is_none()
+                && match (policy, world.plan.most_connections()) {
+                    (DuplicateLogin::KickOld, _) => rival(6),
+                    (_, most) => most.is_some_and(|most| rival(most + 1)),
+                }
+        }
+        4504 => {
+            let silent_ms = world.silent_ms.get(&client.number).copied().unwrap_or(0);
+            // A probe is a ping like any other: its answer may be late for either reason.
+            let patience_ms = settings.probe_ms.min(settings.pong_timeout_ms);
+            let probed = settings.hub.probes && rival(2) && silent_ms >= patience_ms;
+            probed || silent_ms >= settings.ping_interval_ms + settings.pong_timeout_ms
+        }
         _ => world.slow.contains(&client.number),
     };
     if fair { Ok(()) } else { Err(format!("closed with {code} for no reason")) }
@@ -415,6 +435,9 @@ fn kicks(world: &World) -> Verdict {
     }
     for client in world.clients.iter().filter(|client| client.kicked) {
         let user = client.account(&world.plan).ok_or("kicked before auth_success")?;
+        if !has_younger_rival(world, client) {
+            return Err(format!("client {} was kicked by a connection that was accepted before it", client.number));
+        }
         let left = spare.entry(&user.key).or_default();
         *left -= 1;
         if *left < 0 {
@@ -422,6 +445,16 @@ fn kicks(world: &World) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// Whether a client that was accepted later asked to sign in as a user as whom this one did.
+fn has_younger_rival(world: &World, client: &Client) -> bool {
+    let keys = |client: &Client| -> BTreeSet<String> {
+        let accounts = client.asked.iter().filter_map(|asked| asked.what.account());
+        accounts.map(|account| world.plan.accounts[account].key.clone()).collect()
+    };
+    let own = keys(client);
+    world.clients[client.number + 1..].iter().any(|other| !own.is_disjoint(&keys(other)))
 }
 
 /// How often anybody asked to sign in as a user as whom `client` did.

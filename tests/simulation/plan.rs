@@ -97,6 +97,13 @@ impl Plan {
         namespace.may_subscribe(&account.key, account.channels.iter().any(|granted| granted == channel))
     }
 
+    /// Most connections that a user may have, if there is such a bound.
+    pub fn most_connections(&self) -> Option<usize> {
+        let hub = &self.settings.hub;
+        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.rules().exempt.is_empty();
+        (bounded && hub.connections_per_user > 0).then_some(hub.connections_per_user)
+    }
+
     /// Whether nothing that the channel's life brings leaves its history.
     pub fn keeps_all(&self, channel: &str) -> bool {
         let keeps = |namespace: &std::sync::Arc<Namespace>| {
@@ -151,6 +158,7 @@ fn verifier(accounts: &[Account]) -> Verifier {
 fn namespaces(escape: bool, dice: &mut Dice) -> Arc<Namespaces> {
     let mut config = Config::default();
     config.lobby.escape = escape;
+    config.lobby.batch_window_ms = if dice.once_in(3) { dice.between(5, 50) as u64 } else { 0 };
     let lobby = config.channel_namespaces().lobby().as_ref().clone();
     let mut some = |name: &str| namespace(name, dice);
     Arc::new(Namespaces::new(lobby, some(""), [some("d"), some("q"), some("t")]))
@@ -176,18 +184,21 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
 }
 
 fn settings(shards: usize, dice: &mut Dice) -> Settings {
-    // Limits by address and rates have tests of their own; here everyone comes from this machine.
-    let exempt = vec!["127.0.0.0/8".parse().expect("a network")];
-    let guard = Arc::new(Guard::new(Rules { exempt, ..Rules::default() }));
+    // Limits by address and rates have tests of their own; that on the connections of a user is kept where nobody is
+    // exempt.
+    let exempt = if dice.once_in(2) { vec!["127.0.0.0/8".parse().expect("a network")] } else { Vec::new() };
+    let guard = Arc::new(Guard::new(Rules { exempt, addresses: 1 << 20, ..Rules::default() }));
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
-    let outbox_bytes = dice.pick(&[600, 2_048, 8_192, 1 << 20]);
+    let probe_ms = dice.pick(&[0, 100, 700, 2_000]);
+    let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);
     Settings {
         hub: HubSettings {
             shards,
             language: dice.pick(&[Language::En, Language::Zh]),
             namespaces: namespaces(dice.once_in(2), dice),
             duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
-            connections_per_user: 0,
+            connections_per_user: dice.pick(&[0, 1, 2, 3]),
+            probes: probe_ms > 0,
             guard: Arc::clone(&guard),
             push_bytes: dice.pick(&[1_024, 1 << 20]),
             recover_bytes: outbox_bytes / 2,
@@ -217,6 +228,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         handshake_ms: dice.pick(&[400, 10_000, 10_000]),
         token_cache: CacheLimits::default(),
         auth_ms: dice.pick(&[600, 10_000, 10_000]),
+        probe_ms,
         ping_interval_ms: dice.pick(&[400, 25_000]),
         pong_timeout_ms: dice.pick(&[300, 10_000]),
         compression: Compression { level: 1, min_bytes: dice.pick(&[0, 60, 256]) },

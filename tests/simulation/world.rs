@@ -2,7 +2,7 @@
 //! on one of them. Does to each part what `src/reactor.rs` and `src/conn.rs` do, in every order that they could.
 //! An observer on the lobby's owner listens from the first step to the last: what it hears is the master sequence.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::codec;
 use crate::deflate::OFFERS;
 use crate::dice::Dice;
 use crate::faults::{Fault, Lanes, Sabotage};
-use crate::plan::{CHANNELS, OBSERVER, Plan};
+use crate::plan::{OBSERVER, Plan};
 use crate::tokens::{Law, START_MS};
 use crate::wire::{Net, Reader};
 
@@ -26,7 +26,7 @@ use crate::wire::{Net, Reader};
 pub const WATCH: usize = 0;
 
 /// How every connection comes in.
-pub const HERE: Arrival = Arrival { from: IpAddr::V4(Ipv4Addr::LOCALHOST), over: None };
+pub const HERE: Arrival = Arrival { from: IpAddr::V4(Ipv4Addr::LOCALHOST), over: None, accepted_ns: 1 };
 
 /// What a step can be; `Plan::weights` has the odds.
 const ACTIONS: [fn(&mut World) -> Verdict; 11] = [
@@ -60,6 +60,10 @@ pub struct World {
     pub law: Law,
     /// Clients that were closed as slow, judged by what really waited for them.
     pub slow: BTreeSet<usize>,
+    /// When the server last received something from each client.
+    heard_ms: Vec<u64>,
+    /// For how long clients had been silent that a tick began to close.
+    pub silent_ms: BTreeMap<usize, u64>,
     /// The server was told to go: handshakes are cut.
     pub going: bool,
     trace: bool,
@@ -89,6 +93,8 @@ impl World {
             backend: Backend::default(),
             law: Law::new(count),
             slow: BTreeSet::new(),
+            heard_ms: Vec::new(),
+            silent_ms: BTreeMap::new(),
             going: false,
             plan,
             dice,
@@ -153,8 +159,11 @@ impl World {
     }
 
     fn open(&mut self, shard: usize, room: usize, polite: bool) {
-        let id = self.shards[shard].open(HERE, self.now).expect("no limit is reached");
+        // Clients are numbered in the order in which they are accepted.
+        let accepted_ns = self.clients.len() as u64 + 1;
+        let id = self.shards[shard].open(Arrival { accepted_ns, ..HERE }, self.now).expect("no limit is reached");
         let number = self.net.connect(id, room);
+        self.heard_ms.push(self.now.mono_ms);
         self.note(|| format!("client {number} connects as {id}"));
         let known = self.memory();
         self.clients.push(Client::new(number, shard, polite, known));
@@ -287,6 +296,7 @@ impl World {
         } else {
             let count = pipe.up.len().min(most);
             let mut bytes: Vec<u8> = pipe.up.drain(..count).collect();
+            self.heard_ms[client] = self.now.mono_ms;
             let input = self.shards[shard].receive(id, &mut bytes, &mut self.net, self.now);
             self.note(|| format!("client {client} has {count} bytes received: {input:?}"));
             input
@@ -442,14 +452,14 @@ impl World {
             .into_iter()
             .map(|(client, id)| {
                 let shard = &mut self.shards[shard];
-                (client, id, shard.waiting_bytes(id).unwrap_or(0), shard.is_closing(id))
+                (client, id, shard.held_bytes(id).unwrap_or_default().1, shard.is_closing(id))
             })
             .collect();
         send(&mut self.shards[shard], &mut self.net, self.now);
-        for (client, id, waiting, was_closing) in before {
+        for (client, id, most, was_closing) in before {
             if !was_closing && self.shards[shard].is_closing(id) {
-                if waiting <= self.plan.settings.outbox_bytes {
-                    return Err(format!("client {client} is closed as slow with {waiting} bytes waiting"));
+                if most <= self.plan.settings.outbox_bytes {
+                    return Err(format!("client {client} is closed as slow with {most} bytes held at most"));
                 }
                 self.slow.insert(client);
             }
@@ -465,11 +475,9 @@ impl World {
     /// After a flush that nothing came between, no connection keeps more than the bound.
     fn within_bounds(&mut self, shard: usize) -> Verdict {
         for (client, id) in self.connections(shard) {
-            let waiting = self.shards[shard].waiting_bytes(id).unwrap_or(0);
-            // A gap per channel stands outside the bound.
-            let gaps = 200 * CHANNELS.len();
-            if waiting > self.plan.settings.outbox_bytes + gaps && !self.shards[shard].is_closing(id) {
-                return Err(format!("{waiting} bytes wait for client {client} after a flush"));
+            let (held, _) = self.shards[shard].held_bytes(id).unwrap_or_default();
+            if held > self.plan.settings.outbox_bytes && !self.shards[shard].is_closing(id) {
+                return Err(format!("{held} bytes are held for client {client} after a flush"));
             }
         }
         Ok(())
@@ -499,6 +507,18 @@ impl World {
         self.advance(ms)
     }
 
+    /// Notes whom the tick begins to close, and for how long they had been silent.
+    fn tick(&mut self, shard: usize) {
+        let mut open = self.connections(shard);
+        open.retain(|(_, id)| !self.shards[shard].is_closing(*id));
+        self.shards[shard].tick(&mut self.net, self.now);
+        for (client, id) in open {
+            if self.shards[shard].is_closing(id) {
+                self.silent_ms.insert(client, self.now.mono_ms - self.heard_ms[client]);
+            }
+        }
+    }
+
     pub fn advance(&mut self, ms: u64) -> Verdict {
         self.note(|| format!("{ms} ms pass"));
         self.now.mono_ms += ms;
@@ -510,7 +530,7 @@ impl World {
         self.server_read(WATCH, usize::MAX)?;
         for shard in 0..self.shards.len() {
             if !self.dice.once_in(8) {
-                self.shards[shard].tick(&mut self.net, self.now);
+                self.tick(shard);
                 self.act(shard)?;
             }
         }

@@ -105,7 +105,7 @@ impl Hostile {
     fn open(&mut self) {
         let shard = self.dice.below(self.shards.len());
         let over = self.dice.once_in(16).then_some(Limit::Connections);
-        let arrival = Arrival { from: Ipv4Addr::LOCALHOST.into(), over };
+        let arrival = Arrival { from: Ipv4Addr::LOCALHOST.into(), over, accepted_ns: 1 };
         let Some(id) = self.shards[shard].open(arrival, self.now) else { return };
         let client = self.net.connect(id, self.dice.pick(&[200, 2_000, 1 << 20]));
         self.sent.push(Vec::new());

@@ -22,6 +22,14 @@ pub struct Deflate {
     pub takeover: bool,
 }
 
+impl Deflate {
+    /// Whether a client with which this was agreed can inflate what was compressed for others: with a window that is
+    /// no larger, and without references to earlier messages unless this client keeps them too.
+    pub fn can_read(self, compressed: Self) -> bool {
+        compressed.window_bits <= self.window_bits && (self.takeover || !compressed.takeover)
+    }
+}
+
 /// Whether permessage-deflate is spoken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

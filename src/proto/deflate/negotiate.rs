@@ -13,7 +13,9 @@ const NAME: &[u8] = b"permessage-deflate";
 const WINDOW_BITS: std::ops::RangeInclusive<u8> = 8..=15;
 /// … the least that is offered to be kept to, since zlib has no compressor for 8, and that without a word.
 const LEAST_WINDOW_BITS: u8 = 9;
-const MOST_WINDOW_BITS: u8 = 15;
+/// The windows that are compressed with. A client that names another gets the next smaller one, which it can inflate
+/// as well: the same messages are compressed anew for each window.
+const USED_WINDOW_BITS: [u8; 3] = [15, 12, LEAST_WINDOW_BITS];
 
 /// The header is no list of extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +24,10 @@ pub struct Malformed;
 /// An offer that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
-    /// What both sides keep to.
+    /// What the server compresses with.
     pub deflate: Deflate,
-    /// The client named a window for the server, and has to be told which one it gets (§7.1.2.1).
-    names_window: bool,
+    /// The window that the client named for the server. It has to be answered (§7.1.2.1).
+    named_window: Option<u8>,
 }
 
 impl Agreed {
@@ -36,9 +38,9 @@ impl Agreed {
         if !self.deflate.takeover {
             response.push_str("; server_no_context_takeover");
         }
-        if self.names_window {
+        if let Some(bits) = self.named_window {
             response.push_str("; server_max_window_bits=");
-            response.push_str(&self.deflate.window_bits.to_string());
+            response.push_str(&bits.to_string());
         }
         response
     }
@@ -106,9 +108,10 @@ impl Offer {
     }
 
     fn agreed(&self) -> Option<Agreed> {
-        let deflate =
-            Deflate { window_bits: self.server_window.unwrap_or(MOST_WINDOW_BITS), takeover: !self.server_no_takeover };
-        (!self.declined).then_some(Agreed { deflate, names_window: self.server_window.is_some() })
+        let fits = |bits: &u8| self.server_window.is_none_or(|named| *bits <= named);
+        let window_bits = USED_WINDOW_BITS.into_iter().find(fits)?;
+        let deflate = Deflate { window_bits, takeover: !self.server_no_takeover };
+        (!self.declined).then_some(Agreed { deflate, named_window: self.server_window })
     }
 }
 
@@ -262,11 +265,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_agreed_on_is_what_is_answered() {
+    fn the_window_that_is_used_is_no_larger_than_the_named_one() {
         let agreed = |line: &str| negotiate([line.as_bytes()].into_iter()).unwrap().unwrap().deflate;
         assert_eq!(agreed("permessage-deflate"), Deflate { window_bits: 15, takeover: true });
         let line = "permessage-deflate; server_max_window_bits=10; server_no_context_takeover";
-        assert_eq!(agreed(line), Deflate { window_bits: 10, takeover: false });
+        assert_eq!(agreed(line), Deflate { window_bits: 9, takeover: false });
+        let used = [9, 9, 9, 12, 12, 12, 15];
+        for (named, used) in (9..=15).zip(used) {
+            assert_eq!(agreed(&format!("permessage-deflate; server_max_window_bits={named}")).window_bits, used);
+        }
     }
 
     #[test]

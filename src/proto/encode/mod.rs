@@ -29,10 +29,10 @@ pub enum Reply<'a> {
         user: &'a RawValue,
         /// When the token expires, in Unix milliseconds; `None` if it doesn't.
         expires_at: Option<u64>,
-        /// Users online, this one included.
-        online_count: u64,
-        /// Where the lobby stands: what is published after it, this connection receives.
-        lobby: Position<'a>,
+        /// Users online, this one included; `None` if this user is not to know.
+        online_count: Option<u64>,
+        /// Where the lobby stands: what is published after it, this connection receives. `None` if it is not in there.
+        lobby: Option<Position<'a>>,
         /// What became of the client's `recover`, if there was one.
         recovery: Option<Recovery<'a>>,
     },
@@ -234,12 +234,16 @@ impl Reply<'_> {
                     user: &'a RawValue,
                     #[serde(skip_serializing_if = "Option::is_none")]
                     expires_at: Option<u64>,
-                    online_count: u64,
-                    lobby: Restored<'a>,
+                    #[serde(skip_serializing_if = "Option::is_none")]
+                    online_count: Option<u64>,
+                    #[serde(skip_serializing_if = "Option::is_none")]
+                    lobby: Option<Restored<'a>>,
                 }
-                let data = Data { user, expires_at, online_count, lobby: Restored::new(lobby, recovery) };
+                let tail = if lobby.is_some() { "}}}" } else { "}}" };
+                let lobby = lobby.map(|lobby| Restored::new(lobby, recovery));
+                let data = Data { user, expires_at, online_count, lobby };
                 let envelope = Envelope::bare("auth_success", 200).with(data);
-                frame_spliced(out, &envelope.saying(said(Text::Authenticated)).answering(id), "}}}", |out| {
+                frame_spliced(out, &envelope.saying(said(Text::Authenticated)).answering(id), tail, |out| {
                     write_publications(out, recovery.map(|recovery| recovery.publications));
                 });
             }

@@ -28,8 +28,22 @@ fn shapes_are_the_contracts() {
         r#"{"type":"system","code":200,"message":"connected, please authenticate","data":{"connection_id":"c","timestamp":5}}"#
     );
     assert_eq!(
-        reply(Reply::AuthSuccess { user: &user, expires_at: Some(9), online_count: 2, lobby, recovery: None }, None),
+        reply(
+            Reply::AuthSuccess {
+                user: &user,
+                expires_at: Some(9),
+                online_count: Some(2),
+                lobby: Some(lobby),
+                recovery: None
+            },
+            None
+        ),
         r#"{"type":"auth_success","code":200,"message":"authenticated","data":{"user":{"id":1,"username":"Ann"},"expires_at":9,"online_count":2,"lobby":{"channel":"lobby","epoch":"e","offset":4}}}"#
+    );
+    let outside = Reply::AuthSuccess { user: &user, expires_at: None, online_count: None, lobby: None, recovery: None };
+    assert_eq!(
+        reply(outside, None),
+        r#"{"type":"auth_success","code":200,"message":"authenticated","data":{"user":{"id":1,"username":"Ann"}}}"#
     );
     assert_eq!(
         reply(Reply::AuthFailed, None),
@@ -169,7 +183,16 @@ fn answers_hold_the_pushes_fields_and_type() {
     );
     let recovery = Some(Recovery { recovered: true, publications: &publications });
     assert_eq!(
-        reply(Reply::AuthSuccess { user: &user, expires_at: None, online_count: 2, lobby: position, recovery }, None),
+        reply(
+            Reply::AuthSuccess {
+                user: &user,
+                expires_at: None,
+                online_count: Some(2),
+                lobby: Some(position),
+                recovery
+            },
+            None
+        ),
         format!(
             r#"{{"type":"auth_success","code":200,"message":"authenticated","data":{{"user":{{"id":1,"username":"Ann"}},"online_count":2,"lobby":{{"channel":"news","epoch":"e\"","offset":44,"recovered":true,"publications":{array}}}}}}}"#
         )

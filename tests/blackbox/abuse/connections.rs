@@ -70,7 +70,9 @@ async fn a_storm_that_no_limit_stops_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_user_opens_thousands_and_keeps_a_hundred() {
-    let scene = Scene::open(unlimited().env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow")).await;
+    let scene =
+        Scene::open(unlimited().env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow").env("URINGCAST_AUTH__PROBE_MS", 0))
+            .await;
     let mut kept = Vec::new();
     let mut refused = 0;
     for _ in 0..1_500 {
@@ -94,7 +96,9 @@ async fn one_user_opens_thousands_and_keeps_a_hundred() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kick_war_ends_with_4429_for_the_newcomer() {
-    let scene = Scene::open(lifted(&["CONNECTIONS_PER_IP", "NEW_CONNECTIONS_PER_IP_PER_S"])).await;
+    let scene =
+        Scene::open(lifted(&["CONNECTIONS_PER_IP", "NEW_CONNECTIONS_PER_IP_PER_S"]).env("URINGCAST_AUTH__PROBE_MS", 0))
+            .await;
     let mut holder = scene.signed_in("torn").await;
     let (mut kicks, mut turned_away) = (0, 0);
     while turned_away < 20 {

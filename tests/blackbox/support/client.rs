@@ -133,6 +133,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         value
     }
 
+    /// `error`, and then the close with this code.
+    pub async fn closed_after_error(&mut self, code: u16) {
+        self.expect("error").await;
+        self.closed(code).await;
+    }
+
     /// The next message of this type; others are passed over.
     pub async fn find(&mut self, kind: &str) -> Value {
         loop {

@@ -1,0 +1,88 @@
+//! Signs of life that a sign-in waits for: the lobby's owner asks whether a connection lives whose user signs in again.
+//! The connection is pinged at once. Whatever comes from it within [`Settings::probe_ms`](super::Settings) counts, and
+//! so does room in a socket that was full. A connection from which nothing comes is closed (4504), and so releases its
+//! user. Part of `shard`.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashSet;
+
+use super::{REPLY_BYTES, Shard};
+use crate::clock::Now;
+use crate::hub::{LOBBY, owner_of};
+use crate::ids::ConnId;
+use crate::metrics::Count;
+use crate::parcel::Parcel;
+use crate::planted::Fault;
+use crate::proto::codes::close;
+use crate::proto::encode::Reply;
+use crate::proto::frame::{self, Opcode};
+
+/// Connections that have to show a sign of life. Each is in here once at most: its user's owner asks once at a time.
+#[derive(Debug, Default)]
+pub(super) struct Probes {
+    awaited: HashSet<ConnId, foldhash::fast::RandomState>,
+    /// By deadline, in milliseconds of the monotonic clock: all wait equally long. Those that have answered are still in
+    /// here.
+    deadlines: VecDeque<(u64, ConnId)>,
+}
+
+impl Shard {
+    /// The lobby's owner wants to know whether the connection lives.
+    pub(super) fn probe(&mut self, id: ConnId, now: Now) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.session.claimed().is_none() {
+            // It has ended, and its release is under way.
+            return;
+        }
+        if conn.pinged_ms().is_none() {
+            conn.ping(now.mono_ms);
+        }
+        let wants_ping = conn.session.wants_ping();
+        self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Ping, &[]));
+        if wants_ping {
+            self.say(id, &Reply::Ping, None);
+        }
+        self.metrics.count(Count::Probes);
+        self.probes.awaited.insert(id);
+        self.probes.deadlines.push_back((now.mono_ms + self.settings.probe_ms, id));
+        self.file_deadline(id);
+    }
+
+    /// Something came from the connection, or it made room.
+    pub(super) fn shows_life(&mut self, id: ConnId) {
+        if self.probes.awaited.is_empty() || Fault::DeafProbe.is_planted() || !self.probes.awaited.remove(&id) {
+            return;
+        }
+        let Some(user) = self.conns.at(id.slot).session.claimed().cloned() else { return };
+        let owner = owner_of(LOBBY, self.settings.hub.shards);
+        self.staging.push(owner, Parcel::Alive { conn: id, user });
+    }
+
+    /// Lets go of the connections whose time is over.
+    pub(super) fn end_probes(&mut self, now: Now) {
+        while let Some(&(until_ms, id)) = self.probes.deadlines.front()
+            && until_ms <= now.mono_ms
+        {
+            self.probes.deadlines.pop_front();
+            if !self.probes.awaited.contains(&id) {
+                continue;
+            }
+            let Some(conn) = self.conns.get(id).filter(|conn| conn.session.claimed().is_some()) else {
+                self.probes.awaited.remove(&id);
+                continue;
+            };
+            if conn.paused && conn.outbox.private_bytes() < REPLY_BYTES {
+                // It is not read from because it waits for an answer of ours: its own silence can't be told.
+                self.shows_life(id);
+                continue;
+            }
+            self.probes.awaited.remove(&id);
+            self.metrics.count(Count::ProbesUnanswered);
+            self.tell_refusal(id, "no_sign_of_life", now, || {
+                "closed: its user signs in again, and it answered no ping (4504)".to_owned()
+            });
+            self.close(id, close::NO_SIGN_OF_LIFE, "no sign of life", now);
+        }
+    }
+}
