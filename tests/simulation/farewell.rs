@@ -76,7 +76,7 @@ fn read_slowly(world: &mut World) -> Verdict {
             }
         }
         for shard in 0..world.shards.len() {
-            world.turn(shard)?;
+            world.finish_turns(shard)?;
         }
         for _ in 0..4 {
             world.advance(SLOW_READ_MS / 4)?;

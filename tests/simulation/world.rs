@@ -413,6 +413,17 @@ impl World {
         self.flush_step(shard, budget)
     }
 
+    /// Turns until a shard has nothing to do: a second is long for it.
+    pub fn finish_turns(&mut self, shard: usize) -> Verdict {
+        for _ in 0..10_000 {
+            if !self.flushing[shard] && !self.shards[shard].has_work() {
+                return Ok(());
+            }
+            self.turn(shard)?;
+        }
+        Err(format!("shard {shard} never comes to rest"))
+    }
+
     fn take_in(&mut self, shard: usize) -> Verdict {
         let count = self.shards.len();
         let first = self.dice.below(count);
