@@ -18,7 +18,7 @@ use monoio::net::UnixStream;
 use rustix::event::{EventfdFlags, eventfd};
 use rustls::ServerConfig;
 
-use crate::auth::{Revocation, Verifier};
+use crate::auth::{Lifted, Revocation, Verifier};
 use crate::clock::{Clock, Now};
 use crate::conn::{self, RECEIVE_BYTES, Sockets};
 use crate::ids::ConnId;
@@ -45,6 +45,8 @@ pub enum Command {
     Certificate(Arc<ServerConfig>),
     /// Tokens count no more; tell when no connection lives by one.
     Revoke(Arc<Revocation>, flume::Sender<Answer>),
+    /// Revocations count no more; tell when that is so.
+    Lift(Arc<Lifted>, flume::Sender<()>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
     /// Answer publications at once from now on, whatever their channel's batch window.
@@ -351,6 +353,11 @@ impl Reactor {
                 Command::Revoke(revocation, reply) => {
                     let number = self.expect_answer(reply);
                     self.with(|shard, now| shard.revoke(number, &revocation, now));
+                }
+                Command::Lift(lifted, done) => {
+                    self.with(|shard, _| shard.lift(&lifted));
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.try_send(());
                 }
                 // Whoever asks now is told that nobody is there any more.
                 Command::Ask(..) if self.is_draining() => {}

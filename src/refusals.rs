@@ -256,6 +256,18 @@ pub fn quoted_up_to(chars: usize, text: &str) -> String {
     }
 }
 
+/// Characters of a path's segment that the log shows; of a longer one only the beginning.
+const SEGMENT_CHARS: usize = 24;
+
+/// The path of a request, as the log may show it: a long segment is cut, since it may be a token that was put there.
+pub fn quoted_path(path: &str) -> String {
+    let cut = |segment: &str| match segment.char_indices().nth(SEGMENT_CHARS) {
+        Some(_) => segment.chars().take(4).chain(['…']).collect(),
+        None => segment.to_owned(),
+    };
+    quoted(&path.split('/').map(cut).collect::<Vec<_>>().join("/"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,6 +345,7 @@ mod tests {
     #[test]
     fn a_clients_text_can_not_forge_a_line() {
         assert_eq!(quoted("a\n\u{1b}[31m\"b"), r#""a\n\u{1b}[31m\"b""#);
+        assert_eq!(quoted_path("/ws/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.x/a"), r#""/ws/eyJh…/a""#);
         let cut = quoted(&"ж".repeat(1_000));
         assert_eq!(cut.chars().count(), QUOTED_CHARS + 3, "{cut}");
     }

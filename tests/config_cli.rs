@@ -80,7 +80,7 @@ fn a_token_is_taken_by_a_server_of_the_same_configuration() {
     assert!(matches!(identity.id, UserId::Int(1)));
     assert_eq!(identity.name, "Alice");
     assert_eq!(identity.channels, ["a", "b"]);
-    assert_eq!(identity.expires_at_ms, Some(NOW_MS + 2 * 3600 * 1000));
+    assert_eq!(identity.expires_at_ms, Some(NOW_MS + 2 * 3600 * 1000 + config.auth.leeway_s * 1000));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_channel_token_is_for_one_channel_and_signs_nobody_in() {
     let verifier = Verifier::new(&config.auth).unwrap();
     let grant = verifier.verify_channel(&jwt, NOW_MS).unwrap();
     assert_eq!((grant.user_key.as_str(), grant.channel.as_str()), ("1", "chat:room"));
-    assert_eq!(grant.expires_at_ms, NOW_MS + 60 * 1000);
+    assert_eq!(grant.expires_at_ms, NOW_MS + 60 * 1000 + config.auth.leeway_s * 1000);
     assert!(verifier.verify(&jwt, NOW_MS).is_err());
     assert!(
         verifier.verify_channel(&token(&["--user", "1", "--channel", "a"], &secret_env()).unwrap(), NOW_MS).is_err()

@@ -65,6 +65,8 @@ function signIn(name) {
 
   own.on('state', (event) => own === client && showState(event));
   own.on('message', ({ data }) => addMessage(data));
+  // A backend may publish data in the lobby, which has no text.
+  own.on('publication', ({ data }) => addMessage({ ...data, text: JSON.stringify(data.data) }));
   own.on('gap', ({ data }) => {
     const count = data.to - data.from + 1;
     addNote(count === 1 ? '1 message was missed.' : `${count} messages were missed.`);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::claims::{ChannelGrant, Identity};
 use super::refused::RefusedToken;
-use super::revocations::{Revocation, Revocations, TokenMark};
+use super::revocations::{Lifted, Revocation, Revocations, TokenMark};
 use super::verified::{CacheLimits, VerifiedTokens};
 use super::verify::{TokenError, Verifier};
 
@@ -61,6 +61,11 @@ impl Authenticator {
     pub fn revoke(&mut self, revocation: &Revocation, now_ms: u64) {
         self.revocations.insert(revocation);
         self.revocations.prune(now_ms);
+    }
+
+    /// From now on these revocations count no more.
+    pub fn lift(&mut self, lifted: &Lifted) {
+        self.revocations.lift(lifted);
     }
 
     /// What is in force from the start.

@@ -12,7 +12,7 @@ use super::verify::TokenError;
 
 /// The longest user id that is a text.
 pub const MAX_ID_BYTES: usize = 128;
-/// The longest user name.
+/// The longest user name; a token's longer one is cut.
 pub const MAX_NAME_BYTES: usize = 128;
 /// The longest token id (`jti`).
 pub const MAX_TOKEN_ID_BYTES: usize = 256;
@@ -100,12 +100,12 @@ impl Serialize for UserId {
 pub struct Identity {
     /// The user.
     pub id: UserId,
-    /// The name to show, not escaped; the id's text if the token has none.
+    /// The name to show, not escaped, cut to [`MAX_NAME_BYTES`]; the id's text if the token has none.
     pub name: String,
     /// From this moment on the server does not take the token (`exp` plus the configured leeway). `None` for a
     /// static token only.
     pub expires_at_ms: Option<u64>,
-    /// `iat`.
+    /// `iat`, for revocations: [`Rules::issued_at`] says how a time ahead of our clock counts.
     pub issued_at_ms: Option<u64>,
     /// `jti`.
     pub token_id: Option<String>,
@@ -149,7 +149,7 @@ impl Rules {
             name: name(claims, &id)?,
             id,
             expires_at_ms: Some(expires_at_ms),
-            issued_at_ms: time(claims, "iat")?,
+            issued_at_ms: self.issued_at(claims, now_ms)?,
             token_id: token_id(claims)?,
             channels: channels(claims)?,
         })
@@ -166,9 +166,20 @@ impl Rules {
             user_key,
             channel,
             expires_at_ms: self.check_validity(claims, now_ms)?,
-            issued_at_ms: time(claims, "iat")?,
+            issued_at_ms: self.issued_at(claims, now_ms)?,
             token_id: token_id(claims)?,
         })
+    }
+
+    /// When a token was issued, as far as revocations go. A token from the future is refused: no revocation of "what was
+    /// issued until now" would reach it. One that is ahead by no more than the leeway comes from a clock that is off, so
+    /// its time says nothing: it counts as issued a leeway ago, and whatever was revoked since then includes it.
+    fn issued_at(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<Option<u64>, TokenError> {
+        match time(claims, "iat")? {
+            Some(at_ms) if at_ms > now_ms.saturating_add(self.leeway_ms) => Err(TokenError::NotYet),
+            Some(at_ms) if at_ms > now_ms => Ok(Some(now_ms.saturating_sub(self.leeway_ms))),
+            issued_at_ms => Ok(issued_at_ms),
+        }
     }
 
     /// Whether a token is in force and meant for us; returns when it ends.
@@ -226,12 +237,26 @@ fn name(claims: &Map<String, Value>, id: &UserId) -> Result<String, TokenError> 
         match present(claims, claim) {
             None => {}
             // Who has no name is often sent with an empty one; locking them out would help nobody.
-            Some(Value::String(text)) if text.is_empty() => {}
-            Some(Value::String(text)) if text.len() <= MAX_NAME_BYTES => return Ok(text.clone()),
+            Some(Value::String(text)) => {
+                let name = displayable(text);
+                if !name.is_empty() {
+                    return Ok(name);
+                }
+            }
+            // Databases and spreadsheets make numbers of names.
+            Some(Value::Number(number)) => return Ok(displayable(&number.to_string())),
             Some(_) => return Err(TokenError::Claims(claim)),
         }
     }
     Ok(id.to_string())
+}
+
+/// A name as it is shown: without control characters, which would garble a page or a terminal, without blanks around it, and
+/// cut between two characters where it has more than [`MAX_NAME_BYTES`].
+pub(super) fn displayable(name: &str) -> String {
+    let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let name = name.trim();
+    name[..name.floor_char_boundary(MAX_NAME_BYTES)].trim_end().to_owned()
 }
 
 /// A NumericDate (RFC 7519 §2: seconds, possibly with a fraction) in milliseconds.

@@ -4,24 +4,30 @@
 
 use std::path::Path;
 
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, EcdsaVerificationAlgorithm, ParsedPublicKey,
+    RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde_json::Value;
 
-use super::verify::{Key, name_of};
-use crate::config::{Auth, ConfigError, PublicKeyFile, Secret};
+use super::jwks::key_set;
+use super::verify::{Key, is_name_of, name_of};
+use crate::config::{Auth, ConfigError, PublicKeyFile, Secret, read_text};
 
 /// RFC 7518 §3.2: an HS256 key has at least the size of the hash.
 const GOOD_SECRET_BYTES: usize = 32;
 /// What the RSA verification takes (RFC 7518 §3.3 asks for 2048 too).
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+/// The largest exponent that the RSA verification takes.
+const EXPONENT_BITS_MAX: usize = 33;
 /// The DER of the curves' object identifiers: 1.2.840.10045.3.1.7 and 1.3.132.0.34.
 const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const P384_OID: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
 
-const RSA_ALGORITHMS: &[Algorithm] =
+pub(super) const RSA_ALGORITHMS: &[Algorithm] =
     &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 
 /// All keys of the configuration.
@@ -36,7 +42,7 @@ pub(super) fn load(auth: &Auth, warnings: &mut Vec<String>) -> Result<Vec<Key>, 
         }
         keys.push(Key {
             id: None,
-            algorithm: Algorithm::HS256,
+            algorithms: &[Algorithm::HS256],
             key: DecodingKey::from_secret(secret.expose().as_bytes()),
         });
     }
@@ -72,11 +78,8 @@ pub fn hs256_secret(auth: &Auth) -> Result<Option<Secret>, ConfigError> {
 }
 
 fn secret_of_file(file: &Path) -> Result<Secret, ConfigError> {
-    let text = read("auth.hs256_secret_file", file)?;
-    // Editors and `echo` end a file with a line end that nobody means.
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
-    let (bytes, least) = (text.len(), Auth::MIN_SECRET_BYTES);
+    let secret = Secret::new(read("auth.hs256_secret_file", file)?);
+    let (bytes, least) = (secret.expose().len(), Auth::MIN_SECRET_BYTES);
     if bytes < least {
         let problem = format!(
             "the secret in it has {bytes} bytes and needs at least {least}; \
@@ -84,11 +87,11 @@ fn secret_of_file(file: &Path) -> Result<Secret, ConfigError> {
         );
         return Err(of_file("auth.hs256_secret_file", file, problem));
     }
-    Ok(Secret::new(text))
+    Ok(secret)
 }
 
 pub(super) fn read(key: &str, file: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(file).map_err(|error| of_file(key, file, format!("cannot read it: {error}")))
+    read_text(file).map_err(|error| of_file(key, file, format!("cannot read it: {error}")))
 }
 
 pub(super) fn of_file(key: &str, file: &Path, problem: String) -> ConfigError {
@@ -110,36 +113,37 @@ fn public_key(pem: &str, file: &PublicKeyFile) -> Result<Key, String> {
         return Err("it must hold one PEM public key (-----BEGIN PUBLIC KEY-----)".to_owned());
     }
     let (key, fitting) = parse_pem(pem)?;
-    let algorithm = match &file.algorithm {
-        None => fitting[0],
-        Some(name) => *fitting.iter().find(|fits| name_of(**fits) == name).ok_or_else(|| {
+    // One algorithm each: without a name the usual one.
+    let at = match &file.algorithm {
+        None => 0,
+        Some(name) => fitting.iter().position(|fits| is_name_of(name, *fits)).ok_or_else(|| {
             let names: Vec<_> = fitting.iter().map(|fits| name_of(*fits)).collect();
             format!("algorithm {name:?} does not fit this key: use {}", names.join(", "))
         })?,
     };
-    Ok(Key { id: None, algorithm, key })
+    Ok(Key { id: None, algorithms: &fitting[at..=at], key })
 }
 
 /// The key of a PEM text and the algorithms that fit it, the usual one first.
 fn parse_pem(pem: &str) -> Result<(DecodingKey, &'static [Algorithm]), String> {
     let bytes = pem.as_bytes();
     if let Ok(key) = DecodingKey::from_rsa_pem(bytes) {
-        let size = Jwk::from_decoding_key(&key, None).ok().and_then(|jwk| match jwk.algorithm {
-            AlgorithmParameters::RSA(rsa) => rsa_bits(&rsa.n),
-            _ => None,
-        });
-        check_rsa(size)?;
-        return Ok((key, RSA_ALGORITHMS));
+        let jwk = Jwk::from_decoding_key(&key, None).map_err(|_| "not an RSA key that can be read".to_owned())?;
+        let AlgorithmParameters::RSA(rsa) = jwk.algorithm else { return Err("not an RSA key".to_owned()) };
+        let number = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+        return Ok((rsa_key(&number(&rsa.n), &number(&rsa.e))?, RSA_ALGORITHMS));
     }
     if let Ok(key) = DecodingKey::from_ec_pem(bytes) {
         // Keys of other curves can have the same length, and would only ever refuse.
-        let base64: String = pem.lines().filter(|line| !line.starts_with('-')).map(str::trim).collect();
+        let inside =
+            pem.split_once("-----BEGIN ").and_then(|(_, rest)| rest.split_once("-----END ")).map_or("", |(a, _)| a);
+        let base64: String = inside.lines().skip(1).map(str::trim).collect();
         let der = STANDARD.decode(base64).map_err(|_| "the PEM's base64 is broken".to_owned())?;
         let has = |oid: &[u8]| der.windows(oid.len()).any(|window| window == oid);
-        let points = key.try_get_as_bytes().map_or(0, <[u8]>::len);
-        return match points {
-            65 if has(P256_OID) => Ok((key, &[Algorithm::ES256])),
-            97 if has(P384_OID) => Ok((key, &[Algorithm::ES384])),
+        let point = key.try_get_as_bytes().unwrap_or_default();
+        return match point.len() {
+            65 if has(P256_OID) => Ok((ec_key(point, &ECDSA_P256_SHA256_FIXED)?, &[Algorithm::ES256])),
+            97 if has(P384_OID) => Ok((ec_key(point, &ECDSA_P384_SHA384_FIXED)?, &[Algorithm::ES384])),
             _ => Err("an EC key must be on P-256 (ES256) or P-384 (ES384), uncompressed".to_owned()),
         };
     }
@@ -149,121 +153,38 @@ fn parse_pem(pem: &str) -> Result<(DecodingKey, &'static [Algorithm]), String> {
     }
 }
 
-fn rsa_bits(modulus: &str) -> Option<usize> {
-    let bytes = base64url(modulus)?;
-    let first = bytes.iter().position(|byte| *byte != 0)?;
-    Some((bytes.len() - first) * 8 - bytes[first].leading_zeros() as usize)
-}
-
-fn check_rsa(bits: Option<usize>) -> Result<(), String> {
-    match bits {
-        Some(bits) if RSA_BITS.contains(&bits) => Ok(()),
-        Some(bits) => Err(format!("an RSA key must have 2048 to 8192 bits, and this has {bits}")),
-        None => Err("not an RSA key that can be read".to_owned()),
+/// An RSA key of its two numbers, with leading zero octets or without (Java writes one; RFC 7518 §6.3.1.1 warns of it).
+pub(super) fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, String> {
+    let (modulus, exponent) = (without_zeros(modulus), without_zeros(exponent));
+    let bits = bits(modulus);
+    if !RSA_BITS.contains(&bits) {
+        return Err(format!("an RSA key must have 2048 to 8192 bits, and this has {bits}"));
     }
-}
-
-fn base64url(text: &str) -> Option<Vec<u8>> {
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).ok()
-}
-
-/// The keys of a JWKS (RFC 7517) that can check a token. What the set has beyond them is passed over with a
-/// warning, as RFC 7517 §5 wants: an issuer may add kinds of keys that we don't know.
-fn key_set(jwks: &str, warnings: &mut Vec<String>) -> Result<Vec<Key>, String> {
-    let document: Value = serde_json::from_str(jwks)
-        .map_err(|error| format!("not JSON: line {}, column {}", error.line(), error.column()))?;
-    let Some(Value::Array(entries)) = document.get("keys") else {
-        return Err("not a JSON Web Key Set: it must be {\"keys\": [ … ]}".to_owned());
-    };
-    let mut keys: Vec<Key> = Vec::new();
-    for (index, entry) in entries.iter().enumerate() {
-        let number = index + 1;
-        let jwk = match serde_json::from_value::<Jwk>(entry.clone()) {
-            Ok(jwk) if is_for_signatures(&jwk) => jwk,
-            Ok(_) => continue,
-            Err(_) => {
-                warnings.push(format!("auth.jwks_file: key number {number} is of an unknown kind"));
-                continue;
-            }
-        };
-        match key_of_jwk(&jwk) {
-            Ok(key) => {
-                if key.id.is_some() && keys.iter().any(|other| other.id == key.id) {
-                    return Err(format!("key number {number} has the kid of an earlier one"));
-                }
-                keys.push(key);
-            }
-            Err(Unusable::Unknown(what)) => {
-                warnings.push(format!("auth.jwks_file: key number {number} is not used: {what}"));
-            }
-            Err(Unusable::Broken(what)) => return Err(format!("key number {number}: {what}")),
-        }
+    let is_odd = |number: &[u8]| number.last().is_some_and(|byte| byte % 2 == 1);
+    if !is_odd(modulus) {
+        return Err("its modulus is even, so it is no RSA key".to_owned());
     }
-    if keys.is_empty() {
-        return Err("there is no key in it that could check a signature".to_owned());
+    if !is_odd(exponent) || exponent == [1] || self::bits(exponent) > EXPONENT_BITS_MAX {
+        return Err(format!("its exponent must be odd, above 1 and have at most {EXPONENT_BITS_MAX} bits"));
     }
-    Ok(keys)
+    let numbers = RsaPublicKeyComponents { n: modulus, e: exponent };
+    let parsed = numbers.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256);
+    parsed.map_err(|error| format!("not an RSA key that can be used: {error}"))?;
+    Ok(DecodingKey::from_rsa_raw_components(modulus, exponent))
 }
 
-fn is_for_signatures(jwk: &Jwk) -> bool {
-    let verifies = |operations: &Vec<KeyOperations>| operations.contains(&KeyOperations::Verify);
-    matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature))
-        && jwk.common.key_operations.as_ref().is_none_or(verifies)
+/// A key on a curve, of its uncompressed point.
+pub(super) fn ec_key(point: &[u8], curve: &'static EcdsaVerificationAlgorithm) -> Result<DecodingKey, String> {
+    ParsedPublicKey::new(curve, point).map_err(|_| "x and y are no point on its curve".to_owned())?;
+    Ok(DecodingKey::from_ec_der(point))
 }
 
-enum Unusable {
-    /// A kind of key that we don't do.
-    Unknown(String),
-    /// A kind that we do, with a fault.
-    Broken(String),
+/// A big-endian number without leading zero octets.
+pub(super) fn without_zeros(number: &[u8]) -> &[u8] {
+    let first = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+    &number[first..]
 }
 
-fn key_of_jwk(jwk: &Jwk) -> Result<Key, Unusable> {
-    let broken = |what: &str| Unusable::Broken(what.to_owned());
-    let fitting: &[Algorithm] = match &jwk.algorithm {
-        AlgorithmParameters::RSA(rsa) => {
-            check_rsa(rsa_bits(&rsa.n)).map_err(Unusable::Broken)?;
-            base64url(&rsa.e).ok_or_else(|| broken("e is not base64url"))?;
-            RSA_ALGORITHMS
-        }
-        AlgorithmParameters::EllipticCurve(ec) => {
-            let (size, algorithms): (usize, &[Algorithm]) = match ec.curve {
-                EllipticCurve::P256 => (32, &[Algorithm::ES256]),
-                EllipticCurve::P384 => (48, &[Algorithm::ES384]),
-                _ => return Err(Unusable::Unknown("its curve is not supported".to_owned())),
-            };
-            for coordinate in [&ec.x, &ec.y] {
-                if base64url(coordinate).is_none_or(|bytes| bytes.len() != size) {
-                    return Err(broken("x or y does not have the length of its curve"));
-                }
-            }
-            algorithms
-        }
-        AlgorithmParameters::OctetKeyPair(pair) => {
-            if pair.curve != EllipticCurve::Ed25519 {
-                return Err(Unusable::Unknown("its curve is not supported".to_owned()));
-            }
-            if base64url(&pair.x).is_none_or(|bytes| bytes.len() != 32) {
-                return Err(broken("x is not 32 bytes of base64url"));
-            }
-            &[Algorithm::EdDSA]
-        }
-        AlgorithmParameters::OctetKey(oct) => {
-            let bytes = base64url(&oct.value).ok_or_else(|| broken("k is not base64url"))?;
-            if bytes.len() < Auth::MIN_SECRET_BYTES {
-                return Err(broken("k is too short to be a secret: at least 16 bytes"));
-            }
-            &[Algorithm::HS256]
-        }
-        _ => return Err(Unusable::Unknown("its kind is not supported".to_owned())),
-    };
-    let algorithm = match jwk.common.key_algorithm {
-        None => fitting[0],
-        Some(named) => *fitting
-            .iter()
-            .find(|fits| name_of(**fits) == named.to_string())
-            .ok_or_else(|| Unusable::Unknown(format!("algorithm {named} is not supported for such a key")))?,
-    };
-    let key = DecodingKey::from_jwk(jwk).map_err(|_| broken("it cannot be read"))?;
-    Ok(Key { id: jwk.common.key_id.clone(), algorithm, key })
+fn bits(number: &[u8]) -> usize {
+    number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
 }

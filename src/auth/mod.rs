@@ -1,5 +1,5 @@
 //! Token in, identity out. `claims` holds the rules of the contract (docs/protocol.md, "JWT claims"), `keys`
-//! turns the configured secrets and files into keys, `verify` brings a token, the keys and the rules together,
+//! and `jwks` turn the configured secrets and files into keys, `verify` brings a token, the keys and the rules together,
 //! `verified` remembers good signatures, `refused` tells the log of bad tokens, `revocations` knows which tokens count no more although they have not
 //! expired, `authenticator` is what one shard has of all that. `issue` signs tokens for
 //! trying things out; `api_keys` is for backends, who have no token. The clock is an argument; nothing here knows a
@@ -10,6 +10,7 @@ mod api_keys;
 mod authenticator;
 mod claims;
 mod issue;
+mod jwks;
 mod keys;
 mod refused;
 mod revocations;
@@ -25,6 +26,6 @@ pub use claims::{ChannelGrant, Identity, MAX_ID_BYTES, MAX_NAME_BYTES, MAX_TOKEN
 pub use issue::{IssueError, NewChannelToken, NewToken, issue, issue_channel};
 pub use keys::hs256_secret;
 pub use refused::RefusedToken;
-pub use revocations::{Revocation, Revocations, Revoked, TokenMark};
+pub use revocations::{Lifted, Revocation, Revocations, Revoked, TokenMark};
 pub use verified::CacheLimits;
 pub use verify::{MAX_TOKEN_BYTES, TokenError, Verifier};

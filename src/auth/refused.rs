@@ -109,6 +109,12 @@ fn cause(token: &str, error: TokenError, claims: Option<&Map<String, Value>>, no
     match error {
         TokenError::Malformed => format!("{error} ({} bytes)", token.len()),
         TokenError::Expired if let Some(at_s) = seconds("exp") => format!("expired {:.0} s ago", now_s - at_s),
+        TokenError::NotYet
+            if let Some(at_s) =
+                seconds("iat").filter(|at_s| *at_s > now_s && seconds("nbf").is_none_or(|nbf_s| nbf_s <= now_s)) =>
+        {
+            format!("issued {:.0} s in the future: iat is ahead of the server's clock", at_s - now_s)
+        }
         TokenError::NotYet if let Some(at_s) = seconds("nbf") => format!("not valid for another {:.0} s", at_s - now_s),
         TokenError::Claims(name) => match claims.and_then(|claims| claims.get(name)) {
             None | Some(Value::Null) => format!("claim {name} is missing"),

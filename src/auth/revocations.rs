@@ -8,7 +8,7 @@ use foldhash::quality::RandomState;
 use serde::{Deserialize, Serialize};
 
 /// Which tokens a revocation is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Revoked {
     /// The one with this `jti`.
@@ -25,12 +25,28 @@ pub enum Revoked {
 }
 
 /// One revocation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Revocation {
     /// Of what.
     pub revoked: Revoked,
     /// When it may be forgotten, in Unix milliseconds: the tokens have expired by then.
     pub until_ms: u64,
+}
+
+/// Which revocations are to be lifted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lifted {
+    /// That of one token.
+    TokenId(Box<str>),
+    /// All of one user; or only those with this time, in Unix milliseconds.
+    User {
+        /// Whose.
+        key: Box<str>,
+        /// Which, if not all.
+        issued_before_ms: Option<u64>,
+    },
+    /// Everyone's with this time, in Unix milliseconds.
+    IssuedBefore(u64),
 }
 
 /// What a revocation can name of a token.
@@ -107,6 +123,39 @@ impl Revocations {
             }
             Revoked::IssuedBefore(before_ms) => comparable(&self.everyone, *before_ms),
         }
+    }
+
+    /// Takes revocations back. Returns how many those were. What they had taken the place of does not come back.
+    pub fn lift(&mut self, lifted: &Lifted) -> usize {
+        let had = self.count();
+        match lifted {
+            Lifted::TokenId(id) => {
+                self.token_ids.remove(id);
+            }
+            Lifted::User { key, issued_before_ms: None } => {
+                self.users.remove(key);
+            }
+            Lifted::User { key, issued_before_ms: Some(before_ms) } => {
+                if let Some(cutoffs) = self.users.get_mut(key) {
+                    cutoffs.retain(|cutoff| cutoff.before_ms != *before_ms);
+                }
+            }
+            Lifted::IssuedBefore(before_ms) => self.everyone.retain(|cutoff| cutoff.before_ms != *before_ms),
+        }
+        // Counts anew, and drops users without any.
+        self.prune(0);
+        had - self.count()
+    }
+
+    /// Those behind `after` in their order, at most `most`; all of them, whatever order they came in.
+    pub fn page(&self, after: Option<&Revocation>, most: usize) -> Vec<Revocation> {
+        let mut page: Vec<_> = self.iter().filter(|one| after.is_none_or(|after| one > after)).collect();
+        if page.len() > most {
+            page.select_nth_unstable(most);
+            page.truncate(most);
+        }
+        page.sort_unstable();
+        page
     }
 
     /// Forgets those whose tokens have expired.

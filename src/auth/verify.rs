@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, Rules, UserId, is_channel_length};
+use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, Rules, UserId, displayable, is_channel_length};
 use super::keys;
 use super::verified::{CacheLimits, VerifiedTokens};
 use crate::config::{Auth, ConfigError, Secret, StaticToken};
@@ -46,10 +46,10 @@ pub enum TokenError {
     Claims(&'static str),
 }
 
-/// One key and the one algorithm that it is for.
+/// One key and what it is for: one algorithm, or the family of a key whose set names none. Never both HMAC and others.
 pub(super) struct Key {
     pub(super) id: Option<String>,
-    pub(super) algorithm: Algorithm,
+    pub(super) algorithms: &'static [Algorithm],
     pub(super) key: DecodingKey,
 }
 
@@ -170,11 +170,11 @@ impl Verifier {
             return Err(TokenError::Malformed);
         }
         let mut outcome = TokenError::NoKey;
-        for key in self.candidates(&header) {
-            match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, key.algorithm) {
+        for (key, algorithm) in self.candidates(&header) {
+            match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, algorithm) {
                 Ok(true) => {
                     // To compute an HMAC costs hardly more than to look the token up.
-                    if key.algorithm != Algorithm::HS256 {
+                    if algorithm != Algorithm::HS256 {
                         verified.insert(token);
                     }
                     return decode(payload);
@@ -190,22 +190,24 @@ impl Verifier {
     /// The keys that a token may have been signed with. A `kid` that we know means that key and no other; one
     /// that we don't know leaves the keys that have none (a secret or a PEM file, beside which issuers like to
     /// write a `kid` all the same).
-    fn candidates<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = &'a Key> {
+    fn candidates<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = (&'a Key, Algorithm)> {
         let known = self.keys.iter().any(|key| key.id.is_some() && key.id == header.kid);
-        self.keys.iter().filter(move |key| {
-            let id_fits = match &header.kid {
-                Some(_) if known => key.id == header.kid,
-                Some(_) => key.id.is_none(),
-                None => true,
-            };
-            id_fits && name_of(key.algorithm) == header.alg
+        let of_id = self.keys.iter().filter(move |key| match &header.kid {
+            Some(_) if known => key.id == header.kid,
+            Some(_) => key.id.is_none(),
+            None => true,
+        });
+        // Several keys may have one `kid`, told apart by what they are for.
+        of_id.filter_map(|key| {
+            let algorithm = key.algorithms.iter().find(|algorithm| is_name_of(&header.alg, **algorithm))?;
+            Some((key, *algorithm))
         })
     }
 }
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys: Vec<_> = self.keys.iter().map(|key| (key.algorithm, &key.id)).collect();
+        let keys: Vec<_> = self.keys.iter().map(|key| (key.algorithms, &key.id)).collect();
         f.debug_struct("Verifier")
             .field("keys", &keys)
             .field("tokens", &self.tokens.len())
@@ -224,9 +226,10 @@ fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
         format!("user must be an integer within ±(2^53−1) or a text of 1 to 128 bytes, not {}", entry.user)
     })?;
     let name = match entry.name.as_deref() {
-        None | Some("") => id.to_string(),
-        Some(name) if name.len() <= MAX_NAME_BYTES => name.to_owned(),
-        Some(_) => return Err(format!("name is longer than {MAX_NAME_BYTES} bytes")),
+        Some(name) if name.len() > MAX_NAME_BYTES => return Err(format!("name is longer than {MAX_NAME_BYTES} bytes")),
+        name => Some(displayable(name.unwrap_or_default()))
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| id.to_string()),
     };
     if entry.token.expose().len() > MAX_TOKEN_BYTES {
         return Err(format!("it is longer than {MAX_TOKEN_BYTES} bytes"));
@@ -249,6 +252,11 @@ fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
 pub(super) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     let difference = a.iter().zip(b).fold(0, |all, (x, y)| std::hint::black_box(all | (x ^ y)));
     a.len() == b.len() && difference == 0
+}
+
+/// Whether a JOSE header, or a key, means the algorithm by this name. RFC 9864 calls EdDSA with that curve Ed25519.
+pub(super) fn is_name_of(name: &str, algorithm: Algorithm) -> bool {
+    name == name_of(algorithm) || (algorithm == Algorithm::EdDSA && name == "Ed25519")
 }
 
 /// The algorithm's name in a JOSE header.

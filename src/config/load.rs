@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::environment::{PREFIX, is_our_variable};
 use super::error::{ConfigError, Origin};
+use super::files::read_text;
 use super::schema::{Auth, Config};
 use super::setting::{Fault, Item, Raw, Secret, Section};
 
@@ -106,7 +107,7 @@ impl Loader {
     }
 
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+        let text = read_text(path).map_err(|error| ConfigError {
             origin: Origin::File { path: path.to_owned(), line: None },
             key: None,
             problem: format!("cannot read the configuration file: {error}"),

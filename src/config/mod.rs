@@ -2,12 +2,13 @@
 //! `schema` is the one place where a key is named, described, given its default and its bounds (those of a
 //! channel's rules, of which there are many copies, in `channels`); `environment` knows which variables are settings;
 //! `load` merges the sources and blames the right one; `describe` prints it all back as TOML. It opens no socket and
-//! reads nothing but the file it is given: whoever needs a key file opens that itself. Called by `cli` and at boot.
+//! reads nothing but the file it is given; `files` is how every module reads a file. Called by `cli` and at boot.
 
 mod channels;
 mod describe;
 mod environment;
 mod error;
+mod files;
 mod load;
 mod schema;
 mod setting;
@@ -19,6 +20,7 @@ pub use channels::ChannelRules;
 pub use describe::describe;
 pub use environment::{is_our_variable, process_env};
 pub use error::{ConfigError, Origin};
+pub use files::{FILE_BYTES_MAX, open_regular, read_bytes, read_text};
 pub use load::Flags;
 pub use schema::{Auth, Config, Http, Limits, Liveness, Log, LogFormat, PublicKeyFile, StaticToken, Tls, TlsVersion};
 pub use setting::{OptionalAddr, Secret};

@@ -111,22 +111,25 @@ settings! {
     /// Who may connect, and how that is proved.
     pub struct Auth {
         /// The secret that signs HS256 tokens: at least 16 bytes, better 32 random ones
-        /// (`openssl rand -base64 32`). Prefer the file or the environment to writing it here.
+        /// (`openssl rand -base64 32`). Prefer the file or the environment to writing it here. Line ends at its end are
+        /// not part of it.
         hs256_secret: Option<Secret> = None, if_set(long_enough);
-        /// A file that holds that secret. One line end at its end is not part of the secret.
+        /// A file that holds that secret. Line ends at its end are not part of it.
         hs256_secret_file: Option<PathBuf> = None, if_set(path_not_empty);
         /// PEM files with public keys. RSA means RS256, EC on P-256 ES256, on P-384 ES384, Ed25519 EdDSA; another
         /// algorithm of that family is named: { file = "rsa.pem", algorithm = "PS256" }.
         public_key_files: Vec<PublicKeyFile> = Vec::new();
-        /// A file with a JSON Web Key Set. A token's `kid` chooses the key. Keys for encryption are ignored.
+        /// A file with a JSON Web Key Set. A token's `kid` and `alg` choose the key. What can't check a token, as keys for
+        /// encryption, is passed over with a warning; a key that is broken is refused.
         jwks_file: Option<PathBuf> = None, if_set(path_not_empty);
         /// What the `iss` claim must be. Unset: it is not looked at.
         issuer: Option<String> = None, if_set(not_empty);
         /// What the `aud` claim must be or contain. Unset: it is not looked at.
         audience: Option<String> = None, if_set(not_empty);
-        /// How far the clock of whoever issues tokens may be off, in seconds: tokens are taken that much longer
-        /// after `exp` and earlier before `nbf`.
-        leeway_s: u64 = 0, range(0..=3_600);
+        /// How far the clock of the machine that issues tokens may be off, in seconds: tokens are taken that much longer
+        /// after `exp`, and earlier before `nbf` and `iat`. Clocks that follow NTP differ by less than a second, virtual
+        /// machines that were paused by a few; and a token that leaked lives no longer than this beyond its end.
+        leeway_s: u64 = 5, range(0..=3_600);
         /// Fixed tokens, for trying things out: they never expire.
         /// [{ token = "…", user = 1, name = "Alice", channels = ["news"] }]
         tokens: Vec<StaticToken> = Vec::new(), token_list;
@@ -146,7 +149,8 @@ settings! {
         /// How long a revocation is kept that doesn't name its tokens' end, in seconds: at least as long as tokens
         /// live. A token that lives longer is taken again after it.
         revocations_kept_s: u64 = 30 * 86_400, range(1..=3_650 * 86_400);
-        /// A file in which revocations outlive a restart; it is made if it isn't there. Unset: they don't.
+        /// A file in which revocations outlive a restart; it is made if it isn't there, for the server's user alone to
+        /// read. Unset: they don't.
         revocations_file: Option<PathBuf> = None, if_set(path_not_empty);
         /// How long a new connection has to authenticate, in milliseconds.
         deadline_ms: u64 = 10_000, range(1..=DAY_MS);

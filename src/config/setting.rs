@@ -240,13 +240,22 @@ impl Setting for OptionalAddr {
 
 /// Text that must not be seen: neither `Debug` nor `uringcast config` shows it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "String")]
 pub struct Secret(String);
 
+impl From<String> for Secret {
+    fn from(text: String) -> Secret {
+        Secret::new(text)
+    }
+}
+
 impl Secret {
-    /// Takes charge of a secret.
+    /// Takes charge of a secret, wherever it comes from. Line ends at its end are not part of it: `echo` and editors
+    /// add them, and nobody means them.
     pub fn new(text: impl Into<String>) -> Secret {
-        Secret(text.into())
+        let mut text = text.into();
+        text.truncate(text.trim_end_matches(['\r', '\n']).len());
+        Secret(text)
     }
 
     /// A fresh secret of 256 random bits, for a server that makes its own (dev mode).

@@ -25,8 +25,9 @@ use super::input::{self, History, Presence, Publication};
 use super::ledger::{Ledger, NotKept};
 use super::owners::{NotAsked, Owners};
 use super::places::{Room, Share, Shares};
+use super::revocations;
 use super::{Parts, Phase};
-use crate::auth::ApiKeys;
+use crate::auth::{ApiKeys, Lifted, Revoked};
 use crate::clock::Clock;
 use crate::limits::Address;
 use crate::log::LostLines;
@@ -38,7 +39,7 @@ use crate::proto::encode::Member;
 use crate::proto::origin::Origins;
 use crate::proto::text::Text;
 use crate::reactor::Counters;
-use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_up_to};
+use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_path, quoted_up_to};
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 /// Channels of one broadcast that are asked at a time: a part of what a shard's queue of commands holds.
@@ -126,6 +127,17 @@ impl State {
         let _ = self.under_way.subscribe().wait_for(|under_way| *under_way == 0).await;
     }
 
+    /// Looks at what was revoked, or changes it, at a moment in Unix milliseconds.
+    pub fn with_ledger<R>(&self, work: impl FnOnce(&mut Ledger, u64) -> R) -> R {
+        let now_ms = self.clock.now().unix_ms;
+        work(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner), now_ms)
+    }
+
+    /// Tells the shards of revocations that were lifted. False if they may not all know.
+    pub async fn tell_lifted(&self, lifted: Lifted) -> bool {
+        timeout(self.patience, self.owners.lift(lifted)).await == Ok(true)
+    }
+
     fn is_draining(&self) -> bool {
         *self.phase.borrow() != Phase::Serving
     }
@@ -191,6 +203,8 @@ pub fn router(state: Arc<State>) -> axum::Router {
         .route("/api/presence", get(presence_by_query).post(presence))
         .route("/api/history", post(history))
         .route("/api/revoke", post(revoke))
+        .route("/api/unrevoke", post(revocations::lift))
+        .route("/api/revocations", get(revocations::list))
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "there is no such endpoint") })
         .method_not_allowed_fallback(|| async {
             Fault::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method; the Allow header says with which")
@@ -252,7 +266,7 @@ async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
     tracing::debug!(
         client,
         method = quoted(method.as_str()),
-        path = quoted(&path),
+        path = quoted_path(&path),
         status = status.as_u16(),
         "API request"
     );
@@ -269,7 +283,7 @@ async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
         state.refusals.tell(&note, state.clock.now().mono_ms, || {
             let why = response.extensions().get::<FaultMessage>().map_or("", |message| &message.0);
             let method = quoted(method.as_str());
-            format!("{method} {}: {} {}", quoted(&path), status.as_u16(), quoted_up_to(WHY_CHARS, why))
+            format!("{method} {}: {} {}", quoted_path(&path), status.as_u16(), quoted_up_to(WHY_CHARS, why))
         });
     }
     response
@@ -337,7 +351,7 @@ fn seat_of(request: &Request) -> Seat {
 }
 
 /// A request that is with the shards: its connection keeps its place.
-struct Asking {
+pub struct Asking {
     _share: Share,
     _busy: Busy,
 }
@@ -479,10 +493,15 @@ async fn presence(Shared(state): Shared<Arc<State>>, request: Request) -> Result
 }
 
 async fn presence_by_query(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
-    let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
-        .map_err(|_| Fault::malformed("the query can't be read"))?;
+    let wanted = Presence::of_query(&pairs(&request)?)?;
     let _asking = Asking::new(&state, &seat_of(&request))?;
-    members(&state, Presence::of_query(&pairs.0)?).await
+    members(&state, wanted).await
+}
+
+/// The parameters of a request's query.
+pub fn pairs(request: &Request) -> Result<Vec<(String, String)>, Fault> {
+    let pairs = Query::try_from_uri(request.uri()).map_err(|_| Fault::malformed("the query can't be read"))?;
+    Ok(pairs.0)
 }
 
 async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
@@ -546,7 +565,10 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
     struct Done {
         expires_at: u64,
         connections: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warning: Option<&'static str>,
     }
+    let peer = Some(tracing::field::display(seat_of(&request).peer()));
     let (body, _asking) = body(&state, request).await?;
     let now_ms = state.clock.now().unix_ms;
     let revocation = input::revocation(body.bytes(), now_ms, state.revocations_kept_ms)?;
@@ -558,6 +580,15 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         ));
     }
     let expires_at = revocation.until_ms;
+    let warning = match &revocation.revoked {
+        Revoked::IssuedBefore(_) => {
+            Some("a token without iat counts as issued before any time: all of those are revoked")
+        }
+        Revoked::User { .. } => Some("a token without iat counts as issued before any time: this user's are revoked"),
+        Revoked::TokenId(_) => None,
+    };
+    let revoked = revoked_words(&revocation.revoked);
+    let everyone = matches!(revocation.revoked, Revoked::IssuedBefore(_));
     let telling = state.owners.revoke(revocation);
     let Ok(Some(connections)) = timeout(state.patience, telling).await else {
         // Some shards may not know of it yet. To say it twice does no harm.
@@ -567,7 +598,21 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         tracing::error!(%error, "a revocation");
         return Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
     }
-    Ok(json(StatusCode::OK, &Done { expires_at, connections }))
+    if everyone {
+        tracing::warn!(client = peer, revoked, expires_at, connections, "revoked for everyone, tokens without iat too");
+    } else {
+        tracing::info!(client = peer, revoked, expires_at, connections, "revoked");
+    }
+    Ok(json(StatusCode::OK, &Done { expires_at, connections, warning }))
+}
+
+/// What is revoked, for the log: not the id of a token.
+fn revoked_words(revoked: &Revoked) -> String {
+    match revoked {
+        Revoked::TokenId(_) => "token_id".to_owned(),
+        Revoked::User { key, issued_before_ms } => format!("user {}, issued_before {issued_before_ms}", quoted(key)),
+        Revoked::IssuedBefore(before_ms) => format!("issued_before {before_ms}"),
+    }
 }
 
 fn published(answer: Answer) -> Outcome {
@@ -604,7 +649,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
 }
 
 /// Reads the body, within the deadline; then the request has its turn with the shards.
-async fn body(state: &Arc<State>, request: Request) -> Result<(HeldBody, Asking), Fault> {
+pub async fn body(state: &Arc<State>, request: Request) -> Result<(HeldBody, Asking), Fault> {
     let seat = seat_of(&request);
     let (head, body) = request.into_parts();
     let reading = state.bodies.read(&head.headers, body);

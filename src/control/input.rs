@@ -4,13 +4,17 @@
 
 use super::fault::Fault;
 use super::fields::{Fields, Parameters};
-use crate::auth::{MAX_TOKEN_ID_BYTES, Revocation, Revoked, UserId};
+use crate::auth::{Lifted, MAX_ID_BYTES, MAX_TOKEN_ID_BYTES, Revocation, Revoked, UserId};
 use crate::parcel::{Content, Publish, Since};
 use crate::proto::decode::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
 use crate::proto::text::{Language, Text, trim};
 
 /// Data nested deeper than this is refused.
 const MAX_DEPTH: usize = 64;
+/// The earliest `issued_before`: before it there were no JWTs, and a time in seconds is earlier.
+const CUTOFF_LEAST_MS: u64 = 1_000_000_000_000;
+/// How far ahead `issued_before` may be: for issuers whose clocks are ahead.
+const CUTOFF_AHEAD_MS: u64 = 86_400_000;
 /// Channels in one broadcast.
 pub const MAX_CHANNELS: usize = 1000;
 /// Most members or publications in a page, and how many come if no limit is named.
@@ -128,23 +132,71 @@ pub fn revocation(body: &[u8], now_ms: u64, kept_ms: u64) -> Result<Revocation, 
             return Err(Fault::malformed(format!("token_id must have 1 to {MAX_TOKEN_ID_BYTES} bytes")));
         }
         (Some(user), None, before) => {
-            let id = UserId::from_json(&user).ok_or_else(|| {
-                Fault::malformed("user must be an integer within ±(2^53−1) or a text of 1 to 128 bytes")
-            })?;
-            Revoked::User { key: id.key().into(), issued_before_ms: before.unwrap_or(now_ms) }
+            before.map_or(Ok(()), |before_ms| check_cutoff(before_ms, now_ms))?;
+            Revoked::User { key: user_key(&user)?, issued_before_ms: before.unwrap_or(now_ms) }
         }
-        (None, None, Some(before_ms)) => Revoked::IssuedBefore(before_ms),
-        _ => {
-            return Err(Fault::malformed(
-                "one of these is needed: token_id; user; user and issued_before; issued_before",
-            ));
+        (None, None, Some(before_ms)) => {
+            check_cutoff(before_ms, now_ms)?;
+            Revoked::IssuedBefore(before_ms)
         }
+        _ => return Err(which_tokens()),
     };
     let until_ms = fields.whole("expires_at", TIME)?.unwrap_or(now_ms.saturating_add(kept_ms));
     if until_ms <= now_ms {
         return Err(Fault::malformed("expires_at has passed: such tokens are refused anyway"));
     }
     Ok(Revocation { revoked, until_ms })
+}
+
+/// A time in seconds, or in microseconds, would revoke what nobody meant: the tokens without `iat`, or all of the future.
+fn check_cutoff(before_ms: u64, now_ms: u64) -> Result<(), Fault> {
+    if !(CUTOFF_LEAST_MS..=now_ms.saturating_add(CUTOFF_AHEAD_MS)).contains(&before_ms) {
+        return Err(Fault::malformed(format!(
+            "issued_before is in Unix milliseconds: {CUTOFF_LEAST_MS} (in 2001) at least and a day from now at most"
+        )));
+    }
+    Ok(())
+}
+
+/// A user's key.
+fn user_key(user: &serde_json::Value) -> Result<Box<str>, Fault> {
+    let id = UserId::from_json(user).ok_or_else(|| {
+        Fault::malformed(format!("user must be an integer within ±(2^53−1) or a text of 1 to {MAX_ID_BYTES} bytes"))
+    })?;
+    Ok((&*id.key()).into())
+}
+
+/// A request that doesn't say which tokens it is about.
+fn which_tokens() -> Fault {
+    Fault::malformed("one of these is needed: token_id; user; user and issued_before; issued_before")
+}
+
+/// `POST /api/unrevoke`: the fields of `/api/revoke` that say which tokens.
+pub fn lifted(body: &[u8]) -> Result<Lifted, Fault> {
+    let fields = Fields::of_body(body, REVOCATION)?;
+    match (fields.value("user"), fields.text("token_id")?, fields.whole("issued_before", TIME)?) {
+        (None, Some(id), None) => Ok(Lifted::TokenId(id.into())),
+        (Some(user), None, issued_before_ms) => Ok(Lifted::User { key: user_key(&user)?, issued_before_ms }),
+        (None, None, Some(before_ms)) => Ok(Lifted::IssuedBefore(before_ms)),
+        _ => Err(which_tokens()),
+    }
+}
+
+/// `GET /api/revocations`: a query that was taken apart.
+#[derive(Debug)]
+pub struct RevocationsPage {
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+    /// Most revocations in the page.
+    pub limit: u32,
+}
+
+impl RevocationsPage {
+    /// By a query that was taken apart.
+    pub fn of_query(pairs: &[(String, String)]) -> Result<Self, Fault> {
+        let parameters = Parameters::new(pairs, &["cursor", "limit"])?;
+        Ok(Self { cursor: parameters.text("cursor"), limit: page(parameters.whole("limit", LIMIT)?)? })
+    }
 }
 
 /// `/api/presence`.

@@ -3,14 +3,19 @@
 //! and renamed. Called by `api` for each request to revoke; `server` opens it before the shards, which get copies.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::auth::{Revocation, Revocations};
-use crate::config::ConfigError;
+use crate::auth::{Lifted, Revocation, Revocations};
+use crate::config::{ConfigError, open_regular};
 
 /// Lines that a file may have beyond twice those that are needed, before it is written anew.
 const SPARE_LINES: usize = 1_024;
+/// The largest file that is read: some millions of revocations.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// The longest line: a token id of 256 bytes, each escaped in six, and what stands around it.
+const LINE_BYTES_MAX: u64 = 4_096;
 const KEY: &str = "auth.revocations_file";
 
 /// The revocations.
@@ -73,6 +78,28 @@ impl Ledger {
         self.table.count()
     }
 
+    /// In a stable order, those behind `after`: a page of at most `most`, and whether there are more.
+    pub fn page(&mut self, after: Option<&Revocation>, most: usize, now_ms: u64) -> (Vec<Revocation>, bool) {
+        self.table.prune(now_ms);
+        let mut page = self.table.page(after, most + 1);
+        let more = page.len() > most;
+        page.truncate(most);
+        (page, more)
+    }
+
+    /// Takes revocations back, in the file too. Returns how many those were.
+    ///
+    /// # Errors
+    /// When the file could not be written: they are lifted, and would be back after a restart.
+    pub fn lift(&mut self, lifted: &Lifted) -> Result<usize, io::Error> {
+        let count = self.table.lift(lifted);
+        if let Some(journal) = self.journal.as_mut().filter(|_| count > 0) {
+            journal.behind = true;
+            journal.keep(None, &self.table)?;
+        }
+        Ok(count)
+    }
+
     /// Adds one.
     ///
     /// # Errors
@@ -109,16 +136,33 @@ impl Journal {
 }
 
 fn read(path: &Path, table: &mut Revocations) -> Result<(), String> {
-    let text = match std::fs::read_to_string(path) {
+    let file = match open_regular(path, FILE_BYTES_MAX) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        text => text.map_err(|error| format!("cannot read it: {error}"))?,
+        file => file.map_err(|error| format!("cannot read it: {error}"))?,
     };
-    for (index, line) in text.split_inclusive('\n').enumerate() {
-        // The last one was being written when the machine stopped; nobody was told that it was kept.
-        let Some(line) = line.strip_suffix('\n') else { break };
-        let revocation: Revocation =
-            serde_json::from_str(line).map_err(|error| format!("line {} is no revocation: {error}", index + 1))?;
-        table.insert(&revocation);
+    let mut lines = BufReader::new(file.take(FILE_BYTES_MAX));
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        // One byte more shows that a line is too long.
+        let bytes = lines.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line);
+        let is_whole = match bytes.map_err(|error| format!("cannot read it: {error}"))? {
+            0 => break,
+            bytes if bytes as u64 > LINE_BYTES_MAX => return Err(format!("line {number} is too long")),
+            _ => line.ends_with(b"\n"),
+        };
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        match serde_json::from_slice::<Revocation>(&line) {
+            // The last line counts without a line end too: only the whole of it is JSON.
+            Ok(revocation) => {
+                table.insert(&revocation);
+            }
+            Err(error) if is_whole => return Err(format!("line {number} is no revocation: {error}")),
+            // It was being written when the machine stopped; nobody was told that it was kept.
+            Err(_) => tracing::warn!(number, file = %path.display(), "the last revocation was cut off and is left out"),
+        }
     }
     Ok(())
 }
@@ -134,7 +178,12 @@ fn write_anew(path: &Path, table: &Revocations) -> io::Result<(File, usize)> {
         bytes.extend(line(&revocation)?);
         lines += 1;
     }
-    let mut file = File::create(&beside)?;
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Whose tokens were revoked is nobody else's business.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(&bytes)?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
@@ -202,6 +251,12 @@ mod tests {
         file.write_all(b"{\"revoked\":{\"tok").unwrap();
         assert_eq!(sorted(&open(0).unwrap()), before);
         assert_eq!(open(60).unwrap().table().count(), 2, "what has expired is left out");
+        // One that is whole but for its line end counts.
+        std::fs::write(&path, "\n{\"revoked\":{\"token_id\":\"h\"},\"until_ms\":100}\r\n\n{\"revoked\":{\"token_id\":\"i\"},\"until_ms\":100}").unwrap();
+        assert_eq!(open(0).unwrap().table().count(), 2);
+        assert_eq!(open(0).unwrap().table().count(), 2, "it was written anew with both");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
         std::fs::write(&path, "nonsense\n").unwrap();
         assert!(open(0).unwrap_err().to_string().contains("line 1 is no revocation"));
     }
@@ -216,6 +271,42 @@ mod tests {
         assert_eq!(ledger.table().count(), 1, "in force all the same");
         ledger.add(&of_id("a", 100), 0).unwrap();
         assert_eq!(Ledger::open(Some(&path), 10, 0).unwrap().table().count(), 1);
+    }
+
+    #[test]
+    fn what_is_lifted_is_gone_from_the_file_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("revocations");
+        let mut ledger = Ledger::open(Some(&path), 10, 0).unwrap();
+        let everyone = |before_ms| Revocation { revoked: Revoked::IssuedBefore(before_ms), until_ms: before_ms + 50 };
+        for revocation in [of_id("a", 100), of_id("b", 100), of_user("u", 7), of_user("v", 7), everyone(9)] {
+            ledger.add(&revocation, 0).unwrap();
+        }
+        let (page, more) = ledger.page(None, 2, 0);
+        assert_eq!((page.as_slice(), more), (&[of_id("a", 100), of_id("b", 100)][..], true));
+        let (page, more) = ledger.page(page.last(), 9, 0);
+        assert_eq!((page.as_slice(), more), (&[of_user("u", 7), of_user("v", 7), everyone(9)][..], false));
+        let user = |key: &str, issued_before_ms| Lifted::User { key: key.into(), issued_before_ms };
+        for (lifted, count) in [
+            (Lifted::TokenId("a".into()), 1),
+            (Lifted::TokenId("a".into()), 0),
+            (user("u", Some(8)), 0),
+            (user("u", Some(7)), 1),
+            (user("v", None), 1),
+            (Lifted::IssuedBefore(8), 0),
+            (Lifted::IssuedBefore(9), 1),
+        ] {
+            assert_eq!(ledger.lift(&lifted).unwrap(), count, "{lifted:?}");
+        }
+        let again = Ledger::open(Some(&path), 10, 0).unwrap();
+        assert_eq!(again.table().iter().collect::<Vec<_>>(), [of_id("b", 100)]);
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_refused_at_once() {
+        for path in ["/dev/full", "/dev/zero", "/"] {
+            assert!(Ledger::open(Some(Path::new(path)), 10, 0).unwrap_err().to_string().contains(path), "{path}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The control thread's server: the backend's HTTP API on a listener of its own (tokio, axum), apart from the shards so
 //! that nothing it does holds one up. This file owns the thread and its end; `connections` has the sockets, `places`
-//! who may stay, `api` the routes, `bodies` what requests bring and may take, `input` what requests carry, `fields` how it is read, `hosts` whom they are meant
-//! for, `fault` what they are refused with, `ledger` what was revoked, `owners` the way to the shards, `counts` the
-//! API's own numbers.
+//! who may stay, `api` the routes, `bodies` what requests bring and may take, `input` what they say, `fields` how it is
+//! read, `hosts` whom they are meant for, `fault` what they are refused with, `ledger` what was revoked, `revocations`
+//! its list, `owners` the way to the shards, `counts` the API's own numbers.
 //! Called by `server`, which starts it after the shards and ends it after them.
 
 mod api;
@@ -16,6 +16,7 @@ mod input;
 mod ledger;
 mod owners;
 mod places;
+mod revocations;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::auth::Revocation;
+use crate::auth::{Lifted, Revocation};
 use crate::hub::owner_of;
 use crate::mesh::Waker;
 use crate::parcel::{Answer, Ask};
@@ -53,6 +53,26 @@ impl Owners {
             connections += closed;
         }
         Some(connections)
+    }
+
+    /// Tells all shards that revocations count no more, and waits until each knows. False if a shard has ended instead.
+    pub async fn lift(&self, lifted: Lifted) -> bool {
+        let lifted = Arc::new(lifted);
+        let mut answers = Vec::with_capacity(self.shards.len());
+        for (commands, waker) in self.shards.iter() {
+            let (done, answer) = flume::bounded(1);
+            if commands.send_async(Command::Lift(Arc::clone(&lifted), done)).await.is_err() {
+                return false;
+            }
+            waker.wake();
+            answers.push(answer);
+        }
+        for answer in answers {
+            if answer.recv_async().await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Asks the owner of `channel`. The answer comes through what is returned; if that ends without one, the outcome

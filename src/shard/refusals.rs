@@ -13,7 +13,7 @@ use crate::parcel;
 use crate::proto::decode::{Command, SubscribeTo};
 use crate::proto::handshake::{Refusal, Request};
 use crate::proto::text::Text;
-use crate::refusals::{RefusalNote, quoted};
+use crate::refusals::{RefusalNote, quoted, quoted_path};
 
 impl Shard {
     /// Counts what a limit refused to a connection, and tells it in the log.
@@ -97,7 +97,8 @@ impl Shard {
         self.tell_refusal(id, reason, now, || match request {
             None => refusal.to_string(),
             Some(request) => {
-                let (method, path, host) = (quoted(request.method()), quoted(request.path()), quoted(request.host()));
+                let (method, path, host) =
+                    (quoted(request.method()), quoted_path(request.path()), quoted(request.host()));
                 let origin = request.origin().map(|origin| format!(", Origin {}", quoted(origin)));
                 format!("{refusal}: {method} {path}, Host {host}{}", origin.unwrap_or_default())
             }

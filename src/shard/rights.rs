@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use crate::auth::{Revocation, Revocations};
+use crate::auth::{Lifted, Revocation, Revocations};
 use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::parcel::Answer;
@@ -49,6 +49,11 @@ impl Shard {
         self.authenticator.revoke(revocation, now.unix_ms);
         let (left, closed) = (self.conns.slots(), self.sweep.closed);
         self.sweep.waiting.push(Waiting { request, left, closed });
+    }
+
+    /// The backend takes revocations back: their tokens are taken again from now on.
+    pub fn lift(&mut self, lifted: &Lifted) {
+        self.authenticator.lift(lifted);
     }
 
     /// What had been revoked before the start.

@@ -11,7 +11,7 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 
 use super::validity::Validity;
-use crate::config::{ConfigError, Tls, TlsVersion};
+use crate::config::{ConfigError, FILE_BYTES_MAX, Tls, TlsVersion, read_bytes};
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
 const NEW: [&SupportedProtocolVersion; 1] = [&version::TLS13];
@@ -66,7 +66,7 @@ impl Identity {
     /// What is in the files now.
     pub(super) fn read(&self) -> Result<Pair, ConfigError> {
         let read = |name, path: Option<&Path>| {
-            let bytes = std::fs::read(path.unwrap_or(Path::new("")));
+            let bytes = read_bytes(path.unwrap_or(Path::new("")), FILE_BYTES_MAX);
             bytes.map_err(|error| fault(name, path, format!("cannot be read: {error}")))
         };
         let certificate = read("tls.cert_file", self.config.cert_file.as_deref())?;

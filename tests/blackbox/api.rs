@@ -264,6 +264,7 @@ async fn only_objects_are_taken_and_errors_name_the_field() {
         ("history", r#"["news",null,1,false]"#),
         ("presence", r#"["lobby",null,1]"#),
         ("revoke", "[null,null,9999999999999,null]"),
+        ("unrevoke", "[null,null,9999999999999]"),
     ];
     for (endpoint, array) in arrays {
         for body in [array, "[]", "null", "1", "\"x\"", "true", "", "[{}]"] {

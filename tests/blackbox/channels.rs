@@ -68,7 +68,7 @@ async fn the_sender_gets_no_ack_that_it_did_not_ask_for() {
 
 #[tokio::test]
 async fn refresh_takes_a_new_token_of_the_same_user_only() {
-    let server = Options::new().start();
+    let server = Options::new().env("URINGCAST_AUTH__LEEWAY_S", 0).start();
     let (mut ann, _) = Client::join(&server, 1, "Ann").await;
     let exp = now_s() + 7200;
     let fresh = sign(&json!({"user_id": "1", "username": "Ann", "exp": exp}));
@@ -170,7 +170,10 @@ async fn subscriptions_are_limited_and_the_lobby_does_not_count() {
 
 #[tokio::test]
 async fn the_token_rule_takes_a_channel_token_or_the_channels_claim() {
-    let server = Options::new().env("URINGCAST_NAMESPACES__VIP__SUBSCRIBE", "token").start();
+    let server = Options::new()
+        .env("URINGCAST_NAMESPACES__VIP__SUBSCRIBE", "token")
+        .env("URINGCAST_LIMITS__AUTH_ATTEMPTS", 100)
+        .start();
     let (mut ann, _) = Client::join(&server, "ann", "Ann").await;
     let error = ann.ask_refused("subscribe", json!({"channel": "vip:1"}), 403).await;
     assert_shape(&error["data"], &json!({"channel": "vip:1"}));

@@ -54,7 +54,7 @@ async fn claims_have_their_fallbacks_and_bounds() {
     assert_eq!(accepted(&server, &sign(&both)).await, json!({"id": 8, "username": "Eight"}));
     for (why, token) in [
         ("no exp", sign(&json!({"sub": "7", "name": "Seven"}))),
-        ("expired", sign(&changed("exp", json!(now_s() - 5)))),
+        ("expired", sign(&changed("exp", json!(now_s() - 60)))),
         ("exp is text", sign(&changed("exp", json!("tomorrow")))),
         ("not yet", sign(&changed("nbf", json!(now_s() + 300)))),
         ("another secret", sign_with("another secret, also long enough", &claims())),
@@ -65,6 +65,39 @@ async fn claims_have_their_fallbacks_and_bounds() {
         refused(&server, &token, why).await;
     }
     accepted(&server, &sign(&changed("nbf", json!(now_s() - 5)))).await;
+    // Clocks differ by a little.
+    for claim in ["nbf", "iat"] {
+        accepted(&server, &sign(&changed(claim, json!(now_s() + 3)))).await;
+    }
+    accepted(&server, &sign(&changed("exp", json!(now_s() - 1)))).await;
+    refused(&server, &sign(&changed("iat", json!(now_s() + 60))), "issued in the future").await;
+}
+
+#[tokio::test]
+async fn a_name_of_any_length_signs_in_and_is_cut_between_characters() {
+    let server = Options::new().start();
+    for (name, shown) in [
+        (json!("ж".repeat(65)), "ж".repeat(64)),
+        (json!("漢".repeat(43)), "漢".repeat(42)),
+        (json!("a".repeat(4_000)), "a".repeat(128)),
+        (json!(12345), "12345".to_owned()),
+    ] {
+        assert_eq!(accepted(&server, &sign(&changed("name", name))).await["username"], shown);
+    }
+}
+
+/// As a Kubernetes Secret has it that was made of `echo … | base64`.
+#[tokio::test]
+async fn line_ends_at_the_end_of_a_secret_are_not_part_of_it() {
+    let token = sign(&claims());
+    for end in ["\n", "\r\n", "\n\n"] {
+        let server = Options::new().env("URINGCAST_AUTH__HS256_SECRET", format!("{SECRET}{end}")).start();
+        accepted(&server, &token).await;
+    }
+    let (server, _folder) = with_file(&format!("[auth]\nhs256_secret = \"\"\"\n{SECRET}\n\"\"\"\n"));
+    accepted(&server, &token).await;
+    let (server, _folder) = with_file(&format!("[[auth.tokens]]\ntoken = \"\"\"fixed\n\"\"\"\nuser = 1\n"));
+    accepted(&server, "fixed").await;
 }
 
 #[tokio::test]

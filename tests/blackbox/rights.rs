@@ -4,12 +4,16 @@
 use serde_json::{Value, json};
 
 use crate::api::{Backend, options};
-use crate::support::{Client, Event, Options, Raw, SECRET, Server, assert_shape, http, now_s, request, sign};
+use crate::support::{
+    Client, Event, Options, Raw, SECRET, Server, assert_shape, http, now_s, request, sign, sign_with, until,
+};
 
 /// A server whose channels ask for a token, but those of `open:`.
 fn guarded() -> Options {
     options()
         .env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow")
+        // Tokens end to the second here.
+        .env("URINGCAST_AUTH__LEEWAY_S", 0)
         .env("URINGCAST_CHANNELS__SUBSCRIBE", "token")
         .env("URINGCAST_CHANNELS__PUBLISH", "members")
         .env("URINGCAST_NAMESPACES__OPEN__SUBSCRIBE", "signed_in")
@@ -229,8 +233,9 @@ async fn a_revoked_user_is_cut_on_every_shard_and_kept_out() {
         refused(&server, &old).await;
         refused(&server, &without_iat).await;
     }
-    let newer = user_token(json!({"iat": now_s() + 1}));
-    signed_in(&server, &newer).await;
+    let revoked_s = now_s();
+    let newer = until("the next second", async || Some(now_s()).filter(|now| *now > revoked_s)).await;
+    signed_in(&server, &user_token(json!({ "iat": newer }))).await;
     stays.find("user_offline").await;
     stays.ask_refused("refresh", json!({ "token": old }), 403).await;
     assert_eq!(stays.ask("heartbeat", json!({})).await["code"], 200);
@@ -272,6 +277,164 @@ async fn tokens_are_revoked_by_id_and_by_time_of_issue() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_ahead_does_not_escape_a_revocation() {
+    let server = guarded().env("URINGCAST_AUTH__LEEWAY_S", 60).shards(2).start();
+    let backend = Backend::of(&server).await;
+    let ahead = user_token(json!({"iat": now_s() + 50}));
+    let mut client = signed_in(&server, &ahead).await;
+    assert_eq!(backend.post("/api/revoke", &json!({"user": 1})).await.ok()["connections"], 1);
+    cut(&mut client, "token revoked").await;
+    refused(&server, &ahead).await;
+    refused(&server, &user_token(json!({"iat": now_s() + 1_000_000}))).await;
+}
+
+#[tokio::test]
+async fn revocations_are_listed_page_by_page_and_lifted_on_every_shard_and_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("revocations");
+    let options = guarded().env("URINGCAST_AUTH__REVOCATIONS_FILE", file.to_str().unwrap()).shards(3);
+    let server = options.clone().start();
+    let backend = Backend::of(&server).await;
+    let token = user_token(json!({"jti": "t1", "iat": now_s() - 10}));
+    let before = (now_s() - 5) * 1000;
+    backend.post("/api/revoke", &json!({"token_id": "t1"})).await.ok();
+    let told = backend.post("/api/revoke", &json!({"user": 1, "issued_before": before})).await.ok();
+    assert!(told["warning"].as_str().is_some_and(|warning| warning.contains("without iat")), "{told}");
+    backend.post("/api/revoke", &json!({ "issued_before": before })).await.ok();
+    let shown = |page: &Value| -> Vec<Value> {
+        let all = page["revocations"].as_array().unwrap().iter().cloned();
+        all.map(|mut one| {
+            assert!(one.as_object_mut().unwrap().remove("expires_at").unwrap().as_u64() > Some(before as u64));
+            one
+        })
+        .collect()
+    };
+    let all = backend.send("GET", "/api/revocations", b"").await.ok();
+    let expected =
+        [json!({"token_id": "t1"}), json!({"user": "1", "issued_before": before}), json!({ "issued_before": before })];
+    assert_eq!((shown(&all).as_slice(), &all["count"], &all["cursor"]), (&expected[..], &json!(3), &Value::Null));
+    let (mut pages, mut query) = (Vec::new(), "limit=1".to_owned());
+    loop {
+        let page = backend.send("GET", &format!("/api/revocations?{query}"), b"").await.ok();
+        pages.extend(shown(&page));
+        let Some(cursor) = page["cursor"].as_str() else { break };
+        query = format!("limit=1&cursor={cursor}");
+    }
+    assert_eq!(pages, expected);
+    backend.send("GET", "/api/revocations?limit=0", b"").await.refused(400);
+    backend.send("GET", "/api/revocations?cursor=nonsense", b"").await.refused(400);
+
+    refused(&server, &token).await;
+    for (request, lifted) in [
+        (json!({"token_id": "t1"}), 1),
+        (json!({"token_id": "t1"}), 0),
+        (json!({"user": 1, "issued_before": before + 1}), 0),
+        (json!({"user": "1"}), 1),
+        (json!({ "issued_before": before }), 1),
+    ] {
+        let done = backend.post("/api/unrevoke", &request).await.ok();
+        assert_eq!(done, json!({ "lifted": lifted }), "{request}");
+    }
+    backend.post("/api/unrevoke", &json!({})).await.refused(400);
+    for _ in 0..8 {
+        signed_in(&server, &token).await;
+    }
+    assert_eq!(backend.send("GET", "/api/revocations", b"").await.ok()["count"], 0);
+    drop(server);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
+    signed_in(&options.start(), &token).await;
+}
+
+#[tokio::test]
+async fn a_last_line_without_its_end_is_a_revocation_and_nobody_else_may_read_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("revocations");
+    std::fs::write(&file, r#"{"revoked":{"token_id":"h1"},"until_ms":99999999999999}"#).unwrap();
+    let options = guarded().env("URINGCAST_AUTH__REVOCATIONS_FILE", file.to_str().unwrap());
+    for _ in 0..2 {
+        let server = options.clone().start();
+        refused(&server, &user_token(json!({"jti": "h1"}))).await;
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+/// A FIFO would be waited for, a device read for ever.
+#[tokio::test]
+async fn what_is_no_regular_file_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let fifo = fifo.to_str().unwrap();
+    for key in [
+        "AUTH__REVOCATIONS_FILE",
+        "AUTH__HS256_SECRET_FILE",
+        "AUTH__JWKS_FILE",
+        "AUTH__PUBLIC_KEY_FILES",
+        "HTTP__KEYS_FILE",
+    ] {
+        for file in [fifo, "/dev/zero", "/dev/full", folder.path().to_str().unwrap()] {
+            let options = guarded()
+                .without("URINGCAST_AUTH__HS256_SECRET")
+                .env("URINGCAST_AUTH__TOKENS", r#"[{"token":"t","user":1}]"#);
+            options.env(&format!("URINGCAST_{key}"), file).run().refused(&[file]);
+        }
+    }
+    for file in [fifo, "/dev/zero"] {
+        Options::bare(&["serve", "--config", file]).run().refused(&[file, "regular file"]);
+        let tls = guarded().env("URINGCAST_TLS__CERT_FILE", file).env("URINGCAST_TLS__KEY_FILE", file);
+        tls.run().refused(&[file, "regular file"]);
+    }
+}
+
+#[tokio::test]
+async fn forged_channel_tokens_count_like_any_refused_token() {
+    let server = guarded().env("URINGCAST_LIMITS__EXEMPT", "").start();
+    let mut client = signed_in(&server, &user_token(json!({}))).await;
+    let forged =
+        sign_with("another secret, also long enough", &json!({"sub": 1, "channel": "vip", "exp": now_s() + 600}));
+    for _ in 0..5 {
+        client.send(&json!({"type": "subscribe", "data": {"channel": "vip", "token": forged}})).await;
+        assert_eq!(client.find("error").await["code"], 403);
+    }
+    assert_eq!(client.find("error").await["code"], 429);
+    client.closed(4429).await;
+    let mut client = Client::open(&server).await;
+    let channels: Vec<Value> = (0..20).map(|n| json!({"channel": format!("vip{n}"), "token": forged})).collect();
+    client.send(&json!({"type": "auth", "data": {"token": user_token(json!({})), "channels": channels}})).await;
+    client.expect("auth_success").await;
+    let mut refused = 0;
+    while client.find("error").await["code"] == 403 {
+        refused += 1;
+    }
+    assert_eq!(refused, 5, "the others were not looked at");
+    client.closed(4429).await;
+    let metrics = crate::metrics::Metrics::of(&server).await;
+    assert_eq!(metrics.get("uringcast_tokens_refused_total{reason=\"signature\"}").await, 10);
+    assert_eq!(metrics.refusals("auth_attempts").await, 2);
+}
+
+#[tokio::test]
+async fn forged_channel_tokens_count_for_their_address() {
+    let server = guarded()
+        .env("URINGCAST_LIMITS__EXEMPT", "")
+        .env("URINGCAST_LIMITS__AUTH_ATTEMPTS", 100)
+        .env("URINGCAST_LIMITS__AUTH_FAILURES_PER_IP_BURST", 3)
+        .env("URINGCAST_LIMITS__AUTH_FAILURES_PER_IP_PER_MINUTE", 1)
+        .start();
+    let mut client = signed_in(&server, &user_token(json!({}))).await;
+    let forged =
+        sign_with("another secret, also long enough", &json!({"sub": 1, "channel": "vip", "exp": now_s() + 600}));
+    for code in [403, 403, 403, 429, 429] {
+        client.send(&json!({"type": "subscribe", "data": {"channel": "vip", "token": forged}})).await;
+        assert_eq!(client.find("error").await["code"], code);
+    }
+    // Who needs no token isn't asked for one.
+    client.subscribe("open:a").await;
+}
+
+#[tokio::test]
 async fn what_is_no_revocation_is_told_so() {
     let server = guarded().env("URINGCAST_LIMITS__REVOCATIONS", 2).start();
     let backend = Backend::of(&server).await;
@@ -286,13 +449,17 @@ async fn what_is_no_revocation_is_told_so() {
         json!({"token_id": "a", "user": 1}),
         json!({"token_id": "a", "issued_before": 1}),
         json!({"issued_before": "yesterday"}),
+        json!({"issued_before": 1}),
+        json!({"issued_before": now_s()}),
+        json!({"issued_before": now_s() * 1_000_000}),
+        json!({"user": 1, "issued_before": now_s()}),
         json!({"user": 1, "expires_at": 1}),
     ] {
         backend.post("/api/revoke", &wrong).await.refused(400);
     }
     let end = (now_s() + 100) * 1000;
     let done = backend.post("/api/revoke", &json!({"user": 1, "expires_at": end})).await.ok();
-    assert_eq!(done, json!({"expires_at": end, "connections": 0}));
+    assert_shape(&done, &json!({"expires_at": end, "connections": 0, "warning": "<text>"}));
     let default = backend.post("/api/revoke", &json!({"user": 2})).await.ok()["expires_at"].as_i64().unwrap();
     assert!((default / 1000 - now_s() - 30 * 86_400).abs() < 60, "{default}");
     // Full: nothing is forgotten for it, and what needs no room is still taken.

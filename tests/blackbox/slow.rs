@@ -233,10 +233,10 @@ async fn what_is_kept_is_what_is_counted() {
     for round in 0..COUNT {
         let small = json!({"channel": "news", "data": {"n": n + 1}, "key": format!("cold {round}")});
         n += 2;
-        let both = [small, large(n)].map(|data| json!({"type": "publish", "id": n, "data": data}));
+        let both = [small, large(n)].map(|data| json!({"type": "publish", "id": n.to_string(), "data": data}));
         bob.pipeline(&both).await;
         for _ in both {
-            while bob.next().await["id"] != n {}
+            while bob.next().await["id"] != n.to_string() {}
         }
     }
     let grown = server.resident().saturating_sub(before);

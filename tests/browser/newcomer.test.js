@@ -98,9 +98,11 @@ test('the demo page shows what the backend sends, as nobody else could send it',
   assert.equal(await messages(tab, '<b>Back in five minutes</b>'), 1);
   await api(server, 'publish', { channel: 'lobby', text: 'And now' });
   await messages(tab, 'And now');
+  await api(server, 'publish', { channel: 'lobby', data: { price: 1.5 } });
+  await messages(tab, '{"price":1.5}');
   await say(tab, 'Is that so?');
   await messages(tab, 'Is that so?');
-  assert.deepEqual(await tab.page.locator('#log .backend .text').allTextContents(), ['<b>Back in five minutes</b>', 'And now']);
+  assert.deepEqual(await tab.page.locator('#log .backend .text').allTextContents(), ['<b>Back in five minutes</b>', 'And now', '{"price":1.5}']);
   assert.deepEqual(await tab.page.locator('#log .backend .sender').allTextContents(), ['Announcement']);
   assert.deepEqual(await tab.page.locator('#log .own .sender').allTextContents(), ['Announcement (you)']);
   // Over a reconnect too: recovered publications come the same way.

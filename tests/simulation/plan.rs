@@ -151,7 +151,7 @@ fn verifier(accounts: &[Account]) -> Verifier {
         channels: account.channels.clone(),
     });
     let secret = Some(Secret::new(tokens::SECRET));
-    let auth = Auth { tokens: fixed.collect(), hs256_secret: secret, ..Auth::default() };
+    let auth = Auth { tokens: fixed.collect(), hs256_secret: secret, leeway_s: 0, ..Auth::default() };
     Verifier::new(&auth).expect("neither needs a file")
 }
 

@@ -50,7 +50,7 @@ impl Scene {
         settings.hub.shards = 1;
         (settings.ping_interval_ms, settings.pong_timeout_ms) = (86_400_000, 86_400_000);
         (settings.outbox_bytes, settings.auth_ms, settings.handshake_ms) = (1 << 20, 10_000, 10_000);
-        let auth = Auth { hs256_secret: Some(Secret::new(SECRET)), ..Auth::default() };
+        let auth = Auth { hs256_secret: Some(Secret::new(SECRET)), leeway_s: 0, ..Auth::default() };
         let verifier = Arc::new(Verifier::new(&auth).expect("a secret"));
         let mut shard = Shard::new(ShardId(0), Arc::new(settings), verifier, 1);
         let now = Now { unix_ms: START_MS, mono_ms: 5_000 };

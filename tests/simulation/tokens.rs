@@ -21,7 +21,7 @@ pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// When a life begins, in Unix milliseconds.
 pub const START_MS: u64 = 1_800_000_000_000;
 /// The observer's token is issued so late that no revocation of what came before is about it.
-const OBSERVER_FROM_MS: u64 = START_MS + 10_000_000_000;
+pub const OBSERVER_FROM_MS: u64 = START_MS + 10_000_000_000;
 /// How long before its end a client is told of it.
 const NOTICE_MS: u64 = 30_000;
 /// A token that has less left than this is told of at once.

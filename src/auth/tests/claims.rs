@@ -72,8 +72,24 @@ fn the_name_is_a_text_of_bounded_size() {
     assert_eq!(name(json!({"username": ""})).unwrap(), "1");
     assert_eq!(name(json!({"username": null, "user_id": "u-7"})).unwrap(), "u-7");
     assert_eq!(name(json!({"username": "<b>&"})).unwrap(), "<b>&");
-    assert!(name(json!({"username": "x".repeat(128)})).is_ok());
-    for wrong in [json!("x".repeat(129)), json!(7), json!(["A"])] {
+    // Cut between two characters, and never longer than the bound.
+    for (long, bytes) in
+        [("x".repeat(128), 128), ("x".repeat(2_000), 128), ("ж".repeat(65), 128), ("漢".repeat(43), 126)]
+    {
+        assert_eq!(name(json!({ "username": long })).unwrap(), &long[..bytes]);
+        assert_eq!(name(json!({"username": null, "name": long})).unwrap(), &long[..bytes]);
+    }
+    for (shown, claim) in [
+        ("12345", json!(12345)),
+        ("-0.5", json!(-0.5)),
+        ("0", json!(0)),
+        ("a b", json!("\u{7}a\nb\u{9f} ")),
+        // Nothing is left: as if it weren't there.
+        ("1", json!(" \t\u{0} ")),
+    ] {
+        assert_eq!(name(json!({ "username": claim })).unwrap(), shown, "{claim}");
+    }
+    for wrong in [json!(true), json!(["A"]), json!({"first": "A"})] {
         assert_eq!(name(json!({"username": wrong})), Err(TokenError::Claims("username")));
         let result = name(json!({"username": null, "name": wrong}));
         assert_eq!(result, Err(TokenError::Claims("name")));
@@ -127,6 +143,23 @@ fn leeway_widens_both_ends() {
     // Told as the moment from which the server refuses, so that nobody is let in and thrown out at once.
     assert_eq!(at(15, -1).unwrap().expires_at_ms, Some((NOW_S + 15) * 1000));
     assert_eq!(at(15, 0), Err(TokenError::Expired));
+}
+
+/// Else it would escape every revocation of what was issued until now.
+#[test]
+fn a_token_from_the_future_is_refused_or_counts_as_issued_before() {
+    let exact = verifier(&with_secret());
+    let lenient = verifier(&Auth { leeway_s: 5, ..with_secret() });
+    let issued = |verifier: &Verifier, iat: Value| {
+        verifier.verify(&hs256(&claims(json!({ "iat": iat }))), NOW_MS).map(|identity| identity.issued_at_ms)
+    };
+    assert_eq!(issued(&exact, json!(NOW_S)), Ok(Some(NOW_S * 1000)));
+    assert_eq!(issued(&exact, json!(NOW_S + 1)), Err(TokenError::NotYet));
+    assert_eq!(issued(&lenient, json!(NOW_S + 5)), Ok(Some(NOW_MS - 5_000)));
+    for far in [json!(NOW_S + 6), json!(NOW_S + 1_000_000), json!(9e14), json!(u64::MAX)] {
+        assert_eq!(issued(&lenient, far), Err(TokenError::NotYet));
+    }
+    assert_eq!(issued(&exact, json!(-1)), Ok(Some(0)));
 }
 
 #[test]

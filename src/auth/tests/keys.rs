@@ -124,7 +124,9 @@ fn jwks_keys_are_chosen_by_kid() {
         json!({"kty": "new", "kid": "?"}),
     ]);
     let verifier = verifier(&auth);
-    assert_eq!(verifier.warnings().len(), 1, "{:?}", verifier.warnings());
+    let warnings = verifier.warnings().join("\n");
+    assert!(warnings.contains("key number 5 is not used: its use is \"enc\""), "{warnings}");
+    assert!(warnings.contains("key number 6 is not used: kty \"new\""), "{warnings}");
     let verify = |algorithm, kid, key: &EncodingKey| {
         verifier.verify(&signed(algorithm, kid, key, &claims(json!({}))), NOW_MS).map(|_| ())
     };
@@ -173,14 +175,139 @@ fn faults_of_a_jwks_are_told() {
     let short = json!({"kty": "oct", "k": "AAAA"});
     let weak = json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode([255u8; 128]), "e": "AQAB"});
     let odd = json!({"kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA"});
-    let key = json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode([1u8; 32]), "kid": "a"});
-    assert!(refusal(&[]).contains("no key in it"));
+    assert!(refusal(&[]).contains("no key in it that could check a signature: it is empty"));
+    assert!(refusal(&[json!({"kty": "new"})]).contains("key number 1 is not used: kty \"new\""));
     assert!(refusal(&[short]).contains("key number 1: k is too short"));
     assert!(refusal(&[weak]).contains("2048 to 8192 bits, and this has 1024"));
-    assert!(refusal(&[odd]).contains("x or y"));
-    assert!(refusal(&[key.clone(), key]).contains("key number 2 has the kid"));
+    assert!(refusal(&[odd]).contains("x and y are no point on its curve"));
+    assert!(refusal(&[json!({"kty": 7})]).contains("kty must be a text"));
+    assert!(refusal(&[json!("key")]).contains("not an object"));
+    assert!(refusal(&[json!({"kty": "oct", "k": "\u{e9}"})]).contains("k is not base64url"));
     let many: Vec<_> = (0..33).map(|i| json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode([i; 32])})).collect();
     assert!(refusal(&many).contains("the most is 32"));
+}
+
+/// A JWK with one member changed as a library may do it, and as it is.
+fn bytes_of(jwk: &Value, member: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD.decode(jwk[member].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn numbers_of_a_jwk_may_have_leading_zeros_and_padding() {
+    let rsa = EncodingKey::from_rsa_pem(&pem("rsa.key.pem")).unwrap();
+    let ec = EncodingKey::from_ec_pem(&pem("ec.key.pem")).unwrap();
+    for (key, algorithm, member) in [
+        (&rsa, Algorithm::RS256, "n"),
+        (&rsa, Algorithm::PS512, "e"),
+        (&ec, Algorithm::ES256, "x"),
+        (&ec, Algorithm::ES256, "y"),
+    ] {
+        let plain = jwk(key, algorithm, json!({"kid": "a"}));
+        let bytes = bytes_of(&plain, member);
+        let zero = URL_SAFE_NO_PAD.encode([&[0, 0], &bytes[..]].concat());
+        let padded = base64::engine::general_purpose::URL_SAFE.encode(&bytes);
+        for value in [zero, padded] {
+            let (_directory, auth) = with_jwks(&[jwk(key, algorithm, json!({"kid": "a", member: value}))]);
+            let token = signed(algorithm, Some("a"), key, &claims(json!({})));
+            assert!(verifier(&auth).verify(&token, NOW_MS).is_ok(), "{algorithm:?} {member}");
+        }
+    }
+}
+
+#[test]
+fn keys_of_one_kid_are_told_apart_by_what_they_are_for() {
+    let rsa = EncodingKey::from_rsa_pem(&pem("rsa.key.pem")).unwrap();
+    let ec = EncodingKey::from_ec_pem(&pem("ec.key.pem")).unwrap();
+    let (old, new) = (EncodingKey::from_secret(&[7; 32]), EncodingKey::from_secret(&[8; 32]));
+    let named = |key: &EncodingKey, algorithm| jwk(key, algorithm, json!({"kid": "a"}));
+    let (_directory, auth) = with_jwks(&[
+        named(&rsa, Algorithm::RS256),
+        named(&rsa, Algorithm::PS256),
+        named(&ec, Algorithm::ES256),
+        named(&old, Algorithm::HS256),
+        named(&new, Algorithm::HS256),
+    ]);
+    let verifier = verifier(&auth);
+    for (algorithm, key) in [
+        (Algorithm::RS256, &rsa),
+        (Algorithm::PS256, &rsa),
+        (Algorithm::ES256, &ec),
+        (Algorithm::HS256, &old),
+        (Algorithm::HS256, &new),
+    ] {
+        for kid in [Some("a"), None] {
+            assert!(verifier.verify(&signed(algorithm, kid, key, &claims(json!({}))), NOW_MS).is_ok(), "{algorithm:?}");
+        }
+    }
+    let token = signed(Algorithm::RS512, Some("a"), &rsa, &claims(json!({})));
+    assert_eq!(verifier.verify(&token, NOW_MS), Err(TokenError::NoKey));
+}
+
+#[test]
+fn an_rsa_key_whose_set_names_no_algorithm_is_for_its_family() {
+    let rsa = EncodingKey::from_rsa_pem(&pem("rsa.key.pem")).unwrap();
+    let (_directory, auth) = with_jwks(&[jwk(&rsa, Algorithm::RS256, json!({"kid": "a", "alg": null}))]);
+    for algorithm in [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS512] {
+        let token = signed(algorithm, Some("a"), &rsa, &claims(json!({})));
+        assert!(verifier(&auth).verify(&token, NOW_MS).is_ok(), "{algorithm:?}");
+    }
+}
+
+/// RFC 9864 names the curve in `alg`.
+#[test]
+fn ed25519_has_two_names() {
+    let ed = EncodingKey::from_ed_pem(&pem("ed.key.pem")).unwrap();
+    let sign = |name: &str| {
+        let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", part(json!({"alg": name, "kid": "a"})), part(claims(json!({}))));
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &ed, Algorithm::EdDSA).unwrap();
+        format!("{message}.{signature}")
+    };
+    for named in [json!("Ed25519"), json!("EdDSA"), json!(null)] {
+        let (_directory, auth) = with_jwks(&[jwk(&ed, Algorithm::EdDSA, json!({"kid": "a", "alg": named}))]);
+        for (name, outcome) in [("EdDSA", Ok(())), ("Ed25519", Ok(())), ("Ed448", Err(TokenError::NoKey))] {
+            assert_eq!(verifier(&auth).verify(&sign(name), NOW_MS).map(|_| ()), outcome, "{name}");
+        }
+    }
+    let auth = with_public_key("ed.pub.pem", Some("Ed25519"));
+    assert!(verifier(&auth).verify(&sign("Ed25519"), NOW_MS).is_ok());
+}
+
+#[test]
+fn a_key_that_can_not_verify_anything_is_refused_with_its_reason() {
+    let rsa = EncodingKey::from_rsa_pem(&pem("rsa.key.pem")).unwrap();
+    let ec = EncodingKey::from_ec_pem(&pem("ec.key.pem")).unwrap();
+    let ed = EncodingKey::from_ed_pem(&pem("ed.key.pem")).unwrap();
+    let good = jwk(&rsa, Algorithm::RS256, json!({}));
+    let mut even = bytes_of(&good, "n");
+    *even.last_mut().unwrap() &= 0xfe;
+    let mut off_curve = bytes_of(&jwk(&ec, Algorithm::ES256, json!({})), "y");
+    off_curve[31] ^= 1;
+    let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    for (why, key) in [
+        ("modulus is even", jwk(&rsa, Algorithm::RS256, json!({"n": text(&even)}))),
+        ("exponent must be odd", jwk(&rsa, Algorithm::RS256, json!({"e": text(&[1])}))),
+        ("exponent must be odd", jwk(&rsa, Algorithm::RS256, json!({"e": text(&[1, 0])}))),
+        ("exponent must be odd", jwk(&rsa, Algorithm::RS256, json!({"e": text(&[255; 8])}))),
+        ("e is missing", jwk(&rsa, Algorithm::RS256, json!({"e": null}))),
+        ("n is missing", jwk(&rsa, Algorithm::RS256, json!({"n": null}))),
+        ("no point on its curve", jwk(&ec, Algorithm::ES256, json!({"y": text(&off_curve)}))),
+        ("more than 32 bytes", jwk(&ec, Algorithm::ES256, json!({"x": text(&[9; 33])}))),
+        ("x must have 32 bytes, and has 31", jwk(&ed, Algorithm::EdDSA, json!({"x": text(&[9; 31])}))),
+        ("can't be that of a key of kty \"EC\"", jwk(&ec, Algorithm::ES256, json!({"alg": "RS256"}))),
+        ("can't be that of a key of kty \"RSA\"", jwk(&rsa, Algorithm::RS256, json!({"alg": "HS256"}))),
+        ("a private key", jwk(&rsa, Algorithm::RS256, json!({"d": "AQAB"}))),
+        ("kid must be a text", jwk(&rsa, Algorithm::RS256, json!({"kid": 7}))),
+        ("key_ops lack \"verify\"", jwk(&rsa, Algorithm::RS256, json!({"key_ops": ["sign"]}))),
+        ("its use is \"enc\"", jwk(&rsa, Algorithm::RS256, json!({"use": "enc"}))),
+        ("alg \"RSA-OAEP\" is not supported", jwk(&rsa, Algorithm::RS256, json!({"alg": "RSA-OAEP"}))),
+        ("crv \"P-521\" is not supported", jwk(&ec, Algorithm::ES256, json!({"crv": "P-521"}))),
+        ("crv \"X25519\" is not supported", jwk(&ed, Algorithm::EdDSA, json!({"crv": "X25519"}))),
+    ] {
+        let (_directory, auth) = with_jwks(&[key]);
+        let told = Verifier::new(&auth).unwrap_err().to_string();
+        assert!(told.contains(why) && told.contains("key number 1"), "{why}: {told}");
+    }
 }
 
 #[test]
@@ -203,12 +330,12 @@ fn secrets_from_files() {
     let auth = Auth { hs256_secret_file: Some(file.clone()), ..Auth::default() };
     let message = Verifier::new(&auth).unwrap_err().to_string();
     assert!(message.contains("auth.hs256_secret_file") && message.contains("cannot read it"));
-    for content in [SECRET.to_owned(), format!("{SECRET}\n"), format!("{SECRET}\r\n")] {
+    for content in [SECRET.to_owned(), format!("{SECRET}\n"), format!("{SECRET}\r\n"), format!("{SECRET}\n\n")] {
         std::fs::write(&file, content).unwrap();
         assert!(verifier(&auth).verify(&hs256(&claims(json!({}))), NOW_MS).is_ok());
     }
-    // One line end only: the rest may be meant.
-    std::fs::write(&file, format!("{SECRET}\n\n")).unwrap();
+    // Blanks may be meant.
+    std::fs::write(&file, format!("{SECRET} \n")).unwrap();
     assert!(verifier(&auth).verify(&hs256(&claims(json!({}))), NOW_MS).is_err());
     for content in ["", "\n", "fifteen bytes !\n"] {
         std::fs::write(&file, content).unwrap();

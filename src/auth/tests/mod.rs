@@ -25,7 +25,7 @@ const NOW_MS: u64 = 1_800_000_000_500;
 const NOW_S: u64 = NOW_MS / 1000;
 
 fn with_secret() -> Auth {
-    Auth { hs256_secret: Some(Secret::new(SECRET)), ..Auth::default() }
+    Auth { hs256_secret: Some(Secret::new(SECRET)), leeway_s: 0, ..Auth::default() }
 }
 
 fn verifier(auth: &Auth) -> Verifier {
@@ -42,7 +42,7 @@ fn pem(name: &str) -> Vec<u8> {
 
 fn with_public_key(name: &str, algorithm: Option<&str>) -> Auth {
     let file = PublicKeyFile { file: key_file(name), algorithm: algorithm.map(str::to_owned) };
-    Auth { public_key_files: vec![file], ..Auth::default() }
+    Auth { public_key_files: vec![file], leeway_s: 0, ..Auth::default() }
 }
 
 fn signed(algorithm: Algorithm, kid: Option<&str>, key: &EncodingKey, claims: &Value) -> String {

@@ -61,7 +61,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!((config.shards, config.pin_cpus, config.echo), (0, true, false));
     assert_eq!(config.language, Language::En);
     assert_eq!(config.auth.duplicate_login, DuplicateLogin::KickOld);
-    assert_eq!((config.auth.deadline_ms, config.auth.leeway_s), (10_000, 0));
+    assert_eq!((config.auth.deadline_ms, config.auth.leeway_s), (10_000, 5));
     assert_eq!(config.limits.message_bytes, 1 << 20);
     assert_eq!(config.limits.frame_limit(), 1 << 20);
     assert!(config.lobby.escape && !config.dev);
