@@ -256,16 +256,23 @@ pub fn quoted_up_to(chars: usize, text: &str) -> String {
     }
 }
 
-/// Characters of a path's segment that the log shows; of a longer one only the beginning.
-const SEGMENT_CHARS: usize = 24;
+/// The shortest word of base64url that could be a token's signature (HS256: 43 characters).
+const SECRET_CHARS: usize = 40;
 
-/// The path of a request, as the log may show it: a long segment is cut, since it may be a token that was put there.
-pub fn quoted_path(path: &str) -> String {
-    let cut = |segment: &str| match segment.char_indices().nth(SEGMENT_CHARS) {
-        Some(_) => segment.chars().take(4).chain(['…']).collect(),
-        None => segment.to_owned(),
-    };
-    quoted(&path.split('/').map(cut).collect::<Vec<_>>().join("/"))
+/// A path, a host or an origin, as the log may show it. A word that may be a part of a token, since somebody put one there,
+/// is cut: it is long, or begins as JSON does in base64.
+pub fn quoted_place(place: &str) -> String {
+    let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let mut shown = String::new();
+    for piece in place.split_inclusive(|c| !is_of_word(c)) {
+        let word = piece.trim_end_matches(|c| !is_of_word(c));
+        if word.len() >= SECRET_CHARS || word.starts_with("eyJ") {
+            shown.extend([&word[..4.min(word.len())], "…", &piece[word.len()..]]);
+        } else {
+            shown.push_str(piece);
+        }
+    }
+    quoted(&shown)
 }
 
 #[cfg(test)]
@@ -345,7 +352,13 @@ mod tests {
     #[test]
     fn a_clients_text_can_not_forge_a_line() {
         assert_eq!(quoted("a\n\u{1b}[31m\"b"), r#""a\n\u{1b}[31m\"b""#);
-        assert_eq!(quoted_path("/ws/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.x/a"), r#""/ws/eyJh…/a""#);
+        assert_eq!(
+            quoted_place("https://a-long-name.of.a.host.example:80"),
+            r#""https://a-long-name.of.a.host.example:80""#
+        );
+        let signature = "s".repeat(43);
+        let token = format!("/ws/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.{signature}/ж/");
+        assert_eq!(quoted_place(&token), r#""/ws/eyJh….eyJz….ssss…/ж/""#);
         let cut = quoted(&"ж".repeat(1_000));
         assert_eq!(cut.chars().count(), QUOTED_CHARS + 3, "{cut}");
     }

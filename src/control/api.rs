@@ -39,7 +39,7 @@ use crate::proto::encode::Member;
 use crate::proto::origin::Origins;
 use crate::proto::text::Text;
 use crate::reactor::Counters;
-use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_path, quoted_up_to};
+use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_place, quoted_up_to};
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 /// Channels of one broadcast that are asked at a time: a part of what a shard's queue of commands holds.
@@ -266,7 +266,7 @@ async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
     tracing::debug!(
         client,
         method = quoted(method.as_str()),
-        path = quoted_path(&path),
+        path = quoted_place(&path),
         status = status.as_u16(),
         "API request"
     );
@@ -283,7 +283,7 @@ async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
         state.refusals.tell(&note, state.clock.now().mono_ms, || {
             let why = response.extensions().get::<FaultMessage>().map_or("", |message| &message.0);
             let method = quoted(method.as_str());
-            format!("{method} {}: {} {}", quoted_path(&path), status.as_u16(), quoted_up_to(WHY_CHARS, why))
+            format!("{method} {}: {} {}", quoted_place(&path), status.as_u16(), quoted_up_to(WHY_CHARS, why))
         });
     }
     response

@@ -1,4 +1,5 @@
-//! The outbox against its rules, one at a time and in any order.
+//! The outbox against its rules, one at a time and in any order. What is held is added up here by reachability, as an
+//! allocator would see it. What leaves is taken apart again into texts and gaps.
 
 use std::collections::BTreeMap;
 
@@ -162,7 +163,9 @@ fn the_oldest_go_first_and_a_gap_stands_where_they_stood() {
     let all = outbox.held_bytes();
     shed(&mut outbox, all - 1);
     assert_eq!(outbox.bytes(), 36, "one is enough");
-    shed(&mut outbox, new.weight());
+    // Two of the four frames of the first run are a half of its weight.
+    let keep = outbox.held_bytes() - old.weight() / 4 - 1;
+    shed(&mut outbox, keep);
     assert_eq!(shown(&mut outbox), ["1-3 slow_consumer", "join", "mine", "dddd", "eeee"][..].to_vec());
 }
 
@@ -359,13 +362,13 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// Whatever is published, sent and dropped in whatever order: the outbox counts exactly the memory that it holds,
     /// what is kept is within the bound, and tidying never holds more than there was.
     #[test]
     fn held_is_what_is_held_and_within_the_bound(
-        steps in prop::collection::vec(step(), 1..400),
+        steps in prop::collection::vec(step(), 1..250),
         bound in prop::sample::select(&[4_096usize, 20_000, 200_000][..]),
     ) {
         let origins = [Overflow::Disconnect, Overflow::DropOldest, Overflow::Conflate].map(origin);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::HashSet;
+use hashbrown::HashMap;
 
 use super::{REPLY_BYTES, Shard};
 use crate::clock::Now;
@@ -21,7 +21,8 @@ use crate::proto::frame::{self, Opcode};
 /// Connections that have to show a sign of life. Each is in here once at most: its user's owner asks once at a time.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
-    awaited: HashSet<ConnId, foldhash::fast::RandomState>,
+    /// With the deadline of each.
+    awaited: HashMap<ConnId, u64, foldhash::fast::RandomState>,
     /// By deadline, in milliseconds of the monotonic clock: all wait equally long. Those that have answered are still in
     /// here.
     deadlines: VecDeque<(u64, ConnId)>,
@@ -44,14 +45,16 @@ impl Shard {
             self.say(id, &Reply::Ping, None);
         }
         self.metrics.count(Count::Probes);
-        self.probes.awaited.insert(id);
-        self.probes.deadlines.push_back((now.mono_ms + self.settings.probe_ms, id));
+        let until_ms = now.mono_ms + self.settings.probe_ms;
+        self.probes.awaited.insert(id, until_ms);
+        self.probes.deadlines.push_back((until_ms, id));
         self.file_deadline(id);
     }
 
     /// Something came from the connection, or it made room.
     pub(super) fn shows_life(&mut self, id: ConnId) {
-        if self.probes.awaited.is_empty() || Fault::DeafProbe.is_planted() || !self.probes.awaited.remove(&id) {
+        if self.probes.awaited.is_empty() || Fault::DeafProbe.is_planted() || self.probes.awaited.remove(&id).is_none()
+        {
             return;
         }
         let Some(user) = self.conns.at(id.slot).session.claimed().cloned() else { return };
@@ -65,7 +68,8 @@ impl Shard {
             && until_ms <= now.mono_ms
         {
             self.probes.deadlines.pop_front();
-            if !self.probes.awaited.contains(&id) {
+            // It may have answered, and be asked anew with a later deadline.
+            if self.probes.awaited.get(&id) != Some(&until_ms) {
                 continue;
             }
             let Some(conn) = self.conns.get(id).filter(|conn| conn.session.claimed().is_some()) else {

@@ -13,7 +13,7 @@ use crate::parcel;
 use crate::proto::decode::{Command, SubscribeTo};
 use crate::proto::handshake::{Refusal, Request};
 use crate::proto::text::Text;
-use crate::refusals::{RefusalNote, quoted, quoted_path};
+use crate::refusals::{RefusalNote, quoted, quoted_place};
 
 impl Shard {
     /// Counts what a limit refused to a connection, and tells it in the log.
@@ -98,8 +98,8 @@ impl Shard {
             None => refusal.to_string(),
             Some(request) => {
                 let (method, path, host) =
-                    (quoted(request.method()), quoted_path(request.path()), quoted(request.host()));
-                let origin = request.origin().map(|origin| format!(", Origin {}", quoted(origin)));
+                    (quoted(request.method()), quoted_place(request.path()), quoted_place(request.host()));
+                let origin = request.origin().map(|origin| format!(", Origin {}", quoted_place(origin)));
                 format!("{refusal}: {method} {path}, Host {host}{}", origin.unwrap_or_default())
             }
         });

@@ -16,7 +16,7 @@ use crate::wire::Reader;
 use crate::world::{WATCH, World};
 
 /// Rounds after which a run that has not come to rest never will.
-const PATIENCE: usize = 20_000;
+const PATIENCE: usize = 200_000;
 /// Between two looks at the clock while everything comes to rest.
 const PAUSE_MS: u64 = 64;
 /// Close codes that the server gives of its own accord here.
