@@ -17,7 +17,7 @@ const GOING_AWAY: Option<Option<u16>> = Some(Some(1001));
 
 /// How much time passes between two reads of a slow reader: less than a server waits for it.
 const SLOW_READ_MS: u64 = uringcast::shard::CLOSE_MS - 500;
-const SLOW_ROUNDS: usize = 8;
+const SLOW_ROUNDS: usize = 4;
 /// What it reads at a time.
 const SLOW_READ_BYTES: usize = 100;
 
@@ -78,8 +78,8 @@ fn read_slowly(world: &mut World) -> Verdict {
         for shard in 0..world.shards.len() {
             world.finish_turns(shard)?;
         }
-        for _ in 0..4 {
-            world.advance(SLOW_READ_MS / 4)?;
+        for _ in 0..3 {
+            world.advance(SLOW_READ_MS / 3)?;
         }
     }
     let is_left = |client: &&usize| {
