@@ -29,7 +29,7 @@ use super::revocations;
 use super::{Parts, Phase};
 use crate::auth::{ApiKeys, Lifted, Revoked};
 use crate::clock::Clock;
-use crate::limits::Address;
+use crate::limits::{Address, Guard};
 use crate::log::LostLines;
 use crate::metrics::{CONTENT_TYPE, Metrics, Process};
 use crate::namespace::{LOBBY, Namespaces, PresenceMode};
@@ -38,7 +38,6 @@ use crate::proto::channel::is_channel_name;
 use crate::proto::encode::Member;
 use crate::proto::origin::Origins;
 use crate::proto::text::Text;
-use crate::reactor::Counters;
 use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_place, quoted_up_to};
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
@@ -51,7 +50,7 @@ const LAST_BODY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Watching {
     /// How many connections the shards have.
-    pub counters: Arc<Counters>,
+    pub guard: Arc<Guard>,
     /// What they count.
     pub metrics: Metrics,
     /// How many log lines were lost.
@@ -381,10 +380,8 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     }
     let (code, status) =
         if state.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") };
-    let response = json(
-        code,
-        &Health { status, connections: state.watching.counters.connections(), shards: state.owners.count() },
-    );
+    let response =
+        json(code, &Health { status, connections: state.watching.guard.connections(), shards: state.owners.count() });
     if state.is_draining() { last(response) } else { response }
 }
 

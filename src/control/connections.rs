@@ -2,7 +2,6 @@
 //! `api`'s to say; who gives way when there are too many, `places` says. Called by `mod`.
 
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -14,7 +13,6 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
@@ -22,15 +20,14 @@ use tokio::time::timeout_at;
 use super::Phase;
 use super::counts::{ApiBound, ApiCounts};
 use super::places::{Places, Room};
+use super::sockets::{Accepting, ApiStream};
 use crate::clock::Clock;
-use crate::limits::Address;
+use crate::limits::{Address, Peer};
 use crate::listener::is_shortage;
 use crate::refusals::{RefusalLog, RefusalNote};
 
 /// How much of a request's head or body is read at once, and so the largest head.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// How long a peer may leave what is sent to it unread.
-const UNREAD: Duration = Duration::from_secs(30);
 /// How long nothing is accepted when the kernel has no descriptor or memory left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -38,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 struct End {
     told: Arc<Notify>,
-    peer: IpAddr,
+    peer: Peer,
 }
 
 /// The places of all connections, and what is counted of them.
@@ -70,7 +67,7 @@ impl Seats {
         self.clock.now().mono_ms
     }
 
-    fn enter(self: &Arc<Self>, peer: IpAddr) -> (Seat, Arc<Notify>) {
+    fn enter(self: &Arc<Self>, peer: Peer) -> (Seat, Arc<Notify>) {
         let (told, address) = (Arc::new(Notify::new()), Address::of(peer));
         let (number, gone) = self.places().enter(address, self.now_ms(), End { told: Arc::clone(&told), peer });
         self.send_away(gone, ApiBound::Stranger, || "its place went to a newer connection".to_owned());
@@ -83,7 +80,7 @@ impl Seats {
         self.reached(bound, Some(peer), why);
     }
 
-    fn reached(&self, bound: ApiBound, client: Option<IpAddr>, why: impl FnOnce() -> String) {
+    fn reached(&self, bound: ApiBound, client: Option<Peer>, why: impl FnOnce() -> String) {
         self.counts.count(bound);
         let note = RefusalNote { reason: bound.name(), client, conn: None, user: None };
         self.refusals.tell(&note, self.now_ms(), why);
@@ -103,12 +100,12 @@ impl Seats {
 pub struct Seat {
     of: Arc<Seats>,
     number: u64,
-    peer: IpAddr,
+    peer: Peer,
 }
 
 impl Seat {
     /// Where the connection comes from.
-    pub fn peer(&self) -> IpAddr {
+    pub fn peer(&self) -> Peer {
         self.peer
     }
 
@@ -138,7 +135,7 @@ impl Drop for Busy {
 /// A socket that tells its place of what the peer takes.
 #[derive(Debug)]
 struct Watched {
-    stream: TcpStream,
+    stream: ApiStream,
     seat: Seat,
 }
 
@@ -187,7 +184,7 @@ impl AsyncWrite for Watched {
 
 /// Takes connections until the end, also while draining: a balancer that asks for `/health` is told.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Accepting,
     router: axum::Router,
     seats: Arc<Seats>,
     mut phases: watch::Receiver<Phase>,
@@ -199,12 +196,12 @@ pub async fn serve(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let (seat, end) = seats.enter(peer.ip());
+                    let (seat, end) = seats.enter(peer);
                     open.spawn(connection(Watched { stream, seat }, end, router.clone(), peers.clone(), head));
                     // Whoever gave way lets go of its descriptor before the next one comes.
                     tokio::task::yield_now().await;
                 }
-                Err(error) if is_shortage(&error) => {
+                Err(error) if rustix::io::Errno::from_io_error(&error).is_some_and(is_shortage) => {
                     seats.ran_out(&error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -235,9 +232,6 @@ async fn connection(
     mut phases: watch::Receiver<Phase>,
     head: Duration,
 ) {
-    // Neither can fail on a TCP socket, and without them it would work too.
-    let _ = watched.stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&watched.stream).set_tcp_user_timeout(Some(UNREAD));
     let seat = watched.seat.clone();
     let _leaves = Leaves(seat.clone());
     let routes = TowerToHyperService::new(router);

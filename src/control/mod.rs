@@ -1,8 +1,8 @@
 //! The control thread's server: the backend's HTTP API on a listener of its own (tokio, axum), apart from the shards so
-//! that nothing it does holds one up. This file owns the thread and its end; `connections` has the sockets, `places`
-//! who may stay, `api` the routes, `bodies` what requests bring and may take, `input` what they say, `fields` how it is
-//! read, `hosts` whom they are meant for, `fault` what they are refused with, `ledger` what was revoked, `revocations`
-//! its list, `owners` the way to the shards, `counts` the API's own numbers.
+//! that nothing it does holds one up. This file owns the thread and its end; `sockets` has where it listens,
+//! `connections` who is connected, `places` who may stay, `api` the routes, `bodies` what requests bring and may take,
+//! `input` what they say, `fields` how it is read, `hosts` whom they are meant for, `fault` what they are refused with,
+//! `ledger` what was revoked, `revocations` its list, `owners` the way to the shards, `counts` the API's own numbers.
 //! Called by `server`, which starts it after the shards and ends it after them.
 
 mod api;
@@ -17,9 +17,9 @@ mod ledger;
 mod owners;
 mod places;
 mod revocations;
+mod sockets;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,11 +28,12 @@ use tokio::sync::watch;
 
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
+use crate::config::ListenAddr;
+use crate::limits::Guard;
 use crate::log::LostLines;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::proto::origin::Origins;
-use crate::reactor::Counters;
 use crate::refusals::RefusalLog;
 use api::{State, Watching};
 use connections::Seats;
@@ -40,9 +41,9 @@ use hosts::Hosts;
 pub use ledger::Ledger;
 pub use owners::Owners;
 pub use places::Room;
+use sockets::Accepting;
+pub use sockets::Listener;
 
-/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 1024;
 /// How long connections have at least, once the shards are gone, to send what was answered.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -50,7 +51,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Parts {
     /// Its socket: bound before anything runs, so that a port that is taken is known in time.
-    pub listener: TcpListener,
+    pub listener: Listener,
     /// How many connections and requests there may be.
     pub room: Room,
     /// The names that it is asked under, beside this machine's.
@@ -69,8 +70,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Which channels there can be.
     pub namespaces: Arc<Namespaces>,
-    /// How many connections the shards have.
-    pub counters: Arc<Counters>,
+    /// Knows how many connections the shards have.
+    pub guard: Arc<Guard>,
     /// What the shards count.
     pub metrics: Metrics,
     /// How many log lines were lost.
@@ -88,7 +89,7 @@ pub struct Parts {
 /// The running API.
 #[derive(Debug)]
 pub struct Control {
-    addr: SocketAddr,
+    addr: ListenAddr,
     state: Arc<State>,
     phase: watch::Sender<Phase>,
     quiet: flume::Receiver<()>,
@@ -113,21 +114,21 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let Parts { listener, head_ms, .. } = &parts;
         let head = Duration::from_millis(*head_ms);
-        let addr = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
-        socket2::SockRef::from(listener).listen(BACKLOG)?;
+        let addr = listener.addr()?;
         let listener = {
             let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener.try_clone()?)?
+            Accepting::new(listener)?
         };
         let watching = Watching {
-            counters: Arc::clone(&parts.counters),
+            guard: Arc::clone(&parts.guard),
             metrics: parts.metrics.clone(),
             lost: parts.lost.clone(),
-            is_open: addr.ip().is_loopback(),
+            is_open: addr.is_local(),
         };
+        // No browser gets to a unix socket.
+        let is_loopback = watching.is_open && matches!(addr, ListenAddr::Tcp(_));
         let (phase, phases) = watch::channel(Phase::Serving);
-        let (room, clock, hosts) = (parts.room, parts.clock, Hosts::new(watching.is_open, parts.hosts.clone()));
+        let (room, clock, hosts) = (parts.room, parts.clock, Hosts::new(is_loopback, parts.hosts.clone()));
         let seats = Seats::new(room, Arc::clone(&parts.refusals), clock);
         let state = Arc::new(State::new(parts, watching, hosts, room, Arc::clone(&seats), phases.clone()));
         let (idle, quiet) = flume::bounded(1);
@@ -142,8 +143,8 @@ impl Control {
     }
 
     /// Where it listens.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    pub fn addr(&self) -> &ListenAddr {
+        &self.addr
     }
 
     /// Requests are judged by these keys from now on.

@@ -186,7 +186,7 @@ mod tests {
     const ROOM: Room = Room { known: 4, strangers: 3, requests: 3 };
 
     fn address(last: u8) -> Address {
-        Address::of(std::net::IpAddr::from([10, 0, 0, last]))
+        Address::of(std::net::IpAddr::from([10, 0, 0, last]).into())
     }
 
     #[test]

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::auth::{ApiKeys, Verifier};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Origin};
+use crate::config::{Config, ConfigError, DriverChoice, Origin};
 use crate::cpus;
 use crate::tls::{Concern, Identity};
 
@@ -135,6 +135,8 @@ pub struct Plan {
     pub pin_cpus: bool,
     /// Whether the HTTP API is to run.
     pub api: bool,
+    /// How they are to wait for their sockets.
+    pub driver: DriverChoice,
 }
 
 impl Plan {
@@ -148,6 +150,7 @@ impl Plan {
             shards_chosen: chosen > 0,
             pin_cpus: config.pin_cpus,
             api: config.http.listener().is_some(),
+            driver: config.driver,
         }
     }
 }
@@ -169,7 +172,7 @@ pub fn run(args: &DoctorArgs, config: Result<Config, ConfigError>, configured: b
 
 /// Everything that can be said of a machine.
 pub fn examine(machine: &Machine, plan: &Plan) -> Report {
-    let findings = [process::checks(machine, plan), kernel::checks(machine), network::checks(machine, plan)];
+    let findings = [process::checks(machine, plan), kernel::checks(machine, plan), network::checks(machine, plan)];
     Report { connections: plan.connections, shards: plan.shards, findings: findings.concat() }
 }
 

@@ -1,6 +1,7 @@
 //! Deadlines of connections: handshake, sign-in, requests, liveness, closing. Each connection is filed once in the
 //! wheel, under the next moment at which it has to be looked at. Part of `shard`.
 
+use super::admission::REFUSED_MS;
 use super::conns::{Conn, Ending, Stage};
 use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, Shard, Wire};
 use crate::clock::Now;
@@ -53,8 +54,11 @@ impl Shard {
         conn.meters.take_if(|meters| meters.is_spent(now_ms));
         match conn.stage {
             Stage::Closing(ending) => return self.see_off(id, ending, wire, now),
-            Stage::Handshake if since_ms + settings.handshake_ms <= now_ms => {
-                self.refused(id, Limit::Handshake, now, || "no whole request in time, reset".to_owned());
+            Stage::Handshake if since_ms + handshake_ms(conn, &settings) <= now_ms => {
+                // One that is being refused was told of when it came.
+                if conn.refused.is_none() {
+                    self.refused(id, Limit::Handshake, now, || "no whole request in time, reset".to_owned());
+                }
                 return self.abort(id, now);
             }
             Stage::Handshake => return,
@@ -100,7 +104,7 @@ impl Shard {
         }
     }
 
-    fn abort(&mut self, id: ConnId, now: Now) {
+    pub(super) fn abort(&mut self, id: ConnId, now: Now) {
         self.let_go(id, now);
         self.actions.push(Action::Abort(id));
     }
@@ -148,13 +152,18 @@ impl Shard {
     }
 }
 
+/// How long the request may take to come.
+fn handshake_ms(conn: &Conn, settings: &super::Settings) -> u64 {
+    if conn.refused.is_some() { settings.handshake_ms.min(REFUSED_MS) } else { settings.handshake_ms }
+}
+
 fn next_deadline(conn: &Conn, settings: &super::Settings, ticked_ms: u64) -> u64 {
     let alive = match conn.pinged_ms() {
         Some(pinged_ms) => pinged_ms + settings.pong_timeout_ms,
         None => conn.seen_ms + settings.ping_interval_ms,
     };
     let at_ms = match conn.stage {
-        Stage::Handshake => conn.since_ms + settings.handshake_ms,
+        Stage::Handshake => conn.since_ms + handshake_ms(conn, settings),
         Stage::Closing(_) => ticked_ms + CLOSING_LOOK_MS,
         Stage::Native if conn.session.is_anonymous() => alive.min(conn.since_ms + settings.auth_ms),
         Stage::Native | Stage::Echo => alive,
