@@ -39,7 +39,7 @@ impl Session {
 
     /// The request is sent now, and has to be answered by `deadline_ms`. It goes to the end of the queue, which is in the
     /// order of deadlines: no other request of its channel stands behind it, as nothing was read meanwhile.
-    pub fn let_go(&mut self, request: u32, deadline_ms: u64) {
+    pub fn sent(&mut self, request: u32, deadline_ms: u64) {
         let Some(underway) = &mut self.underway else { return };
         let at = underway.pending.iter().position(|pending| pending.request == request);
         if let Some(mut pending) = at.and_then(|at| underway.pending.remove(at)) {

@@ -105,7 +105,7 @@ impl Shard {
         }
         let deadline_ms = now.mono_ms + self.settings.request_ms;
         let conn = self.conns.at(id.slot);
-        conn.session.let_go(request, deadline_ms);
+        conn.session.sent(request, deadline_ms);
         let asked = conn.change_pacing(|pacing| pacing.held_back.pop_front());
         self.send_ask(id, asked.expect("just seen"));
     }
