@@ -28,6 +28,8 @@ pub const SEGMENT_BYTES: usize = 2 * size_of::<Segment>();
 const PRIVATE_BYTES: usize = 16 * 1024;
 /// Gaps are encoded before their turn, to leave together with what is between them, until this many bytes are.
 const TOLD_BYTES: usize = 2 * 1024;
+/// The most that a gap of a channel with a short name takes when it is encoded.
+const GAP_BYTES: usize = 256;
 /// A channel under `conflate` is tidied as soon as its slow client holds this much: prices age quickly.
 const CONFLATE_BYTES: usize = 64 * 1024;
 
@@ -142,6 +144,12 @@ impl Outbox {
     /// Bytes of memory that are held, which is what a bound is for.
     pub fn held_bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |queue| queue.held)
+    }
+
+    /// The most that gaps will add to that when their turn comes and they are encoded.
+    #[doc(hidden)]
+    pub fn gap_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |queue| (queue.gaps * GAP_BYTES).min(TOLD_BYTES + GAP_BYTES))
     }
 
     /// Bytes that wait and that only this connection holds.

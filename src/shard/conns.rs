@@ -159,7 +159,8 @@ impl Conn {
         let known = self.held.as_ref().and_then(|held| held.last_words);
         let moved_ms = match known {
             None if left == 0 => return self.since_ms,
-            None => self.since_ms,
+            // How much it has taken before this first look is not known.
+            None => now_ms,
             Some(known) if left < known.left => now_ms,
             Some(known) => known.moved_ms,
         };

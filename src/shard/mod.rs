@@ -470,7 +470,7 @@ impl Shard {
         let conn = self.conns.get(id)?;
         let due = |s: &Subscription| self.fanout.channel(s.channel).due(s.index as usize);
         let held = conn.outbox.held_bytes();
-        Some((held, held + conn.subscriptions.iter().map(due).sum::<usize>()))
+        Some((held, held + conn.outbox.gap_bytes() + conn.subscriptions.iter().map(due).sum::<usize>()))
     }
 
     /// Whether the connection is there and has been told, or is to be told, that it ends.
