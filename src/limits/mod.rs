@@ -267,6 +267,15 @@ impl Guard {
         self.users.with(self.users.key_of(user), now_ms, take).unwrap_or(Ok(()))
     }
 
+    /// Takes bytes that a user's message became longer by out of the user's rate. What is over the rate is owed: the
+    /// user's next messages are refused until it is paid.
+    pub fn charge_user_bytes(&self, user: &str, bytes: usize, now_ms: u64) {
+        if let Some(rate) = &self.rules.user.bytes {
+            let charge = |meters: &mut UserMeters| meters.bytes.charge(rate, bytes as u64, now_ms);
+            self.users.with(self.users.key_of(user), now_ms, charge);
+        }
+    }
+
     /// Says whether memory is short: then nothing new is taken, and what is there goes on.
     pub fn set_short_of_memory(&self, short: bool) {
         self.short_of_memory.store(short, Ordering::Relaxed);
