@@ -44,8 +44,8 @@ pub struct ServeArgs {
     /// Configuration file (TOML); `uringcast config` prints one to start from
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// Where to listen, in place of what is configured; port 0 takes a free one. Several with commas
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
     pub listen: Option<String>,
     /// Number of shards, 0 for one per usable CPU
     #[arg(long, value_name = "N")]

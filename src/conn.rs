@@ -4,20 +4,21 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use monoio::net::{TcpStream, UnixStream};
+use monoio::net::UnixStream;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
+use crate::driver::{self, Turnstile};
 use crate::ids::ConnId;
 use crate::metrics::Count;
 use crate::proto::handshake::Refusal;
-use crate::proto::proxy::{self, Proxied};
+use crate::proto::proxy::{self, Proxied, ProxyError};
 use crate::reactor::Reactor;
 use crate::shard::{Action, Input, Sent, Wire};
 use crate::tls::{self, Fault, Opened};
@@ -34,40 +35,45 @@ pub const RECEIVE_BYTES: usize = 64 * 1024;
 pub struct Transport(UnixStream);
 
 impl Transport {
-    /// Takes over an accepted socket.
+    /// Takes over an accepted socket, which doesn't block.
     ///
     /// # Errors
     /// When the runtime refuses the descriptor; it is closed then.
-    pub fn new(accepted: TcpStream) -> io::Result<Self> {
-        #[expect(unsafe_code, reason = "monoio's streams give their descriptor away as a number only")]
-        // SAFETY: `into_raw_fd` has just given up the only ownership of an open descriptor.
-        let fd = unsafe { OwnedFd::from_raw_fd(accepted.into_raw_fd()) };
-        UnixStream::from_std(fd.into()).map(Self)
+    pub fn new(accepted: OwnedFd) -> io::Result<Self> {
+        driver::pollable(accepted).map(Self)
     }
 }
 
 impl Transport {
-    /// Reads what a trusted proxy says first, and not a byte more.
+    /// Reads what a trusted proxy says first, and not a byte more: looks at what has come, and takes what is the header's.
     ///
     /// # Errors
     /// When it says something else, or nothing.
-    pub async fn proxy_header(&self) -> io::Result<Proxied> {
+    pub async fn proxy_header(&self, turnstile: &Turnstile) -> Result<Proxied, ProxyError> {
         let mut header = Vec::new();
         loop {
-            if let Some(proxied) = proxy::parse(&header).map_err(io::Error::other)? {
+            if let Some(proxied) = proxy::parse(&header)? {
                 return Ok(proxied);
             }
-            self.0.readable(false).await?;
+            turnstile.readable(&self.0).await.map_err(|_| ProxyError::Ended)?;
             let have = header.len();
-            let wanted = proxy::wanted(&header).map_err(io::Error::other)?;
-            header.resize(have + wanted, 0);
-            let count = match rustix::net::recv(self, &mut header[have..], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok((count, _)) => count,
-                Err(Errno::AGAIN | Errno::INTR) => 0,
-                Err(error) => return Err(error.into()),
-            };
-            header.truncate(have + count);
+            header.resize(proxy::HEADER_MAX, 0);
+            let come = self.peek(&mut header[have..])?;
+            header.truncate(have + come);
+            let whole = proxy::length(&header)?;
+            header.truncate(whole.map_or(header.len(), |length| length.min(header.len())));
+            // What has just been seen is there to be taken.
+            let _ = rustix::net::recv(self, &mut header[have..], RecvFlags::DONTWAIT);
+        }
+    }
+
+    /// How many bytes have come; they stay where they are.
+    fn peek(&self, into: &mut [u8]) -> Result<usize, ProxyError> {
+        match rustix::net::recv(self, into, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+            Ok((0, _)) => Err(ProxyError::Ended),
+            Ok((count, _)) => Ok(count),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(_) => Err(ProxyError::Ended),
         }
     }
 }
@@ -242,7 +248,7 @@ pub fn serve(reactor: Rc<Reactor>, id: ConnId, transport: Rc<Transport>) -> impl
             input = if input == Input::Paused {
                 resumed(&reactor.sockets, id).await;
                 guarded(&reactor, id, || reactor.with_wire(|shard, wire, now| shard.resume(id, wire, now)))
-            } else if transport.0.readable(false).await.is_ok() {
+            } else if reactor.turnstile.readable(&transport.0).await.is_ok() {
                 guarded(&reactor, id, || receive(&reactor, id, &transport))
             } else {
                 Input::Ended

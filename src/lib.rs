@@ -1,7 +1,7 @@
 //! uringcast: a WebSocket push server for Linux.
 //!
 //! The crate is a set of pure state machines (`proto`, `auth`, `rights`, `hub`, `session`, `outbox`, `fanout`, `shard`)
-//! inside a thin monoio shell (`conn`, `listener`, `reactor`, `server`), with the backend's API (`control`) on tokio. The pure part names no runtime, no
+//! inside a thin monoio shell (`conn`, `driver`, `listener`, `reactor`, `server`), with the backend's API (`control`) on tokio. The pure part names no runtime, no
 //! socket and no clock. `README.md`, "Architecture", has the picture.
 
 #[cfg(not(target_os = "linux"))]
@@ -15,6 +15,7 @@ pub mod conn;
 pub mod control;
 pub mod cpus;
 pub mod doctor;
+pub mod driver;
 pub mod fanout;
 pub mod http;
 pub mod hub;
@@ -38,6 +39,7 @@ pub mod run;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod socket_file;
 pub mod tls;
 pub mod user;
 pub mod wheel;

@@ -11,7 +11,7 @@ use clap::Parser as _;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use uringcast::cli::{self, Cli, Command};
-use uringcast::config::{self, Config, LogFormat};
+use uringcast::config::{self, Config, ListenAddr, LogFormat};
 use uringcast::doctor;
 use uringcast::log::{self, LostLines};
 use uringcast::server::Server;
@@ -78,23 +78,21 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let (_guard, lost) = log_to_stderr(config)?;
     let server = Server::start(config, lost.clone(), give_back)?;
     let places = server.places();
-    let shards = server.shards();
-    let plain = places.plain.map(|addr| format!("ws://{addr}{}", config.path));
-    let tls = places.tls.map(|addr| format!("wss://{addr}{}", config.path));
-    let urls: Vec<_> = plain.into_iter().chain(tls).collect();
+    let plain = places.plain.iter().map(|addr| addr.url("ws", &config.path));
+    let tls = places.tls.iter().map(|addr| addr.url("wss", &config.path));
+    let (urls, shards): (Vec<_>, _) = (plain.chain(tls).collect(), server.shards());
     print(&format!("listening on {} ({shards} shards)\n", urls.join(" and ")))?;
     if config.log.format == LogFormat::Json {
         // Whoever collects lines of JSON has nothing of that one.
         tracing::info!(shards, urls = urls.join(" "), "listening");
     }
     if config.dev {
-        let page = match (places.plain, places.tls) {
-            (None, Some(addr)) => format!("https://{addr}/"),
-            (addr, _) => format!("http://{}/", addr.unwrap_or(config.listen)),
-        };
+        let plain = places.plain.iter().filter_map(ListenAddr::tcp).map(|addr| format!("; open http://{addr}/"));
+        let tls = places.tls.iter().filter_map(ListenAddr::tcp).map(|addr| format!("; open https://{addr}/"));
+        let page = plain.chain(tls).next().unwrap_or_default();
         tracing::warn!(
             "dev mode: this machine only, a secret made at this start, anyone may sign in under any name, the \
-             lobby is not HTML-escaped; open {page}"
+             lobby is not HTML-escaped{page}"
         );
     }
     let ended = server.run();

@@ -3,8 +3,8 @@
 //! Knows names and numbers, not what they are measured on; `control` serves the text.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -43,7 +43,7 @@ metrics! {
     /// What only grows.
     Count {
         Accepted "connections_accepted" "Connections taken from the kernel",
-        Unadmitted "connections_unadmitted" "Connections accepted and cut without a word: too many were being refused already, or the socket failed",
+        Unadmitted "connections_unadmitted" "Connections accepted and cut without an answer: over a limit where TLS is spoken, too many were being refused already, or the socket failed",
         Upgrades "upgrades" "WebSocket upgrades",
         UpgradesDeflate "upgrades_deflate" "WebSocket upgrades that agreed on permessage-deflate",
         InflatedMessages "inflated_messages" "Compressed messages from clients",
@@ -92,6 +92,7 @@ metrics! {
     /// What goes up and down.
     Gauge {
         Connections "connections" "Connections there are",
+        TurnedAway "connections_turned_away" "Connections beside them that are over a limit, until they have been told",
         Blocked "connections_blocked" "Connections whose socket takes no more at the moment",
         Subscriptions "subscriptions" "Subscriptions, the lobby's among them",
         Users "users" "Users online",
@@ -235,6 +236,8 @@ pub struct Metrics {
     shards: Arc<[Arc<ShardMetrics>]>,
     /// Seconds since 1970; [`NO_CERTIFICATE`] without one.
     certificate_expires_s: Arc<AtomicI64>,
+    /// What the shards wait with; nothing before that is chosen.
+    driver: Arc<OnceLock<&'static str>>,
     /// Requests to the API that were refused, by [`API_STATUSES`].
     api_refused: Arc<[AtomicU64; API_STATUSES.len()]>,
 }
@@ -244,12 +247,18 @@ impl Metrics {
     pub fn new(shards: usize) -> Self {
         let certificate_expires_s = Arc::new(AtomicI64::new(NO_CERTIFICATE));
         let api_refused = Arc::new([const { AtomicU64::new(0) }; _]);
-        Self { shards: (0..shards).map(|_| Arc::default()).collect(), certificate_expires_s, api_refused }
+        let shards = (0..shards).map(|_| Arc::default()).collect();
+        Self { shards, certificate_expires_s, driver: Arc::default(), api_refused }
     }
 
     /// When the certificate that is served with expires, in seconds since 1970, if there is one and it says so.
     pub fn certificate_expires(&self, at_s: Option<i64>) {
         self.certificate_expires_s.store(at_s.unwrap_or(NO_CERTIFICATE), Ordering::Relaxed);
+    }
+
+    /// What the shards wait with. It is chosen once.
+    pub fn driver(&self, name: &'static str) {
+        let _ = self.driver.set(name);
     }
 
     /// The API refused a request with this HTTP status.
@@ -306,6 +315,11 @@ impl Collector for Metrics {
             let help =
                 "When the first of the TLS certificate's chain expires, in seconds since 1970; only with a certificate";
             ConstGauge::new(expires_s).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        if let Some(driver) = self.driver.get() {
+            let help = "What the shards wait for their sockets with: always 1";
+            let mut family = encoder.encode_descriptor("driver", help, None, MetricType::Gauge)?;
+            ConstGauge::new(1_i64).encode(family.encode_family(&[("driver", *driver)])?)?;
         }
         for (index, (name, help)) in Count::ALL.iter().enumerate() {
             let counter = ConstCounter::new(self.sum(|shard| &shard.counts[index]));

@@ -5,9 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, TcpListener};
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,14 +13,15 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use monoio::net::UnixStream;
-use rustix::event::{EventfdFlags, eventfd};
 use rustls::ServerConfig;
 
 use crate::auth::{Lifted, Revocation, Verifier};
 use crate::clock::{Clock, Now};
 use crate::conn::{self, RECEIVE_BYTES, Sockets};
+use crate::driver::{Driver, Pause, Turnstile, pollable};
 use crate::ids::ConnId;
-use crate::limits::{Guard, Limit};
+use crate::limits::{Guard, Peer};
+use crate::listener::Door;
 use crate::mesh::Endpoint;
 use crate::metrics::{Count, ShardMetrics};
 use crate::parcel::{Answer, Ask, Parcel};
@@ -53,26 +52,25 @@ pub enum Command {
     Drain(Duration),
 }
 
-/// How many connections the process has, over all shards.
+/// How many clients' sockets are open, over all shards, those among them that are being refused: a drain waits for
+/// all of them.
 #[derive(Debug, Default)]
-pub struct Counters {
-    connections: AtomicUsize,
-}
+pub struct OpenSockets(AtomicUsize);
 
-impl Counters {
-    /// One more; returns how many there were before.
-    pub fn enter(&self) -> usize {
-        self.connections.fetch_add(1, Ordering::Relaxed)
+impl OpenSockets {
+    /// One more.
+    pub fn enter(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One less.
     pub fn leave(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many there are.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -95,7 +93,9 @@ pub struct Reactor {
     shard: RefCell<Shard>,
     endpoint: RefCell<Endpoint<Parcel>>,
     commands: flume::Receiver<Command>,
-    doors: Vec<Door>,
+    doors: Vec<Rc<Door>>,
+    /// Where tasks wait that the driver would not interrupt.
+    pub turnstile: Turnstile,
     /// Where all connections receive into: nothing stays in it.
     pub buffer: RefCell<Box<[u8]>>,
     /// What it becomes when it was encrypted.
@@ -105,13 +105,12 @@ pub struct Reactor {
     /// The transports.
     pub sockets: RefCell<Sockets>,
     /// Shared by all shards.
-    pub counters: Arc<Counters>,
-    /// Most connections of the process.
-    pub connections_max: usize,
+    pub open_sockets: Arc<OpenSockets>,
     /// Of connections that have just been accepted.
     pub entry: Entry,
     /// This shard's numbers.
     pub metrics: Arc<ShardMetrics>,
+    driver: Driver,
     clock: Clock,
     turn: Signal,
     /// Who waits for the answers to what the backend asked, by number.
@@ -148,18 +147,11 @@ impl Signal {
     }
 }
 
-/// Where connections come in.
-#[derive(Debug)]
-pub struct Door {
-    /// One shard's share of an address.
-    pub listener: TcpListener,
-    /// Whether TLS is spoken there.
-    pub tls: bool,
-}
-
 /// What a reactor is made of.
 #[derive(Debug)]
 pub struct Parts {
+    /// What it waits with.
+    pub driver: Driver,
     /// The pure state.
     pub shard: Shard,
     /// Its ends of the lanes.
@@ -171,9 +163,7 @@ pub struct Parts {
     /// What TLS is served with, if it is.
     pub certificate: Option<Arc<ServerConfig>>,
     /// Shared by all shards.
-    pub counters: Arc<Counters>,
-    /// Most connections of the process.
-    pub connections_max: usize,
+    pub open_sockets: Arc<OpenSockets>,
     /// Of connections that have just been accepted.
     pub entry: Entry,
     /// The same for all shards.
@@ -189,13 +179,14 @@ impl Reactor {
             shard: RefCell::new(parts.shard),
             endpoint: RefCell::new(parts.endpoint),
             commands: parts.commands,
-            doors: parts.doors,
+            turnstile: Turnstile::default(),
+            doors: parts.doors.into_iter().map(Rc::new).collect(),
             buffer: RefCell::new(vec![0; RECEIVE_BYTES].into()),
             plain: RefCell::new(Vec::new()),
             certificate: RefCell::new(parts.certificate),
             sockets: RefCell::new(Sockets::default()),
-            counters: parts.counters,
-            connections_max: parts.connections_max,
+            open_sockets: parts.open_sockets,
+            driver: parts.driver,
             clock: parts.clock,
             turn: Signal::default(),
             backend: RefCell::new(HashMap::new()),
@@ -240,52 +231,51 @@ impl Reactor {
     }
 
     /// Tells in the log what was refused before it came to the shard.
-    pub fn tell_refusal(&self, reason: &'static str, client: IpAddr, detail: impl FnOnce() -> String) {
+    pub fn tell_refusal(&self, reason: &'static str, client: Peer, detail: impl FnOnce() -> String) {
         let note = RefusalNote { reason, client: Some(client), conn: None, user: None };
         self.entry.refusals.tell(&note, self.clock.now().mono_ms, detail);
-    }
-
-    /// The next connection's place in the process. To be given back by [`Reactor::closed`] or `counters.leave`.
-    pub fn enter(&self) -> Option<Limit> {
-        self.metrics.count(Count::Accepted);
-        (self.counters.enter() >= self.connections_max).then_some(Limit::Connections)
     }
 
     /// A connection's task has ended. Its second, after a panic, may come later and change nothing.
     pub fn closed(self: &Rc<Self>, id: ConnId) {
         self.with(|shard, now| shard.closed(id, now));
         if self.sockets.borrow_mut().remove(id) {
-            self.counters.leave();
+            self.open_sockets.leave();
         }
     }
 
-    /// Serves until it is told to drain and everyone has gone.
+    /// Serves until it is told to drain and everyone has gone. Calls `begun` as soon as the loop is known to turn.
     ///
     /// # Errors
     /// When the kernel refuses the descriptors that the loop itself needs.
-    pub async fn run(self: Rc<Self>) -> io::Result<()> {
-        let bell = pollable(self.endpoint.borrow().bell())?;
-        let ready = pollable_owned(eventfd(1, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)?;
+    pub async fn run(self: Rc<Self>, begun: impl FnOnce()) -> io::Result<()> {
+        let bell = pollable(self.endpoint.borrow().bell().try_clone_to_owned()?)?;
+        let pause = Pause::new(self.driver)?;
         let bell_fd = self.endpoint.borrow().bell().try_clone_to_owned()?;
         monoio::spawn(listen_to_bell(Rc::clone(&self), bell, bell_fd));
         monoio::spawn(keep_time(Rc::clone(&self)));
+        let (reactor, looking) = (Rc::clone(&self), Pause::new(self.driver)?);
+        monoio::spawn(async move { reactor.turnstile.serve(looking).await });
         for door in &self.doors {
-            monoio::spawn(crate::listener::accept(Rc::clone(&self), door.listener.try_clone()?, door.tls));
+            monoio::spawn(crate::listener::accept(Rc::clone(&self), Rc::clone(door)));
         }
-        self.turns(&ready).await;
+        // Through the driver once: it does work on this thread.
+        pause.take().await;
+        begun();
+        self.turns(&pause).await;
         Ok(())
     }
 
-    async fn turns(self: &Rc<Self>, ready: &UnixStream) {
+    async fn turns(self: &Rc<Self>, pause: &Pause) {
         let mut deadline = None;
         loop {
             let left = self.take_in();
             self.obey(&mut deadline);
-            self.flush(ready).await;
+            self.flush(pause).await;
             self.ship();
             self.answer_backend();
             // The channels that this shard owns are needed until the last subscriber has gone, whoever serves it.
-            if deadline.is_some() && self.counters.connections() == 0 {
+            if deadline.is_some() && self.open_sockets.is_empty() {
                 return;
             }
             if let Some(at) = deadline
@@ -300,7 +290,7 @@ impl Reactor {
                 (shard.has_work() || !self.commands.is_empty(), shard.is_stuck())
             };
             if left || work {
-                yield_fairly(ready).await;
+                pause.take().await;
             } else if stuck {
                 self.metrics.count(Count::LaneFull);
                 monoio::time::sleep(STUCK).await;
@@ -329,14 +319,14 @@ impl Reactor {
         self.endpoint.borrow_mut().ship(self.shard.borrow_mut().staging());
     }
 
-    async fn flush(self: &Rc<Self>, ready: &UnixStream) {
+    async fn flush(self: &Rc<Self>, pause: &Pause) {
         if !self.shard.borrow().wants_flush() {
             return;
         }
         let started = Instant::now();
         self.with(|shard, _| shard.begin_flush());
         while !self.with_wire(|shard, wire, now| shard.flush_step(SENDS_PER_STEP, wire, now)) {
-            yield_fairly(ready).await;
+            pause.take().await;
         }
         self.metrics.flushed(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
@@ -365,7 +355,7 @@ impl Reactor {
                     self.draining.set(true);
                     for door in &self.doors {
                         // Wakes the accepting task, and peers that come now are told at once that nobody listens.
-                        let _ = rustix::net::shutdown(&door.listener, rustix::net::Shutdown::Both);
+                        door.shut();
                     }
                     let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
                     let now = self.clock.now().mono_ms;
@@ -418,19 +408,4 @@ async fn keep_time(reactor: Rc<Reactor>) {
             reactor.turn.ring();
         }
     }
-}
-
-/// Lets every task that is ready run, and the ring take its completions. A task that wakes itself would not: it
-/// starves I/O (monoio #322). Polling a descriptor that is always readable goes through the ring.
-async fn yield_fairly(ready: &UnixStream) {
-    let _ = ready.readable(false).await;
-}
-
-fn pollable(fd: BorrowedFd<'_>) -> io::Result<UnixStream> {
-    pollable_owned(fd.try_clone_to_owned()?)
-}
-
-/// monoio polls sockets only; the kernel polls any descriptor, and nothing but polling is done with this one.
-fn pollable_owned(fd: OwnedFd) -> io::Result<UnixStream> {
-    UnixStream::from_std(StdUnixStream::from(fd))
 }

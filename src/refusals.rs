@@ -2,7 +2,6 @@
 //! written, so a flood of refusals costs a look-up each and floods no log. All threads share one `RefusalLog`. It knows
 //! reasons by their names and nothing of what is refused; docs/logging.md says which reasons there are.
 
-use core::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +9,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::ids::ConnId;
-use crate::limits::{Address, Gcra, Rate};
+use crate::limits::{Address, Gcra, Peer, Rate};
 
 /// Lines about one reason and one address: the first few at once, so that a person who tries something out sees each …
 const REPEATS_AT_ONCE: u64 = 3;
@@ -76,7 +75,7 @@ pub struct RefusalNote<'a> {
     /// Why, as one word: [`Limit::name`](crate::limits::Limit::name), [`TokenReason::name`] or another of docs/logging.md.
     pub reason: &'static str,
     /// The client's address, or the API client's.
-    pub client: Option<IpAddr>,
+    pub client: Option<Peer>,
     /// The connection, if it has got so far.
     pub conn: Option<ConnId>,
     /// The user's key, if the client has signed in.
@@ -140,7 +139,7 @@ impl RefusalLog {
         let admitted = self.with_tally(|tally| tally.admit(note.reason, note.client.map(Address::of), now_ms));
         let Some(left_out) = admitted else { return };
         let RefusalNote { reason, client, conn, user } = *note;
-        let client = client.map(|client| tracing::field::display(client.to_canonical()));
+        let client = client.map(tracing::field::display);
         let conn = conn.map(tracing::field::display);
         let (user, detail) = (user.map(quoted), detail());
         let left_out = (left_out > 0).then_some(left_out);
@@ -284,7 +283,7 @@ mod tests {
     }
 
     fn address(number: u32) -> Option<Address> {
-        Some(Address::of(IpAddr::V4(number.into())))
+        Some(Address::of(Peer::Ip(core::net::IpAddr::V4(number.into()))))
     }
 
     #[test]

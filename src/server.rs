@@ -3,11 +3,11 @@
 //! (flume, then the shard's bell) and the backend's API, which `control` runs on a thread of its own.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
@@ -16,14 +16,15 @@ use signal_hook::iterator::Signals;
 
 use crate::auth::{self, ApiKeys, CacheLimits, Revocations, Verifier};
 use crate::clock::{self, Clock};
-use crate::config::{Config, ConfigError, Limits};
+use crate::config::{Config, ConfigError, DriverChoice, Limits, ListenAddr};
 use crate::control::{self, Control, Ledger, Owners};
 use crate::cpus;
+use crate::driver::{self, Driver, UringFault};
 use crate::http::Site;
 use crate::hub::HubSettings;
 use crate::ids::ShardId;
 use crate::limits::{Guard, Rate, Rates, Rules};
-use crate::listener;
+use crate::listener::{self, Door};
 use crate::log::LostLines;
 use crate::memory::{self, Watch};
 use crate::mesh::{self, Waker};
@@ -31,14 +32,12 @@ use crate::metrics::Metrics;
 use crate::proto::handshake::{self, Policy};
 use crate::proto::origin::Origins;
 use crate::proto::websocket;
-use crate::reactor::{Command, Counters, Door, Entry, Parts, Reactor};
+use crate::reactor::{Command, Entry, OpenSockets, Parts, Reactor};
 use crate::refusals::RefusalLog;
 use crate::shard::{Compression, Settings, Shard};
+use crate::socket_file::SocketFile;
 use crate::tls::{self, Identity};
 
-/// Entries of each shard's submission queue; a full one with many inline completions would overflow its
-/// completion queue.
-const RING_ENTRIES: u32 = 4096;
 /// What a fragment of a message costs beyond its payload, against the message limit.
 const FRAGMENT_OVERHEAD: usize = 64;
 /// Commands that may wait for a shard; the control thread waits when there are more.
@@ -47,46 +46,44 @@ const COMMANDS: usize = 256;
 const DESCRIPTORS_PER_SHARD: u64 = 8;
 const DESCRIPTORS: u64 = 32;
 
+/// How long the shards' loops may take to turn for the first time.
+const START: Duration = Duration::from_secs(10);
+/// How long they may take to end, beyond what `shutdown_ms` gives them, and how often that is looked at.
+const END: Duration = Duration::from_secs(3);
+const END_LOOK: Duration = Duration::from_millis(2);
+
 /// Why the server can't start, or had to stop: always with what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The listening address.
-    #[error("cannot listen on {addr}: {cause}{}", listen_hint(.cause))]
+    /// A place to listen at.
+    #[error("cannot listen on {addr}{}: {cause}{}", key_hint(.key), listen_hint(.addr, .cause))]
     Listen {
+        /// The key that names it.
+        key: &'static str,
         /// What was asked for.
-        addr: SocketAddr,
+        addr: ListenAddr,
         /// What the kernel said.
         cause: io::Error,
     },
-    /// The second address, for TLS.
-    #[error("cannot listen on {addr} for TLS (tls.listen): {cause}{}", listen_hint(.cause))]
-    ListenTls {
-        /// What was asked for.
-        addr: SocketAddr,
+    /// io_uring, where it is asked for.
+    #[error("io_uring can't be used: {cause}. {hint}. Or set driver = \"auto\", which takes epoll then")]
+    Uring {
+        /// What is missing.
+        cause: UringFault,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The shards' threads.
+    #[error("a shard can't serve with {driver}: {cause}")]
+    Driver {
+        /// What it was to wait with.
+        driver: &'static str,
         /// What the kernel said.
         cause: io::Error,
     },
-    /// The API's address.
-    #[error("cannot listen on {addr} for the HTTP API (http.listen): {cause}")]
-    ListenApi {
-        /// What was asked for.
-        addr: SocketAddr,
-        /// What the kernel said.
-        cause: io::Error,
-    },
-    /// io_uring.
-    #[error(
-        "io_uring is not available: {0}. It needs Linux 6.0 or later with kernel.io_uring_disabled = 0; in a \
-         container the seccomp profile must allow io_uring_setup, io_uring_enter and io_uring_register (Docker's \
-         default profile may not)"
-    )]
-    Uring(io::Error),
-    /// Operations of io_uring.
-    #[error("this kernel's io_uring lacks {0}: Linux 6.0 or later is needed")]
-    UringOperation(&'static str),
     /// File descriptors.
     #[error(
         "only {limit} file descriptors are allowed and {needed} are needed for {shards} shards alone: raise the \
@@ -111,13 +108,34 @@ pub enum BootError {
     /// A shard ended by a fault of the server.
     #[error("shard {0} failed; the log says why")]
     Shard(usize),
+    /// A shard doesn't end.
+    #[error("shard {0} did not end in time: the process ends without it")]
+    Stuck(usize),
 }
 
-fn listen_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => " (another program listens there; --listen ADDR:PORT chooses another place)",
-        io::ErrorKind::PermissionDenied => " (ports below 1024 need the right CAP_NET_BIND_SERVICE)",
-        io::ErrorKind::AddrNotAvailable => " (this machine has no such address)",
+/// Where a key has to be named: most who read this know of one place only.
+fn key_hint(key: &str) -> String {
+    match key {
+        "listen" => String::new(),
+        "http.listen" => format!(" for the HTTP API ({key})"),
+        key => format!(" for TLS ({key})"),
+    }
+}
+
+fn listen_hint(addr: &ListenAddr, error: &io::Error) -> &'static str {
+    match (addr, error.kind()) {
+        (ListenAddr::Tcp(_), io::ErrorKind::AddrInUse) => {
+            " (another program listens there; --listen ADDR:PORT chooses another place)"
+        }
+        (ListenAddr::Tcp(_), io::ErrorKind::PermissionDenied) => {
+            " (ports below 1024 need the right CAP_NET_BIND_SERVICE)"
+        }
+        (ListenAddr::Tcp(_), io::ErrorKind::AddrNotAvailable) => " (this machine has no such address)",
+        (ListenAddr::Unix(_), io::ErrorKind::AddrInUse) => " (a server that lives listens there)",
+        (ListenAddr::Unix(_), io::ErrorKind::NotFound) => " (its folder must be there)",
+        (ListenAddr::Unix(_), io::ErrorKind::PermissionDenied) => {
+            " (the server's user must be allowed to write to its folder)"
+        }
         _ => "",
     }
 }
@@ -136,16 +154,18 @@ pub struct Server {
     control: Option<Control>,
     certificate: Option<tls::Watch>,
     memory: Watch,
+    /// Of the unix sockets.
+    files: Vec<SocketFile>,
     refusals: Arc<RefusalLog>,
 }
 
-/// Where a server listens: at one of them at least.
-#[derive(Clone, Copy, Debug)]
+/// Where a server listens: at one place at least.
+#[derive(Clone, Debug, Default)]
 pub struct Places {
     /// For plain connections.
-    pub plain: Option<SocketAddr>,
+    pub plain: Vec<ListenAddr>,
     /// For TLS.
-    pub tls: Option<SocketAddr>,
+    pub tls: Vec<ListenAddr>,
 }
 
 /// A shard's thread, as the control thread sees it.
@@ -171,7 +191,7 @@ impl Server {
     /// # Errors
     /// [`BootError`], with nothing left running.
     pub fn start(config: &Config, lost: LostLines, give_back: fn()) -> Result<Self, BootError> {
-        probe_uring()?;
+        let driver = choose(config.driver)?;
         forgo_huge_pages();
         let cpus = cpus::usable().map_err(system("reading the CPU affinity"))?;
         let count = match config.shards {
@@ -181,16 +201,17 @@ impl Server {
         raise_descriptor_limit(count, config)?;
         let verifier = Arc::new(verifier(config)?);
         let settings = Arc::new(settings(config, count, give_back)?);
+        settings.metrics.driver(driver.name());
         let clock = Clock::start();
         // Before any thread: so that they all inherit the handlers, and a signal during boot isn't lost.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
         let identity = identity(config)?;
-        let (places, doors) = doors(config, count)?;
+        let Doors { places, by_shard: doors, mut files } = doors(config, count)?;
         let served = identity.as_ref().map(|(_, _, served)| Arc::clone(&served.config));
-        let api = api(config)?;
+        let api = api(config, &mut files)?;
         let ledger = ledger(config, clock.now().unix_ms)?;
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
-        let counters = Arc::new(Counters::default());
+        let open_sockets = Arc::new(OpenSockets::default());
         let entry = Entry {
             guard: Arc::clone(&settings.guard),
             proxy_protocol: config.limits.proxy_protocol,
@@ -206,6 +227,7 @@ impl Server {
             let cpu = config.pin_cpus.then(|| cpus[own.index() % cpus.len()]);
             let boot = Boot {
                 own,
+                driver,
                 settings: Arc::clone(&settings),
                 verifier: Arc::clone(&verifier),
                 revocations: ledger.table().clone(),
@@ -214,8 +236,7 @@ impl Server {
                 certificate: served.clone(),
                 endpoint,
                 commands: inbox,
-                counters: Arc::clone(&counters),
-                connections_max: config.limits.connections,
+                open_sockets: Arc::clone(&open_sockets),
                 entry: entry.clone(),
                 clock,
             };
@@ -227,11 +248,14 @@ impl Server {
             shards.push(Handle { commands, waker, thread });
         }
         drop(ready);
+        let latest = Instant::now() + START;
         for _ in 0..count {
-            started
-                .recv()
-                .unwrap_or_else(|_| Err(io::Error::other("a shard's thread died")))
-                .map_err(BootError::Uring)?;
+            let begun = started.recv_timeout(latest.saturating_duration_since(Instant::now()));
+            begun
+                .unwrap_or_else(|_| {
+                    Err(io::Error::other(format!("its loop did not turn within {} s", START.as_secs())))
+                })
+                .map_err(|cause| BootError::Driver { driver: driver.name(), cause })?;
         }
         let control = match api {
             None => None,
@@ -246,7 +270,7 @@ impl Server {
                     revocations_kept_ms: config.auth.revocations_kept_s.saturating_mul(1000),
                     clock,
                     namespaces: Arc::clone(&settings.hub.namespaces),
-                    counters,
+                    guard: Arc::clone(&settings.guard),
                     metrics: settings.metrics.clone(),
                     lost,
                     refusals: Arc::clone(&settings.refusals),
@@ -259,8 +283,11 @@ impl Server {
         };
         if let Some(control) = &control {
             let addr = control.addr();
-            tracing::info!("HTTP API on http://{addr}");
-            if !addr.ip().is_loopback() {
+            match addr {
+                ListenAddr::Tcp(addr) => tracing::info!("HTTP API on http://{addr}"),
+                ListenAddr::Unix(_) => tracing::info!("HTTP API on {addr}"),
+            }
+            if !addr.is_local() {
                 tracing::warn!("the HTTP API can be reached from other machines and its keys travel in the clear");
             }
         }
@@ -270,12 +297,12 @@ impl Server {
         let memory = Watch::start(bound, Arc::clone(&settings.guard), give_back)
             .map_err(system("starting the thread that watches memory"))?;
         let refusals = Arc::clone(&settings.refusals);
-        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory, refusals })
+        Ok(Self { places, config: config.clone(), shards, signals, control, certificate, memory, files, refusals })
     }
 
     /// Where the server listens.
-    pub fn places(&self) -> Places {
-        self.places
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// How many shards it has.
@@ -288,7 +315,7 @@ impl Server {
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, control, certificate, memory, refusals, .. } = self;
+        let Self { config, shards, mut signals, control, certificate, memory, files, refusals, .. } = self;
         for signal in signals.forever() {
             if signal != SIGHUP {
                 tracing::info!(signal, "going away");
@@ -306,7 +333,16 @@ impl Server {
             control.drain(patience);
         }
         shards.iter().for_each(|shard| shard.tell(Command::Drain(patience)));
+        // A successor may have the places at once.
+        drop(files);
+        let latest = Instant::now() + patience + END;
         for (number, shard) in shards.into_iter().enumerate() {
+            while !shard.thread.is_finished() {
+                if Instant::now() > latest {
+                    return Err(BootError::Stuck(number));
+                }
+                std::thread::sleep(END_LOOK);
+            }
             shard.thread.join().map_err(|_| BootError::Shard(number))?;
         }
         if let Some(control) = control {
@@ -344,21 +380,31 @@ fn watch(
     })
 }
 
-/// Binds what is listened on; one list per shard.
-fn doors(config: &Config, shards: usize) -> Result<(Places, Vec<Vec<Door>>), BootError> {
-    let is_tls = config.tls.cert_file.is_some() && config.tls.listen.0.is_none();
-    let main = listener::bind(config.listen, shards);
-    let (addr, listeners) = main.map_err(|cause| BootError::Listen { addr: config.listen, cause })?;
-    let door = |tls| move |listener| Door { listener, tls };
-    let mut doors: Vec<Vec<Door>> = listeners.into_iter().map(door(is_tls)).map(|door| vec![door]).collect();
-    let Some(second) = config.tls.listen.0 else {
-        let places = if is_tls { (None, Some(addr)) } else { (Some(addr), None) };
-        return Ok((Places { plain: places.0, tls: places.1 }, doors));
-    };
-    let bound = listener::bind(second, shards);
-    let (tls, listeners) = bound.map_err(|cause| BootError::ListenTls { addr: second, cause })?;
-    doors.iter_mut().zip(listeners.into_iter().map(door(true))).for_each(|(doors, door)| doors.push(door));
-    Ok((Places { plain: Some(addr), tls: Some(tls) }, doors))
+/// What is listened on.
+#[derive(Default)]
+struct Doors {
+    places: Places,
+    by_shard: Vec<Vec<Door>>,
+    files: Vec<SocketFile>,
+}
+
+/// Binds what is listened on.
+fn doors(config: &Config, shards: usize) -> Result<Doors, BootError> {
+    let is_tls = config.tls.cert_file.is_some() && config.tls.listen.0.is_empty();
+    let mut doors = Doors { by_shard: (0..shards).map(|_| Vec::new()).collect(), ..Doors::default() };
+    for (key, listeners, tls) in [("listen", &config.listen, is_tls), ("tls.listen", &config.tls.listen, true)] {
+        for addr in &listeners.0 {
+            let bound = listener::bind(addr, config.listen_mode, shards, &listeners.0);
+            let bound = bound.map_err(|cause| BootError::Listen { key, addr: addr.clone(), cause })?;
+            for (doors, listener) in doors.by_shard.iter_mut().zip(bound.listeners) {
+                doors.push(Door::new(listener, tls, bound.file.is_some()));
+            }
+            doors.files.extend(bound.file);
+            let places = if tls { &mut doors.places.tls } else { &mut doors.places.plain };
+            places.push(bound.addr);
+        }
+    }
+    Ok(doors)
 }
 
 fn reload(config: &Config, shards: &[Handle], control: Option<&Control>) {
@@ -382,10 +428,19 @@ fn reload(config: &Config, shards: &[Handle], control: Option<&Control>) {
 }
 
 /// The API's keys and its socket, if it is to run.
-fn api(config: &Config) -> Result<Option<(ApiKeys, TcpListener)>, BootError> {
+fn api(config: &Config, files: &mut Vec<SocketFile>) -> Result<Option<(ApiKeys, control::Listener)>, BootError> {
     let Some(addr) = config.http.listener() else { return Ok(None) };
     let keys = ApiKeys::new(&config.http)?;
-    let listener = TcpListener::bind(addr).map_err(|cause| BootError::ListenApi { addr, cause })?;
+    let listener = match addr {
+        ListenAddr::Tcp(addr) => TcpListener::bind(addr).map(control::Listener::Tcp),
+        ListenAddr::Unix(path) => {
+            SocketFile::listen(path, config.listen_mode.0, listener::BACKLOG).map(|(listener, file)| {
+                files.push(file);
+                control::Listener::Unix(listener, path.clone())
+            })
+        }
+    };
+    let listener = listener.map_err(|cause| BootError::Listen { key: "http.listen", addr: addr.clone(), cause })?;
     Ok(Some((keys, listener)))
 }
 
@@ -397,6 +452,7 @@ fn ledger(config: &Config, now_ms: u64) -> Result<Ledger, ConfigError> {
 /// What a shard's thread starts from.
 struct Boot {
     own: ShardId,
+    driver: Driver,
     settings: Arc<Settings>,
     verifier: Arc<Verifier>,
     revocations: Revocations,
@@ -405,8 +461,7 @@ struct Boot {
     certificate: Option<Arc<ServerConfig>>,
     endpoint: mesh::Endpoint<crate::parcel::Parcel>,
     commands: flume::Receiver<Command>,
-    counters: Arc<Counters>,
-    connections_max: usize,
+    open_sockets: Arc<OpenSockets>,
     entry: Entry,
     clock: Clock,
 }
@@ -429,34 +484,23 @@ impl Boot {
         {
             tracing::warn!(%error, cpu, "this shard can't be pinned");
         }
-        let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
-            .with_entries(RING_ENTRIES)
-            .uring_builder(ring())
-            .enable_timer()
-            .build();
-        let mut runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return Ok(());
-            }
-        };
-        runtime.block_on(async move {
+        let driver = self.driver;
+        driver.serve(|| async move {
             let mut shard = Shard::new(self.own, self.settings, self.verifier, rand::random());
             shard.set_revocations(self.revocations);
             let reactor = Reactor::new(Parts {
+                driver,
                 shard,
                 endpoint: self.endpoint,
                 commands: self.commands,
                 doors: self.doors,
                 certificate: self.certificate,
-                counters: self.counters,
-                connections_max: self.connections_max,
+                open_sockets: self.open_sockets,
                 entry: self.entry,
                 clock: self.clock,
             });
-            let _ = ready.send(Ok(()));
-            reactor.run().await
+            let begun = || drop(ready.send(Ok(())));
+            reactor.run(begun).await
         })
     }
 }
@@ -539,8 +583,17 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
     })
 }
 
+/// The most connections that are told at a time that they are over a limit, and their part of all descriptors.
+const REFUSALS_MAX: usize = 1024;
+const REFUSALS_PART: u64 = 16;
 /// Users whose rates are remembered at a time: those who sent something within the last seconds.
 const USERS: usize = 262_144;
+
+/// Connections over a limit that may be told so at a time. They must not take the descriptors of those that are let in.
+fn refusals() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(descriptors / REFUSALS_PART).map_or(REFUSALS_MAX, |part| part.min(REFUSALS_MAX))
+}
 
 fn rules(limits: &Limits) -> Rules {
     // A message that is allowed must fit, with its frame and what was sent along with it.
@@ -549,6 +602,8 @@ fn rules(limits: &Limits) -> Rules {
         exempt: limits.exempt.clone(),
         trusted_proxies: limits.trusted_proxies.clone(),
         forwarded_header: limits.forwarded_header,
+        connections: limits.connections,
+        refusals: refusals(),
         connections_per_shard: limits.connections_per_shard,
         connections_per_ip: limits.connections_per_ip,
         arrivals: Rate::per_s(limits.new_connections_per_ip_per_s, limits.new_connections_per_ip_burst),
@@ -578,34 +633,23 @@ fn warn_of_windows(config: &Config) {
     }
 }
 
-/// A shard's ring: one thread enters it, and completions wait until it does. Linux 6.0.
-fn ring() -> io_uring::Builder {
-    let mut ring = io_uring::IoUring::builder();
-    ring.setup_coop_taskrun().setup_single_issuer();
-    ring
-}
-
-/// Whether the kernel gives us io_uring as the shards use it: their flags and their operations.
-///
-/// # Errors
-/// [`BootError::Uring`] or [`BootError::UringOperation`].
-pub fn probe_uring() -> Result<(), BootError> {
-    use io_uring::opcode;
-    let ring = ring().build(8).map_err(BootError::Uring)?;
-    let mut probe = io_uring::Probe::new();
-    ring.submitter().register_probe(&mut probe).map_err(BootError::Uring)?;
-    let needed = [
-        ("accept", opcode::Accept::CODE),
-        ("poll_add", opcode::PollAdd::CODE),
-        ("poll_remove", opcode::PollRemove::CODE),
-        ("async_cancel", opcode::AsyncCancel::CODE),
-        ("read", opcode::Read::CODE),
-        ("timeout", opcode::Timeout::CODE),
-        ("close", opcode::Close::CODE),
-    ];
-    match needed.into_iter().find(|(_, code)| !probe.is_supported(*code)) {
-        Some((name, _)) => Err(BootError::UringOperation(name)),
-        None => Ok(()),
+/// What the shards wait with: what is `wanted`, if it can be had.
+fn choose(wanted: DriverChoice) -> Result<Driver, BootError> {
+    let probe = || driver::probe_uring().map_err(|cause| BootError::Uring { hint: cause.hint(), cause });
+    match wanted {
+        DriverChoice::Epoll => Ok(Driver::Epoll),
+        DriverChoice::IoUring => probe().map(|()| Driver::IoUring),
+        DriverChoice::Auto => match driver::probe_uring() {
+            Ok(()) => Ok(Driver::IoUring),
+            Err(fault) => {
+                tracing::warn!(
+                    "io_uring can't be used, so this server waits with epoll, which costs more: {fault}. {}. To be \
+                     without this warning set driver = \"epoll\"",
+                    fault.hint()
+                );
+                Ok(Driver::Epoll)
+            }
+        },
     }
 }
 

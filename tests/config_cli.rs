@@ -65,7 +65,7 @@ fn the_flags_of_serve_work_without_the_word() {
     }
     assert!(cli(&["serve"]).load_config(&[]).unwrap().require_key().is_err());
     let dev = cli(&[]).load_config(&[]).unwrap();
-    assert!(dev.dev && dev.listen.ip().is_loopback());
+    assert!(dev.dev && dev.listen.0.iter().all(|addr| addr.is_local()));
     dev.require_key().unwrap();
 }
 

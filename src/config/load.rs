@@ -3,7 +3,7 @@
 //! `URINGCAST_` variables are refused with what was probably meant. Called by main for every command.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use toml::Spanned;
@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::environment::{PREFIX, is_our_variable};
 use super::error::{ConfigError, Origin};
 use super::files::read_text;
+use super::listen::Listeners;
 use super::schema::{Auth, Config};
 use super::setting::{Fault, Item, Raw, Secret, Section};
 
@@ -99,7 +100,7 @@ impl Loader {
         let mut config = Config::default();
         if dev {
             config.dev = true;
-            config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, config.listen.port()));
+            config.listen = Listeners::at((Ipv4Addr::LOCALHOST, 2345));
             config.echo = true;
             config.lobby.escape = false;
         }
@@ -247,8 +248,10 @@ impl Loader {
             return Err(self.blame(&format!("{path}.users"), fault));
         }
         if self.config.dev {
-            let places = [("listen", Some(self.config.listen)), ("tls.listen", self.config.tls.listen.0)];
-            let open = places.into_iter().find_map(|(key, addr)| Some((key, addr.filter(|a| !a.ip().is_loopback())?)));
+            let places = [("listen", &self.config.listen), ("tls.listen", &self.config.tls.listen)];
+            let open = places
+                .into_iter()
+                .find_map(|(key, listeners)| Some((key, listeners.0.iter().find(|addr| !addr.is_local())?)));
             if let Some((key, listen)) = open {
                 return Err(self.blame(
                     key,
@@ -256,7 +259,7 @@ impl Loader {
                         "dev mode hands a token to anyone who asks, so it listens on this machine \
                          only: {listen} is not a loopback address. Use 127.0.0.1:{}, or configure \
                          a key and run `uringcast serve` without --dev",
-                        listen.port()
+                        listen.tcp().map_or(0, |addr| addr.port())
                     ),
                 ));
             }
@@ -272,7 +275,7 @@ impl Loader {
         match (&tls.cert_file, &tls.key_file) {
             (Some(_), None) => Err(self.blame("tls.cert_file", "needs tls.key_file beside it".to_owned())),
             (None, Some(_)) => Err(self.blame("tls.key_file", "needs tls.cert_file beside it".to_owned())),
-            (None, None) if tls.listen.0.is_some() => {
+            (None, None) if !tls.listen.0.is_empty() => {
                 Err(self.blame("tls.listen", "needs a certificate: tls.cert_file and tls.key_file".to_owned()))
             }
             _ => Ok(()),

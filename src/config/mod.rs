@@ -9,6 +9,7 @@ mod describe;
 mod environment;
 mod error;
 mod files;
+mod listen;
 mod load;
 mod schema;
 mod setting;
@@ -21,6 +22,9 @@ pub use describe::describe;
 pub use environment::{is_our_variable, process_env};
 pub use error::{ConfigError, Origin};
 pub use files::{FILE_BYTES_MAX, open_regular, read_bytes, read_text};
+pub use listen::{FileMode, ListenAddr, Listeners};
 pub use load::Flags;
-pub use schema::{Auth, Config, Http, Limits, Liveness, Log, LogFormat, PublicKeyFile, StaticToken, Tls, TlsVersion};
-pub use setting::{OptionalAddr, Secret};
+pub use schema::{
+    Auth, Config, DriverChoice, Http, Limits, Liveness, Log, LogFormat, PublicKeyFile, StaticToken, Tls, TlsVersion,
+};
+pub use setting::Secret;

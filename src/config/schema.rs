@@ -6,7 +6,7 @@
 #![expect(clippy::ptr_arg, reason = "the checks at the end take what a key holds: a `String` or a `Vec`, not a slice")]
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,8 @@ use crate::proto::origin::Origins;
 use crate::proto::text::Language;
 
 use super::channels::ChannelRules;
-use super::setting::{Element, OptionalAddr, Secret, Shown, if_set, range, settings, show_plain, textual};
+use super::listen::{FileMode, ListenAddr, Listeners};
+use super::setting::{Element, Secret, Shown, if_set, range, settings, show_plain, textual};
 
 /// The longest time that most settings in milliseconds may name: a day.
 pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -31,13 +32,20 @@ const TIB: usize = 1 << 40;
 settings! {
     /// All of the configuration.
     pub struct Config {
-        /// Address and port to listen on. Port 0 takes a free one. (In dev mode: 127.0.0.1:2345.)
-        listen: SocketAddr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 2345));
+        /// Where to listen: an address and a port (0 takes a free one), or a unix socket such as
+        /// "unix:/run/uringcast/push.sock"; or a list of these. (In dev mode: 127.0.0.1:2345.)
+        listen: Listeners = Listeners::at((Ipv4Addr::UNSPECIFIED, 2345)), one_at_least;
+        /// Permissions of unix sockets, `http.listen` among them, in octal: who may write to the file may connect. The file
+        /// belongs to the server's user and group; that of a server that is gone is replaced.
+        listen_mode: FileMode = FileMode(0o660);
         /// Path of the WebSocket endpoint.
         path: String = "/ws".to_owned(), endpoint_path;
         /// Number of shards, that is, of threads that serve connections, at most 256. 0 takes one for each CPU
         /// that this process may use (its affinity mask, capped by the quota of its cgroup).
         shards: u16 = 0, range(0..=256);
+        /// How shards wait for their sockets: "io_uring", "epoll", or "auto", which takes io_uring where the kernel allows
+        /// it (many containers' seccomp profiles don't) and else epoll, with a warning. "io_uring" doesn't start without it.
+        driver: DriverChoice = DriverChoice::Auto;
         /// Keep each shard on one CPU.
         pin_cpus: bool = true;
         /// Serve /echo, which sends back what it gets without asking for a token: for conformance and load
@@ -221,11 +229,13 @@ settings! {
         /// Bytes of a user at once: never less than one message may have.
         user_bytes_burst: u64 = 8 << 20, range(1..=1 << 40);
         /// Networks that are free of the limits per address and of rates. A proxy on this machine belongs into
-        /// `trusted_proxies`, so that its clients count by their own addresses.
-        exempt: Vec<Net> = loopback();
-        /// Networks whose word on where a connection came from is taken: reverse proxies and balancers.
+        /// `trusted_proxies`, so that its clients count by their own addresses. "unix" means the peers of unix sockets,
+        /// which have none: where they aren't exempt, all of them count as one address.
+        exempt: Vec<Net> = this_machine();
+        /// Networks whose word on where a connection came from is taken: reverse proxies and balancers. "unix" means the
+        /// peers of unix sockets.
         trusted_proxies: Vec<Net> = Vec::new();
-        /// Trusted proxies begin every connection with a PROXY protocol header, version 2; without one it is ended.
+        /// Trusted proxies begin every connection with a PROXY protocol header, version 1 or 2; without one it is ended.
         /// False: none of them does, and they say it in HTTP, below.
         proxy_protocol: bool = false;
         /// The header in which trusted proxies say it: "x-forwarded-for" or "forwarded" (RFC 7239). The other is not
@@ -272,9 +282,9 @@ settings! {
         cert_file: Option<PathBuf> = None, if_set(path_not_empty);
         /// A PEM file with the certificate's private key.
         key_file: Option<PathBuf> = None, if_set(path_not_empty);
-        /// An address and port for TLS beside `listen`, which then stays plain; port 0 takes a free one. With "" it
-        /// is `listen` that speaks TLS, as soon as there is a certificate.
-        listen: OptionalAddr = OptionalAddr(None);
+        /// Where to listen for TLS beside `listen`, which then stays plain; written as `listen` is. With "" it is `listen`
+        /// that speaks TLS, as soon as there is a certificate.
+        listen: Listeners = Listeners(Vec::new());
         /// The oldest version of TLS that is spoken: "1.2" or "1.3".
         min_version: TlsVersion = TlsVersion::Tls12;
     }
@@ -297,9 +307,9 @@ settings! {
 settings! {
     /// The backend's way in.
     pub struct Http {
-        /// Address and port of that listener; port 0 takes a free one, "" switches it off. It is off as well while
-        /// there is no API key. Beyond this machine it should stand behind something that does TLS.
-        listen: OptionalAddr = OptionalAddr(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 2346))));
+        /// Where that listener is: one address and port (0 takes a free one) or one unix socket; "" switches it off. It is
+        /// off as well while there is no API key. Beyond this machine it should stand behind something that does TLS.
+        listen: Listeners = Listeners::at((Ipv4Addr::LOCALHOST, 2346)), one_at_most;
         /// The API keys, one of which a request has to bring: each at least 16 visible ASCII characters
         /// (`openssl rand -hex 32`). Prefer the file or the environment to writing them here.
         keys: Vec<Secret> = Vec::new(), api_key_list;
@@ -329,9 +339,9 @@ impl Http {
     pub const MAX_KEYS: usize = 100;
 
     /// Where the API listens, if it does: only with a key that could be shown to it.
-    pub fn listener(&self) -> Option<SocketAddr> {
+    pub fn listener(&self) -> Option<&ListenAddr> {
         let has_key = !self.keys.is_empty() || self.keys_file.is_some();
-        self.listen.0.filter(|_| has_key)
+        self.listen.0.first().filter(|_| has_key)
     }
 
     /// What is wrong with an API key, without telling it.
@@ -354,13 +364,14 @@ impl Limits {
     }
 }
 
-/// This machine: 127.0.0.0/8 and ::1.
-fn loopback() -> Vec<Net> {
-    ["127.0.0.0/8", "::1"].into_iter().filter_map(|net| net.parse().ok()).collect()
+/// This machine: 127.0.0.0/8, ::1 and the peers of unix sockets.
+fn this_machine() -> Vec<Net> {
+    ["127.0.0.0/8", "::1", "unix"].into_iter().filter_map(|net| net.parse().ok()).collect()
 }
 
 impl Element for Net {
-    const WANTED_LIST: &'static str = "a list of networks such as \"10.0.0.0/8\" or \"2001:db8::/32\"";
+    const WANTED_LIST: &'static str =
+        "a list of networks such as \"10.0.0.0/8\" or \"2001:db8::/32\", and \"unix\" for peers of unix sockets";
 
     fn from_word(word: &str) -> Option<Net> {
         word.parse().ok()
@@ -381,6 +392,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// How shards wait for their sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriverChoice {
+    /// With io_uring if it can be had, else with epoll.
+    Auto,
+    /// With io_uring.
+    IoUring,
+    /// With epoll.
+    Epoll,
+}
+
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TlsVersion {
@@ -395,6 +418,8 @@ pub enum TlsVersion {
 textual! {
     TlsVersion: "\"1.2\" or \"1.3\"";
     Language: "\"en\" or \"zh\"";
+    DriverChoice: "\"auto\", \"io_uring\" or \"epoll\"";
+    FileMode: "a mode in octal such as \"0660\"";
     LogFormat: "\"text\" or \"json\"";
     DuplicateLogin: "\"kick_old\", \"reject_new\" or \"allow\"";
     ForwardedHeader: "\"x-forwarded-for\" or \"forwarded\"";
@@ -505,6 +530,14 @@ fn long_enough(secret: &Secret) -> Result<(), String> {
         "is too short to be a secret: it has {bytes} bytes and needs at least {least}; \
          `openssl rand -base64 32` makes a good one"
     ))
+}
+
+fn one_at_least(listeners: &Listeners) -> Result<(), String> {
+    if listeners.0.is_empty() { Err("must name one place at least".to_owned()) } else { Ok(()) }
+}
+
+fn one_at_most(listeners: &Listeners) -> Result<(), String> {
+    if listeners.0.len() > 1 { Err("must name one place at most".to_owned()) } else { Ok(()) }
 }
 
 fn not_empty(text: &String) -> Result<(), String> {

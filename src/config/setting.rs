@@ -3,7 +3,6 @@
 //! description. Knows no key by name; used by `schema` alone.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -109,7 +108,6 @@ pub(super) use textual;
 textual! {
     String: "a text";
     PathBuf: "a path";
-    SocketAddr: "an address and a port such as 127.0.0.1:2345 or [::]:2345";
 }
 
 /// Implements `Setting` for types whose plain text is what `FromStr` reads.
@@ -210,31 +208,6 @@ impl<T: Element> Setting for Vec<T> {
 
     fn show(&self) -> Shown {
         T::show_list(self)
-    }
-}
-
-/// An address to listen on, or none: an empty text switches off what would listen there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OptionalAddr(pub Option<SocketAddr>);
-
-impl<'de> Deserialize<'de> for OptionalAddr {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        match text.trim() {
-            "" => Ok(OptionalAddr(None)),
-            addr => addr.parse().map(|addr| OptionalAddr(Some(addr))).map_err(serde::de::Error::custom),
-        }
-    }
-}
-
-impl Setting for OptionalAddr {
-    const WANTED: &'static str = "an address and a port such as 127.0.0.1:2346, or an empty text for none";
-
-    fn show(&self) -> Shown {
-        match self.0 {
-            Some(addr) => show_plain(&addr),
-            None => show_plain(&""),
-        }
     }
 }
 

@@ -3,7 +3,6 @@
 //! `mod` serves the router that this file makes.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -27,6 +26,7 @@ use super::revocations;
 use super::{Parts, REQUESTS};
 use crate::auth::{ApiKeys, Lifted, Revoked};
 use crate::clock::Clock;
+use crate::limits::{Guard, Peer};
 use crate::log::LostLines;
 use crate::metrics::{CONTENT_TYPE, Metrics, Process};
 use crate::namespace::{LOBBY, Namespaces, PresenceMode};
@@ -35,7 +35,6 @@ use crate::proto::channel::is_channel_name;
 use crate::proto::encode::Member;
 use crate::proto::origin::Origins;
 use crate::proto::text::Text;
-use crate::reactor::Counters;
 use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_place, quoted_up_to};
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
@@ -48,7 +47,7 @@ const BROADCAST_WINDOW: usize = 32;
 #[derive(Debug)]
 pub struct Watching {
     /// How many connections the shards have.
-    pub counters: Arc<Counters>,
+    pub guard: Arc<Guard>,
     /// What they count.
     pub metrics: Metrics,
     /// How many log lines were lost.
@@ -59,10 +58,6 @@ pub struct Watching {
 
 /// Characters of an error's sentence that the log shows.
 const WHY_CHARS: usize = 200;
-
-/// Where a request comes from: beside each request.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
 
 /// What all requests share.
 #[derive(Debug)]
@@ -210,7 +205,7 @@ pub fn router(state: Arc<State>) -> axum::Router {
 
 /// Tells the log of each request: at debug, and at info what was refused. `/health` is no request of a backend.
 async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let peer = request.extensions().get::<Peer>().copied();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     let status = response.status();
@@ -290,10 +285,8 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     }
     let (code, status) =
         if state.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") };
-    let response = json(
-        code,
-        &Health { status, connections: state.watching.counters.connections(), shards: state.owners.count() },
-    );
+    let response =
+        json(code, &Health { status, connections: state.watching.guard.connections(), shards: state.owners.count() });
     if state.is_draining() { last(response) } else { response }
 }
 
@@ -472,7 +465,7 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         #[serde(skip_serializing_if = "Option::is_none")]
         warning: Option<&'static str>,
     }
-    let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
+    let peer = request.extensions().get::<Peer>().copied().map(tracing::field::display);
     let body = body(&state, request).await?;
     let now_ms = state.clock.now().unix_ms;
     let revocation = input::parse::<Revoke>(&body)?.revocation(now_ms, state.revocations_kept_ms)?;

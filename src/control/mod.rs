@@ -12,7 +12,9 @@ mod owners;
 mod revocations;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,20 +24,22 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::auth::ApiKeys;
 use crate::clock::Clock;
+use crate::config::ListenAddr;
+use crate::limits::{Guard, Peer};
 use crate::log::LostLines;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::proto::origin::Origins;
-use crate::reactor::Counters;
 use crate::refusals::RefusalLog;
-use api::{Peer, State, Watching};
+use api::{State, Watching};
 pub use ledger::Ledger;
 pub use owners::Owners;
 
@@ -52,11 +56,70 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the requests under way are waited for before the shards are told to end, and the connections after.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// The API's socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// At an address.
+    Tcp(TcpListener),
+    /// At a path.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    fn addr(&self) -> io::Result<ListenAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(ListenAddr::Tcp),
+            Self::Unix(_, path) => Ok(ListenAddr::Unix(path.clone())),
+        }
+    }
+}
+
+/// The same in the runtime.
+enum Accepting {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Accepting {
+    /// Inside the runtime.
+    fn new(listener: &Listener) -> io::Result<Self> {
+        match listener {
+            Listener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(listener.try_clone()?).map(Self::Tcp)
+            }
+            Listener::Unix(listener, _) => {
+                listener.set_nonblocking(true)?;
+                tokio::net::UnixListener::from_std(listener.try_clone()?).map(Self::Unix)
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(ApiStream, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((ApiStream::Tcp(stream), Peer::Ip(peer.ip())))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((ApiStream::Unix(stream), Peer::Unix))
+            }
+        }
+    }
+}
+
+/// A connection of the API.
+enum ApiStream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 /// What the API is made of.
 #[derive(Debug)]
 pub struct Parts {
     /// Its socket: bound before anything runs, so that a port that is taken is known in time.
-    pub listener: TcpListener,
+    pub listener: Listener,
     /// Which pages may ask from a browser.
     pub cors: Origins,
     /// Who may ask.
@@ -71,8 +134,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Which channels there can be.
     pub namespaces: Arc<Namespaces>,
-    /// How many connections the shards have.
-    pub counters: Arc<Counters>,
+    /// Knows how many connections the shards have.
+    pub guard: Arc<Guard>,
     /// What the shards count.
     pub metrics: Metrics,
     /// How many log lines were lost.
@@ -90,7 +153,7 @@ pub struct Parts {
 /// The running API.
 #[derive(Debug)]
 pub struct Control {
-    addr: SocketAddr,
+    addr: ListenAddr,
     state: Arc<State>,
     phase: watch::Sender<Phase>,
     quiet: flume::Receiver<()>,
@@ -114,17 +177,16 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let Parts { listener, head_ms, .. } = &parts;
         let head = Duration::from_millis(*head_ms);
-        let addr = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
+        let addr = listener.addr()?;
         let listener = {
             let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener.try_clone()?)?
+            Accepting::new(listener)?
         };
         let watching = Watching {
-            counters: Arc::clone(&parts.counters),
+            guard: Arc::clone(&parts.guard),
             metrics: parts.metrics.clone(),
             lost: parts.lost.clone(),
-            is_open: addr.ip().is_loopback(),
+            is_open: addr.is_local(),
         };
         let state = Arc::new(State::new(parts, watching));
         let (phase, phases) = watch::channel(Phase::Serving);
@@ -141,8 +203,8 @@ impl Control {
     }
 
     /// Where it listens.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    pub fn addr(&self) -> &ListenAddr {
+        &self.addr
     }
 
     /// Requests are judged by these keys from now on.
@@ -179,12 +241,7 @@ async fn ending(phases: &mut watch::Receiver<Phase>) {
 }
 
 /// Takes connections until the end, also while draining: a balancer that asks for `/health` is told.
-async fn serve(
-    listener: tokio::net::TcpListener,
-    state: Arc<State>,
-    mut phases: watch::Receiver<Phase>,
-    head: Duration,
-) {
+async fn serve(listener: Accepting, state: Arc<State>, mut phases: watch::Receiver<Phase>, head: Duration) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let router = api::router(state);
     let mut open = JoinSet::new();
@@ -199,7 +256,15 @@ async fn serve(
                 Ok((stream, peer)) => {
                     let (router, phases) = (router.clone(), peers.clone());
                     open.spawn(async move {
-                        connection(stream, Peer(peer.ip()), router, phases, head).await;
+                        match stream {
+                            ApiStream::Tcp(stream) => {
+                                // Neither can fail on a TCP socket, and without them it would work too.
+                                let _ = stream.set_nodelay(true);
+                                let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
+                                connection(stream, peer, router, phases, head).await;
+                            }
+                            ApiStream::Unix(stream) => connection(stream, peer, router, phases, head).await,
+                        }
                         drop(place);
                     });
                 }
@@ -217,15 +282,12 @@ async fn serve(
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: Peer,
     router: axum::Router,
     mut phases: watch::Receiver<Phase>,
     head: Duration,
 ) {
-    // Neither can fail on a TCP socket, and without them it would work too.
-    let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);

@@ -2,7 +2,8 @@
 //! Pure: judges a `Machine`, and reads nothing.
 
 use super::machine::Uring;
-use super::{Finding, Machine, SYSCTLS, Severity, bytes};
+use super::{Finding, Machine, Plan, SYSCTLS, Severity, bytes};
+use crate::config::DriverChoice;
 
 /// Since when a ring can be told that one thread uses it (IORING_SETUP_SINGLE_ISSUER).
 const KERNEL_LEAST: (u32, u32) = (6, 0);
@@ -11,10 +12,10 @@ const FAST_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page
 /// Above this an idle connection's memory is swapped out before the page cache is given up.
 const SWAPPINESS_MOST: u64 = 10;
 
-pub(super) fn checks(machine: &Machine) -> Vec<Finding> {
+pub(super) fn checks(machine: &Machine, plan: &Plan) -> Vec<Finding> {
     vec![
-        version(machine.kernel),
-        uring(machine),
+        version(machine.kernel, plan.driver),
+        uring(machine, plan.driver),
         clock(machine.clock.as_deref()),
         governor(machine.governors.as_deref()),
         huge_pages(machine.huge_pages.as_deref()),
@@ -23,24 +24,39 @@ pub(super) fn checks(machine: &Machine) -> Vec<Finding> {
     ]
 }
 
-fn version(kernel: Option<(u32, u32)>) -> Finding {
+fn version(kernel: Option<(u32, u32)>, driver: DriverChoice) -> Finding {
     const CHECK: &str = "kernel";
     let Some((major, minor)) = kernel else { return Finding::not_known(CHECK) };
     let read = format!("Linux {major}.{minor}");
-    if (major, minor) >= KERNEL_LEAST {
+    if (major, minor) >= KERNEL_LEAST || driver == DriverChoice::Epoll {
         return Finding::fine(CHECK, read);
     }
-    Finding::off(Severity::Stops, CHECK, read)
+    Finding::off(without_uring(driver), CHECK, read)
         .should_be("Linux 6.0 or later; 6.1 is the first that is maintained for long")
         .since("the shards' rings are set up with IORING_SETUP_COOP_TASKRUN (5.19) and SINGLE_ISSUER (6.0)")
 }
 
-fn uring(machine: &Machine) -> Finding {
+/// How much it matters that io_uring can't be had.
+fn without_uring(driver: DriverChoice) -> Severity {
+    match driver {
+        DriverChoice::IoUring => Severity::Stops,
+        DriverChoice::Auto | DriverChoice::Epoll => Severity::Costs,
+    }
+}
+
+fn uring(machine: &Machine, driver: DriverChoice) -> Finding {
     const CHECK: &str = "io_uring";
     const WANTED: &str =
         "kernel.io_uring_disabled = 0, and no filter that refuses io_uring_setup, _enter and _register";
+    if driver == DriverChoice::Epoll {
+        return Finding::fine(CHECK, "not used: driver = \"epoll\"");
+    }
+    let taken = match driver {
+        DriverChoice::IoUring => "the server doesn't start: driver = \"io_uring\" in its configuration",
+        DriverChoice::Auto | DriverChoice::Epoll => "the server waits with epoll: more CPU time for each message",
+    };
     match (&machine.uring, machine.uring_disabled) {
-        (Uring::Works, _) => Finding::fine(CHECK, "a ring was set up"),
+        (Uring::Works, _) => Finding::fine(CHECK, "a ring was set up and waited through: the server takes it"),
         (Uring::Fails(error), disabled) => {
             let read = match disabled {
                 Some(word @ 1..) => format!("refused, kernel.io_uring_disabled = {word}"),
@@ -48,15 +64,16 @@ fn uring(machine: &Machine) -> Finding {
                 _ => "refused".to_owned(),
             };
             let file = if disabled.is_some_and(|word| word > 0) { Some(SYSCTLS) } else { None };
-            let finding = Finding::off(Severity::Stops, CHECK, read).should_be(WANTED).since(error.clone());
+            let finding = Finding::off(without_uring(driver), CHECK, read);
+            let finding = finding.should_be(WANTED).since(format!("{taken} ({error})"));
             Finding { mend: file, ..finding }
         }
         (Uring::NotTried, Some(word @ 1..)) => {
             // 1 leaves it to a group that the process may be in.
-            let severity = if word == 1 { Severity::Note } else { Severity::Stops };
+            let severity = if word == 1 { Severity::Note } else { without_uring(driver) };
             Finding::off(severity, CHECK, format!("kernel.io_uring_disabled = {word}"))
                 .should_be(WANTED)
-                .since("the server waits for its sockets with it, and has no other way")
+                .since(taken)
                 .mended_by(SYSCTLS)
         }
         (Uring::NotTried, _) => Finding { read: "not tried".to_owned(), ..Finding::not_known(CHECK) },

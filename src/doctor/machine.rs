@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use rustix::thread::Pid;
 
-use crate::server;
+use crate::driver;
 
 /// A limit of a process; `u64::MAX` is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,9 +148,9 @@ impl Machine {
 
 /// Sets up a ring as a shard's is, and lets it go.
 fn try_ring() -> Uring {
-    match server::probe_uring() {
+    match driver::probe_uring() {
         Ok(()) => Uring::Works,
-        Err(error) => Uring::Fails(error.to_string()),
+        Err(fault) => Uring::Fails(format!("{fault}. {}", fault.hint())),
     }
 }
 

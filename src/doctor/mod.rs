@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::auth::{ApiKeys, Verifier};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Origin};
+use crate::config::{Config, ConfigError, DriverChoice, Origin};
 use crate::cpus;
 use crate::tls::{Concern, Identity};
 
@@ -133,6 +133,8 @@ pub struct Plan {
     pub shards_chosen: bool,
     /// Whether each shard keeps to one CPU.
     pub pin_cpus: bool,
+    /// How they are to wait for their sockets.
+    pub driver: DriverChoice,
 }
 
 impl Plan {
@@ -145,6 +147,7 @@ impl Plan {
             shards: if chosen > 0 { chosen } else { usable.unwrap_or(1) },
             shards_chosen: chosen > 0,
             pin_cpus: config.pin_cpus,
+            driver: config.driver,
         }
     }
 }
@@ -166,7 +169,7 @@ pub fn run(args: &DoctorArgs, config: Result<Config, ConfigError>, configured: b
 
 /// Everything that can be said of a machine.
 pub fn examine(machine: &Machine, plan: &Plan) -> Report {
-    let findings = [process::checks(machine, plan), kernel::checks(machine), network::checks(machine, plan)];
+    let findings = [process::checks(machine, plan), kernel::checks(machine, plan), network::checks(machine, plan)];
     Report { connections: plan.connections, shards: plan.shards, findings: findings.concat() }
 }
 

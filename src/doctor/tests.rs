@@ -44,7 +44,8 @@ fn sound() -> Machine {
     }
 }
 
-const MILLION: Plan = Plan { connections: 1_000_000, shards: 8, shards_chosen: false, pin_cpus: true };
+const MILLION: Plan =
+    Plan { connections: 1_000_000, shards: 8, shards_chosen: false, pin_cpus: true, driver: DriverChoice::Auto };
 
 /// All that is not in order, worst first by check.
 fn off(machine: &Machine, plan: &Plan) -> Vec<(Severity, &'static str)> {
@@ -106,31 +107,45 @@ fn files() {
 
 #[test]
 fn kernel_and_io_uring() {
-    use Severity::{NotKnown, Note, Stops};
-    only(Stops, "kernel", |machine, _| machine.kernel = Some((5, 15)));
-    let refused = |machine: &mut Machine, _: &mut Plan| machine.uring = Uring::Fails("EPERM".to_owned());
-    assert_eq!(only(Stops, "io_uring", refused).mend, None);
-    let disabled = only(Stops, "io_uring", |machine, plan| {
-        refused(machine, plan);
-        machine.uring_disabled = Some(2);
-    });
-    assert_eq!(disabled.mend, Some(SYSCTLS));
-    let filtered = only(Stops, "io_uring", |machine, plan| {
-        refused(machine, plan);
-        machine.seccomp = Some(true);
-    });
-    assert!(filtered.read.contains("seccomp"));
-    let of_a_copy = |word| {
-        move |machine: &mut Machine, _: &mut Plan| {
-            machine.uring = Uring::NotTried;
-            machine.uring_disabled = Some(word);
-        }
-    };
-    only(Stops, "io_uring", of_a_copy(2));
-    only(Note, "io_uring", of_a_copy(1));
-    let mut machine = sound();
-    of_a_copy(0)(&mut machine, &mut MILLION.clone());
-    assert_eq!(off(&machine, &MILLION), [(NotKnown, "io_uring")]);
+    use Severity::{Costs, NotKnown, Note, Stops};
+    // Without io_uring the server takes epoll, unless it is told not to.
+    for (driver, severity) in [(DriverChoice::Auto, Costs), (DriverChoice::IoUring, Stops)] {
+        let of_this = |change: fn(&mut Machine)| {
+            move |machine: &mut Machine, plan: &mut Plan| {
+                plan.driver = driver;
+                change(machine);
+            }
+        };
+        only(severity, "kernel", of_this(|machine| machine.kernel = Some((5, 15))));
+        let refused = only(severity, "io_uring", of_this(|machine| machine.uring = Uring::Fails("EPERM".to_owned())));
+        assert_eq!(refused.mend, None);
+        assert_eq!(refused.why.contains("epoll"), driver == DriverChoice::Auto, "{}", refused.why);
+        let disabled = only(
+            severity,
+            "io_uring",
+            of_this(|machine| {
+                machine.uring = Uring::Fails("EPERM".to_owned());
+                machine.uring_disabled = Some(2);
+            }),
+        );
+        assert_eq!(disabled.mend, Some(SYSCTLS));
+        let filtered = only(
+            severity,
+            "io_uring",
+            of_this(|machine| {
+                machine.uring = Uring::Fails("EPERM".to_owned());
+                machine.seccomp = Some(true);
+            }),
+        );
+        assert!(filtered.read.contains("seccomp"));
+        let copy = of_this(|machine| (machine.uring, machine.uring_disabled) = (Uring::NotTried, Some(2)));
+        only(severity, "io_uring", copy);
+    }
+    only(Note, "io_uring", |machine, _| (machine.uring, machine.uring_disabled) = (Uring::NotTried, Some(1)));
+    let copy = Machine { uring: Uring::NotTried, ..sound() };
+    assert_eq!(off(&copy, &MILLION), [(NotKnown, "io_uring")]);
+    let without = Machine { kernel: Some((5, 4)), uring: Uring::Fails("EPERM".to_owned()), ..sound() };
+    assert_eq!(off(&without, &Plan { driver: DriverChoice::Epoll, ..MILLION }), []);
 }
 
 #[test]

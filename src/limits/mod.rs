@@ -6,10 +6,10 @@ mod nets;
 mod rate;
 mod table;
 
-use core::net::IpAddr;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-pub use nets::{Address, Net, any_contains};
+pub use nets::{Address, Net, Peer, any_contains};
 pub use rate::{Gcra, Rate};
 use table::{Forgettable, Table};
 
@@ -108,6 +108,10 @@ pub struct Rules {
     pub trusted_proxies: Vec<Net>,
     /// The one header in which they say it.
     pub forwarded_header: ForwardedHeader,
+    /// Connections of the process.
+    pub connections: usize,
+    /// Connections that are only there to be told that they are refused.
+    pub refusals: usize,
     /// Connections on one shard; 0 is no bound.
     pub connections_per_shard: usize,
     /// Connections of one address; 0 is no bound.
@@ -144,8 +148,9 @@ pub struct Guard {
     addresses: Table<Source>,
     users: Table<UserMeters>,
     short_of_memory: AtomicBool,
-    /// Connections that are only there to be told that they are refused.
-    turned_away: AtomicUsize,
+    /// Connections that were let in.
+    connections: AtomicUsize,
+    turned_away: TurnedAway,
 }
 
 /// One address.
@@ -174,15 +179,44 @@ impl Forgettable for UserMeters {
     }
 }
 
-/// Connections over a limit that may be told so at a time; beyond, they are cut without a word.
-const TURNED_AWAY_MAX: usize = 1024;
+/// Addresses are told apart in so many groups, for their share of the refusals. Those that fall into one group share.
+const REFUSAL_GROUPS: usize = 256;
+/// One group has at most this part of all refusals.
+const REFUSAL_SHARE: usize = 8;
+
+/// Connections that are only there to be told that they are refused. They take no place of a connection that was let
+/// in, and no address can have all of them: what is refused beyond a share is cut without an answer.
+#[derive(Debug)]
+struct TurnedAway {
+    all: AtomicUsize,
+    by_group: Box<[AtomicUsize]>,
+    /// Secret, so that nobody chooses an address for its group.
+    group_hash: foldhash::quality::RandomState,
+}
+
+impl TurnedAway {
+    fn new() -> Self {
+        let by_group = (0..REFUSAL_GROUPS).map(|_| AtomicUsize::new(0)).collect();
+        Self { all: AtomicUsize::new(0), by_group, group_hash: foldhash::quality::RandomState::default() }
+    }
+
+    fn group(&self, address: Address) -> &AtomicUsize {
+        let groups = self.by_group.len() as u64;
+        &self.by_group[usize::try_from(self.group_hash.hash_one(address) % groups).unwrap_or(0)]
+    }
+}
+
+/// Takes one of `most`, unless all are taken.
+fn take(count: &AtomicUsize, most: usize) -> bool {
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < most).then_some(taken + 1)).is_ok()
+}
 
 impl Guard {
     /// Nothing counted so far.
     pub fn new(rules: Rules) -> Self {
         let (addresses, users) = (Table::new(rules.addresses), Table::new(rules.users));
-        let (short_of_memory, turned_away) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { rules, addresses, users, short_of_memory, turned_away }
+        let (short_of_memory, connections) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { rules, addresses, users, short_of_memory, connections, turned_away: TurnedAway::new() }
     }
 
     /// What the configuration says.
@@ -190,21 +224,37 @@ impl Guard {
         &self.rules
     }
 
-    /// Whether this address is a proxy's, whose word on where a connection came from is taken.
-    pub fn is_proxy(&self, addr: IpAddr) -> bool {
-        any_contains(&self.rules.trusted_proxies, addr)
+    /// Whether this peer is a proxy, whose word on where a connection came from is taken.
+    pub fn is_proxy(&self, peer: Peer) -> bool {
+        any_contains(&self.rules.trusted_proxies, peer)
     }
 
-    /// Counts a connection from this address. What is returned is to be given back with [`Guard::leave`]: what the
+    /// Takes the place of one more connection in the process; false if there is none. It is to be given back with
+    /// [`Guard::give_place_back`].
+    pub fn take_place(&self) -> bool {
+        take(&self.connections, self.rules.connections)
+    }
+
+    /// A connection that had a place is gone, or is refused after all.
+    pub fn give_place_back(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many connections have a place.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection from this peer. What is returned is to be given back with [`Guard::leave`]: what the
     /// connection counts under, [`Address::NONE`] if it is exempt.
     ///
     /// # Errors
     /// The limit that it would be over; it has not been counted then.
-    pub fn enter(&self, addr: IpAddr, now_ms: u64) -> Result<Address, Limit> {
-        if any_contains(&self.rules.exempt, addr) {
+    pub fn enter(&self, peer: Peer, now_ms: u64) -> Result<Address, Limit> {
+        if any_contains(&self.rules.exempt, peer) {
             return Ok(Address::NONE);
         }
-        let address = Address::of(addr);
+        let address = Address::of(peer);
         let most = self.rules.connections_per_ip;
         let entered = self.addresses.with(address.bits(), now_ms, |source| {
             if most > 0 && source.connections >= most {
@@ -286,18 +336,25 @@ impl Guard {
         self.short_of_memory.load(Ordering::Relaxed)
     }
 
-    /// One more connection is there only to be told that it is refused; false if there are too many of these.
-    pub fn turn_away(&self) -> bool {
-        let room = self.turned_away.fetch_add(1, Ordering::Relaxed) < TURNED_AWAY_MAX;
-        if !room {
-            self.was_turned_away();
+    /// One more connection is there only to be told that it is refused; false if there are too many of these, in all
+    /// or of this address.
+    pub fn turn_away(&self, address: Address) -> bool {
+        let TurnedAway { all, .. } = &self.turned_away;
+        let most = self.rules.refusals;
+        if !take(self.turned_away.group(address), most.div_ceil(REFUSAL_SHARE)) {
+            return false;
         }
-        room
+        let has_room = take(all, most);
+        if !has_room {
+            self.turned_away.group(address).fetch_sub(1, Ordering::Relaxed);
+        }
+        has_room
     }
 
     /// It has been told, or has gone.
-    pub fn was_turned_away(&self) {
-        self.turned_away.fetch_sub(1, Ordering::Relaxed);
+    pub fn was_turned_away(&self, address: Address) {
+        self.turned_away.group(address).fetch_sub(1, Ordering::Relaxed);
+        self.turned_away.all.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Origins that are remembered now.
@@ -352,8 +409,8 @@ impl Meters {
 mod tests {
     use super::*;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Peer {
+        Peer::Ip(text.parse().unwrap())
     }
 
     fn guard(change: impl FnOnce(&mut Rules)) -> Guard {
@@ -441,11 +498,22 @@ mod tests {
     }
 
     #[test]
-    fn few_are_told_and_the_rest_is_cut() {
-        let guard = guard(|_| ());
-        assert!((0..TURNED_AWAY_MAX).all(|_| guard.turn_away()));
-        assert!(!guard.turn_away());
-        guard.was_turned_away();
-        assert!(guard.turn_away());
+    fn one_address_has_its_share_of_the_refusals_and_no_more() {
+        let guard = guard(|rules| rules.refusals = 64);
+        let told = |address: Peer| (0..100).filter(|_| guard.turn_away(Address::of(address))).count();
+        let greedy = ip("192.0.2.1");
+        assert_eq!(told(greedy), 64 / REFUSAL_SHARE);
+        let innocent = (0..=255).map(|last| ip(&format!("198.51.100.{last}")));
+        assert_eq!(innocent.map(|peer| usize::from(guard.turn_away(Address::of(peer)))).sum::<usize>(), 64 - 8);
+        guard.was_turned_away(Address::of(greedy));
+        assert_eq!(told(greedy), 1);
+    }
+
+    #[test]
+    fn the_process_has_so_many_places() {
+        let guard = guard(|rules| rules.connections = 2);
+        assert!(guard.take_place() && guard.take_place() && !guard.take_place());
+        guard.give_place_back();
+        assert!(guard.take_place() && guard.connections() == 2);
     }
 }

@@ -1,6 +1,6 @@
-//! Addresses and networks: what `limits.exempt` and `limits.trusted_proxies` are lists of, and the part of an address
+//! Peers and networks: what `limits.exempt` and `limits.trusted_proxies` are lists of, and the part of an address
 //! that limits go by: all of an IPv4 address, the /64 of an IPv6 address (a household or a server gets one whole).
-//! Addresses are data here; no socket is.
+//! All peers of unix sockets count as one. Addresses are data here; no socket is.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt;
@@ -8,23 +8,58 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A network in CIDR notation, or one address.
+/// The word for all peers of unix sockets, in lists and in the log.
+const UNIX: &str = "unix";
+
+/// The other end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// By its IP address.
+    Ip(IpAddr),
+    /// A process on this machine, through a unix socket. It has no address.
+    Unix,
+}
+
+impl From<IpAddr> for Peer {
+    fn from(addr: IpAddr) -> Self {
+        Self::Ip(addr)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(addr) => addr.to_canonical().fmt(f),
+            Self::Unix => f.write_str(UNIX),
+        }
+    }
+}
+
+/// A network in CIDR notation, one address, or all peers of unix sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Net {
-    base: IpAddr,
-    bits: u8,
+pub struct Net(Range);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Range {
+    Ip { base: IpAddr, bits: u8 },
+    Unix,
 }
 
 impl Net {
-    /// Whether the address is in the network. An IPv4 address that came as IPv6 (`::ffff:10.0.0.1`) is IPv4.
-    pub fn contains(&self, addr: IpAddr) -> bool {
-        let shared = match (self.base, addr.to_canonical()) {
+    /// Whether the peer is in the network. An IPv4 address that came as IPv6 (`::ffff:10.0.0.1`) is IPv4.
+    pub fn contains(&self, peer: Peer) -> bool {
+        let (base, bits, addr) = match (self.0, peer) {
+            (Range::Unix, Peer::Unix) => return true,
+            (Range::Ip { base, bits }, Peer::Ip(addr)) => (base, bits, addr),
+            _ => return false,
+        };
+        let shared = match (base, addr.to_canonical()) {
             (IpAddr::V4(base), IpAddr::V4(addr)) => (base.to_bits() ^ addr.to_bits()).leading_zeros(),
             (IpAddr::V6(base), IpAddr::V6(addr)) => (base.to_bits() ^ addr.to_bits()).leading_zeros(),
             _ => return false,
         };
-        shared >= u32::from(self.bits)
+        shared >= u32::from(bits)
     }
 }
 
@@ -32,7 +67,10 @@ impl FromStr for Net {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no network: write 10.0.0.0/8, 2001:db8::/32 or one address");
+        if text == UNIX {
+            return Ok(Self(Range::Unix));
+        }
+        let wrong = || format!("{text:?} is no network: write 10.0.0.0/8, 2001:db8::/32, one address or \"unix\"");
         let (base, bits) = match text.split_once('/') {
             Some((base, bits)) => (base, Some(bits)),
             None => (text, None),
@@ -54,7 +92,7 @@ impl FromStr for Net {
         if !tail_is_zero {
             return Err(format!("{text:?} is no network: there are address bits behind the first {bits}"));
         }
-        Ok(Self { base, bits })
+        Ok(Self(Range::Ip { base, bits }))
     }
 }
 
@@ -74,14 +112,15 @@ impl From<Net> for String {
 
 impl fmt::Display for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = if self.base.is_ipv4() { 32 } else { 128 };
-        if self.bits == whole { write!(f, "{}", self.base) } else { write!(f, "{}/{}", self.base, self.bits) }
+        let Range::Ip { base, bits } = self.0 else { return f.write_str(UNIX) };
+        let whole = if base.is_ipv4() { 32 } else { 128 };
+        if bits == whole { write!(f, "{base}") } else { write!(f, "{base}/{bits}") }
     }
 }
 
-/// Whether any of the networks has the address.
-pub fn any_contains(nets: &[Net], addr: IpAddr) -> bool {
-    nets.iter().any(|net| net.contains(addr))
+/// Whether any of the networks has the peer.
+pub fn any_contains(nets: &[Net], peer: Peer) -> bool {
+    nets.iter().any(|net| net.contains(peer))
 }
 
 /// What per-address limits go by, in 8 bytes: an IPv4 address whole, of an IPv6 address the first 64 bits. The two
@@ -92,12 +131,17 @@ pub struct Address(u64);
 impl Address {
     /// No address has this one (fd ff …: of the private range, and nobody would choose it).
     pub const NONE: Self = Self(u64::MAX);
+    /// All peers of unix sockets together (fd ff … fe: as above).
+    const UNIX: Self = Self(u64::MAX - 1);
 
-    /// Of an address.
-    pub fn of(addr: IpAddr) -> Self {
-        match addr.to_canonical() {
-            IpAddr::V4(addr) => Self(addr.to_bits().into()),
-            IpAddr::V6(addr) => Self(u64::try_from(addr.to_bits() >> 64).unwrap_or(u64::MAX)),
+    /// What a peer counts under.
+    pub fn of(peer: Peer) -> Self {
+        match peer {
+            Peer::Unix => Self::UNIX,
+            Peer::Ip(addr) => match addr.to_canonical() {
+                IpAddr::V4(addr) => Self(addr.to_bits().into()),
+                IpAddr::V6(addr) => Self(u64::try_from(addr.to_bits() >> 64).unwrap_or(u64::MAX)),
+            },
         }
     }
 
@@ -109,6 +153,9 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::UNIX {
+            return f.write_str(UNIX);
+        }
         match u32::try_from(self.0) {
             Ok(bits) => Ipv4Addr::from_bits(bits).fmt(f),
             Err(_) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(self.0) << 64)),
@@ -124,8 +171,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Peer {
+        Peer::Ip(text.parse().unwrap())
     }
 
     #[test]
@@ -147,10 +194,29 @@ mod tests {
     }
 
     #[test]
+    fn peers_of_unix_sockets_are_in_no_network_but_their_own() {
+        assert!(net("unix").contains(Peer::Unix) && !net("unix").contains(ip("127.0.0.1")));
+        assert!(!net("0.0.0.0/0").contains(Peer::Unix) && !net("::/0").contains(Peer::Unix));
+        assert_eq!(net("unix").to_string(), "unix");
+        assert_eq!((Peer::Unix.to_string(), Address::of(Peer::Unix).to_string()), ("unix".into(), "unix".into()));
+        assert_ne!(Address::of(Peer::Unix), Address::NONE);
+    }
+
+    #[test]
     fn what_is_no_network_is_refused() {
-        for text in
-            ["", "10.0.0.0/33", "10.0.0.1/8", "::/129", "10.0.0.0/", "10.0.0.0/+8", "a/8", "10.0.0.0/8/8", " ::1"]
-        {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.1/8",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "a/8",
+            "10.0.0.0/8/8",
+            " ::1",
+            "unix:",
+            "Unix",
+        ] {
             assert!(text.parse::<Net>().is_err(), "{text:?}");
         }
     }

@@ -10,7 +10,6 @@ use crate::ids::ConnId;
 use crate::limits::{Address, Limit};
 use crate::proto::codes::close;
 use crate::proto::decode::Command;
-use crate::proto::handshake::Refusal;
 use crate::proto::text::{Text, escape_growth};
 use crate::proto::websocket::Event;
 
@@ -136,16 +135,4 @@ impl Shard {
 /// Whether this does nothing without a token whose signature is good.
 pub(super) fn shows_token(command: &Command<'_>) -> bool {
     matches!(command, Command::Auth { token: Some(_), .. } | Command::Refresh { .. })
-}
-
-/// What a connection over this limit is told before the upgrade.
-pub(super) fn refusal_of(limit: Limit) -> Refusal {
-    match limit {
-        // Its others may stay for hours.
-        Limit::ConnectionsPerIp => Refusal::too_many_requests(30),
-        // At least one is let in each second.
-        Limit::NewConnectionsPerIp => Refusal::too_many_requests(1),
-        Limit::Memory => Refusal::unavailable("short of memory", 10),
-        _ => Refusal::unavailable("at capacity", 5),
-    }
 }

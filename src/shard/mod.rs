@@ -3,6 +3,7 @@
 //! takes what the lanes brought, handles it and flushes. Pure, so that N of them run as a simulation;
 //! `reactor` gives it sockets, lanes and a clock.
 
+mod admission;
 mod answers;
 mod compression;
 mod conns;
@@ -15,7 +16,6 @@ mod refusals;
 mod rights;
 mod timers;
 
-use core::net::IpAddr;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::fanout::{Fanout, Subscription};
 use crate::http::Site;
 use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
-use crate::limits::{Address, Guard, Limit};
+use crate::limits::{Guard, Peer};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
@@ -39,10 +39,10 @@ use crate::proto::deflate::inflate::Inflater;
 use crate::proto::encode::Reply;
 use crate::proto::{frame, handshake, websocket};
 use crate::publication::Publication;
-use crate::refusals::{RefusalLog, RefusalNote};
+use crate::refusals::RefusalLog;
 use crate::wheel::Wheel;
 use compression::packer;
-use conns::{Conn, Conns, Ending, Stage};
+use conns::{Conns, Ending, Stage};
 use farewell::Progress;
 use flush::Flush;
 use probes::Probes;
@@ -123,10 +123,10 @@ pub struct Compression {
 /// A connection as it comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arrival {
-    /// The client's address as far as it is known: the peer's, or what it said in a PROXY header.
-    pub from: IpAddr,
-    /// A limit of the process that it is over.
-    pub over: Option<Limit>,
+    /// The client as far as it is known: the peer, or what it said in a PROXY header.
+    pub from: Peer,
+    /// Whether it is told if it is refused: not where that would take a TLS handshake.
+    pub is_told: bool,
     /// When it was accepted, in nanoseconds of the [stopwatch](crate::clock::stopwatch_ns): of a user's connections the
     /// one that was accepted later counts. 0 if the peer had ended its side by then, so that any other counts more.
     pub accepted_ns: u64,
@@ -209,6 +209,8 @@ pub struct Shard {
     metrics: Arc<ShardMetrics>,
     /// Connections whose socket takes no more.
     blocked: usize,
+    /// Connections that are only there to be told that they are refused.
+    turned_away: usize,
     /// Bytes of memory that wait for them, as far as they have been counted.
     queued_bytes: usize,
 }
@@ -246,6 +248,7 @@ impl Shard {
             authenticator: Authenticator::new(verifier, settings.token_cache),
             metrics: settings.metrics.shard(own.index()),
             blocked: 0,
+            turned_away: 0,
             queued_bytes: 0,
             settings,
         }
@@ -261,11 +264,6 @@ impl Shard {
         std::mem::take(&mut self.actions)
     }
 
-    /// How many connections there are.
-    pub fn connections(&self) -> usize {
-        self.conns.count()
-    }
-
     /// From now on tokens are judged by these keys.
     pub fn set_verifier(&mut self, verifier: Arc<Verifier>) {
         self.authenticator.set_verifier(verifier);
@@ -274,58 +272,6 @@ impl Shard {
     /// This shard's numbers.
     pub fn metrics(&self) -> &Arc<ShardMetrics> {
         &self.metrics
-    }
-
-    /// A socket was accepted. Over a limit, its request will be refused. `None`: too many are being refused already,
-    /// it is to be closed.
-    pub fn open(&mut self, arrival: Arrival, now: Now) -> Option<ConnId> {
-        let Arrival { from, over, accepted_ns } = arrival;
-        let guard = Arc::clone(&self.settings.guard);
-        let shard_max = guard.rules().connections_per_shard;
-        let proxied = guard.is_proxy(from);
-        let over =
-            over.or_else(|| (shard_max > 0 && self.conns.count() >= shard_max).then_some(Limit::ConnectionsPerShard));
-        let over = over.or_else(|| guard.is_short_of_memory().then_some(Limit::Memory));
-        let (address, refused) = match over {
-            Some(limit) => (Address::NONE, Some(limit)),
-            None if proxied => (Address::NONE, None),
-            None => {
-                guard.enter(from, now.mono_ms).map_or_else(|limit| (Address::NONE, Some(limit)), |addr| (addr, None))
-            }
-        };
-        if let Some(limit) = refused {
-            self.metrics.refused(limit);
-            let note = RefusalNote { reason: limit.name(), client: Some(from), conn: None, user: None };
-            self.settings.refusals.tell(&note, now.mono_ms, || "a new connection".to_owned());
-            if !guard.turn_away() {
-                self.metrics.count(Count::Unadmitted);
-                return None;
-            }
-        }
-        let mut conn = Conn::new(refused, now.mono_ms);
-        if proxied && refused.is_none() {
-            conn.came_through(from);
-        }
-        let id = self.conns.insert(conn, from);
-        *self.conns.address(id.slot) = address;
-        self.conns.set_accepted(id.slot, accepted_ns);
-        tracing::debug!(conn = %id, client = %from, refused = refused.map(Limit::name), "connected");
-        self.file_deadline(id);
-        Some(id)
-    }
-
-    /// The socket is gone, whoever ended it.
-    pub fn closed(&mut self, id: ConnId, now: Now) {
-        let Some(conn) = self.conns.get(id) else { return };
-        conn.dirty = false;
-        self.blocked -= usize::from(conn.blocked);
-        self.queued_bytes -= conn.outbox.forget_count();
-        if conn.refused.is_some() {
-            self.settings.guard.was_turned_away();
-        }
-        self.leave(id);
-        self.settings.guard.leave(*self.conns.address(id.slot), now.mono_ms);
-        self.conns.remove(id);
     }
 
     /// Takes one parcel from a lane.
@@ -417,7 +363,8 @@ impl Shard {
     fn publish_metrics(&self, now: Now) {
         self.settings.refusals.tick(now.mono_ms);
         let Self { metrics, hub, .. } = self;
-        metrics.set(Gauge::Connections, self.conns.count());
+        metrics.set(Gauge::Connections, self.connections());
+        metrics.set(Gauge::TurnedAway, self.turned_away);
         metrics.set(Gauge::Blocked, self.blocked);
         metrics.set(Gauge::QueuedBytes, self.queued_bytes);
         metrics.set(Gauge::Subscriptions, self.fanout.subscribers());

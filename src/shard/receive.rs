@@ -3,8 +3,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use super::admission::refusal_of;
 use super::conns::{Ending, Stage};
-use super::guard::{refusal_of, shows_token};
+use super::guard::shows_token;
 use super::refusals::token_use;
 use super::{Action, Input, REPLY_BYTES, Shard, Wire};
 use crate::auth::RefusedToken;
@@ -169,7 +170,9 @@ impl Shard {
             return self.refuse_request(id, Some(request), Refusal::unavailable("server is going away", 5), now);
         }
         if let Err(limit) = self.place(id, request, now) {
-            self.refused(id, limit, now, || "a new connection, through a proxy".to_owned());
+            if self.conns.at(id.slot).is_closing() {
+                return;
+            }
             let refusal = refusal_of(limit);
             self.metrics.request_refused(refusal.status);
             return self.respond(id, now, |out| refusal.write(out));
@@ -210,19 +213,6 @@ impl Shard {
         self.metrics.closed(close::INTERNAL);
         self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, close::INTERNAL, "internal error"));
         self.input(id)
-    }
-
-    /// Learns from the request of a trusted proxy where it came from, and counts it there.
-    fn place(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) -> Result<(), Limit> {
-        let Some(proxy) = self.conns.at(id.slot).take_proxy() else { return Ok(()) };
-        let guard = &self.settings.guard;
-        let header = guard.rules().forwarded_header;
-        let client = header.client(request.headers(header.name()), |addr| guard.is_proxy(addr));
-        let client = client.unwrap_or(proxy);
-        tracing::debug!(conn = %id, %client, "through a proxy");
-        self.conns.set_client(id.slot, client);
-        *self.conns.address(id.slot) = guard.enter(client, now.mono_ms)?;
-        Ok(())
     }
 
     pub(super) fn respond(&mut self, id: ConnId, now: Now, write: impl FnOnce(&mut Vec<u8>)) {

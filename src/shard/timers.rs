@@ -1,6 +1,7 @@
 //! Deadlines of connections: handshake, sign-in, requests, liveness, closing. Each connection is filed once in the
 //! wheel, under the next moment at which it has to be looked at. Part of `shard`.
 
+use super::admission::REFUSED_MS;
 use super::conns::{Conn, Ending, Stage};
 use super::{Action, Shard};
 use crate::clock::Now;
@@ -53,8 +54,11 @@ impl Shard {
         match conn.stage {
             // Asked for anew until the shell has done it.
             Stage::Closing(_) if since_ms + super::CLOSE_MS <= now_ms => return self.abort(id, now),
-            Stage::Handshake if since_ms + settings.handshake_ms <= now_ms => {
-                self.refused(id, Limit::Handshake, now, || "no whole request in time, reset".to_owned());
+            Stage::Handshake if since_ms + handshake_ms(conn, &settings) <= now_ms => {
+                // One that is being refused was told of when it came.
+                if conn.refused.is_none() {
+                    self.refused(id, Limit::Handshake, now, || "no whole request in time, reset".to_owned());
+                }
                 return self.abort(id, now);
             }
             Stage::Closing(_) | Stage::Handshake => return,
@@ -73,7 +77,7 @@ impl Shard {
         }
     }
 
-    fn abort(&mut self, id: ConnId, now: Now) {
+    pub(super) fn abort(&mut self, id: ConnId, now: Now) {
         self.conns.at(id.slot).enter(Stage::Closing(Ending::Finished), now.mono_ms);
         self.actions.push(Action::Abort(id));
     }
@@ -112,13 +116,18 @@ impl Shard {
     }
 }
 
+/// How long the request may take to come.
+fn handshake_ms(conn: &Conn, settings: &super::Settings) -> u64 {
+    if conn.refused.is_some() { settings.handshake_ms.min(REFUSED_MS) } else { settings.handshake_ms }
+}
+
 fn next_deadline(conn: &Conn, settings: &super::Settings) -> u64 {
     let alive = match conn.pinged_ms() {
         Some(pinged_ms) => pinged_ms + settings.pong_timeout_ms,
         None => conn.seen_ms + settings.ping_interval_ms,
     };
     let at_ms = match conn.stage {
-        Stage::Handshake => conn.since_ms + settings.handshake_ms,
+        Stage::Handshake => conn.since_ms + handshake_ms(conn, settings),
         Stage::Closing(_) => conn.since_ms + super::CLOSE_MS,
         Stage::Native if conn.session.is_anonymous() => alive.min(conn.since_ms + settings.auth_ms),
         Stage::Native | Stage::Echo => alive,

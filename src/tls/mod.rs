@@ -12,5 +12,9 @@ pub use stream::{Fault, Opened, Scratch, Stream};
 pub use validity::{Concern, Validity};
 pub use watch::Watch;
 
+/// A fatal alert, `internal_error`, in a record of its own (RFC 8446 §5.1, §6.2): what a client gets that can't be
+/// served, before any handshake.
+pub const UNAVAILABLE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+
 #[cfg(test)]
 mod tests;

@@ -93,6 +93,45 @@ async fn new_connections_of_an_address_are_limited_by_time() {
 }
 
 #[tokio::test]
+async fn what_is_refused_takes_no_place_and_no_more_than_a_share_of_the_refusals() {
+    let server = limit(limit(options().shards(2), "CONNECTIONS", 8), "CONNECTIONS_PER_IP", 2);
+    let server = limit(server, "HANDSHAKE_MS", 60_000).start();
+    let metrics = Metrics::of(&server).await;
+    // Far more than all places, and than what may be told at a time.
+    let mut kept = Vec::new();
+    for _ in 0..1_200 {
+        kept.push(raw_from(&server, "127.0.0.1").await);
+    }
+    metrics.reach("uringcast_connections_accepted_total", |count| count == 1_200).await;
+    let told = metrics.reach("uringcast_connections_turned_away", |count| count > 0).await;
+    assert!(told <= 128, "{told} of one address are being told");
+    assert_eq!(metrics.get("uringcast_connections").await, 2);
+    let mut told = 0;
+    for address in ["127.0.0.2", "127.0.0.3", "127.0.0.4"] {
+        for _ in 0..2 {
+            let (response, raw) = upgrade_from(&server, address).await;
+            assert_eq!(response.status, 101, "{address}");
+            kept.push(raw);
+        }
+        // Of 256 addresses one shares the greedy one's part of the refusals, and is cut.
+        let mut third = raw_from(&server, address).await;
+        third.write(request(&server, "/ws", &[]).as_bytes()).await;
+        told += usize::from(third.rest().await.starts_with(b"HTTP/1.1 429"));
+    }
+    assert!(told >= 2, "only {told} of three are told");
+    // There is no place left: now it is 503 for everyone.
+    let refused = async || {
+        let mut raw = raw_from(&server, "127.0.0.5").await;
+        raw.write(request(&server, "/ws", &[]).as_bytes()).await;
+        raw.rest().await.starts_with(b"HTTP/1.1 503").then_some(())
+    };
+    until("a refusal", refused).await;
+    // Whoever doesn't ask is not waited for as long as one who was let in.
+    metrics.reach("uringcast_connections_turned_away", |count| count == 0).await;
+    assert_eq!(metrics.get("uringcast_connections").await, 8);
+}
+
+#[tokio::test]
 async fn the_exempt_are_free_of_all_that() {
     let options = limit(options().shards(2), "EXEMPT", "127.0.0.0/8");
     let options = limit(limit(options, "CONNECTIONS_PER_IP", 1), "NEW_CONNECTIONS_PER_IP_BURST", 1);

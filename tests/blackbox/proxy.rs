@@ -58,15 +58,36 @@ async fn the_proxy_protocol_says_whose_connection_it_is() {
 }
 
 #[tokio::test]
+async fn version_1_says_it_too() {
+    let server = options().env("URINGCAST_LIMITS__PROXY_PROTOCOL", "true").start();
+    let mut kept = Vec::new();
+    for (line, status) in [
+        ("PROXY TCP4 192.0.2.1 10.0.0.1 50000 443", 101),
+        ("PROXY TCP4 192.0.2.1 10.0.0.1 50001 443", 429),
+        ("PROXY TCP6 2001:db8::1 2001:db8::f 0 65535", 101),
+        ("PROXY TCP6 2001:db8::2 2001:db8::f 0 65535", 429),
+        ("PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2", 429),
+        ("PROXY UNKNOWN ffff::1 ffff::2 1 2", 101),
+        ("PROXY UNKNOWN", 429),
+    ] {
+        let (response, raw) = upgrade(&server, format!("{line}\r\n").as_bytes(), &[]).await;
+        assert_eq!(response.status, status, "{line}");
+        kept.push(raw);
+    }
+}
+
+#[tokio::test]
 async fn a_header_in_pieces_is_a_header() {
     let server = options().env("URINGCAST_LIMITS__PROXY_PROTOCOL", "true").start();
-    let whole = [from("192.0.2.1"), request(&server, "/ws", &[]).into_bytes()].concat();
-    let mut raw = Raw::connect(&server).await;
-    for piece in whole.chunks(1) {
-        raw.write(piece).await;
-        tokio::task::yield_now().await;
+    for header in [from("192.0.2.1"), b"PROXY TCP4 192.0.2.2 10.0.0.1 50000 443\r\n".to_vec()] {
+        let whole = [header, request(&server, "/ws", &[]).into_bytes()].concat();
+        let mut raw = Raw::connect(&server).await;
+        for piece in whole.chunks(1) {
+            raw.write(piece).await;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(raw.response().await.status, 101);
     }
-    assert_eq!(raw.response().await.status, 101);
 }
 
 #[tokio::test]
@@ -83,20 +104,33 @@ async fn a_proxy_that_speaks_for_itself_counts_by_its_own_address() {
 async fn a_trusted_proxy_without_a_header_is_ended() {
     let server =
         options().env("URINGCAST_LIMITS__PROXY_PROTOCOL", "true").env("URINGCAST_LIMITS__HANDSHAKE_MS", 300).start();
-    let version_1 = b"PROXY TCP4 192.0.2.1 10.0.0.1 50000 80\r\n".to_vec();
+    let version_1 = b"PROXY TCP4 192.0.2.1 10.0.0.1 50000\r\n".to_vec();
+    let endless = [b"PROXY UNKNOWN ".to_vec(), vec![b'x'; 93]].concat();
     let too_long = [SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat();
     let cut = [SIGNATURE, &[0x21, 0x11, 0, 4, 1, 2, 3, 4]].concat();
     let plain = request(&server, "/ws", &[]).into_bytes();
     let silent = from("192.0.2.1")[..20].to_vec();
-    let mut wrong = 0;
-    for prelude in [plain, version_1, too_long, cut, silent] {
+    let mut wrong = 0_usize;
+    for prelude in [plain, version_1, endless, too_long, cut, silent] {
         let mut raw = Raw::connect(&server).await;
         raw.write(&prelude).await;
         assert!(raw.rest().await.is_empty(), "{prelude:?} was answered");
         wrong += 1;
     }
+    for _ in 0..40 {
+        let mut raw = Raw::connect(&server).await;
+        raw.write(b"GET / HTTP/1.1\r\n").await;
+        assert!(raw.rest().await.is_empty());
+    }
     let metrics = Metrics::of(&server).await;
-    metrics.reach("uringcast_refusals_total{limit=\"proxy_protocol\"}", |count| count == wrong).await;
+    let all = wrong as u64 + 40;
+    metrics.reach("uringcast_refusals_total{limit=\"proxy_protocol\"}", |count| count == all).await;
+    // The log says whose connections they were and what was wrong; of many in a row it says the first.
+    server.logged("it sent no PROXY header, of neither version").await;
+    let log = server.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("the trusted proxy's connection is cut")).collect();
+    assert!(told.iter().all(|line| line.contains(" INFO ") && line.contains("client=127.0.0.1")), "{told:?}");
+    assert!(told.len() < wrong + 40, "{told:?}");
     // Their places are free again.
     metrics.reach("uringcast_connections", |count| count == 0).await;
     assert_eq!(upgrade(&server, &from("192.0.2.1"), &[]).await.0.status, 101);

@@ -225,15 +225,17 @@ async fn a_certificate_that_ends_is_spoken_of_at_the_start_and_at_a_reload() {
     server.signal("HUP");
     server.logged("the TLS certificate expired 3 days ago: clients refuse it").await;
     metrics.reach(expiry, |at| at < soon).await;
-    files.renew_for(5 * DAY_S + DAY_S / 2, 90 * DAY_S);
+    files.renew_for(5 * DAY_S + DAY_S / 2, 80 * DAY_S);
     server.signal("HUP");
     server.logged("is not yet valid, and won't be for 5 days").await;
-    // A certificate with long to go has no line in the log. Its end differs from the one before, so that the metric tells.
-    files.renew_for(-DAY_S, 91 * DAY_S);
+    // One that has long to go is nothing to speak of.
+    files.renew_for(-DAY_S, 90 * DAY_S);
     let before = server.log().matches("the TLS certificate ").count();
     server.signal("HUP");
-    metrics.reach(expiry, |at| at.abs_diff((now_s() + 91 * DAY_S) as u64) < 600).await;
-    secured(&server, files.root(), &version::TLS13, tcp(&server).await).await.expect("it is good now");
+    metrics.reach(expiry, |at| at.abs_diff((now_s() + 90 * DAY_S) as u64) < 600).await;
+    // The shard hears of it a moment later than the metrics.
+    let is_good = async || secured(&server, files.root(), &version::TLS13, tcp(&server).await).await.ok();
+    until("it is good now", is_good).await;
     assert_eq!(server.log().matches("the TLS certificate ").count(), before, "{}", server.log());
 }
 
@@ -340,4 +342,29 @@ fn faults_of_the_configuration_are_told_at_the_start() {
     files.options().run().refused(&["tls.key_file", "key.pem", "holds no private key"]);
     std::fs::remove_file(files.cert()).unwrap();
     files.options().run().refused(&["tls.cert_file", "cert.pem: cannot be read"]);
+}
+
+#[tokio::test]
+async fn over_a_limit_there_is_an_alert_and_no_handshake() {
+    let files = Files::new();
+    let server = files
+        .beside(metrics::options())
+        .env("URINGCAST_TLS__LISTEN", "")
+        .env("URINGCAST_LIMITS__CONNECTIONS", 1)
+        .start();
+    let metrics = Metrics::of(&server).await;
+    let _one = Secure::signed_in(&server, &files, 1, &version::TLS13).await;
+    for _ in 0..3 {
+        let error = secured(&server, files.root(), &version::TLS13, tcp(&server).await).await.unwrap_err();
+        // The client may find the connection reset over what it has just sent.
+        let text = error.to_string();
+        let is_told = text.contains("InternalError");
+        assert!(is_told || error.kind() != std::io::ErrorKind::InvalidData, "{text}");
+        // Nothing is awaited of whoever only listens.
+        let mut raw = Raw { tcp: tcp(&server).await, received: Vec::new() };
+        assert_eq!(raw.rest().await, [21, 3, 3, 0, 2, 2, 80]);
+    }
+    assert_eq!(metrics.refusals("connections").await, 6);
+    assert_eq!(metrics.get("uringcast_connections_unadmitted_total").await, 6);
+    assert_eq!(metrics.get("uringcast_connections_turned_away").await, 0);
 }

@@ -137,7 +137,7 @@ fn put(queue: &mut VecDeque<Parcel>, parcel: Parcel, sabotage: &mut Sabotage) {
                 return;
             }
             if sabotage.strikes(Fault::DuplicateDeliver) {
-                queue.push_back(again(&parcel));
+                queue.push_back(again(parcel));
             }
             swap = after_deliver && sabotage.strikes(Fault::SwapDelivers);
         }

@@ -187,7 +187,8 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
     // Limits by address and rates have tests of their own; that on the connections of a user is kept where nobody is
     // exempt.
     let exempt = if dice.once_in(2) { vec!["127.0.0.0/8".parse().expect("a network")] } else { Vec::new() };
-    let guard = Arc::new(Guard::new(Rules { exempt, addresses: 1 << 20, ..Rules::default() }));
+    let rules = Rules { exempt, addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..Rules::default() };
+    let guard = Arc::new(Guard::new(rules));
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
     let probe_ms = dice.pick(&[0, 100, 700, 2_000]);
     let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use uringcast::clock::Now;
 use uringcast::hub::{LOBBY, owner_of};
 use uringcast::ids::{ConnId, ShardId};
+use uringcast::limits::Peer;
 use uringcast::shard::{Action, Arrival, Input, Shard};
 
 use crate::backend::Backend;
@@ -26,7 +27,7 @@ use crate::wire::{Net, Reader};
 pub const WATCH: usize = 0;
 
 /// How every connection comes in.
-pub const HERE: Arrival = Arrival { from: IpAddr::V4(Ipv4Addr::LOCALHOST), over: None, accepted_ns: 1 };
+pub const HERE: Arrival = Arrival { from: Peer::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), is_told: true, accepted_ns: 1 };
 
 /// What a step can be; `Plan::weights` has the odds.
 const ACTIONS: [fn(&mut World) -> Verdict; 11] = [

@@ -3,60 +3,66 @@
 
 use std::net::IpAddr;
 
-use uringcast::proto::proxy::{Proxied, ProxyError, REST_MAX, SIGNATURE, parse, wanted};
+use uringcast::proto::proxy::{HEADER_MAX, Proxied, SIGNATURE, length, parse};
 
 use crate::dice::Dice;
 
-/// A reader that does as it is told takes the header and not a byte more, never asks for nothing, and comes to the
-/// verdict that the reference comes to.
+/// A reader that looks at more and more of the bytes decides once, exactly when the header is whole or wrong, and comes to
+/// the verdict that the reference comes to.
 pub fn run(bytes: &[u8]) {
-    let mut taken = 0;
-    let verdict = loop {
-        let header = &bytes[..taken];
-        match (parse(header), wanted(header)) {
-            (Ok(Some(proxied)), Ok(0)) => break Some(Ok(proxied)),
-            (Err(error), Ok(0)) => break Some(Err(error)),
-            (Err(error), wanted) => {
-                assert_eq!(wanted, Err(error), "one says that it is none, the other asks for more");
-                break Some(Err(error));
-            }
-            (Ok(None), Ok(more)) if more > 0 && taken + more <= SIGNATURE.len() + 4 + REST_MAX => {
-                // Whatever comes early is the same however it is cut.
-                (taken..bytes.len().min(taken + more)).for_each(|end| early(&bytes[..end], bytes));
-                taken += more;
-                if taken > bytes.len() {
-                    break None;
-                }
-            }
-            contradiction => panic!("{contradiction:?} after {taken} bytes"),
+    let mut told = None;
+    let mut verdict = Ok(None);
+    for end in 0..=bytes.len() {
+        let seen = &bytes[..end];
+        let (parsed, taken) = (parse(seen), length(seen));
+        match (verdict, parsed) {
+            (Ok(None), Ok(Some(_))) => assert_eq!(taken, Ok(Some(end)), "it is read when it is whole"),
+            (Ok(None), _) => {}
+            (before, now) => assert_eq!(before, now, "what was decided stays so, at {end} bytes"),
         }
-    };
-    match verdict {
-        Some(Ok(proxied)) => assert_eq!(reference(bytes), Some((proxied, taken))),
-        Some(Err(_)) => assert_eq!(reference(bytes), None),
-        None => assert!(parse(bytes).is_ok_and(|proxied| proxied.is_none()) || wanted(bytes).is_err()),
+        if let Ok(Some(length)) = taken {
+            assert!(length <= HEADER_MAX && *told.get_or_insert(length) == length);
+        }
+        verdict = parsed;
+    }
+    let expected = reference(bytes).or_else(|| line(bytes));
+    assert_eq!(verdict.ok().flatten(), expected.map(|(proxied, _)| proxied));
+    if let Some((_, taken)) = expected {
+        assert_eq!(told, Some(taken));
     }
 }
 
-/// A part is undecided, or it is wrong and stays so.
-fn early(part: &[u8], whole: &[u8]) {
-    match parse(part) {
-        Ok(None) => {}
-        Ok(Some(_)) => panic!("{} bytes are a header, which had asked for more", part.len()),
-        Err(error) => assert!(
-            parse(whole) == Err(error) && matches!(error, ProxyError::Missing | ProxyError::TooLong),
-            "{error} at {} bytes",
-            part.len()
-        ),
+/// Version 1, by its document (§2.1).
+fn line(bytes: &[u8]) -> Option<(Proxied, usize)> {
+    let end = bytes.iter().take(107).position(|byte| *byte == b'\n')?;
+    let mut words = bytes[..end].strip_suffix(b"\r")?.split(|byte| *byte == b' ');
+    if words.next()? != b"PROXY" {
+        return None;
     }
+    let family = words.next()?;
+    if family == b"UNKNOWN" {
+        return Some((Proxied::Unknown, end + 1));
+    }
+    let mut word = || std::str::from_utf8(words.next()?).ok();
+    let (source, destination, ports) = (word()?, word()?, [word()?, word()?]);
+    if words.next().is_some() || ports.iter().any(|port| port.starts_with('+') || port.parse::<u16>().is_err()) {
+        return None;
+    }
+    let (source, destination): (IpAddr, IpAddr) = (source.parse().ok()?, destination.parse().ok()?);
+    match family {
+        b"TCP4" if source.is_ipv4() && destination.is_ipv4() => {}
+        b"TCP6" if source.is_ipv6() && destination.is_ipv6() => {}
+        _ => return None,
+    }
+    Some((Proxied::From(source.to_canonical()), end + 1))
 }
 
-/// The document's words, in its order, over bytes that are all there: what is said and how long it is.
+/// Version 2 in the document's words (§2.2) and its order, over bytes that are all there: what is said and how long it is.
 fn reference(bytes: &[u8]) -> Option<(Proxied, usize)> {
     let after = bytes.strip_prefix(b"\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a")?;
     let (&[version_command, family, high, low], after) = after.split_first_chunk()?;
     let length = usize::from(high) * 256 + usize::from(low);
-    let body = after.get(..length).filter(|_| length <= REST_MAX)?;
+    let body = after.get(..length).filter(|_| 16 + length <= HEADER_MAX)?;
     // The sender's and the receiver's addresses, with a port each where there are ports.
     let (size, tlvs_from) = match family {
         0x00 => (0, None),
@@ -90,6 +96,9 @@ fn reference(bytes: &[u8]) -> Option<(Proxied, usize)> {
 
 /// A header with a wrong byte here and there, and something behind it.
 pub fn generate(dice: &mut Dice) -> Vec<u8> {
+    if dice.once_in(3) {
+        return generate_line(dice);
+    }
     let mut bytes = SIGNATURE.to_vec();
     bytes.push(dice.pick(&[0x21, 0x21, 0x21, 0x20, 0x22, 0x11, 0x31]));
     let family = dice.pick(&[0x11, 0x11, 0x21, 0x21, 0x12, 0x22, 0x31, 0x32, 0x00, 0x13, 0x41]);
@@ -114,6 +123,28 @@ pub fn generate(dice: &mut Dice) -> Vec<u8> {
     bytes.extend(body);
     if dice.once_in(3) {
         bytes.extend(b"GET / HTTP/1.1\r\n");
+    }
+    bytes
+}
+
+fn generate_line(dice: &mut Dice) -> Vec<u8> {
+    let addresses = ["192.0.2.1", "10.0.0.1", "2001:db8::1", "::ffff:192.0.2.7", "x"];
+    let family = dice.pick(&["TCP4", "TCP4", "TCP6", "UNKNOWN", "UDP4"]);
+    let of_family = |dice: &mut Dice| match family {
+        _ if dice.once_in(12) => dice.pick(&addresses),
+        "TCP6" => dice.pick(&addresses[2..4]),
+        _ => dice.pick(&addresses[..2]),
+    };
+    let (source, destination) = (of_family(dice), of_family(dice));
+    let (from, to) = (dice.below(70_000), dice.below(70_000));
+    let mut bytes = format!("PROXY {family} {source} {destination} {from} {to}\r\nGET / HTTP/1.1\r\n").into_bytes();
+    if dice.once_in(4) {
+        let at = dice.below(bytes.len());
+        bytes[at] = dice.pick(b" \r\n0+PX");
+    }
+    if dice.once_in(8) {
+        let at = dice.below(bytes.len());
+        bytes.splice(at..at, vec![b'x'; dice.below(120)]);
     }
     bytes
 }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use uringcast::clock::Now;
-use uringcast::limits::Limit;
+use uringcast::limits::Peer;
 use uringcast::shard::{Action, Arrival, Input, Shard};
 
 use super::{envelope, frames};
@@ -104,8 +104,8 @@ impl Hostile {
 
     fn open(&mut self) {
         let shard = self.dice.below(self.shards.len());
-        let over = self.dice.once_in(16).then_some(Limit::Connections);
-        let arrival = Arrival { from: Ipv4Addr::LOCALHOST.into(), over, accepted_ns: 1 };
+        let from = if self.dice.once_in(8) { Peer::Unix } else { Peer::Ip(Ipv4Addr::LOCALHOST.into()) };
+        let arrival = Arrival { from, is_told: !self.dice.once_in(4), accepted_ns: 1 };
         let Some(id) = self.shards[shard].open(arrival, self.now) else { return };
         let client = self.net.connect(id, self.dice.pick(&[200, 2_000, 1 << 20]));
         self.sent.push(Vec::new());

@@ -180,11 +180,11 @@ fn the_listener_for_backends_needs_a_key() {
     assert_eq!(listener(&format!("[http]\n{key}\nlisten = \"\"")), None);
     for (value, expected) in [("127.0.0.1:7", Some("127.0.0.1:7")), ("", None), (" ", None)] {
         let config = from_env(&[("URINGCAST_HTTP__LISTEN", value)]).unwrap();
-        assert_eq!(config.http.listen.0.map(|addr| addr.to_string()).as_deref(), expected);
+        assert_eq!(config.http.listen.0.first().map(ToString::to_string).as_deref(), expected);
     }
     let text = describe(&from_file("[http]\nlisten = \"\"").unwrap());
     assert!(text.contains("default: \"127.0.0.1:2346\"\nlisten = \"\"\n"), "{text}");
-    assert_eq!(from_file(&text).unwrap().http.listen, OptionalAddr(None));
+    assert_eq!(from_file(&text).unwrap().http.listen, Listeners(Vec::new()));
     for wrong in ["listen = \"localhost\"", "listen = 2346", "listen = \"2346\""] {
         assert!(
             refusal(&format!("[http]\n{wrong}")).starts_with("FILE:2: http.listen: must be an address and a port such")

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use super::{DEADLINE, SECRET};
 
@@ -16,6 +19,8 @@ pub struct Options {
     args: Vec<String>,
     env: BTreeMap<String, String>,
     wrap: Option<Vec<String>>,
+    /// System calls that are refused to the server, by number.
+    refused: Vec<i64>,
 }
 
 impl Options {
@@ -26,7 +31,12 @@ impl Options {
 
     /// Exactly these arguments and no configuration at all.
     pub fn bare(args: &[&str]) -> Self {
-        Self { args: args.iter().map(ToString::to_string).collect(), env: BTreeMap::new(), wrap: None }
+        Self {
+            args: args.iter().map(ToString::to_string).collect(),
+            env: BTreeMap::new(),
+            wrap: None,
+            refused: Vec::new(),
+        }
     }
 
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
@@ -58,6 +68,28 @@ impl Options {
         self
     }
 
+    /// Puts a seccomp filter on the server that refuses these system calls with EPERM, as containers' profiles do.
+    pub fn refused(mut self, calls: &[i64]) -> Self {
+        self.refused = calls.to_vec();
+        self
+    }
+
+    /// With a filter the child is made by a thread that has it: children inherit it, and the thread ends with it.
+    fn spawn(&self, mut command: Command) -> Child {
+        if self.refused.is_empty() {
+            return command.spawn().expect("the binary starts");
+        }
+        let rules = self.refused.iter().map(|&call| (call, Vec::new())).collect();
+        let arch = std::env::consts::ARCH.try_into().expect("an architecture that seccompiler knows");
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(1), arch);
+        let program: BpfProgram = filter.expect("a filter").try_into().expect("a program");
+        let filtered = std::thread::spawn(move || {
+            seccompiler::apply_filter(&program).expect("the kernel takes a filter");
+            command.spawn().expect("the binary starts")
+        });
+        filtered.join().expect("the thread ends")
+    }
+
     fn command(&self) -> Command {
         // Another build of the server can be put to the same test.
         let binary = std::env::var("URINGCAST_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_uringcast").to_owned());
@@ -84,7 +116,7 @@ impl Options {
 
     /// Runs a command that is expected to end by itself.
     pub fn run(self) -> Finished {
-        let mut child = self.command().spawn().expect("the binary starts");
+        let mut child = self.spawn(self.command());
         let stdout = drain(child.stdout.take().expect("piped"));
         let stderr = drain(child.stderr.take().expect("piped"));
         let Some(status) = wait(&mut child, DEADLINE) else {
@@ -173,9 +205,14 @@ pub struct Server {
     child: Child,
     stderr: Text,
     stdout: Text,
+    /// The first address of `addrs`; where there is none, none that could be connected to.
     pub addr: SocketAddr,
+    /// All addresses, plain ones first.
+    pub addrs: Vec<SocketAddr>,
     /// Where TLS is spoken, if it is.
     pub tls: Option<SocketAddr>,
+    /// The unix sockets.
+    pub unix: Vec<PathBuf>,
     pub shards: usize,
     pub ready_line: String,
     /// A panic in the log is what the test is about.
@@ -184,7 +221,15 @@ pub struct Server {
 
 impl Server {
     fn start(options: &Options) -> Self {
-        let mut child = options.command().spawn().expect("the binary starts");
+        let mut command = options.command();
+        // All tests can be put to another driver. Without arguments the server would not be in dev mode any more.
+        if let Ok(driver) = std::env::var("URINGCAST_DRIVER")
+            && !options.args.is_empty()
+            && !options.env.contains_key("URINGCAST_DRIVER")
+        {
+            command.env("URINGCAST_DRIVER", driver);
+        }
+        let mut child = options.spawn(command);
         let stderr = drain(child.stderr.take().expect("piped"));
         let mut reader = BufReader::new(child.stdout.take().expect("piped"));
         let (send, receive) = mpsc::channel();
@@ -202,12 +247,13 @@ impl Server {
         });
         let line = receive.recv_timeout(DEADLINE).unwrap_or_default();
         let parsed = parse_ready(line.trim_end_matches('\n'));
-        let Some((addr, tls, shards)) = parsed else {
+        let Some(Ready { addrs, tls, unix, shards }) = parsed else {
             let _ = child.kill();
             let _ = child.wait();
             panic!("not a ready line: {line:?}; {:?}; stderr:\n{}", options.args, settled(&stderr));
         };
-        Self { child, stderr, stdout, addr, tls, shards, ready_line: line, panics: false }
+        let addr = addrs.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+        Self { child, stderr, stdout, addr, addrs, tls, unix, shards, ready_line: line, panics: false }
     }
 
     pub fn pid(&self) -> u32 {
@@ -270,15 +316,33 @@ impl Drop for Server {
     }
 }
 
-/// `listening on ws://ADDR:PORT/ws (N shards)`, with `wss://…` in the URL's place or, after an "and", beside it.
-fn parse_ready(line: &str) -> Option<(SocketAddr, Option<SocketAddr>, usize)> {
+/// What the ready line says.
+struct Ready {
+    addrs: Vec<SocketAddr>,
+    tls: Option<SocketAddr>,
+    unix: Vec<PathBuf>,
+    shards: usize,
+}
+
+/// `listening on ws://ADDR:PORT/ws (N shards)`: one URL or several with "and" between them; with TLS it is `wss://…`, and
+/// of a unix socket `ws+unix:PATH:/ws`.
+fn parse_ready(line: &str) -> Option<Ready> {
     let (urls, rest) = line.strip_prefix("listening on ")?.split_once(" (")?;
-    let shards = rest.strip_suffix(" shards)").or_else(|| rest.strip_suffix(" shard)"))?;
-    let (mut plain, mut tls) = (None, None);
+    let shards = rest.strip_suffix(" shards)").or_else(|| rest.strip_suffix(" shard)"))?.parse().ok()?;
+    let mut ready = Ready { addrs: Vec::new(), tls: None, unix: Vec::new(), shards };
     for url in urls.split(" and ") {
-        let (scheme, rest) = url.strip_suffix("/ws")?.split_once("://")?;
-        let place = if scheme == "wss" { &mut tls } else { &mut plain };
-        *place = Some(rest.parse().ok()?);
+        let (scheme, place) = url.strip_suffix("/ws")?.split_once(':')?;
+        match scheme {
+            "ws+unix" | "wss+unix" => ready.unix.push(place.strip_suffix(':')?.into()),
+            "ws" | "wss" => {
+                let addr = place.strip_prefix("//")?.parse().ok()?;
+                ready.addrs.push(addr);
+                if scheme == "wss" {
+                    ready.tls.get_or_insert(addr);
+                }
+            }
+            _ => return None,
+        }
     }
-    Some((plain.or(tls)?, tls, shards.parse().ok()?))
+    Some(ready)
 }
