@@ -17,7 +17,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use crate::driver::{self, Turnstile};
 use crate::ids::ConnId;
 use crate::metrics::Count;
-use crate::proto::handshake::Refusal;
+use crate::proto::handshake::{Refusal, method_of};
 use crate::proto::proxy::{self, Proxied, ProxyError};
 use crate::reactor::Reactor;
 use crate::shard::{Action, Input, Sent, Wire};
@@ -219,6 +219,23 @@ impl Wire for Sockets {
         };
         sent.map_or(Sent::Gone, Sent::Bytes)
     }
+
+    fn unacknowledged(&mut self, conn: ConnId) -> usize {
+        let Some(Socket { fd, layer, .. }) = get(&mut self.slots, conn) else { return 0 };
+        let encrypted = if let Layer::Tls(secure) = layer { secure.stream.unsent() } else { 0 };
+        encrypted + unacknowledged(fd)
+    }
+}
+
+/// The request of ioctl(2) for what a socket has not got rid of yet (tcp(7), unix(7)), as most architectures number it.
+const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+
+/// Bytes that the kernel took and the peer has not acknowledged.
+fn unacknowledged(fd: &Descriptor) -> usize {
+    #[expect(unsafe_code, reason = "rustix has no safe function for SIOCOUTQ")]
+    // SAFETY: SIOCOUTQ writes one `int`, for which `Getter` has room.
+    let queued = unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<SIOCOUTQ, std::ffi::c_int>::new()) };
+    queued.ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
 }
 
 /// Offers bytes to the kernel; returns how many it took, or `None` if the peer is gone.
@@ -280,7 +297,7 @@ fn caught<R>(reactor: &Reactor, id: ConnId, work: impl FnOnce() -> R) -> Option<
 fn receive(reactor: &Rc<Reactor>, id: ConnId, transport: &Transport) -> Input {
     let mut buffer = reactor.buffer.borrow_mut();
     match rustix::net::recv(transport, &mut buffer[..], RecvFlags::DONTWAIT) {
-        Ok((0, _)) => Input::Ended,
+        Ok((0, _)) => reactor.with(|shard, _| shard.hear_out(id)),
         Ok((count, _)) => take(reactor, id, &mut buffer[..count]),
         Err(Errno::AGAIN | Errno::INTR) => reactor.with(|shard, _| shard.input(id)),
         Err(_) => Input::Ended,
@@ -302,7 +319,8 @@ fn take(reactor: &Rc<Reactor>, id: ConnId, received: &mut [u8]) -> Input {
         Ok(Opened::PeerClosed) => drop(rustix::net::shutdown(fd, Shutdown::Read)),
         Err(Fault::PlainHttp) => {
             let mut answer = Vec::new();
-            Refusal::bad_request("this port speaks TLS: use wss:// or https://").write(&mut answer);
+            let refusal = Refusal::bad_request("this port speaks TLS: use wss:// or https://");
+            refusal.write(method_of(received), &mut answer);
             send(fd, &[IoSlice::new(&answer)]);
         }
         Ok(Opened::Open) | Err(_) => {}
@@ -378,6 +396,15 @@ pub fn act(reactor: &Rc<Reactor>, actions: Vec<Action>) {
                     drop(sockets);
                     await_drained(reactor, id);
                 }
+            }
+            Action::End(id) => {
+                sockets.finish(id);
+                // What TLS has to say last may find no room: then the peer does without.
+                sockets.drain(id);
+                if let Some(Socket { fd, .. }) = sockets.get(id) {
+                    let _ = rustix::net::shutdown(&*fd, Shutdown::Both);
+                }
+                sockets.wake_reader(id);
             }
             Action::Abort(id) => {
                 if let Some(Socket { fd, .. }) = sockets.get(id) {

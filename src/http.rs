@@ -55,15 +55,27 @@ pub enum Route {
     Page(Page),
 }
 
-/// A page: status 200 and a body, or 304 without one.
+/// A page: status 200 and a body, 304 without one, or, to OPTIONS, the methods that there are.
 #[derive(Debug)]
 pub struct Page {
     /// The origin whose pages may read it (Fetch §3.2), `*` for all; `None`: only this server's own.
     reader: Option<String>,
     /// What a copy of it is known by, if one may be kept.
     etag: Option<String>,
+    reply: PageReply,
+}
+
+#[derive(Debug)]
+enum PageReply {
+    Content(PageContent),
     /// The asker's copy is still good.
-    not_modified: bool,
+    NotModified,
+    /// To OPTIONS.
+    Methods,
+}
+
+#[derive(Debug)]
+struct PageContent {
     content_type: &'static str,
     body: Cow<'static, [u8]>,
 }
@@ -79,7 +91,13 @@ impl Site {
     /// # Errors
     /// The HTTP refusal to send.
     pub fn route(&self, request: &Request<'_>, now_unix_ms: u64) -> Result<Route, Refusal> {
+        let is_endpoint = |path: &str| path == self.path || (path == ECHO_PATH && self.echo);
         match request.path() {
+            // What is asked of the server as a whole, or of an endpoint: which methods there are (RFC 9110 §9.3.7).
+            path if request.method() == "OPTIONS" && (path == "*" || is_endpoint(path)) => {
+                self.policy.check_host(request)?;
+                Ok(Route::Page(Page { reader: None, etag: None, reply: PageReply::Methods }))
+            }
             path if path == self.path => upgrade(request, &self.policy).map(Route::Native),
             ECHO_PATH if self.echo => upgrade(request, &self.policy).map(Route::Echo),
             path if path == CLIENT_PATH || path.starts_with(CLIENT_MODULES) => client_file(request).map(Route::Page),
@@ -91,12 +109,13 @@ impl Site {
                     path => asset(path),
                 };
                 let reader = request.origin().filter(|origin| self.policy.origins.lists(origin));
+                let reader = reader.map(str::to_owned);
                 match request.method() {
-                    "GET" => page.map(|page| Route::Page(Page { reader: reader.map(str::to_owned), ..page })),
-                    // A preflight (Fetch §4.8): asked before what a page would not send by itself.
-                    "OPTIONS" if reader.is_some() => page.map(|page| {
-                        Route::Page(Page { reader: reader.map(str::to_owned), body: Cow::Borrowed(b""), ..page })
-                    }),
+                    "GET" | "HEAD" => {
+                        page.map(|content| Route::Page(Page { reader, etag: None, reply: PageReply::Content(content) }))
+                    }
+                    // Also a preflight (Fetch §4.8): asked before what a page would not send by itself.
+                    "OPTIONS" => page.map(|_| Route::Page(Page { reader, etag: None, reply: PageReply::Methods })),
                     _ => Err(page.map_or_else(|refusal| refusal, |_| Refusal::method_not_allowed())),
                 }
             }
@@ -104,7 +123,7 @@ impl Site {
     }
 }
 
-fn asset(path: &str) -> Result<Page, Refusal> {
+fn asset(path: &str) -> Result<PageContent, Refusal> {
     let (file, content_type) = match path {
         "/" => ("demo/index.html", "text/html; charset=utf-8"),
         "/app.js" => ("demo/app.js", "text/javascript; charset=utf-8"),
@@ -114,7 +133,7 @@ fn asset(path: &str) -> Result<Page, Refusal> {
         _ => return Err(Refusal::not_found()),
     };
     let file = Assets::get(file).ok_or(Refusal::not_found())?;
-    Ok(Page { reader: None, etag: None, not_modified: false, content_type, body: file.data })
+    Ok(PageContent { content_type, body: file.data })
 }
 
 /// One of the client's modules.
@@ -131,18 +150,20 @@ fn client_file(request: &Request<'_>) -> Result<Page, Refusal> {
     // RFC 9110 §13.1.2: a list, or * for any.
     let known =
         |known: &str| known.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag || tag.trim() == "*");
-    let not_modified = request.method() == "GET" && request.header("if-none-match").is_some_and(known);
-    let body = match request.method() {
-        "GET" if !not_modified => file.data,
-        "GET" | "OPTIONS" => Cow::Borrowed(&b""[..]),
+    let is_known = request.header("if-none-match").is_some_and(known);
+    let reply = match request.method() {
+        "GET" | "HEAD" if is_known => PageReply::NotModified,
+        "GET" | "HEAD" => {
+            PageReply::Content(PageContent { content_type: "text/javascript; charset=utf-8", body: file.data })
+        }
+        "OPTIONS" => PageReply::Methods,
         _ => return Err(Refusal::method_not_allowed()),
     };
-    let (reader, content_type) = (Some("*".to_owned()), "text/javascript; charset=utf-8");
-    Ok(Page { reader, etag: Some(etag), not_modified, content_type, body })
+    Ok(Page { reader: Some("*".to_owned()), etag: Some(etag), reply })
 }
 
 /// Signs the visitor in under any name: only where the server is for trying things out.
-fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<Page, Refusal> {
+fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<PageContent, Refusal> {
     let name = query.split('&').find_map(|pair| pair.strip_prefix("name=")).and_then(percent_decode);
     let refused = Refusal::bad_request("a name is needed, in UTF-8: /token?name=Alice");
     let name = cut_name(name.as_deref().ok_or(refused)?);
@@ -152,8 +173,7 @@ fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<Page, Re
     let token =
         auth::issue(secret, &token, now_unix_ms).map_err(|_| Refusal::unavailable("no token can be made", 1))?;
     let body = serde_json::json!({ "token": token }).to_string();
-    let body = Cow::Owned(body.into_bytes());
-    Ok(Page { reader: None, etag: None, not_modified: false, content_type: "application/json", body })
+    Ok(PageContent { content_type: "application/json", body: Cow::Owned(body.into_bytes()) })
 }
 
 /// The first `NAME_CHARS` characters, as far as a token can hold them.
@@ -182,18 +202,22 @@ fn percent_decode(value: &str) -> Option<String> {
 }
 
 impl Page {
-    /// Appends the response.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let status = if self.not_modified { "304 Not Modified" } else { "200 OK" };
+    /// Appends the response to a request of this method: to HEAD, without the body.
+    pub fn write(&self, method: &str, out: &mut Vec<u8>) {
+        let status = match self.reply {
+            PageReply::Content(_) => "200 OK",
+            PageReply::NotModified => "304 Not Modified",
+            PageReply::Methods => "204 No Content\r\nAllow: GET, HEAD, OPTIONS",
+        };
         let caching = match &self.etag {
             Some(etag) => format!("no-cache\r\nETag: {etag}"),
             None => "no-store".to_owned(),
         };
         let head = format!("HTTP/1.1 {status}\r\nCache-Control: {caching}\r\n");
         out.extend_from_slice(head.as_bytes());
-        if !self.not_modified {
+        if let PageReply::Content(PageContent { content_type, body }) = &self.reply {
             // RFC 9110 §8.6: the length of what a 200 would bring, or none.
-            let content = format!("Content-Type: {}\r\nContent-Length: {}\r\n", self.content_type, self.body.len());
+            let content = format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len());
             out.extend_from_slice(content.as_bytes());
         }
         out.extend_from_slice(
@@ -209,7 +233,11 @@ impl Page {
             out.extend_from_slice(cors.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(&self.body);
+        if let PageReply::Content(PageContent { body, .. }) = &self.reply
+            && method != "HEAD"
+        {
+            out.extend_from_slice(body);
+        }
     }
 }
 

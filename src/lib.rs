@@ -39,6 +39,7 @@ pub mod run;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod signals;
 pub mod socket_file;
 pub mod tls;
 pub mod user;

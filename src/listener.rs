@@ -18,7 +18,7 @@ use crate::conn::{self, Layer, Transport};
 use crate::driver;
 use crate::limits::{Limit, Peer};
 use crate::metrics::Count;
-use crate::proto::handshake::Refusal;
+use crate::proto::handshake::{Refusal, method_of};
 use crate::proto::proxy::Proxied;
 use crate::reactor::Reactor;
 use crate::shard::Arrival;
@@ -166,7 +166,7 @@ pub async fn accept(reactor: Rc<Reactor>, door: Rc<Door>) {
         }
     };
     let mut spare = Spare::new();
-    let mut shortage_told = None;
+    let mut shortage = Shortage::default();
     // Waits through the driver, behind whatever else is ready; a crowd is taken at once, up to a bound.
     while !reactor.is_draining() && reactor.turnstile.readable(&waiting).await.is_ok() {
         for _ in 0..door.at_once {
@@ -175,16 +175,21 @@ pub async fn accept(reactor: Rc<Reactor>, door: Rc<Door>) {
                 return;
             }
             match taken {
-                Ok((socket, peer)) => enter(&reactor, socket, peer, door.tls),
+                Ok((socket, peer)) if reactor.open_sockets.count() < reactor.entry.sockets_max => {
+                    enter(&reactor, socket, peer, door.tls);
+                }
+                Ok((socket, _)) => {
+                    shortage.tell(&"all descriptors that connections may have are taken");
+                    reactor.metrics.count(Count::Accepted);
+                    reactor.metrics.refused(Limit::Descriptors);
+                    tell_unavailable(&socket, door.tls);
+                }
                 Err(Errno::AGAIN) => break,
                 // It was shut: by this shard or, where it is shared, by another that goes away too.
                 Err(Errno::INVAL) => return,
                 Err(error) if is_shortage(error) => {
                     reactor.metrics.refused(Limit::Descriptors);
-                    if shortage_told.is_none_or(|at: Instant| at.elapsed() > SHORTAGE_TOLD) {
-                        shortage_told = Some(Instant::now());
-                        tracing::warn!(%error, "no descriptor or memory for new connections: they are refused");
-                    }
+                    shortage.tell(&error);
                     spare.refuse_some(&reactor, &door);
                     monoio::time::sleep(BACK_OFF).await;
                     break;
@@ -192,6 +197,21 @@ pub async fn accept(reactor: Rc<Reactor>, door: Rc<Door>) {
                 // The connection's own fault: the next may be well.
                 Err(error) => tracing::debug!(%error, "accept"),
             }
+        }
+    }
+}
+
+/// Tells the log that descriptors or memory ran out, once in a while.
+#[derive(Default)]
+struct Shortage {
+    told: Option<Instant>,
+}
+
+impl Shortage {
+    fn tell(&mut self, error: &dyn std::fmt::Display) {
+        if self.told.is_none_or(|at| at.elapsed() > SHORTAGE_TOLD) {
+            self.told = Some(Instant::now());
+            tracing::warn!(%error, "no descriptor or memory for new connections: they are refused");
         }
     }
 }
@@ -250,7 +270,7 @@ fn admit(reactor: &Rc<Reactor>, transport: Rc<Transport>, from: Peer, tls: bool,
     let arrival = Arrival { from, is_told: !tls, accepted_ns };
     let Some(id) = reactor.with(|shard, now| shard.open(arrival, now)) else {
         if tls {
-            tell(&transport, &tls::UNAVAILABLE);
+            tell(&*transport, |_| tls::UNAVAILABLE.to_vec());
         }
         return;
     };
@@ -276,16 +296,29 @@ fn secure(reactor: &Reactor) -> Option<Stream> {
     Stream::new(config).inspect_err(|fault| tracing::error!(%fault, "no TLS for a new connection")).ok()
 }
 
-fn is_shortage(error: Errno) -> bool {
+/// Whether descriptors or memory ran out.
+pub fn is_shortage(error: Errno) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&error)
 }
 
-/// Answers whatever was asked, before the socket is closed. What has come is read first: a socket that is closed over
+/// Answers whatever was asked that there is no descriptor for it.
+fn tell_unavailable(socket: impl AsFd, tls: bool) {
+    if tls {
+        return tell(socket, |_| tls::UNAVAILABLE.to_vec());
+    }
+    tell(socket, |asked| {
+        let mut answer = Vec::new();
+        Refusal::unavailable("out of descriptors", 5).write(method_of(asked), &mut answer);
+        answer
+    });
+}
+
+/// Answers what was asked, before the socket is closed. What has come is read first: a socket that is closed over
 /// unread bytes is reset, and the answer might be lost.
-fn tell(socket: impl AsFd, answer: &[u8]) {
+fn tell(socket: impl AsFd, answer: impl FnOnce(&[u8]) -> Vec<u8>) {
     let mut asked = [0; 4096];
-    let _ = rustix::net::recv(&socket, &mut asked[..], RecvFlags::DONTWAIT);
-    let _ = rustix::net::send(&socket, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let count = rustix::net::recv(&socket, &mut asked[..], RecvFlags::DONTWAIT).map_or(0, |(count, _)| count);
+    let _ = rustix::net::send(&socket, &answer(&asked[..count]), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     let _ = rustix::net::shutdown(&socket, Shutdown::Write);
 }
 
@@ -300,9 +333,6 @@ impl Spare {
 
     /// Takes connections on the spare's place, one after the other, and tells each why it can't stay.
     fn refuse_some(&mut self, reactor: &Reactor, door: &Door) {
-        let mut http = Vec::new();
-        Refusal::unavailable("out of descriptors", 5).write(&mut http);
-        let answer = if door.tls { &tls::UNAVAILABLE[..] } else { &http };
         for _ in 0..REFUSALS_PER_TURN {
             if self.0.take().is_none() {
                 break;
@@ -310,7 +340,7 @@ impl Spare {
             let accepted = door.take();
             if let Ok((socket, _)) = &accepted {
                 reactor.metrics.count(Count::Accepted);
-                tell(socket, answer);
+                tell_unavailable(socket, door.tls);
             }
             let none_left = accepted.is_err();
             // Its place is the spare's again.

@@ -273,14 +273,14 @@ impl Metrics {
         Arc::clone(&self.shards[index])
     }
 
-    /// All numbers and those of the `process`, in the text format [`CONTENT_TYPE`].
+    /// All numbers of the shards, and those of `others`, in the text format [`CONTENT_TYPE`].
     ///
     /// # Errors
     /// None in practice: it writes into memory.
-    pub fn text(&self, process: Process) -> Result<String, fmt::Error> {
+    pub fn text(&self, others: impl IntoIterator<Item = Box<dyn Collector>>) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(self.clone()));
-        registry.register_collector(Box::new(process));
+        others.into_iter().for_each(|other| registry.register_collector(other));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(text)
@@ -372,7 +372,8 @@ mod tests {
     use super::*;
 
     fn served(metrics: &Metrics) -> String {
-        metrics.text(Process { log_lines_lost: 3, revocations: 5 }).expect("a text")
+        let process: Box<dyn Collector> = Box::new(Process { log_lines_lost: 3, revocations: 5 });
+        metrics.text([process]).expect("a text")
     }
 
     #[test]

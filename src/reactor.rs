@@ -48,6 +48,8 @@ pub enum Command {
     Lift(Arc<Lifted>, flume::Sender<()>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
+    /// Answer publications at once from now on, whatever their channel's batch window.
+    EndWindows,
     /// Say goodbye to everyone, wait so long at most, and end.
     Drain(Duration),
 }
@@ -68,6 +70,11 @@ impl OpenSockets {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Whether none is left.
     pub fn is_empty(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
@@ -83,6 +90,8 @@ pub struct Entry {
     pub proxy_protocol: bool,
     /// How long it may take to come.
     pub patience: Duration,
+    /// Descriptors that connections may take, over all shards: the others are the API's and the process's own.
+    pub sockets_max: usize,
     /// Where refusals are told.
     pub refusals: Arc<RefusalLog>,
 }
@@ -351,6 +360,7 @@ impl Reactor {
                     let number = self.expect_answer(reply);
                     self.with(|shard, _| shard.ask_for_backend(number, ask));
                 }
+                Command::EndWindows => self.with(|shard, now| shard.end_windows(now)),
                 Command::Drain(patience) => {
                     self.draining.set(true);
                     for door in &self.doors {
@@ -386,7 +396,7 @@ impl Reactor {
 
     /// The time to say goodbye is over.
     async fn cut(self: &Rc<Self>) {
-        self.with(|shard, _| shard.abort_all());
+        self.with(|shard, _| shard.end_all());
         monoio::time::sleep(CUT).await;
     }
 }
@@ -403,7 +413,7 @@ async fn listen_to_bell(reactor: Rc<Reactor>, bell: UnixStream, fd: OwnedFd) {
 async fn keep_time(reactor: Rc<Reactor>) {
     loop {
         monoio::time::sleep(Duration::from_millis(crate::wheel::TICK_MS)).await;
-        reactor.with(|shard, now| shard.tick(now));
+        reactor.with_wire(|shard, wire, now| shard.tick(wire, now));
         if reactor.is_draining() {
             reactor.turn.ring();
         }

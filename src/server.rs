@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::auth::{self, ApiKeys, CacheLimits, Revocations, Verifier};
@@ -35,6 +34,7 @@ use crate::proto::websocket;
 use crate::reactor::{Command, Entry, OpenSockets, Parts, Reactor};
 use crate::refusals::RefusalLog;
 use crate::shard::{Compression, Settings, Shard};
+use crate::signals::{self, Meaning};
 use crate::socket_file::SocketFile;
 use crate::tls::{self, Identity};
 
@@ -198,17 +198,17 @@ impl Server {
             0 => cpus::shards_for(&cpus),
             n => usize::from(n),
         };
-        raise_descriptor_limit(count, config)?;
+        let share = raise_descriptor_limit(count, config, config.http.listener().is_some())?;
         let verifier = Arc::new(verifier(config)?);
         let settings = Arc::new(settings(config, count, give_back)?);
         settings.metrics.driver(driver.name());
         let clock = Clock::start();
         // Before any thread: so that they all inherit the handlers, and a signal during boot isn't lost.
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("installing signal handlers"))?;
+        let signals = Signals::new(signals::all()).map_err(system("installing signal handlers"))?;
         let identity = identity(config)?;
         let Doors { places, by_shard: doors, mut files } = doors(config, count)?;
-        let served = identity.as_ref().map(|(_, _, served)| Arc::clone(&served.config));
         let api = api(config, &mut files)?;
+        let served = identity.as_ref().map(|(_, _, served)| Arc::clone(&served.config));
         let ledger = ledger(config, clock.now().unix_ms)?;
         let endpoints = mesh::build(count, settings.lane_parcels).map_err(system("creating the lanes"))?;
         let open_sockets = Arc::new(OpenSockets::default());
@@ -216,6 +216,7 @@ impl Server {
             guard: Arc::clone(&settings.guard),
             proxy_protocol: config.limits.proxy_protocol,
             patience: Duration::from_millis(config.limits.handshake_ms),
+            sockets_max: share.sockets,
             refusals: Arc::clone(&settings.refusals),
         };
         let (ready, started) = mpsc::channel();
@@ -262,6 +263,8 @@ impl Server {
             Some((keys, listener)) => {
                 let parts = control::Parts {
                     listener,
+                    room: control::Room::within(share.api),
+                    hosts: config.http.hosts.clone(),
                     cors: Origins::list(&config.http.cors_origins)
                         .map_err(|fault| ConfigError::of_key("http.cors_origins", fault))?,
                     keys,
@@ -310,32 +313,41 @@ impl Server {
         self.shards.len()
     }
 
-    /// Waits for signals: SIGHUP reads keys and certificate anew, SIGTERM and SIGINT end the server.
+    /// Waits for signals and does what they mean, until one ends the server.
     ///
     /// # Errors
     /// When a shard failed.
     pub fn run(self) -> Result<(), BootError> {
-        let Self { config, shards, mut signals, control, certificate, memory, files, refusals, .. } = self;
-        for signal in signals.forever() {
-            if signal != SIGHUP {
-                tracing::info!(signal, "going away");
-                break;
-            }
-            reload(&config, &shards, control.as_ref());
-            if let Some(certificate) = &certificate {
-                certificate.reload();
+        let Self { config, shards, signals: mut received, control, certificate, memory, files, refusals, .. } = self;
+        for signal in received.forever() {
+            match signals::meaning(signal) {
+                Meaning::End => {
+                    tracing::info!("{}: going away", signals::name(signal));
+                    break;
+                }
+                Meaning::Nothing => tracing::info!("{} does nothing here", signals::name(signal)),
+                Meaning::Reload => {
+                    reload(&config, &shards, control.as_ref());
+                    if let Some(certificate) = &certificate {
+                        certificate.reload();
+                    }
+                }
             }
         }
         drop(certificate);
         let patience = Duration::from_millis(config.shutdown_ms);
-        // First: what the backend was let in for is still answered by all shards.
+        let end = Instant::now() + patience;
+        // First: what the backend was let in for is still answered by all shards, and nobody waits for a window to end.
         if let Some(control) = &control {
-            control.drain(patience);
+            control.drain();
+            shards.iter().for_each(|shard| shard.tell(Command::EndWindows));
+            control.wait_until_idle(patience / 2);
         }
-        shards.iter().for_each(|shard| shard.tell(Command::Drain(patience)));
+        let left = end.saturating_duration_since(Instant::now());
+        shards.iter().for_each(|shard| shard.tell(Command::Drain(left)));
         // A successor may have the places at once.
         drop(files);
-        let latest = Instant::now() + patience + END;
+        let latest = end + END;
         for (number, shard) in shards.into_iter().enumerate() {
             while !shard.thread.is_finished() {
                 if Instant::now() > latest {
@@ -346,7 +358,7 @@ impl Server {
             shard.thread.join().map_err(|_| BootError::Shard(number))?;
         }
         if let Some(control) = control {
-            control.stop();
+            control.stop(end);
         }
         memory.stop();
         refusals.finish();
@@ -666,8 +678,22 @@ pub fn descriptors(shards: u64) -> u64 {
     DESCRIPTORS + DESCRIPTORS_PER_SHARD * shards
 }
 
-/// Takes all the descriptors that the process may have.
-fn raise_descriptor_limit(shards: usize, config: &Config) -> Result<(), BootError> {
+/// Descriptors that the API's connections have for themselves, of those that the process doesn't need.
+pub fn api_descriptors(left: usize) -> usize {
+    control::Room::DESCRIPTORS.min(left / 4)
+}
+
+/// How the descriptors are shared out that the process doesn't need for itself.
+#[derive(Clone, Copy, Debug)]
+struct DescriptorShare {
+    /// For connections of clients.
+    sockets: usize,
+    /// For those of the API: clients can't take them.
+    api: usize,
+}
+
+/// Takes all the descriptors that the process may have, and shares them out.
+fn raise_descriptor_limit(shards: usize, config: &Config, has_api: bool) -> Result<DescriptorShare, BootError> {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(u64::MAX);
     let needed = descriptors(shards as u64);
@@ -678,12 +704,14 @@ fn raise_descriptor_limit(shards: usize, config: &Config) -> Result<(), BootErro
         let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
         setrlimit(Resource::Nofile, raised).map_err(|error| system("raising the descriptor limit")(error.into()))?;
     }
-    if most < needed + config.limits.connections as u64 {
+    let left = usize::try_from(most - needed).unwrap_or(usize::MAX);
+    let api = if has_api { api_descriptors(left) } else { 0 };
+    let sockets = left - api;
+    if sockets < config.limits.connections {
         tracing::info!(
-            "{most} file descriptors are allowed: about {} connections, fewer than limits.connections = {}",
-            most - needed,
+            "{most} file descriptors are allowed: {sockets} connections, fewer than limits.connections = {}",
             config.limits.connections
         );
     }
-    Ok(())
+    Ok(DescriptorShare { sockets, api })
 }

@@ -15,7 +15,7 @@ use crate::hub::users::DuplicateLogin;
 use crate::limits::Net;
 use crate::proto::deflate::Mode;
 use crate::proto::forwarded::ForwardedHeader;
-use crate::proto::origin::Origins;
+use crate::proto::origin::{Origins, split_port};
 use crate::proto::text::Language;
 
 use super::channels::ChannelRules;
@@ -319,6 +319,11 @@ settings! {
         /// Origins whose pages may use that listener from a browser (CORS), written as in `origins`. None by default:
         /// an API key in a page is everyone's. `["https://status.example.com"]` lets such a page read /health.
         cors_origins: Vec<String> = Vec::new(), origin_list;
+        /// Names under which that listener answers without a key (/health, /metrics), where it is on a loopback address:
+        /// `["metrics.internal"]`; "*" allows all. `localhost`, loopback addresses and names without a dot are always
+        /// answered. So a web page whose own name was pointed at this machine (DNS rebinding) can't read the answers.
+        /// Requests that bring a key may use any name.
+        hosts: Vec<String> = Vec::new(), host_list;
     }
 }
 
@@ -589,6 +594,17 @@ fn endpoint_path(path: &String) -> Result<(), String> {
 
 fn origin_list(origins: &Vec<String>) -> Result<(), String> {
     Origins::list(origins).map(drop)
+}
+
+fn host_list(hosts: &Vec<String>) -> Result<(), String> {
+    let is_name =
+        |host: &String| host == "*" || split_port(host).is_some_and(|(name, port)| name == host && port.is_none());
+    match hosts.iter().find(|host| !is_name(host)) {
+        Some(wrong) => {
+            Err(format!("{wrong:?} is no host: write metrics.internal, without a scheme or a port, or \"*\""))
+        }
+        None => Ok(()),
+    }
 }
 
 fn api_key_list(keys: &Vec<Secret>) -> Result<(), String> {

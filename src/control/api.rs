@@ -3,30 +3,33 @@
 //! `mod` serves the router that this file makes.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
 use axum::extract::{Query, Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use prometheus_client::collector::Collector;
 use serde::Serialize;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::bodies::{Bodies, HeldBody};
+use super::connections::{Busy, Seat, Seats};
+use super::counts::ApiBound;
 use super::fault::{Fault, FaultMessage};
-use super::input::{self, History, Presence, Publication, Revoke};
+use super::hosts::{Hosts, host_of};
+use super::input::{self, History, Presence, Publication};
 use super::ledger::{Ledger, NotKept};
 use super::owners::{NotAsked, Owners};
+use super::places::{Room, Share, Shares};
 use super::revocations;
-use super::{Parts, REQUESTS};
+use super::{Parts, Phase};
 use crate::auth::{ApiKeys, Lifted, Revoked};
 use crate::clock::Clock;
-use crate::limits::{Guard, Peer};
+use crate::limits::{Address, Guard};
 use crate::log::LostLines;
 use crate::metrics::{CONTENT_TYPE, Metrics, Process};
 use crate::namespace::{LOBBY, Namespaces, PresenceMode};
@@ -38,10 +41,10 @@ use crate::proto::text::Text;
 use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_place, quoted_up_to};
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
-/// A body's room beside its content: a broadcast's list of channels.
-const LIST_BYTES: usize = 256 * 1024;
 /// Channels of one broadcast that are asked at a time: a part of what a shard's queue of commands holds.
 const BROADCAST_WINDOW: usize = 32;
+/// How long a body may still take to come once the server was told to go.
+const LAST_BODY: Duration = Duration::from_millis(500);
 
 /// What whoever watches the server is told.
 #[derive(Debug)]
@@ -70,16 +73,28 @@ pub struct State {
     owners: Owners,
     namespaces: Arc<Namespaces>,
     watching: Watching,
+    hosts: Hosts,
+    seats: Arc<Seats>,
+    /// Requests that are with the shards.
+    shares: Arc<Shares>,
+    /// Requests that have brought a key and are not answered yet.
+    under_way: watch::Sender<usize>,
     refusals: Arc<RefusalLog>,
-    requests: Semaphore,
-    body_bytes: usize,
+    bodies: Arc<Bodies>,
     patience: Duration,
-    draining: AtomicBool,
+    phase: watch::Receiver<Phase>,
 }
 
 impl State {
     /// With the bounds of the configuration.
-    pub fn new(parts: Parts, watching: Watching) -> Self {
+    pub fn new(
+        parts: Parts,
+        watching: Watching,
+        hosts: Hosts,
+        room: Room,
+        seats: Arc<Seats>,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
         let Parts { keys, owners, namespaces, push_bytes, request_ms, .. } = parts;
         Self {
             keys: RwLock::new(keys),
@@ -90,12 +105,14 @@ impl State {
             owners,
             namespaces,
             watching,
+            hosts,
+            bodies: Bodies::new(Arc::clone(&seats), push_bytes),
+            seats,
+            shares: Shares::new(room.requests),
+            under_way: watch::Sender::new(0),
             refusals: parts.refusals,
-            requests: Semaphore::new(REQUESTS as usize),
-            // A text may come with every character escaped, in twice the bytes.
-            body_bytes: push_bytes.saturating_mul(2).saturating_add(LIST_BYTES),
             patience: Duration::from_millis(request_ms),
-            draining: AtomicBool::new(false),
+            phase,
         }
     }
 
@@ -104,14 +121,9 @@ impl State {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
-    /// From now on requests are refused.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
     /// Waits until no request is under way.
     pub async fn idle(&self) {
-        let _ = self.requests.acquire_many(REQUESTS).await;
+        let _ = self.under_way.subscribe().wait_for(|under_way| *under_way == 0).await;
     }
 
     /// Looks at what was revoked, or changes it, at a moment in Unix milliseconds.
@@ -126,7 +138,13 @@ impl State {
     }
 
     fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        *self.phase.borrow() != Phase::Serving
+    }
+
+    /// Waits until the server has been told to go, and bodies that are not there yet come too late.
+    async fn too_late(&self) {
+        let _ = self.phase.clone().wait_for(|phase| *phase != Phase::Serving).await;
+        sleep(LAST_BODY).await;
     }
 
     fn admits(&self, headers: &HeaderMap) -> bool {
@@ -196,16 +214,50 @@ pub fn router(state: Arc<State>) -> axum::Router {
     let open = axum::Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
-        .method_not_allowed_fallback(|| async { Fault::new(StatusCode::METHOD_NOT_ALLOWED, "GET only") })
+        .method_not_allowed_fallback(|| async { Fault::new(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only") })
         .with_state(Arc::clone(&state));
     open.merge(guarded)
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), known_host))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), cors))
+        .layer(middleware::from_fn(front))
         .layer(middleware::from_fn_with_state(state, tell))
 }
 
-/// Tells the log of each request: at debug, and at info what was refused. `/health` is no request of a backend.
+/// In front of everything: a request names one host, and what it asks of the server as a whole is answered here.
+async fn front(request: Request, next: Next) -> Response {
+    if let Err(fault) = host_of(&request) {
+        return last(fault.into_response());
+    }
+    if request.method() == Method::CONNECT {
+        return Fault::new(StatusCode::METHOD_NOT_ALLOWED, "this is no proxy").into_response();
+    }
+    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, POST, OPTIONS")]).into_response();
+    }
+    next.run(request).await
+}
+
+/// Keeps what needs no key from pages whose name was rebound to this machine, and answers OPTIONS.
+async fn known_host(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let host = host_of(&request).unwrap_or_default();
+    if !state.hosts.serve(host) && !state.admits(request.headers()) {
+        let message = "without an API key, Host must be this machine or be in http.hosts";
+        return Fault::new(StatusCode::FORBIDDEN, message).into_response();
+    }
+    // Who pipelines requests that need no key has one answered after each other connection had its turn.
+    tokio::task::yield_now().await;
+    let asks_methods = request.method() == Method::OPTIONS;
+    let response = next.run(request).await;
+    if asks_methods && response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        // The router adds Allow, which is what is asked for (RFC 9110 §9.3.7).
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    response
+}
+
+/// Tells the log of each request: at debug, and at info what was refused, other than that `/health` says that the server is going.
 async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().copied();
+    let peer = Some(seat_of(&request).peer());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     let status = response.status();
@@ -217,7 +269,8 @@ async fn tell(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
         status = status.as_u16(),
         "API request"
     );
-    if (status.is_client_error() || status.is_server_error()) && path != "/health" {
+    let is_draining = path == "/health" && status == StatusCode::SERVICE_UNAVAILABLE;
+    if (status.is_client_error() || status.is_server_error()) && !is_draining {
         state.watching.metrics.api_refused(status.as_u16());
         let reason = match status {
             StatusCode::UNAUTHORIZED => "api_unauthorized",
@@ -259,15 +312,57 @@ async fn cors(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -
 
 /// In front of everything but `/health` and `/metrics`. The key comes first: without one nothing of a request is read but its head.
 async fn guard(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        return next.run(request).await;
+    }
     if !state.admits(request.headers()) {
         return Fault::new(StatusCode::UNAUTHORIZED, NO_KEY).into_response();
     }
+    seat_of(&request).recognize();
     if state.is_draining() {
         return last(Fault::draining().into_response());
     }
-    let Ok(_permit) = state.requests.try_acquire() else { return Fault::busy().into_response() };
+    let under_way = UnderWay::new(&state);
     let response = next.run(request).await;
+    drop(under_way);
     if state.is_draining() { last(response) } else { response }
+}
+
+/// A request that is not answered yet.
+struct UnderWay(Arc<State>);
+
+impl UnderWay {
+    fn new(state: &Arc<State>) -> Self {
+        state.under_way.send_modify(|under_way| *under_way += 1);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.send_modify(|under_way| *under_way -= 1);
+    }
+}
+
+/// The place of the connection that the request came over.
+fn seat_of(request: &Request) -> Seat {
+    request.extensions().get::<Seat>().expect("every connection has one").clone()
+}
+
+/// A request that is with the shards: its connection keeps its place.
+pub struct Asking {
+    _share: Share,
+    _busy: Busy,
+}
+
+impl Asking {
+    fn new(state: &State, seat: &Seat) -> Result<Self, Fault> {
+        let Some(share) = state.shares.take(Address::of(seat.peer())) else {
+            state.seats.counts.count(ApiBound::Requests);
+            return Err(Fault::busy());
+        };
+        Ok(Self { _share: share, _busy: seat.busy() })
+    }
 }
 
 /// The connection ends after this one.
@@ -300,15 +395,17 @@ async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Resul
         let mut ledger = state.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.count(state.clock.now().unix_ms) as u64
     };
-    let text = metrics.text(Process { log_lines_lost: lost.count(), revocations }).map_err(|_| Fault::busy())?;
+    let own = state.seats.counts.snapshot(state.seats.connections());
+    let process = Process { log_lines_lost: lost.count(), revocations };
+    let others: [Box<dyn Collector>; 2] = [Box::new(process), Box::new(own)];
+    let text = metrics.text(others).map_err(|_| Fault::busy())?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 
 async fn publish(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
     let header = idempotency_key(request.headers())?;
-    let body = body(&state, request).await?;
-    let (channel, publication) = input::publish(&body, header.as_deref())?;
-    drop(body);
+    let (body, _asking) = body(&state, request).await?;
+    let (channel, publication) = input::publish(body.bytes(), header.as_deref())?;
     state.check_channel(&channel)?;
     let answer = state.ask(&channel, Ask::Publish(publication.to(&channel))).await?;
     let (placed, duplicate) = published(answer)?;
@@ -327,9 +424,8 @@ async fn broadcast(Shared(state): Shared<Arc<State>>, request: Request) -> Resul
         results: Vec<Entry<'a>>,
     }
     let header = idempotency_key(request.headers())?;
-    let body = body(&state, request).await?;
-    let (channels, publication) = input::broadcast(&body, header.as_deref())?;
-    drop(body);
+    let (body, _asking) = body(&state, request).await?;
+    let (channels, publication) = input::broadcast(body.bytes(), header.as_deref())?;
     let outcomes = to_each(&state, &channels, &publication).await;
     let entry = |(channel, outcome)| match outcome {
         &Ok((ref placed, duplicate)) => Entry::Done(Published::new(placed, duplicate)),
@@ -389,14 +485,20 @@ async fn finish_oldest(
 }
 
 async fn presence(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
-    let body = body(&state, request).await?;
-    members(&state, input::parse(&body)?).await
+    let (body, _asking) = body(&state, request).await?;
+    members(&state, Presence::of_body(body.bytes())?).await
 }
 
 async fn presence_by_query(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
-    let query = Query::<Presence>::try_from_uri(request.uri())
-        .map_err(|error| Fault::malformed(format!("the query can't be read: {error}")))?;
-    members(&state, query.0).await
+    let wanted = Presence::of_query(&pairs(&request)?)?;
+    let _asking = Asking::new(&state, &seat_of(&request))?;
+    members(&state, wanted).await
+}
+
+/// The parameters of a request's query.
+pub fn pairs(request: &Request) -> Result<Vec<(String, String)>, Fault> {
+    let pairs = Query::try_from_uri(request.uri()).map_err(|_| Fault::malformed("the query can't be read"))?;
+    Ok(pairs.0)
 }
 
 async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
@@ -408,8 +510,7 @@ async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
         #[serde(skip_serializing_if = "Option::is_none")]
         cursor: Option<&'a str>,
     }
-    let limit = wanted.limit()?;
-    let Presence { channel, cursor, .. } = wanted;
+    let Presence { channel, cursor, limit } = wanted;
     state.check_channel(&channel)?;
     let namespace = state.namespaces.of(&channel);
     if namespace.is_some_and(|namespace| namespace.presence == PresenceMode::Off) {
@@ -434,12 +535,11 @@ async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
 }
 
 async fn history(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
-    let body = body(&state, request).await?;
-    let wanted: History = input::parse(&body)?;
-    state.check_channel(&wanted.channel)?;
-    let (since, limit) = (wanted.since()?, wanted.limit()?);
-    let ask = Ask::History { channel: wanted.channel.as_str().into(), since, limit, reverse: wanted.reverse };
-    let attached = match state.ask(&wanted.channel, ask).await? {
+    let (body, _asking) = body(&state, request).await?;
+    let History { channel, since, limit, reverse } = History::of_body(body.bytes())?;
+    state.check_channel(&channel)?;
+    let ask = Ask::History { channel: channel.as_str().into(), since, limit, reverse };
+    let attached = match state.ask(&channel, ask).await? {
         Answer::History(attached) => attached,
         other => return Err(Fault::from_answer(other)),
     };
@@ -465,10 +565,10 @@ async fn revoke(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         #[serde(skip_serializing_if = "Option::is_none")]
         warning: Option<&'static str>,
     }
-    let peer = request.extensions().get::<Peer>().copied().map(tracing::field::display);
-    let body = body(&state, request).await?;
+    let peer = Some(tracing::field::display(seat_of(&request).peer()));
+    let (body, _asking) = body(&state, request).await?;
     let now_ms = state.clock.now().unix_ms;
-    let revocation = input::parse::<Revoke>(&body)?.revocation(now_ms, state.revocations_kept_ms)?;
+    let revocation = input::revocation(body.bytes(), now_ms, state.revocations_kept_ms)?;
     let kept = state.ledger.lock().unwrap_or_else(PoisonError::into_inner).add(&revocation, now_ms);
     if matches!(kept, Err(NotKept::Full)) {
         return Err(Fault::new(
@@ -536,55 +636,27 @@ impl<'a> Published<'a> {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Fault::malformed("the Idempotency-Key header is there twice"));
+    }
     let text = value.to_str().map_err(|_| Fault::malformed("the Idempotency-Key header is not ASCII"))?;
     Ok(Some(text.to_owned()))
 }
 
-/// Reads the body, as long as it may be and within the deadline.
-pub async fn body(state: &State, request: Request) -> Result<Vec<u8>, Fault> {
-    check_type(request.headers())?;
-    let reading = read(request.into_body(), state.body_bytes);
-    timeout(state.patience, reading)
-        .await
-        .unwrap_or_else(|_| Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time, not done")))
-}
-
-fn check_type(headers: &HeaderMap) -> Result<(), Fault> {
-    let unsupported = |message| Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        return unsupported("the body must not be compressed");
-    }
-    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-    let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    match essence {
-        Some(essence) if !essence.eq_ignore_ascii_case("application/json") => {
-            unsupported("the body must be JSON: Content-Type: application/json")
-        }
-        _ => Ok(()),
-    }
-}
-
-async fn read(mut body: Body, most: usize) -> Result<Vec<u8>, Fault> {
-    let (mut bytes, mut dropped) = (Vec::new(), 0);
-    while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let frame = frame.map_err(|_| Fault::malformed("the body broke off"))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if dropped == 0 && bytes.len() + data.len() <= most {
-            bytes.extend_from_slice(&data);
-            continue;
-        }
-        // Some more is taken and thrown away: a peer whose writes are cut would not read the answer.
-        bytes = Vec::new();
-        dropped += data.len();
-        if dropped > most {
-            break;
-        }
-    }
-    if dropped > 0 {
-        return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body may have {most} bytes")));
-    }
-    Ok(bytes)
+/// Reads the body, within the deadline; then the request has its turn with the shards.
+pub async fn body(state: &Arc<State>, request: Request) -> Result<(HeldBody, Asking), Fault> {
+    let seat = seat_of(&request);
+    let (head, body) = request.into_parts();
+    let reading = state.bodies.read(&head.headers, body);
+    let body = tokio::select! {
+        body = timeout(state.patience, reading) => body.unwrap_or_else(|_| {
+            Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time, not done"))
+        })?,
+        () = state.too_late() => return Err(Fault::draining()),
+    };
+    Ok((body, Asking::new(state, &seat)?))
 }
 
 /// An answer in JSON.

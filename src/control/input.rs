@@ -2,11 +2,9 @@
 //! channel names; which namespaces there are, and what a channel says to it, is not known here.
 //! Data is kept as it was written, once it is sure that a browser can read it. Called by `api`.
 
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
-
 use super::fault::Fault;
-use crate::auth::{MAX_ID_BYTES, MAX_TOKEN_ID_BYTES, Revocation, Revoked, UserId};
+use super::fields::{Fields, Parameters};
+use crate::auth::{Lifted, MAX_ID_BYTES, MAX_TOKEN_ID_BYTES, Revocation, Revoked, UserId};
 use crate::parcel::{Content, Publish, Since};
 use crate::proto::decode::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
 use crate::proto::text::{Language, Text, trim};
@@ -23,23 +21,15 @@ pub const MAX_CHANNELS: usize = 1000;
 const PAGE_MAX: u32 = 1000;
 const PAGE_DEFAULT: u32 = 100;
 
-/// What is published, where it doesn't matter to which channel.
-#[derive(Debug, Deserialize)]
-struct Body<'a> {
-    #[serde(borrow, default, deserialize_with = "given")]
-    data: Option<&'a RawValue>,
-    text: Option<String>,
-    key: Option<String>,
-    idempotency_key: Option<String>,
-    epoch: Option<String>,
-    channel: Option<String>,
-    channels: Option<Vec<String>>,
-}
+/// What `publish` and `broadcast` know; a field of the other one is refused and not ignored.
+const PUBLICATION: &[&str] = &["data", "text", "key", "idempotency_key", "epoch", "channel", "channels"];
+const REVOCATION: &[&str] = &["user", "token_id", "issued_before", "expires_at"];
+const PRESENCE: &[&str] = &["channel", "cursor", "limit"];
+const HISTORY: &[&str] = &["channel", "since", "limit", "reverse"];
+const POSITION: &[&str] = &["epoch", "offset"];
 
-/// `null` is data like any other.
-fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
-}
+const LIMIT: &str = "a whole number from 1 up";
+const TIME: &str = "a time in Unix milliseconds, a whole number from 0 up";
 
 /// One publication, for any number of channels.
 #[derive(Debug)]
@@ -70,29 +60,30 @@ impl Publication {
 
 /// `POST /api/publish`. `header` is the `Idempotency-Key`.
 pub fn publish(body: &[u8], header: Option<&str>) -> Result<(String, Publication), Fault> {
-    let body: Body<'_> = parse(body)?;
-    let Some(channel) = body.channel.clone() else { return Err(Fault::malformed("channel is missing")) };
-    if body.channels.is_some() {
+    let fields = Fields::of_body(body, PUBLICATION)?;
+    if fields.has("channels") {
         return Err(Fault::malformed("channels is for /api/broadcast"));
     }
-    Ok((channel, publication(body, header)?))
+    let channel = fields.required("channel", fields.text("channel")?)?;
+    Ok((channel, publication(&fields, header)?))
 }
 
 /// `POST /api/broadcast`.
 pub fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<String>, Publication), Fault> {
-    let mut body: Body<'_> = parse(body)?;
-    let Some(channels) = body.channels.take() else { return Err(Fault::malformed("channels is missing")) };
+    let fields = Fields::of_body(body, PUBLICATION)?;
+    if fields.has("channel") || fields.has("epoch") {
+        return Err(Fault::malformed("channel and epoch are for /api/publish"));
+    }
+    let channels = fields.required("channels", fields.texts("channels")?)?;
     if !(1..=MAX_CHANNELS).contains(&channels.len()) {
         return Err(Fault::malformed(format!("channels has {}, and may have 1 to {MAX_CHANNELS}", channels.len())));
     }
-    if body.channel.is_some() || body.epoch.is_some() {
-        return Err(Fault::malformed("channel and epoch are for /api/publish"));
-    }
-    Ok((channels, publication(body, header)?))
+    Ok((channels, publication(&fields, header)?))
 }
 
-fn publication(body: Body<'_>, header: Option<&str>) -> Result<Publication, Fault> {
-    let content = match (body.data, body.text) {
+fn publication(fields: &Fields<'_>, header: Option<&str>) -> Result<Publication, Fault> {
+    // `null` is data like any other.
+    let content = match (fields.raw("data"), fields.text("text")?) {
         (Some(data), None) => {
             check(data.get())?;
             Content::Json(data.get().as_bytes().into())
@@ -106,7 +97,8 @@ fn publication(body: Body<'_>, header: Option<&str>) -> Result<Publication, Faul
         }
         _ => return Err(Fault::malformed("exactly one of data and text is needed")),
     };
-    let idempotency_key = match (body.idempotency_key.as_deref(), header) {
+    let field = fields.text("idempotency_key")?;
+    let idempotency_key = match (field.as_deref(), header) {
         (Some(field), Some(header)) if field != header => {
             return Err(Fault::malformed("the Idempotency-Key header and idempotency_key differ"));
         }
@@ -114,9 +106,9 @@ fn publication(body: Body<'_>, header: Option<&str>) -> Result<Publication, Faul
     };
     Ok(Publication {
         content,
-        key: short("key", body.key.as_deref(), 0, MAX_KEY_BYTES)?,
+        key: short("key", fields.text("key")?.as_deref(), 0, MAX_KEY_BYTES)?,
         idempotency_key: short("idempotency_key", idempotency_key, 1, MAX_IDEMPOTENCY_KEY_BYTES)?,
-        epoch: short("epoch", body.epoch.as_deref(), 0, MAX_EPOCH_BYTES)?,
+        epoch: short("epoch", fields.text("epoch")?.as_deref(), 0, MAX_EPOCH_BYTES)?,
     })
 }
 
@@ -129,39 +121,31 @@ fn short(name: &str, text: Option<&str>, least: usize, most: usize) -> Result<Op
     }
 }
 
-/// `POST /api/revoke`. Times are in Unix milliseconds.
-#[derive(Debug, Deserialize)]
-pub struct Revoke {
-    user: Option<serde_json::Value>,
-    token_id: Option<String>,
-    issued_before: Option<u64>,
-    expires_at: Option<u64>,
-}
-
-impl Revoke {
-    /// What is revoked; for `kept_ms` from now on unless the request says until when.
-    pub fn revocation(self, now_ms: u64, kept_ms: u64) -> Result<Revocation, Fault> {
-        let revoked = match (self.user, self.token_id, self.issued_before) {
-            (None, Some(id), None) if (1..=MAX_TOKEN_ID_BYTES).contains(&id.len()) => Revoked::TokenId(id.into()),
-            (None, Some(_), None) => {
-                return Err(Fault::malformed(format!("token_id must have 1 to {MAX_TOKEN_ID_BYTES} bytes")));
-            }
-            (Some(user), None, before) => {
-                before.map_or(Ok(()), |before_ms| check_cutoff(before_ms, now_ms))?;
-                Revoked::User { key: user_key(&user)?, issued_before_ms: before.unwrap_or(now_ms) }
-            }
-            (None, None, Some(before_ms)) => {
-                check_cutoff(before_ms, now_ms)?;
-                Revoked::IssuedBefore(before_ms)
-            }
-            _ => return Err(which_tokens()),
-        };
-        let until_ms = self.expires_at.unwrap_or(now_ms.saturating_add(kept_ms));
-        if until_ms <= now_ms {
-            return Err(Fault::malformed("expires_at has passed: such tokens are refused anyway"));
+/// `POST /api/revoke`: what is revoked, for `kept_ms` from now on unless the request says until when. Times are in
+/// Unix milliseconds.
+pub fn revocation(body: &[u8], now_ms: u64, kept_ms: u64) -> Result<Revocation, Fault> {
+    let fields = Fields::of_body(body, REVOCATION)?;
+    let issued_before = fields.whole("issued_before", TIME)?;
+    let revoked = match (fields.value("user"), fields.text("token_id")?, issued_before) {
+        (None, Some(id), None) if (1..=MAX_TOKEN_ID_BYTES).contains(&id.len()) => Revoked::TokenId(id.into()),
+        (None, Some(_), None) => {
+            return Err(Fault::malformed(format!("token_id must have 1 to {MAX_TOKEN_ID_BYTES} bytes")));
         }
-        Ok(Revocation { revoked, until_ms })
+        (Some(user), None, before) => {
+            before.map_or(Ok(()), |before_ms| check_cutoff(before_ms, now_ms))?;
+            Revoked::User { key: user_key(&user)?, issued_before_ms: before.unwrap_or(now_ms) }
+        }
+        (None, None, Some(before_ms)) => {
+            check_cutoff(before_ms, now_ms)?;
+            Revoked::IssuedBefore(before_ms)
+        }
+        _ => return Err(which_tokens()),
+    };
+    let until_ms = fields.whole("expires_at", TIME)?.unwrap_or(now_ms.saturating_add(kept_ms));
+    if until_ms <= now_ms {
+        return Err(Fault::malformed("expires_at has passed: such tokens are refused anyway"));
     }
+    Ok(Revocation { revoked, until_ms })
 }
 
 /// A time in seconds, or in microseconds, would revoke what nobody meant: the tokens without `iat`, or all of the future.
@@ -175,7 +159,7 @@ fn check_cutoff(before_ms: u64, now_ms: u64) -> Result<(), Fault> {
 }
 
 /// A user's key.
-pub fn user_key(user: &serde_json::Value) -> Result<Box<str>, Fault> {
+fn user_key(user: &serde_json::Value) -> Result<Box<str>, Fault> {
     let id = UserId::from_json(user).ok_or_else(|| {
         Fault::malformed(format!("user must be an integer within ±(2^53−1) or a text of 1 to {MAX_ID_BYTES} bytes"))
     })?;
@@ -183,72 +167,109 @@ pub fn user_key(user: &serde_json::Value) -> Result<Box<str>, Fault> {
 }
 
 /// A request that doesn't say which tokens it is about.
-pub fn which_tokens() -> Fault {
+fn which_tokens() -> Fault {
     Fault::malformed("one of these is needed: token_id; user; user and issued_before; issued_before")
 }
 
-/// `/api/presence`: a body or a query.
-#[derive(Debug, Deserialize)]
+/// `POST /api/unrevoke`: the fields of `/api/revoke` that say which tokens.
+pub fn lifted(body: &[u8]) -> Result<Lifted, Fault> {
+    let fields = Fields::of_body(body, REVOCATION)?;
+    match (fields.value("user"), fields.text("token_id")?, fields.whole("issued_before", TIME)?) {
+        (None, Some(id), None) => Ok(Lifted::TokenId(id.into())),
+        (Some(user), None, issued_before_ms) => Ok(Lifted::User { key: user_key(&user)?, issued_before_ms }),
+        (None, None, Some(before_ms)) => Ok(Lifted::IssuedBefore(before_ms)),
+        _ => Err(which_tokens()),
+    }
+}
+
+/// `GET /api/revocations`: a query that was taken apart.
+#[derive(Debug)]
+pub struct RevocationsPage {
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+    /// Most revocations in the page.
+    pub limit: u32,
+}
+
+impl RevocationsPage {
+    /// By a query that was taken apart.
+    pub fn of_query(pairs: &[(String, String)]) -> Result<Self, Fault> {
+        let parameters = Parameters::new(pairs, &["cursor", "limit"])?;
+        Ok(Self { cursor: parameters.text("cursor"), limit: page(parameters.whole("limit", LIMIT)?)? })
+    }
+}
+
+/// `/api/presence`.
+#[derive(Debug)]
 pub struct Presence {
     /// Whose members.
     pub channel: String,
     /// Where the page before ended.
     pub cursor: Option<String>,
-    limit: Option<u64>,
+    /// Most members in the page.
+    pub limit: u32,
 }
 
 impl Presence {
-    /// Most members in the page.
-    pub fn limit(&self) -> Result<u32, Fault> {
-        page(self.limit)
+    /// By a body.
+    pub fn of_body(body: &[u8]) -> Result<Self, Fault> {
+        let fields = Fields::of_body(body, PRESENCE)?;
+        Ok(Self {
+            channel: fields.required("channel", fields.text("channel")?)?,
+            cursor: fields.text("cursor")?,
+            limit: page(fields.whole("limit", LIMIT)?)?,
+        })
+    }
+
+    /// By a query that was taken apart.
+    pub fn of_query(pairs: &[(String, String)]) -> Result<Self, Fault> {
+        let parameters = Parameters::new(pairs, PRESENCE)?;
+        let channel = parameters.text("channel").ok_or_else(|| Fault::malformed("channel is missing"))?;
+        let limit = page(parameters.whole("limit", LIMIT)?)?;
+        Ok(Self { channel, cursor: parameters.text("cursor"), limit })
     }
 }
 
 /// `POST /api/history`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct History {
     /// Whose publications.
     pub channel: String,
-    since: Option<Place>,
-    limit: Option<u64>,
+    /// Only those after it.
+    pub since: Option<Box<Since>>,
+    /// Most publications in the page.
+    pub limit: u32,
     /// Newest first.
-    #[serde(default)]
     pub reverse: bool,
 }
 
-#[derive(Debug, Deserialize)]
-struct Place {
-    epoch: String,
-    offset: u64,
-}
-
 impl History {
-    /// Most publications in the page.
-    pub fn limit(&self) -> Result<u32, Fault> {
-        page(self.limit)
-    }
-
-    /// Only those after it.
-    pub fn since(&self) -> Result<Option<Box<Since>>, Fault> {
-        let Some(Place { epoch, offset }) = &self.since else { return Ok(None) };
-        let epoch = short("since.epoch", Some(epoch), 0, MAX_EPOCH_BYTES)?;
-        Ok(epoch.map(|epoch| Box::new(Since { epoch, offset: *offset })))
+    /// By a body.
+    pub fn of_body(body: &[u8]) -> Result<Self, Fault> {
+        let fields = Fields::of_body(body, HISTORY)?;
+        let since = fields.object("since", "since.", POSITION)?.map(|since| position(&since)).transpose()?;
+        Ok(Self {
+            channel: fields.required("channel", fields.text("channel")?)?,
+            since: since.map(Box::new),
+            limit: page(fields.whole("limit", LIMIT)?)?,
+            reverse: fields.flag("reverse")?.unwrap_or(false),
+        })
     }
 }
 
-/// Most entries of a page, as a request asks for it.
-pub fn page(limit: Option<u64>) -> Result<u32, Fault> {
+fn position(fields: &Fields<'_>) -> Result<Since, Fault> {
+    let epoch = fields.required("epoch", fields.text("epoch")?)?;
+    let epoch = short("since.epoch", Some(&epoch), 0, MAX_EPOCH_BYTES)?.unwrap_or_default();
+    let offset = fields.required("offset", fields.whole("offset", "a whole number from 0 up")?)?;
+    Ok(Since { epoch, offset })
+}
+
+fn page(limit: Option<u64>) -> Result<u32, Fault> {
     match limit {
-        Some(0) => Err(Fault::malformed("limit starts at 1")),
+        Some(0) => Err(Fault::malformed(format!("limit must be {LIMIT}"))),
         Some(limit) => Ok(u32::try_from(limit).unwrap_or(PAGE_MAX).min(PAGE_MAX)),
         None => Ok(PAGE_DEFAULT),
     }
-}
-
-/// Reads a JSON body.
-pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Fault> {
-    let text = std::str::from_utf8(body).map_err(|_| Fault::malformed("the body is not UTF-8"))?;
-    serde_json::from_str(text).map_err(|error| Fault::malformed(format!("the body can't be read: {error}")))
 }
 
 /// What serde_json lets pass in a value that it doesn't decode, and browsers would stumble over.

@@ -3,33 +3,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query, Request, State as Shared};
+use axum::extract::{Request, State as Shared};
 use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::api::{State, body, json};
+use super::api::{State, body, json, pairs};
 use super::fault::Fault;
-use super::input::{self, user_key, which_tokens};
+use super::input::{self, RevocationsPage};
 use crate::auth::{Lifted, Revocation, Revoked};
 use crate::refusals::quoted;
-
-/// `POST /api/unrevoke`: the fields of `/api/revoke` that say which tokens.
-#[derive(Debug, Deserialize)]
-struct Unrevoke {
-    user: Option<serde_json::Value>,
-    token_id: Option<String>,
-    issued_before: Option<u64>,
-}
-
-/// `GET /api/revocations`: a query.
-#[derive(Debug, Deserialize)]
-struct RevocationsPage {
-    cursor: Option<String>,
-    limit: Option<u64>,
-}
 
 /// A revocation as it is shown.
 #[derive(Debug, Serialize)]
@@ -54,17 +39,6 @@ impl<'a> From<&'a Revocation> for ShownRevocation<'a> {
     }
 }
 
-impl Unrevoke {
-    fn lifted(self) -> Result<Lifted, Fault> {
-        match (self.user, self.token_id, self.issued_before) {
-            (None, Some(id), None) => Ok(Lifted::TokenId(id.into())),
-            (Some(user), None, issued_before_ms) => Ok(Lifted::User { key: user_key(&user)?, issued_before_ms }),
-            (None, None, Some(before_ms)) => Ok(Lifted::IssuedBefore(before_ms)),
-            _ => Err(which_tokens()),
-        }
-    }
-}
-
 /// The revocations in force.
 pub async fn list(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
     #[derive(Serialize)]
@@ -74,11 +48,9 @@ pub async fn list(Shared(state): Shared<Arc<State>>, request: Request) -> Result
         #[serde(skip_serializing_if = "Option::is_none")]
         cursor: Option<String>,
     }
-    let wanted = Query::<RevocationsPage>::try_from_uri(request.uri())
-        .map_err(|error| Fault::malformed(format!("the query can't be read: {error}")))?
-        .0;
-    let limit = input::page(wanted.limit)? as usize;
-    let after = wanted.cursor.as_deref().map(revocation_of).transpose()?;
+    let RevocationsPage { cursor, limit } = RevocationsPage::of_query(&pairs(&request)?)?;
+    let limit = limit as usize;
+    let after = cursor.as_deref().map(revocation_of).transpose()?;
     let (count, page, more) = state.with_ledger(|ledger, now_ms| {
         let (page, more) = ledger.page(after.as_ref(), limit, now_ms);
         (ledger.table().count(), page, more)
@@ -94,8 +66,8 @@ pub async fn lift(Shared(state): Shared<Arc<State>>, request: Request) -> Result
     struct Done {
         lifted: usize,
     }
-    let body = body(&state, request).await?;
-    let lifted = input::parse::<Unrevoke>(&body)?.lifted()?;
+    let (body, _asking) = body(&state, request).await?;
+    let lifted = input::lifted(body.bytes())?;
     let kept = state.with_ledger(|ledger, _| ledger.lift(&lifted));
     let what = match &lifted {
         Lifted::TokenId(_) => "token_id".to_owned(),

@@ -133,6 +133,8 @@ pub struct Plan {
     pub shards_chosen: bool,
     /// Whether each shard keeps to one CPU.
     pub pin_cpus: bool,
+    /// Whether the HTTP API is to run.
+    pub api: bool,
     /// How they are to wait for their sockets.
     pub driver: DriverChoice,
 }
@@ -147,6 +149,7 @@ impl Plan {
             shards: if chosen > 0 { chosen } else { usable.unwrap_or(1) },
             shards_chosen: chosen > 0,
             pin_cpus: config.pin_cpus,
+            api: config.http.listener().is_some(),
             driver: config.driver,
         }
     }

@@ -26,14 +26,21 @@ pub(super) fn checks(machine: &Machine, plan: &Plan) -> Vec<Finding> {
 
 /// Descriptors in all.
 fn needed(plan: &Plan) -> u64 {
-    plan.connections.saturating_add(server::descriptors(plan.shards))
+    plan.connections.saturating_add(own(plan))
+}
+
+/// Those that are not for clients' connections. The API has a quarter of what the process can spare, up to a bound.
+fn own(plan: &Plan) -> u64 {
+    let spare = plan.connections.saturating_add(plan.connections / 3);
+    let api = server::api_descriptors(usize::try_from(spare).unwrap_or(usize::MAX));
+    server::descriptors(plan.shards) + if plan.api { api as u64 } else { 0 }
 }
 
 fn open_files(limit: Option<Limit>, plan: &Plan) -> Finding {
     const CHECK: &str = "open files";
     let Some(limit) = limit else { return Finding::not_known(CHECK) };
     let read = format!("soft {}, hard {}", count(limit.soft), count(limit.hard));
-    let own = server::descriptors(plan.shards);
+    let own = own(plan);
     if limit.hard >= needed(plan) {
         // The server raises the soft limit by itself.
         return Finding::fine(CHECK, read);

@@ -44,8 +44,14 @@ fn sound() -> Machine {
     }
 }
 
-const MILLION: Plan =
-    Plan { connections: 1_000_000, shards: 8, shards_chosen: false, pin_cpus: true, driver: DriverChoice::Auto };
+const MILLION: Plan = Plan {
+    connections: 1_000_000,
+    shards: 8,
+    shards_chosen: false,
+    pin_cpus: true,
+    api: false,
+    driver: DriverChoice::Auto,
+};
 
 /// All that is not in order, worst first by check.
 fn off(machine: &Machine, plan: &Plan) -> Vec<(Severity, &'static str)> {
@@ -94,6 +100,14 @@ fn files() {
     assert!(only(Stops, "open files", few(40)).why.contains("does not start"));
     // One for each connection, eight for each of eight shards, and 32.
     only(Stops, "open files", few(1_000_095));
+    // The API's connections have their own.
+    let with_api = |hard| {
+        move |machine: &mut Machine, plan: &mut Plan| {
+            machine.files = Some(Limit { soft: 1_024, hard });
+            plan.api = true;
+        }
+    };
+    only(Stops, "open files", with_api(1_000_431));
     let mut machine = sound();
     few(1_000_096)(&mut machine, &mut MILLION.clone());
     assert_eq!(off(&machine, &MILLION), []);

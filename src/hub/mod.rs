@@ -137,6 +137,8 @@ pub struct Hub {
     batches_cut: u64,
     /// When somebody was last told to come back for a batch.
     alarm_ms: u64,
+    /// Batch windows end in the turn in which they open.
+    is_windowless: bool,
     /// Channels by their next deadline.
     wheel: Wheel<Arc<str>>,
     /// Entries there whose channel went before its time, at most.
@@ -169,6 +171,7 @@ impl Hub {
             batches: BTreeSet::new(),
             batches_cut: 0,
             alarm_ms: 0,
+            is_windowless: false,
             wheel: Wheel::default(),
             outlived: 0,
             deserted: BTreeSet::new(),
@@ -198,11 +201,23 @@ impl Hub {
 
     /// The hub's part of a turn: batches whose window is over, and asks that wait for room.
     pub fn turn(&mut self, now: Now, out: &mut Staging<Parcel>) {
+        if self.is_windowless {
+            self.end_batches(now, out);
+        }
         while self.batches.first().is_some_and(|(until_ms, _)| *until_ms <= now.mono_ms) {
             let Some((_, name)) = self.batches.pop_first() else { break };
             self.end_batch(&name, now, out);
         }
         self.retry(now, out);
+        if self.is_windowless {
+            self.end_batches(now, out);
+        }
+    }
+
+    /// The server is about to go: ends every batch window now, and each later one in the turn in which it opens.
+    pub fn end_windows(&mut self, now: Now, out: &mut Staging<Parcel>) {
+        self.is_windowless = true;
+        self.end_batches(now, out);
     }
 
     /// Whether a publication or a sign-in waits for time to pass.

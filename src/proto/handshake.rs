@@ -35,7 +35,8 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Request<'a> {
     method: &'a str,
-    target: &'a str,
+    path: &'a str,
+    query: Option<&'a str>,
     host: &'a str,
     origin: Option<&'a str>,
     content_length: u64,
@@ -72,10 +73,12 @@ impl<'a> Request<'a> {
     }
 
     fn check(method: &'a str, target: &'a str, headers: Vec<httparse::Header<'a>>) -> Result<Self, Refusal> {
-        // Only the origin form (RFC 9112 §3.2.1): the absolute one, for proxies, would name a second host.
-        if !target.starts_with('/') || target.contains('#') {
-            return Err(Refusal::bad_request("malformed request target"));
+        if method == "CONNECT" {
+            return Err(Refusal::method_not_allowed());
         }
+        let Some(Target { authority, path, query }) = Target::of(method, target) else {
+            return Err(Refusal::bad_request("malformed request target"));
+        };
         // RFC 9112 §3.2: exactly one Host.
         let Ok(Some(host)) = single(&headers, "host") else {
             return Err(Refusal::bad_request("exactly one Host header is required"));
@@ -83,6 +86,8 @@ impl<'a> Request<'a> {
         if split_port(host).is_none() {
             return Err(Refusal::bad_request("malformed Host header"));
         }
+        // §3.2.2: the host that the target names counts, whatever Host says.
+        let host = authority.unwrap_or(host);
         let origin = single(&headers, "origin")?;
         // Two readings of where a request ends are how requests are smuggled (RFC 9112 §6.3, §11.2).
         if values(&headers, "transfer-encoding").next().is_some() {
@@ -98,7 +103,7 @@ impl<'a> Request<'a> {
         if content_length > 0 && matches!(method, "GET" | "HEAD") {
             return Err(Refusal::bad_request("a body is not accepted here"));
         }
-        Ok(Self { method, target, host, origin, content_length, headers })
+        Ok(Self { method, path, query, host, origin, content_length, headers })
     }
 
     /// The method, as it was sent.
@@ -106,17 +111,17 @@ impl<'a> Request<'a> {
         self.method
     }
 
-    /// The path, still percent-encoded; it begins with `/`.
+    /// The path, still percent-encoded; it begins with `/`, unless it is the `*` of `OPTIONS *`.
     pub fn path(&self) -> &'a str {
-        self.target.split_once('?').map_or(self.target, |(path, _)| path)
+        self.path
     }
 
     /// What follows the first `?`, still percent-encoded.
     pub fn query(&self) -> Option<&'a str> {
-        self.target.split_once('?').map(|(_, query)| query)
+        self.query
     }
 
-    /// The Host header: a name or address, with or without a port.
+    /// The host that the target names, or else the Host header: a name or address, with or without a port.
     pub fn host(&self) -> &'a str {
         self.host
     }
@@ -156,6 +161,43 @@ impl<'a> Request<'a> {
     }
 }
 
+/// The target of a request, taken apart (RFC 9112 §3.2).
+struct Target<'a> {
+    authority: Option<&'a str>,
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    /// The origin form, the absolute form (§3.2.2: a server must accept it), or the asterisk of `OPTIONS`.
+    fn of(method: &str, target: &'a str) -> Option<Self> {
+        if target == "*" {
+            return (method == "OPTIONS").then_some(Self { authority: None, path: target, query: None });
+        }
+        if target.contains('#') {
+            return None;
+        }
+        let (authority, rest) = if target.starts_with('/') {
+            (None, target)
+        } else {
+            let (scheme, rest) = target.split_once("://")?;
+            // The schemes of RFC 6455 §3 are those of HTTP to a proxy, but some clients write them.
+            let is_known = ["http", "https", "ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+            let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            (is_known && split_port(authority).is_some()).then_some((Some(authority), rest))?
+        };
+        let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+        // RFC 9110 §4.2.3: an empty path is the same as `/`.
+        Some(Self { authority, path: if path.is_empty() { "/" } else { path }, query })
+    }
+}
+
+/// The method that a request begins with, whatever follows it.
+pub fn method_of(head: &[u8]) -> &str {
+    let end = head.iter().position(|&byte| byte == b' ').unwrap_or(0);
+    std::str::from_utf8(&head[..end]).unwrap_or_default()
+}
+
 fn values<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
     headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
@@ -171,7 +213,7 @@ fn single<'a>(headers: &[httparse::Header<'a>], name: &str) -> Result<Option<&'a
 }
 
 /// Whether a Host names this machine's loopback: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.
-fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     let Some((host, _)) = split_port(host) else {
         return false;
     };
@@ -238,10 +280,11 @@ pub struct Upgrade {
 /// Decides on an upgrade (RFC 6455 §4.2.1).
 pub fn upgrade(request: &Request<'_>, policy: &Policy) -> Result<Upgrade, Refusal> {
     policy.check_host(request)?;
-    if request.method() != "GET" {
+    if !["GET", "HEAD"].contains(&request.method()) {
         return Err(Refusal::method_not_allowed());
     }
-    if !request.lists("upgrade", "websocket") {
+    // HEAD is a GET that upgrades nothing.
+    if request.method() == "HEAD" || !request.lists("upgrade", "websocket") {
         return Err(Refusal::upgrade_required("this is a WebSocket endpoint"));
     }
     if !request.lists("connection", "upgrade") {
@@ -342,9 +385,9 @@ impl Refusal {
         Self::new(404, "not found")
     }
 
-    /// 405: only GET is served.
+    /// 405: the endpoint and the pages are only read.
     pub const fn method_not_allowed() -> Self {
-        Self::new(405, "only GET is allowed here")
+        Self::new(405, "only GET and HEAD are allowed here")
     }
 
     /// 413: the head is over a limit.
@@ -367,13 +410,13 @@ impl Refusal {
         Self { status: 503, text, retry_after_s: Some(retry_after_s) }
     }
 
-    /// Appends the response.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// Appends the response to a request of this method: to HEAD, without the content (RFC 9110 §9.3.2).
+    pub fn write(&self, method: &str, out: &mut Vec<u8>) {
         let status_line = match self.status {
             400 => "HTTP/1.1 400 Bad Request\r\n",
             403 => "HTTP/1.1 403 Forbidden\r\n",
             404 => "HTTP/1.1 404 Not Found\r\n",
-            405 => "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\n",
+            405 => "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD, OPTIONS\r\n",
             413 => "HTTP/1.1 413 Content Too Large\r\n",
             // RFC 9110 §15.5.22 asks for Upgrade, RFC 6455 §4.4 for the version.
             426 => "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
@@ -389,8 +432,10 @@ impl Refusal {
         write_header(out, "Content-Length", &(self.text.len() + 1).to_string());
         // Upgrade counts only when Connection lists it (RFC 9110 §7.8).
         write_header(out, "Connection", if self.status == 426 { "close, Upgrade" } else { "close" });
-        for part in ["\r\n", self.text, "\n"] {
-            out.extend_from_slice(part.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        if method != "HEAD" {
+            out.extend_from_slice(self.text.as_bytes());
+            out.push(b'\n');
         }
     }
 }

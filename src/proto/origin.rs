@@ -271,7 +271,7 @@ fn in_brackets(host: &str) -> Option<&str> {
 }
 
 /// Splits `host[:port]` (RFC 9110 §7.2) at the port; `None` for what is no host.
-pub(super) fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
+pub fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     let host_end = match authority.strip_prefix('[') {
         Some(address) => address.find(']')? + 2,
         None => authority.find(':').unwrap_or(authority.len()),

@@ -59,6 +59,27 @@ struct Held {
     parked: Vec<Parked>,
     /// The trusted proxy whose request is to say where it came from.
     proxy: Option<Peer>,
+    /// What the peer of a closing connection has yet to take.
+    last_words: Option<LastWords>,
+    /// The peer has ended its direction, and is owed something.
+    heard_out: bool,
+    /// The connection was reset or lost: nothing is owed any more.
+    lost: bool,
+}
+
+/// What was said last, as far as the peer has not taken it yet.
+#[derive(Clone, Copy, Debug)]
+struct LastWords {
+    left: usize,
+    /// When it was last seen to get less, in milliseconds of the monotonic clock.
+    moved_ms: u64,
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        let Self { input, parked, proxy, last_words, heard_out, lost } = self;
+        input.is_empty() && parked.is_empty() && proxy.is_none() && last_words.is_none() && !heard_out && !lost
+    }
 }
 
 /// An ask that found no credit.
@@ -79,7 +100,8 @@ pub(super) enum Stage {
     Native,
     /// The echo endpoint.
     Echo,
-    /// Something is to be said yet, and then it ends; after [`CLOSE_MS`](super::CLOSE_MS) at the latest.
+    /// Something is to be said yet, and then it ends: the peer has [`CLOSE_MS`](super::CLOSE_MS) from the last byte that
+    /// it took.
     Closing(Ending),
 }
 
@@ -124,6 +146,50 @@ impl Conn {
     pub(super) fn enter(&mut self, stage: Stage, now_ms: u64) {
         self.stage = stage;
         self.since_ms = now_ms;
+    }
+
+    /// Notes how much of what was said last the peer has yet to take. Returns since when it has taken nothing, in
+    /// milliseconds of the monotonic clock.
+    pub(super) fn note_last_words(&mut self, left: usize, now_ms: u64) -> u64 {
+        let known = self.held.as_ref().and_then(|held| held.last_words);
+        let moved_ms = match known {
+            None if left == 0 => return self.since_ms,
+            None => self.since_ms,
+            Some(known) if left < known.left => now_ms,
+            Some(known) => known.moved_ms,
+        };
+        self.held.get_or_insert_default().last_words = Some(LastWords { left, moved_ms });
+        moved_ms
+    }
+
+    /// From now on it is another matter what the peer has taken.
+    pub(super) fn forget_last_words(&mut self) {
+        self.change_held(|held| held.last_words = None);
+    }
+
+    /// The peer has ended its direction. Returns whether it is owed something yet.
+    pub(super) fn hear_out(&mut self) -> bool {
+        let owes = self.owes();
+        if owes {
+            self.held.get_or_insert_default().heard_out = true;
+        }
+        owes
+    }
+
+    pub(super) fn is_heard_out(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.heard_out)
+    }
+
+    /// The connection was reset or lost.
+    pub(super) fn owe_nothing(&mut self) {
+        self.held.get_or_insert_default().lost = true;
+    }
+
+    /// Whether answers are still to come or to be sent.
+    pub(super) fn owes(&self) -> bool {
+        let is_lost = self.held.as_ref().is_some_and(|held| held.lost);
+        let is_serving = self.stage != Stage::Handshake;
+        !is_lost && is_serving && (!self.outbox.is_empty() || self.session.deadline_ms().is_some())
     }
 
     /// Keeps received bytes until they can be taken.
@@ -171,7 +237,7 @@ impl Conn {
     fn change_held<R: Default>(&mut self, change: impl FnOnce(&mut Held) -> R) -> R {
         let Some(held) = &mut self.held else { return R::default() };
         let result = change(held);
-        if held.input.is_empty() && held.parked.is_empty() && held.proxy.is_none() {
+        if held.is_empty() {
             self.held = None;
         }
         result

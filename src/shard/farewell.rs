@@ -34,6 +34,11 @@ impl Progress {
 }
 
 impl Shard {
+    /// The server is about to go: publications wait for no batch window any more, so that nobody waits for an answer.
+    pub fn end_windows(&mut self, now: Now) {
+        self.hub.end_windows(now, &mut self.staging);
+    }
+
     /// Takes no more requests, and says goodbye to everyone (1001) when all that was accepted has come, or after
     /// `patience_ms`.
     pub fn drain(&mut self, patience_ms: u64, now: Now) {

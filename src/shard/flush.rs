@@ -30,6 +30,9 @@ pub enum Sent {
 pub trait Wire {
     /// Sends the pieces, in order, without waiting.
     fn send(&mut self, conn: ConnId, pieces: &[IoSlice<'_>]) -> Sent;
+
+    /// How many bytes of what was sent the peer's kernel has not acknowledged. Asked for connections that are closing.
+    fn unacknowledged(&mut self, conn: ConnId) -> usize;
 }
 
 /// A flush under way: what was there when it began.
@@ -273,6 +276,7 @@ impl Shard {
         self.queued_bytes -= conn.outbox.forget_count();
         conn.outbox = crate::outbox::Outbox::default();
         conn.paused = false;
+        conn.owe_nothing();
         self.actions.push(Action::Abort(id));
     }
 }

@@ -49,8 +49,13 @@ use probes::Probes;
 use refusals::limit_of;
 use rights::Sweep;
 
-/// How long a peer has to end a connection that we are closing, before it is reset.
+/// How long the peer of a connection that we are closing may take nothing of what was said last, and then say nothing,
+/// before the connection is ended without it.
 pub const CLOSE_MS: u64 = 2_000;
+/// How long that may last in all, unless the server itself is going: then its shell says when all is over.
+pub const CLOSE_MAX_MS: u64 = 30_000;
+/// How often connections that are closing are looked at.
+const CLOSING_LOOK_MS: u64 = 250;
 /// Reading stops while this much waits for the client that nobody shares: who doesn't read answers gets no more.
 pub const REPLY_BYTES: usize = 64 * 1024;
 /// What is larger than this, the allocator makes pages of some MB for.
@@ -143,6 +148,8 @@ pub enum Action {
     Finish(ConnId),
     /// Reset the connection.
     Abort(ConnId),
+    /// Close the connection. What the kernel was given still arrives.
+    End(ConnId),
     /// See to a turn at this time, in milliseconds of the monotonic clock.
     Alarm(u64),
 }
@@ -445,10 +452,15 @@ impl Shard {
         self.conns.get(id).is_some_and(|conn| conn.is_closing())
     }
 
-    /// Resets every connection that is left.
-    pub fn abort_all(&mut self) {
-        let ids = self.conns.ids();
-        self.actions.extend(ids.into_iter().map(Action::Abort));
+    /// Ends every connection that is left: those that the kernel has not taken everything for are reset.
+    pub fn end_all(&mut self) {
+        for id in self.conns.ids() {
+            let conn = self.conns.at(id.slot);
+            let is_said = conn.is_closing() && conn.outbox.is_empty();
+            conn.owe_nothing();
+            conn.paused = false;
+            self.actions.push(if is_said { Action::End(id) } else { Action::Abort(id) });
+        }
     }
 
     fn kick(&mut self, id: ConnId, now: Now) {

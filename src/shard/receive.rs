@@ -73,11 +73,20 @@ impl Shard {
         }
     }
 
+    /// The peer has ended its direction of the stream. What it asked before that is still answered: the connection ends
+    /// when nothing is owed any more.
+    pub fn hear_out(&mut self, id: ConnId) -> Input {
+        let Some(conn) = self.conns.get(id) else { return Input::Ended };
+        conn.paused = conn.hear_out();
+        if conn.paused { Input::Paused } else { Input::Ended }
+    }
+
     /// What may be done with the connection's input.
     pub fn input(&mut self, id: ConnId) -> Input {
         match self.conns.get(id) {
             None => Input::Ended,
             Some(conn) if conn.paused => Input::Paused,
+            Some(conn) if conn.is_heard_out() => Input::Ended,
             Some(_) => Input::Open,
         }
     }
@@ -114,6 +123,9 @@ impl Shard {
         let limit = self.settings.requests_per_connection;
         let going = self.farewell.has_begun();
         let conn = self.conns.at(id.slot);
+        if conn.is_heard_out() {
+            return !conn.owes();
+        }
         conn.is_closing()
             || conn.stage == Stage::Handshake
             || (!going && !conn.is_parked() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
@@ -152,7 +164,7 @@ impl Shard {
                 if refusal.status == 413 {
                     self.metrics.refused(Limit::Header);
                 }
-                self.refuse_request(id, None, refusal, now);
+                self.refuse_request(id, handshake::method_of(head), None, refusal, now);
                 rest.len()
             }
         }
@@ -160,14 +172,16 @@ impl Shard {
 
     fn route(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) {
         let site = std::sync::Arc::clone(&self.settings.site);
+        let method = request.method();
         if let Some(limit) = self.conns.at(id.slot).refused {
             // Told when it came.
             let refusal = refusal_of(limit);
             self.metrics.request_refused(refusal.status);
-            return self.respond(id, now, |out| refusal.write(out));
+            return self.respond(id, now, |out| refusal.write(method, out));
         }
         if self.farewell.has_begun() {
-            return self.refuse_request(id, Some(request), Refusal::unavailable("server is going away", 5), now);
+            let refusal = Refusal::unavailable("server is going away", 5);
+            return self.refuse_request(id, method, Some(request), refusal, now);
         }
         if let Err(limit) = self.place(id, request, now) {
             if self.conns.at(id.slot).is_closing() {
@@ -175,11 +189,11 @@ impl Shard {
             }
             let refusal = refusal_of(limit);
             self.metrics.request_refused(refusal.status);
-            return self.respond(id, now, |out| refusal.write(out));
+            return self.respond(id, now, |out| refusal.write(method, out));
         }
         let upgrade = match site.route(request, now.unix_ms) {
-            Err(refusal) => return self.refuse_request(id, Some(request), refusal, now),
-            Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(out)),
+            Err(refusal) => return self.refuse_request(id, method, Some(request), refusal, now),
+            Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(method, out)),
             Ok(Route::Native(upgrade)) => {
                 self.conns.at(id.slot).enter(Stage::Native, now.mono_ms);
                 upgrade

@@ -84,7 +84,14 @@ impl Shard {
     }
 
     /// Answers a request with a refusal, counts it and tells it in the log. Without a request, its head made no sense.
-    pub(super) fn refuse_request(&mut self, id: ConnId, request: Option<&Request<'_>>, refusal: Refusal, now: Now) {
+    pub(super) fn refuse_request(
+        &mut self,
+        id: ConnId,
+        method: &str,
+        request: Option<&Request<'_>>,
+        refusal: Refusal,
+        now: Now,
+    ) {
         self.metrics.request_refused(refusal.status);
         let reason = request_reason(refusal.status);
         self.tell_refusal(id, reason, now, || match request {
@@ -96,7 +103,7 @@ impl Shard {
                 format!("{refusal}: {method} {path}, Host {host}{}", origin.unwrap_or_default())
             }
         });
-        self.respond(id, now, |out| refusal.write(out));
+        self.respond(id, now, |out| refusal.write(method, out));
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::admission::REFUSED_MS;
 use super::conns::{Conn, Ending, Stage};
-use super::{Action, Shard};
+use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, Shard, Wire};
 use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::limits::Limit;
@@ -16,7 +16,7 @@ use crate::session::Local;
 
 impl Shard {
     /// Looks at every connection whose moment has come.
-    pub fn tick(&mut self, now: Now) {
+    pub fn tick(&mut self, wire: &mut impl Wire, now: Now) {
         self.publish_metrics(now);
         self.give_back(now);
         self.hub.tick(now, &mut self.staging);
@@ -26,7 +26,7 @@ impl Shard {
             for id in due {
                 let Some(conn) = self.conns.get(id).filter(|conn| u64::from(conn.filed) == tick) else { continue };
                 conn.filed = 0;
-                self.look_at(id, now);
+                self.look_at(id, wire, now);
                 self.file_deadline(id);
             }
         }
@@ -35,7 +35,8 @@ impl Shard {
     /// Files the connection under its next deadline, unless it is filed at that tick or before.
     pub(super) fn file_deadline(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
-        let (mut at_ms, rights) = (next_deadline(conn, &self.settings), conn.session.rights_change_ms());
+        let (mut at_ms, rights) =
+            (next_deadline(conn, &self.settings, self.ticked_ms), conn.session.rights_change_ms());
         if let Some(unix_ms) = rights {
             at_ms = at_ms.min(self.mono_of(unix_ms));
         }
@@ -45,15 +46,14 @@ impl Shard {
         }
     }
 
-    fn look_at(&mut self, id: ConnId, now: Now) {
+    fn look_at(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
         let settings = std::sync::Arc::clone(&self.settings);
         let conn = self.conns.at(id.slot);
         let now_ms = now.mono_ms;
         let since_ms = conn.since_ms;
         conn.meters.take_if(|meters| meters.is_spent(now_ms));
         match conn.stage {
-            // Asked for anew until the shell has done it.
-            Stage::Closing(_) if since_ms + super::CLOSE_MS <= now_ms => return self.abort(id, now),
+            Stage::Closing(ending) => return self.see_off(id, ending, wire, now),
             Stage::Handshake if since_ms + handshake_ms(conn, &settings) <= now_ms => {
                 // One that is being refused was told of when it came.
                 if conn.refused.is_none() {
@@ -61,7 +61,7 @@ impl Shard {
                 }
                 return self.abort(id, now);
             }
-            Stage::Closing(_) | Stage::Handshake => return,
+            Stage::Handshake => return,
             Stage::Native if conn.session.is_anonymous() && since_ms + settings.auth_ms <= now_ms => {
                 self.refused(id, Limit::AuthDeadline, now, || "closed: no sign-in in time (4408)".to_owned());
                 return self.close(id, close::AUTH_TIMEOUT, "no auth in time", now);
@@ -77,9 +77,45 @@ impl Shard {
         }
     }
 
+    /// A connection is closing. A peer that takes what was said last has the time for it, however slowly it does; one that
+    /// takes nothing is reset. One that has all of it and says nothing may still be reading: our direction ends, and
+    /// then the connection, without a reset.
+    fn see_off(&mut self, id: ConnId, ending: Ending, wire: &mut impl Wire, now: Now) {
+        let unacknowledged = wire.unacknowledged(id);
+        let is_server_going = self.farewell.has_begun();
+        let conn = self.conns.at(id.slot);
+        let left = conn.outbox.bytes() + unacknowledged;
+        let began_ms = conn.since_ms;
+        let moved_ms = conn.note_last_words(left, now.mono_ms);
+        let is_over = !is_server_going && began_ms + CLOSE_MAX_MS <= now.mono_ms;
+        // Asked for anew until the shell has done it.
+        if moved_ms + CLOSE_MS > now.mono_ms && !is_over {
+            return;
+        }
+        if left > 0 {
+            self.abort(id, now);
+        } else if ending == Ending::AwaitClose {
+            self.conns.at(id.slot).enter(Stage::Closing(Ending::Finished), now.mono_ms);
+            self.conns.at(id.slot).forget_last_words();
+            self.actions.push(Action::Finish(id));
+        } else {
+            self.let_go(id, now);
+            self.actions.push(Action::End(id));
+        }
+    }
+
     pub(super) fn abort(&mut self, id: ConnId, now: Now) {
-        self.conns.at(id.slot).enter(Stage::Closing(Ending::Finished), now.mono_ms);
+        self.let_go(id, now);
         self.actions.push(Action::Abort(id));
+    }
+
+    /// The shell is about to end the connection: what its reader finds is the end.
+    fn let_go(&mut self, id: ConnId, now: Now) {
+        let conn = self.conns.at(id.slot);
+        conn.enter(Stage::Closing(Ending::Finished), now.mono_ms);
+        conn.forget_last_words();
+        conn.owe_nothing();
+        conn.paused = false;
     }
 
     fn time_out_requests(&mut self, id: ConnId, now: Now) {
@@ -121,14 +157,14 @@ fn handshake_ms(conn: &Conn, settings: &super::Settings) -> u64 {
     if conn.refused.is_some() { settings.handshake_ms.min(REFUSED_MS) } else { settings.handshake_ms }
 }
 
-fn next_deadline(conn: &Conn, settings: &super::Settings) -> u64 {
+fn next_deadline(conn: &Conn, settings: &super::Settings, ticked_ms: u64) -> u64 {
     let alive = match conn.pinged_ms() {
         Some(pinged_ms) => pinged_ms + settings.pong_timeout_ms,
         None => conn.seen_ms + settings.ping_interval_ms,
     };
     let at_ms = match conn.stage {
         Stage::Handshake => conn.since_ms + handshake_ms(conn, settings),
-        Stage::Closing(_) => conn.since_ms + super::CLOSE_MS,
+        Stage::Closing(_) => ticked_ms + CLOSING_LOOK_MS,
         Stage::Native if conn.session.is_anonymous() => alive.min(conn.since_ms + settings.auth_ms),
         Stage::Native | Stage::Echo => alive,
     };

@@ -257,6 +257,11 @@ impl Stream {
         Some(self.unsent.is_empty())
     }
 
+    /// Bytes of records that the kernel has not taken.
+    pub fn unsent(&self) -> usize {
+        self.unsent.len()
+    }
+
     /// Bytes kept for the connection: of a record that is incomplete, and of records that the kernel didn't take.
     #[cfg(test)]
     pub(super) fn buffered(&self) -> (usize, usize) {

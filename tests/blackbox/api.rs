@@ -27,7 +27,7 @@ pub struct Answer {
     pub status: u16,
     pub head: String,
     body: Value,
-    text: String,
+    pub text: String,
 }
 
 impl Answer {
@@ -49,8 +49,8 @@ impl Answer {
 /// A backend.
 #[derive(Clone)]
 pub struct Backend {
-    addr: SocketAddr,
-    headers: String,
+    pub addr: SocketAddr,
+    pub headers: String,
 }
 
 impl Backend {
@@ -251,6 +251,71 @@ async fn what_is_wrong_is_said() {
     backend.publish(&json!({"channel": "news", "data": "x".repeat(1024)})).await.refused(413);
     backend.publish(&json!({"channel": "news", "data": "x".repeat(400_000)})).await.refused(413);
     assert_eq!(backend.publish(&good).await.ok()["offset"], 3);
+}
+
+/// What is no JSON object is refused by every endpoint, and what a field must be is said in the words of docs/api.md.
+#[tokio::test]
+async fn only_objects_are_taken_and_errors_name_the_field() {
+    let server = options().start();
+    let backend = Backend::of(&server).await;
+    let arrays = [
+        ("publish", r#"[1,null,null,null,null,"news",null]"#),
+        ("broadcast", r#"[1,null,null,null,null,null,["news"]]"#),
+        ("history", r#"["news",null,1,false]"#),
+        ("presence", r#"["lobby",null,1]"#),
+        ("revoke", "[null,null,9999999999999,null]"),
+        ("unrevoke", "[null,null,9999999999999]"),
+    ];
+    for (endpoint, array) in arrays {
+        for body in [array, "[]", "null", "1", "\"x\"", "true", "", "[{}]"] {
+            let error = backend.send("POST", &format!("/api/{endpoint}"), body.as_bytes()).await.refused(400);
+            let message = error["message"].as_str().unwrap();
+            assert!(message.starts_with("the body must be a JSON object"), "{endpoint} {body}: {message}");
+        }
+    }
+    for (endpoint, body, said) in [
+        ("publish", r#"{"channel":["news"],"data":1}"#, "channel must be a text in quotes"),
+        ("publish", r#"{"data":1}"#, "channel is missing"),
+        ("publish", r#"{"channel":"news","data":1,"data":2}"#, "data is there twice"),
+        ("publish", r#"{"channel":"news","text":{"a":1}}"#, "text must be a text in quotes"),
+        ("publish", r#"{"channel":"news","data":1,"key":1}"#, "key must be a text in quotes"),
+        ("publish", r#"{"channel":"news","data":1,"epoch":[]}"#, "epoch must be a text in quotes"),
+        ("broadcast", r#"{"channels":{"0":"a"},"data":1}"#, "channels must be a list of texts: [\"…\", \"…\"]"),
+        ("broadcast", r#"{"channels":["a",["b"]],"data":1}"#, "channels[1] must be a text in quotes"),
+        ("history", r#"{"channel":"news","since":["x",1]}"#, "since must be an object with epoch and offset"),
+        ("history", r#"{"channel":"news","since":{"epoch":"x"}}"#, "since.offset is missing"),
+        (
+            "history",
+            r#"{"channel":"news","since":{"epoch":"x","offset":-1}}"#,
+            "since.offset must be a whole number from 0 up",
+        ),
+        ("history", r#"{"channel":"news","limit":1.5}"#, "limit must be a whole number from 1 up"),
+        ("history", r#"{"channel":"news","limit":0}"#, "limit must be a whole number from 1 up"),
+        ("history", r#"{"channel":"news","reverse":1}"#, "reverse must be true or false"),
+        ("presence", r#"{"channel":"lobby","cursor":1}"#, "cursor must be a text in quotes"),
+        (
+            "revoke",
+            r#"{"issued_before":"1"}"#,
+            "issued_before must be a time in Unix milliseconds, a whole number from 0 up",
+        ),
+        ("revoke", r#"{"token_id":7}"#, "token_id must be a text in quotes"),
+    ] {
+        let error = backend.send("POST", &format!("/api/{endpoint}"), body.as_bytes()).await.refused(400);
+        assert_eq!(error["message"], said, "{endpoint} {body}");
+    }
+    for (query, said) in [
+        ("", "channel is missing"),
+        ("?channel=lobby&limit=x", "limit must be a whole number from 1 up"),
+        ("?channel=lobby&limit=-1", "limit must be a whole number from 1 up"),
+        ("?channel=lobby&limit=", "limit must be a whole number from 1 up"),
+        ("?channel=lobby&channel=news", "channel is there twice"),
+    ] {
+        let error = backend.send("GET", &format!("/api/presence{query}"), b"").await.refused(400);
+        assert_eq!(error["message"], said, "{query}");
+    }
+    // Nobody was revoked and nothing was published.
+    assert_eq!(backend.post("/api/history", &json!({"channel": "news"})).await.ok()["offset"], 0);
+    Client::join(&server, 1, "Alice").await;
 }
 
 #[tokio::test]

@@ -126,11 +126,69 @@ async fn unknown_paths_are_404_and_other_methods_405() {
     for path in ["/nope", "/echo", "/ws/", "/WS", "/wsx"] {
         assert_eq!(upgrade(&server, &request(&server, path, &[])).await.status, 404, "{path}");
     }
-    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+    for method in ["POST", "PUT", "DELETE", "CONNECT"] {
         let response = upgrade(&server, &request(&server, "/ws", &[]).replacen("GET", method, 1)).await;
         assert_eq!(response.status, 405, "{method}");
         assert!(response.header("allow").is_some_and(|allow| allow.contains("GET")), "RFC 9110: {response:?}");
     }
+}
+
+/// Clients behind a plain HTTP proxy name the host in the target (RFC 9112 §3.2.2), and that one counts.
+#[tokio::test]
+async fn targets_in_absolute_form_are_taken() {
+    let server = Options::new().start();
+    for target in
+        ["http://push.example/ws", "HTTP://push.example/ws", "https://push.example:80/ws?x=1", "wss://push.example/ws"]
+    {
+        assert_eq!(upgrade(&server, &request(&server, target, &[])).await.status, 101, "{target}");
+    }
+    let with_origin = async |target: &str, origin: &str| {
+        upgrade(&server, &request(&server, target, &[("Origin", origin)])).await.status
+    };
+    assert_eq!(with_origin("http://push.example/ws", "http://push.example").await, 101);
+    assert_eq!(with_origin("http://push.example/ws", &format!("http://{}", server.addr)).await, 403);
+    for (target, status) in [("http://push.example", 404), ("http://push.example?a", 404), ("http:///ws", 400)] {
+        assert_eq!(upgrade(&server, &request(&server, target, &[])).await.status, status, "{target}");
+    }
+}
+
+/// HEAD is told what GET would be, and no more; OPTIONS is told what there is.
+#[tokio::test]
+async fn head_has_no_content_and_options_an_answer() {
+    let server = Options::bare(&["--dev", "--listen", "127.0.0.1:0"]).start();
+    let ask = async |method: &str, target: &str, headers: &str| {
+        let mut raw = Raw::connect(&server).await;
+        raw.write(format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", server.addr).as_bytes()).await;
+        (raw.response().await, raw.rest().await)
+    };
+    let too_long = format!("X: {}\r\n", "x".repeat(9000));
+    for (target, headers, status) in [
+        ("/", "", 200),
+        ("/uringcast.js", "", 200),
+        ("/token?name=A", "", 200),
+        ("/token", "", 400),
+        ("/nope", "", 404),
+        ("/ws", "", 426),
+        ("/ws", "Host: twice\r\n", 400),
+        ("/ws", too_long.as_str(), 413),
+    ] {
+        let (get, body) = ask("GET", target, headers).await;
+        let (head, nothing) = ask("HEAD", target, headers).await;
+        assert_eq!((get.status, head.status), (status, status), "{target}");
+        assert!(!body.is_empty() && nothing.is_empty(), "{target}: {nothing:?}");
+        let length = |response: &Response| response.header("content-length").map(str::to_owned);
+        assert_eq!(length(&get), Some(body.len().to_string()), "{target}");
+        if !target.starts_with("/token?") {
+            assert_eq!(length(&head), length(&get), "{target}");
+        }
+    }
+    for target in ["*", "/", "/ws", "/echo", "/token?name=A", "http://localhost/ws"] {
+        let (response, body) = ask("OPTIONS", target, "").await;
+        assert_eq!((response.status, response.header("allow")), (204, Some("GET, HEAD, OPTIONS")), "{target}");
+        assert!(body.is_empty() && response.header("content-length").is_none(), "{target}");
+    }
+    assert_eq!(ask("OPTIONS", "/nope", "").await.0.status, 404);
+    assert_eq!(ask("GET", "*", "").await.0.status, 400);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod abuse;
 mod admission;
 mod api;
+mod api_connections;
 mod batches;
 mod channel_support;
 mod channels;
@@ -13,6 +14,7 @@ mod deflate;
 mod doctor;
 mod driver;
 mod echo;
+mod farewell;
 mod faults;
 mod ghosts;
 mod handshake;

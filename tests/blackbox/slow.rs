@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::channel_support::{listed, member, members_publish, offset, since};
 use crate::support::tls::{Files, Secure};
-use crate::support::{Client, Event, Options, Server};
+use crate::support::{Client, Event, Options, Server, until};
 
 /// So much that the kernel's buffers and the bound are filled many times over.
 const COUNT: u64 = 600;
@@ -98,8 +98,12 @@ async fn disconnect_ends_the_slow_one_which_gets_the_rest_when_it_returns() {
     let server = options("disconnect").start();
     let mut ann = member(&server, "ann", "news").await;
     let mut bob = member(&server, "bob", "news").await;
-    let epoch = flood(&mut bob, 0).await;
-    let got = read(&mut ann).await;
+    // It reads on as soon as it is closed: one that doesn't for two seconds is reset.
+    let reading = async {
+        until("ann is closed", async || server.log().contains("(4508)").then_some(())).await;
+        read(&mut ann).await
+    };
+    let (epoch, got) = tokio::join!(flood(&mut bob, 0), reading);
     assert_eq!(got.closed, Some(4508));
     assert!(got.gaps.is_empty() && !got.publications.is_empty());
     assert!(got.publications.iter().zip(1..).all(|(got, n)| got.0 == n), "a hole before the close");

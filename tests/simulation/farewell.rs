@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::client::{Answer, Client, Verdict, What};
 use crate::oracle::pump;
+use crate::wire::Reader;
 use crate::world::World;
 
 /// Steps after which shards that have not said goodbye never will.
@@ -14,9 +15,17 @@ const FOREVER_MS: u64 = u64::MAX;
 /// Going away (RFC 6455 §7.4.1).
 const GOING_AWAY: Option<Option<u16>> = Some(Some(1001));
 
+/// How much time passes between two reads of a slow reader: less than a server waits for it.
+const SLOW_READ_MS: u64 = uringcast::shard::CLOSE_MS - 500;
+const SLOW_ROUNDS: usize = 4;
+/// What it reads at a time.
+const SLOW_READ_BYTES: usize = 100;
+
 /// Ends a world; returns how many clients were told goodbye.
 pub fn judge(world: &mut World) -> Verdict<usize> {
     go_away(world)?;
+    read_slowly(world)?;
+    empty_pipes(world)?;
     let acked = acked(world);
     let clients: Vec<&Client> = world.clients.iter().filter(|client| client.closed == GOING_AWAY).collect();
     for client in &clients {
@@ -37,10 +46,50 @@ fn go_away(world: &mut World) -> Verdict {
         }
         world.step_out()?;
         if world.shards.iter().all(uringcast::shard::Shard::has_said_goodbye) {
-            return empty_pipes(world);
+            return Ok(());
         }
     }
     Err("not every shard has said goodbye".into())
+}
+
+/// Time passes while some clients read slowly and others nothing. Who takes something is not reset, however long it
+/// takes; who takes nothing is, in time.
+fn read_slowly(world: &mut World) -> Verdict {
+    let has_some = |world: &World, client: usize| {
+        let pipe = &world.net.pipes[client];
+        world.is_there(client) && !pipe.down.is_empty() && !pipe.reset && pipe.room != usize::MAX
+    };
+    let waiting: Vec<usize> = (0..world.clients.len()).filter(|&client| has_some(world, client)).collect();
+    let (slow, stalled) = waiting.split_at(waiting.len() - waiting.len().div_ceil(8));
+    for round in 0..SLOW_ROUNDS {
+        for &client in slow {
+            if world.net.pipes[client].aborted {
+                return Err(format!("client {client} is reset in round {round}, although it reads"));
+            }
+            world.client_read(client, SLOW_READ_BYTES)?;
+            if world.is_readable(client) {
+                world.server_read(client, usize::MAX)?;
+            }
+            // A kernel with room that takes nothing is asked again, and not in a second.
+            while world.is_writable(client) {
+                world.writable(client)?;
+            }
+        }
+        for shard in 0..world.shards.len() {
+            world.finish_turns(shard)?;
+        }
+        for _ in 0..3 {
+            world.advance(SLOW_READ_MS / 3)?;
+        }
+    }
+    let is_left = |client: &&usize| {
+        let pipe = &world.net.pipes[**client];
+        !pipe.down.is_empty() && !pipe.aborted && pipe.reader != Reader::Ended
+    };
+    match stalled.iter().find(is_left) {
+        Some(client) => Err(format!("client {client} takes nothing and is waited for")),
+        None => Ok(()),
+    }
 }
 
 /// Everybody reads what is there for him.

@@ -28,6 +28,10 @@ impl Wire for Paper {
         pieces.iter().for_each(|piece| self.0.extend_from_slice(piece));
         Sent::Bytes(self.0.len() - before)
     }
+
+    fn unacknowledged(&mut self, _: ConnId) -> usize {
+        0
+    }
 }
 
 struct Scene {
@@ -70,7 +74,7 @@ impl Scene {
         self.now.unix_ms = self.now.unix_ms.saturating_add_signed(jump_ms);
         for _ in 0..ms.div_ceil(64) {
             self.now = Now { unix_ms: self.now.unix_ms + 64, mono_ms: self.now.mono_ms + 64 };
-            self.shard.tick(self.now);
+            self.shard.tick(&mut self.paper, self.now);
             for _ in 0..8 {
                 self.shard.turn(self.now);
             }

@@ -41,6 +41,8 @@ pub struct Pipe {
     pub finished: bool,
     /// The server has reset the connection.
     pub aborted: bool,
+    /// The server has closed the connection; what is in `down` still arrives.
+    pub closed: bool,
     pub reader: Reader,
     /// The server waits for `down` to have room.
     pub writer: bool,
@@ -57,6 +59,7 @@ impl Pipe {
             reset: false,
             finished: false,
             aborted: false,
+            closed: false,
             reader: Reader::Open,
             writer: false,
         }
@@ -129,5 +132,10 @@ impl Wire for Net {
         }
         pipe.down.extend(taken);
         Sent::Bytes(count)
+    }
+
+    fn unacknowledged(&mut self, conn: ConnId) -> usize {
+        let number = self.client(conn).expect("the shard asks for connections that it has");
+        self.pipes[number].down.len()
     }
 }

@@ -277,7 +277,7 @@ impl World {
     pub fn is_readable(&self, client: usize) -> bool {
         let pipe = &self.net.pipes[client];
         match pipe.reader {
-            Reader::Open => !pipe.up.is_empty() || pipe.left || pipe.aborted,
+            Reader::Open => !pipe.up.is_empty() || pipe.left || pipe.aborted || pipe.closed,
             Reader::Woken => true,
             Reader::Paused | Reader::Ended => false,
         }
@@ -290,8 +290,14 @@ impl World {
         let input = if pipe.reader == Reader::Woken {
             self.note(|| format!("client {client} is resumed"));
             self.shards[shard].resume(id, &mut self.net, self.now)
-        } else if pipe.aborted || pipe.up.is_empty() {
-            if pipe.left || pipe.aborted { Input::Ended } else { return Ok(()) }
+        } else if pipe.aborted || pipe.closed {
+            Input::Ended
+        } else if pipe.up.is_empty() {
+            if !pipe.left {
+                return Ok(());
+            }
+            self.note(|| format!("client {client} has ended its direction"));
+            self.shards[shard].hear_out(id)
         } else {
             let count = pipe.up.len().min(most);
             let mut bytes: Vec<u8> = pipe.up.drain(..count).collect();
@@ -334,7 +340,11 @@ impl World {
     /// Does to the sockets what the shard asks for.
     fn act(&mut self, shard: usize) -> Verdict {
         for action in self.shards[shard].take_actions() {
-            let (Action::Resume(id) | Action::AwaitWritable(id) | Action::Finish(id) | Action::Abort(id)) = action
+            let (Action::Resume(id)
+            | Action::AwaitWritable(id)
+            | Action::Finish(id)
+            | Action::Abort(id)
+            | Action::End(id)) = action
             else {
                 continue; // An alarm: time passes here by itself.
             };
@@ -353,6 +363,12 @@ impl World {
                 Action::AwaitWritable(_) if pipe.writer => return Err(format!("two writers for client {client}")),
                 Action::AwaitWritable(_) => pipe.writer = true,
                 Action::Finish(_) => pipe.finished = true,
+                Action::End(_) => {
+                    (pipe.finished, pipe.closed) = (true, true);
+                    if pipe.reader == Reader::Paused {
+                        pipe.reader = Reader::Woken;
+                    }
+                }
                 Action::Abort(_) | Action::Alarm(_) => self.abort(client)?,
             }
         }
@@ -400,6 +416,17 @@ impl World {
         }
         let budget = self.dice.between(1, self.plan.flush_budget);
         self.flush_step(shard, budget)
+    }
+
+    /// Turns until a shard has nothing to do: a second is long for it.
+    pub fn finish_turns(&mut self, shard: usize) -> Verdict {
+        for _ in 0..10_000 {
+            if !self.flushing[shard] && !self.shards[shard].has_work() {
+                return Ok(());
+            }
+            self.turn(shard)?;
+        }
+        Err(format!("shard {shard} never comes to rest"))
     }
 
     fn take_in(&mut self, shard: usize) -> Verdict {
@@ -500,7 +527,7 @@ impl World {
     fn tick(&mut self, shard: usize) {
         let mut open = self.connections(shard);
         open.retain(|(_, id)| !self.shards[shard].is_closing(*id));
-        self.shards[shard].tick(self.now);
+        self.shards[shard].tick(&mut self.net, self.now);
         for (client, id) in open {
             if self.shards[shard].is_closing(id) {
                 self.silent_ms.insert(client, self.now.mono_ms - self.heard_ms[client]);

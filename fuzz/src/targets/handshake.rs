@@ -67,7 +67,7 @@ pub fn run(bytes: &[u8]) {
 
 fn refused(refusal: &Refusal) {
     let mut out = Vec::new();
-    refusal.write(&mut out);
+    refusal.write("GET", &mut out);
     well_formed(&out, refusal.status);
 }
 

@@ -211,7 +211,11 @@ impl Hostile {
 
     fn act(&mut self, shard: usize) {
         for action in self.shards[shard].take_actions() {
-            let (Action::Resume(id) | Action::AwaitWritable(id) | Action::Finish(id) | Action::Abort(id)) = action
+            let (Action::Resume(id)
+            | Action::AwaitWritable(id)
+            | Action::Finish(id)
+            | Action::Abort(id)
+            | Action::End(id)) = action
             else {
                 continue; // An alarm: time passes here by itself.
             };
@@ -226,10 +230,11 @@ impl Hostile {
                     pipe.writer = true;
                 }
                 Action::Finish(_) => pipe.finished = true,
-                Action::Abort(_) => pipe.aborted = true,
+                Action::Abort(_) | Action::End(_) => pipe.aborted = true,
                 Action::Resume(_) | Action::Alarm(_) => {}
             }
-            if matches!(action, Action::Resume(_) | Action::Abort(_)) && pipe.reader == Reader::Paused {
+            if matches!(action, Action::Resume(_) | Action::Abort(_) | Action::End(_)) && pipe.reader == Reader::Paused
+            {
                 pipe.reader = Reader::Woken;
             }
         }
@@ -257,7 +262,7 @@ impl Hostile {
         self.now.mono_ms += ms;
         self.now.unix_ms += ms;
         for shard in 0..self.shards.len() {
-            self.shards[shard].tick(self.now);
+            self.shards[shard].tick(&mut self.net, self.now);
             self.act(shard);
         }
     }

@@ -136,7 +136,19 @@ fn requests_that_do_not_parse() {
         "GET /ws HTTP/1.1\r\nHost: a:b\r\n\r\n",
         "GET /ws HTTP/1.1\r\nHost: [::1\r\n\r\n",
         "GET /ws HTTP/1.1\r\nHost: [::1]x\r\n\r\n",
-        "GET http://a/ws HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http:///ws HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http://u:p@a/ws HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http://a:b/ws HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http://a/ws#x HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http://a/ws HTTP/1.1\r\n\r\n",
+        "GET http://a/ws HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        "GET http://a/ws HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET ftp://a/ws HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http:/ws HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET ws HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+        "OPTIONS ** HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /ws#x HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /ws HTTP/1.1\r\nHost : a\r\n\r\n",
         "GET /ws HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
@@ -152,6 +164,34 @@ fn requests_that_do_not_parse() {
     }
     let post = parse("POST /token HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n").unwrap();
     assert_eq!(post.content_length(), 12);
+}
+
+#[test]
+fn a_target_in_absolute_form_names_the_host() {
+    for (target, host, path, query) in [
+        ("http://push.example/ws", "push.example", "/ws", None),
+        ("HTTP://push.example:80/ws?x=1", "push.example:80", "/ws", Some("x=1")),
+        ("https://[::1]:2345/a/b?", "[::1]:2345", "/a/b", Some("")),
+        ("wss://push.example", "push.example", "/", None),
+        ("http://push.example?x=http://y/z", "push.example", "/", Some("x=http://y/z")),
+        ("/go?to=http://y/z", "other.example", "/go", Some("to=http://y/z")),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: other.example\r\n\r\n");
+        let request = parse(&head).unwrap();
+        assert_eq!((request.host(), request.path(), request.query()), (host, path, query), "{target}");
+    }
+    let whole = parse("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert_eq!((whole.method(), whole.path()), ("OPTIONS", "*"));
+    assert_eq!(parse("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n").unwrap_err().status, 405);
+    // It is the one that the Origin has to be, and in development mode this machine's.
+    let upgrading = |target: &str, host: &str, origin: &str| {
+        format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n{UPGRADE}{KEY}\r\n")
+    };
+    assert_eq!(outcome(&upgrading("http://a/ws", "b", "http://a"), &policy()), 101);
+    assert_eq!(outcome(&upgrading("http://a/ws", "b", "http://b"), &policy()), 403);
+    let dev = Policy { dev_hosts: true, ..policy() };
+    assert_eq!(outcome(&upgrading("http://localhost/ws", "localhost", "http://localhost"), &dev), 101);
+    assert_eq!(outcome(&upgrading("http://evil.example/ws", "localhost", "http://evil.example"), &dev), 403);
 }
 
 #[test]
@@ -193,8 +233,8 @@ fn upgrades_that_are_refused() {
     for (status, lines, key) in cases {
         assert_eq!(outcome(&request_with(&format!("{lines}{key}")), &policy()), status, "{lines}{key}");
     }
-    let post = request_with(&format!("{UPGRADE}{KEY}")).replace("GET", "POST");
-    assert_eq!(outcome(&post, &policy()), 405);
+    let with = |method: &str| outcome(&request_with(&format!("{UPGRADE}{KEY}")).replace("GET", method), &policy());
+    assert_eq!((with("POST"), with("HEAD")), (405, 426));
 }
 
 #[test]
@@ -247,7 +287,7 @@ fn every_refusal_is_a_whole_response() {
         (Refusal::bad_request("why"), None),
         (Refusal::forbidden("why"), None),
         (Refusal::not_found(), None),
-        (Refusal::method_not_allowed(), Some(("Allow", "GET"))),
+        (Refusal::method_not_allowed(), Some(("Allow", "GET, HEAD, OPTIONS"))),
         (Refusal::head_too_large(), None),
         (Refusal::upgrade_required("why"), Some(("Sec-WebSocket-Version", "13"))),
         (Refusal::upgrade_required("why"), Some(("Upgrade", "websocket"))),
@@ -255,8 +295,11 @@ fn every_refusal_is_a_whole_response() {
         (Refusal::unavailable("draining", 30), Some(("Retry-After", "30"))),
     ] {
         let mut out = Vec::new();
-        refusal.write(&mut out);
+        refusal.write("GET", &mut out);
         let response = String::from_utf8(out).unwrap();
+        let mut without_content = Vec::new();
+        refusal.write("HEAD", &mut without_content);
+        assert_eq!(response.strip_suffix(&format!("{}\n", refusal.text)).unwrap().as_bytes(), without_content);
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with(&format!("HTTP/1.1 {} ", refusal.status)), "{head}");
         assert_eq!(header_of(&response, "Content-Length"), Some(body.len().to_string()));
