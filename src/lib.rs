@@ -14,6 +14,7 @@ pub mod config;
 pub mod conn;
 pub mod control;
 pub mod cpus;
+pub mod descriptors;
 pub mod doctor;
 pub mod driver;
 pub mod fanout;

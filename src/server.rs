@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use rustls::ServerConfig;
 use signal_hook::iterator::Signals;
 
@@ -18,6 +18,7 @@ use crate::clock::{self, Clock};
 use crate::config::{Config, ConfigError, DriverChoice, Limits, ListenAddr};
 use crate::control::{self, Control, Ledger, Owners};
 use crate::cpus;
+use crate::descriptors;
 use crate::driver::{self, Driver, UringFault};
 use crate::http::Site;
 use crate::hub::HubSettings;
@@ -42,9 +43,6 @@ use crate::tls::{self, Identity};
 const FRAGMENT_OVERHEAD: usize = 64;
 /// Commands that may wait for a shard; the control thread waits when there are more.
 const COMMANDS: usize = 256;
-/// Descriptors that the process needs beside its connections, per shard and in all.
-const DESCRIPTORS_PER_SHARD: u64 = 8;
-const DESCRIPTORS: u64 = 32;
 
 /// How long the shards' loops may take to turn for the first time.
 const START: Duration = Duration::from_secs(10);
@@ -198,7 +196,7 @@ impl Server {
             0 => cpus::shards_for(&cpus),
             n => usize::from(n),
         };
-        let share = raise_descriptor_limit(count, config, config.http.listener().is_some())?;
+        let share = descriptors::share_out(count, config)?;
         let verifier = Arc::new(verifier(config)?);
         let settings = Arc::new(settings(config, count, give_back)?);
         settings.metrics.driver(driver.name());
@@ -671,47 +669,4 @@ fn forgo_huge_pages() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "transparent huge pages stay on");
     }
-}
-
-/// Descriptors that the process needs beside one for each connection.
-pub fn descriptors(shards: u64) -> u64 {
-    DESCRIPTORS + DESCRIPTORS_PER_SHARD * shards
-}
-
-/// Descriptors that the API's connections have for themselves, of those that the process doesn't need.
-pub fn api_descriptors(left: usize) -> usize {
-    control::Room::DESCRIPTORS.min(left / 4)
-}
-
-/// How the descriptors are shared out that the process doesn't need for itself.
-#[derive(Clone, Copy, Debug)]
-struct DescriptorShare {
-    /// For connections of clients.
-    sockets: usize,
-    /// For those of the API: clients can't take them.
-    api: usize,
-}
-
-/// Takes all the descriptors that the process may have, and shares them out.
-fn raise_descriptor_limit(shards: usize, config: &Config, has_api: bool) -> Result<DescriptorShare, BootError> {
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.unwrap_or(u64::MAX);
-    let needed = descriptors(shards as u64);
-    if most < needed {
-        return Err(BootError::Descriptors { limit: most, needed, shards });
-    }
-    if limit.current.is_some_and(|current| current < most) {
-        let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-        setrlimit(Resource::Nofile, raised).map_err(|error| system("raising the descriptor limit")(error.into()))?;
-    }
-    let left = usize::try_from(most - needed).unwrap_or(usize::MAX);
-    let api = if has_api { api_descriptors(left) } else { 0 };
-    let sockets = left - api;
-    if sockets < config.limits.connections {
-        tracing::info!(
-            "{most} file descriptors are allowed: {sockets} connections, fewer than limits.connections = {}",
-            config.limits.connections
-        );
-    }
-    Ok(DescriptorShare { sockets, api })
 }

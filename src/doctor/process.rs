@@ -3,7 +3,7 @@
 
 use super::machine::Limit;
 use super::{Finding, LIMITS, Machine, Plan, SERVICE, SYSCTLS, Severity, bytes, grouped};
-use crate::server;
+use crate::descriptors;
 
 /// What an idle connection takes, of the process's memory and of the kernel's; measured, see docs/sizing.md.
 const USER_BYTES: u64 = 950;
@@ -32,8 +32,8 @@ fn needed(plan: &Plan) -> u64 {
 /// Those that are not for clients' connections. The API has a quarter of what the process can spare, up to a bound.
 fn own(plan: &Plan) -> u64 {
     let spare = plan.connections.saturating_add(plan.connections / 3);
-    let api = server::api_descriptors(usize::try_from(spare).unwrap_or(usize::MAX));
-    server::descriptors(plan.shards) + if plan.api { api as u64 } else { 0 }
+    let api = descriptors::of_api(usize::try_from(spare).unwrap_or(usize::MAX));
+    descriptors::needed(plan.shards) + if plan.api { api as u64 } else { 0 }
 }
 
 fn open_files(limit: Option<Limit>, plan: &Plan) -> Finding {
