@@ -374,6 +374,15 @@ impl Guard {
         self.users.with(self.users.key_of(user), now_ms, take).unwrap_or(Ok(()))
     }
 
+    /// Takes bytes that a user's message became longer by out of the user's rate. What is over the rate is owed: the
+    /// user's next messages are refused until it is paid.
+    pub fn charge_user_bytes(&self, user: &str, bytes: usize, now_ms: u64) {
+        if let Some(rate) = &self.rules.user.bytes {
+            let charge = |meters: &mut UserMeters| meters.bytes.charge(rate, bytes as u64, now_ms);
+            self.users.with(self.users.key_of(user), now_ms, charge);
+        }
+    }
+
     /// Takes an answer of at most `bytes` out of a user's rate, before it is made: each byte counts `cost` times.
     /// [`Guard::answer_made`] has to follow, and then [`Guard::answer_taken`].
     ///

@@ -5,11 +5,12 @@ use super::refusals::TokenUse;
 use super::{Shard, Stage};
 use crate::auth::RefusedToken;
 use crate::clock::Now;
+use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::limits::{Address, Limit};
 use crate::proto::codes::close;
 use crate::proto::decode::Command;
-use crate::proto::text::Text;
+use crate::proto::text::{Text, escape_growth};
 use crate::proto::websocket::Event;
 
 /// Less than this of an unfinished message is not counted, so that a frame's header that was cut costs nothing.
@@ -41,6 +42,19 @@ impl Shard {
         match conn.session.user() {
             Some(user) => self.settings.guard.user_message(user.key(), bytes, now.mono_ms),
             None => Ok(()),
+        }
+    }
+
+    /// Charges the sender of a text for the bytes that escaping adds to it: they are kept, and sent to everyone.
+    pub(super) fn charge_escaping(&mut self, id: ConnId, command: &Command<'_>, now: Now) {
+        let Command::Message { text: Some(text), channel, .. } = command else { return };
+        let namespace = self.settings.hub.namespaces.of(channel.unwrap_or(LOBBY));
+        let growth = if namespace.is_some_and(|namespace| namespace.escape) { escape_growth(text) } else { 0 };
+        if growth == 0 || *self.conns.address(id.slot) == Address::NONE {
+            return;
+        }
+        if let Some(user) = self.conns.at(id.slot).session.user() {
+            self.settings.guard.charge_user_bytes(user.key(), growth, now.mono_ms);
         }
     }
 

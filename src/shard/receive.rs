@@ -358,6 +358,7 @@ impl Shard {
                 self.too_many_attempts(id, request.id, Limit::AuthFailuresPerIp, now);
             }
             (Ok(request), None) => {
+                self.charge_escaping(id, &request.command, now);
                 let token_use = token_use(&request.command);
                 let looks_at_tokens = token_use.is_none() || self.may_sign_in(id, now);
                 let mark = request.id;

@@ -259,6 +259,19 @@ async fn messages_over_a_rate_are_refused_and_who_goes_on_is_closed() {
 }
 
 #[tokio::test]
+async fn what_escaping_adds_to_a_text_counts_for_its_user() {
+    let apostrophes = |n: usize| json!({"type": "message", "id": n.to_string(), "data": {"text": "'".repeat(1_000)}});
+    // A message has about 1,060 bytes; escaped, its text has 5,000 more.
+    for (escape, allowed) in [("true", 3..=5), ("false", 18..=20)] {
+        let options = limit(options().shards(1), "USER_BYTES_PER_S", 1).env("URINGCAST_LOBBY__ESCAPE", escape);
+        let server = limit(limit(options, "USER_BYTES_BURST", 20_000), "MESSAGE_BYTES", 5_000).start();
+        let (mut alice, _) = Client::join(&server, 1, "Alice").await;
+        let refused = flood(&mut alice, apostrophes).await;
+        assert!(allowed.contains(&refused[0]), "escape = {escape}: {refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_user_is_measured_over_all_connections_and_a_pause_heals() {
     let options = options().shards(2).env("URINGCAST_AUTH__DUPLICATE_LOGIN", "allow");
     let server = limit(limit(options, "USER_MESSAGES_PER_S", 2), "USER_MESSAGES_BURST", 4).start();
