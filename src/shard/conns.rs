@@ -154,7 +154,8 @@ impl Conn {
         let known = self.held.as_ref().and_then(|held| held.last_words);
         let moved_ms = match known {
             None if left == 0 => return self.since_ms,
-            None => self.since_ms,
+            // What it took before it was looked at is not known.
+            None => now_ms,
             Some(known) if left < known.left => now_ms,
             Some(known) => known.moved_ms,
         };
@@ -189,7 +190,9 @@ impl Conn {
     pub(super) fn owes(&self) -> bool {
         let is_lost = self.held.as_ref().is_some_and(|held| held.lost);
         let is_serving = self.stage != Stage::Handshake;
-        !is_lost && is_serving && (!self.outbox.is_empty() || self.session.deadline_ms().is_some())
+        // A sign-in is for what comes after it, and must not stand in the way of the same user's next one.
+        let is_answered = self.session.user().is_none() || self.session.deadline_ms().is_none();
+        !is_lost && is_serving && !(self.outbox.is_empty() && is_answered)
     }
 
     /// Keeps received bytes until they can be taken.
