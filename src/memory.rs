@@ -1,5 +1,5 @@
-//! How much memory the process may have and has. `Watch` looks once a second, on a thread of its own, and tells the
-//! limits' guard when it gets short: what is there goes on, nothing new is taken (docs/limits.md). It also has the
+//! How much memory the process may have and has. `Watch` looks four times a second, on a thread of its own, and tells the
+//! limits' guard when it gets short: nothing new is taken, and what is there gives way (docs/limits.md). It also has the
 //! allocator give back what is free. Started by `server`. Knows the kernel's files, not what memory is used for.
 
 use std::fs;
@@ -11,8 +11,14 @@ use std::time::Duration;
 
 use crate::limits::Guard;
 
-/// How often it looks. A server that takes a thousand connections meanwhile has grown by some MB.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// How often it looks. Clients that don't read can make it grow by some 100 MB in a second.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// The allocator gives back each so many looks, and while memory is short at each.
+const GIVE_BACK_LOOKS: u32 = 4;
+/// A round of giving way is begun at each so many looks while memory is short: shards need two of their ticks for it.
+const ROUND_LOOKS: u32 = 2;
+/// What is there gives way until so much of the bound is left in use, in percent.
+const TARGET: u64 = 90;
 /// Of what the machine or the cgroup has, in percent, if nothing else is configured.
 const SHARE: u64 = 80;
 /// Memory is short above the bound, and enough again below so much of it, in percent.
@@ -86,16 +92,23 @@ impl Watch {
     pub fn start(bound: Option<u64>, guard: Arc<Guard>, give_back: fn()) -> io::Result<Self> {
         let (end, ended) = channel();
         let body = move || {
-            let mut short = false;
+            let (mut short, mut looks) = (false, 0u32);
             while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                give_back();
+                looks = if short { looks + 1 } else { (looks + 1) % GIVE_BACK_LOOKS };
+                if short || looks == 0 {
+                    give_back();
+                }
                 let (Some(bound), Some(resident)) = (bound, resident()) else { continue };
                 let now_short = is_short(short, resident, bound);
                 if now_short != short {
                     tell(now_short, resident, bound);
+                    looks = 0;
                 }
                 short = now_short;
                 guard.set_short_of_memory(short);
+                if short && looks.is_multiple_of(ROUND_LOOKS) {
+                    guard.relief().begin(excess(resident, bound));
+                }
             }
         };
         let thread = std::thread::Builder::new().name("memory".to_owned()).spawn(body)?;
@@ -117,11 +130,16 @@ fn tell(short: bool, resident: u64, bound: u64) {
         tracing::warn!(
             resident_mib,
             bound_mib,
-            "memory is short: no new connections or channels (limits.memory_bytes)"
+            "memory is short: no new connections or channels, and the largest queues give way (limits.memory_bytes)"
         );
     } else {
         tracing::info!(resident_mib, bound_mib, "memory is enough again: new connections and channels are taken");
     }
+}
+
+/// How much has to be freed.
+fn excess(resident: u64, bound: u64) -> u64 {
+    resident.saturating_sub(bound / 100 * TARGET)
 }
 
 /// With some play, so that it doesn't go to and fro.

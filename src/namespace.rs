@@ -2,7 +2,7 @@
 //! presence is told, what a slow consumer meets. A channel's name alone says which namespace it is in. Pure and
 //! immutable: made from the configuration at boot, shared by the shards; knows no channel's state and no client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,7 @@ pub struct Namespace {
     /// Who may subscribe.
     pub subscribe: SubscribeRule,
     /// The user keys that [`SubscribeRule::Named`] means.
-    pub users: Vec<String>,
+    pub users: BTreeSet<String>,
     /// Who may publish.
     pub publish: PublishRule,
     /// The most publications kept per channel; 0 keeps none.
@@ -137,7 +137,7 @@ impl Namespace {
         match self.subscribe {
             SubscribeRule::SignedIn => true,
             SubscribeRule::Token => granted,
-            SubscribeRule::Named => granted || self.users.iter().any(|user| user == user_key),
+            SubscribeRule::Named => granted || self.users.contains(user_key),
         }
     }
 }
@@ -183,7 +183,7 @@ mod tests {
         Namespace {
             name: name.to_owned(),
             subscribe,
-            users: vec!["1".to_owned(), "bob".to_owned()],
+            users: ["1".to_owned(), "bob".to_owned()].into(),
             publish: PublishRule::Backend,
             history_size: 100,
             history_age_ms: 300_000,

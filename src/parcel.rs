@@ -337,6 +337,69 @@ impl Ask {
     }
 }
 
+impl Ask {
+    /// Whether the answer may carry publications or members: it is asked for when the client has room for it.
+    pub fn may_be_large(&self) -> bool {
+        match self {
+            Self::Claim(claim) => claim.recover.is_some(),
+            Self::Subscribe { recover, .. } => recover.is_some(),
+            Self::History { .. } | Self::Presence { .. } | Self::Users { .. } => true,
+            Self::Publish(_) => false,
+        }
+    }
+}
+
+/// How large a page of users may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageSize {
+    /// Most users.
+    pub users: usize,
+    /// Most bytes of them, as they are sent. The first one always has room.
+    pub bytes: usize,
+}
+
+impl UsersPage {
+    /// The page that begins with the first of `rest`, who are in the order of user keys.
+    pub fn fill(count: u64, mut rest: impl Iterator<Item = (Arc<User>, u64)>, size: PageSize) -> Self {
+        let (mut members, mut bytes) = (Vec::new(), 0);
+        let mut next = rest.next();
+        while let Some((user, connections)) = next.take_if(|(user, _)| {
+            bytes += member_bytes(user);
+            members.len() < size.users && (members.is_empty() || bytes <= size.bytes)
+        }) {
+            members.push((user, connections));
+            next = rest.next();
+        }
+        let cursor = members.last().filter(|_| next.is_some()).map(|(user, _)| Arc::clone(user.key()));
+        Self { count, members, cursor }
+    }
+}
+
+/// Bytes of a member in a page: `{"user":…,"connections":1},`.
+fn member_bytes(user: &User) -> usize {
+    user.json(true).get().len() + 27
+}
+
+impl Answer {
+    /// Bytes of the publications and members that the answer carries: about what the client will be sent.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Claimed { lobby, .. } => lobby.as_ref().map_or(0, |attached| attached.weight()),
+            Self::Subscribed(attached) | Self::History(attached) => attached.weight(),
+            Self::Users(page) | Self::Presence(_, page) => {
+                page.members.iter().map(|(user, _)| member_bytes(user)).sum()
+            }
+            Self::Published { .. } | Self::Revoked { .. } | Self::Refused(_) | Self::EpochChanged(_) => 0,
+        }
+    }
+}
+
+impl Attached {
+    fn weight(&self) -> usize {
+        self.publications.iter().map(|publication| publication.fields().len()).sum()
+    }
+}
+
 impl Parcel {
     /// Bytes that the parcel carries beyond its own size: what a turn's byte budget counts.
     pub fn weight(&self) -> usize {
@@ -345,7 +408,7 @@ impl Parcel {
             Self::Deliver { publication, .. } => publication.frame().len(),
             Self::DeliverBatch { bytes, .. } => *bytes,
             Self::Announce { frame, .. } => frame.len(),
-            Self::Answer { answer: Answer::Users(page) | Answer::Presence(_, page), .. } => page.members.len() * 64,
+            Self::Answer { answer, .. } => answer.weight(),
             _ => 0,
         }
     }
@@ -353,6 +416,28 @@ impl Parcel {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::user::tests::user;
+
+    #[test]
+    fn pages_end_where_their_bytes_do() {
+        let all: Vec<_> = (0..10).map(|n| (user(&format!("u{n}")), 1)).collect();
+        let each = member_bytes(&all[0].0);
+        for (bytes, expected) in [(0, 1), (3 * each - 1, 2), (3 * each, 3), (usize::MAX, 4)] {
+            let (mut rest, mut seen) = (&all[..], 0);
+            loop {
+                let page = UsersPage::fill(10, rest.iter().cloned(), PageSize { users: 4, bytes });
+                seen += page.members.len();
+                rest = &rest[page.members.len()..];
+                let Some(cursor) = page.cursor else { break };
+                assert_eq!(page.members.len(), expected);
+                assert_eq!(Some(&cursor), page.members.last().map(|(user, _)| user.key()));
+            }
+            assert_eq!((seen, rest.len()), (10, 0));
+        }
+        assert!(UsersPage::fill(0, std::iter::empty(), PageSize { users: 4, bytes: 0 }).cursor.is_none());
+    }
+
     #[test]
     fn a_parcel_fits_a_cache_line() {
         assert!(std::mem::size_of::<super::Parcel>() <= 88, "{}", std::mem::size_of::<super::Parcel>());

@@ -2,7 +2,7 @@
 //! channels. Made of what `auth` found in them, and judged anew when the clock or a revocation says so. Small: every
 //! signed-in connection has one. Knows no socket and no request; `session` owns it.
 
-use crate::auth::{ChannelGrant, Identity, Revocations, TokenMark};
+use crate::auth::{ChannelGrant, GrantedChannels, Identity, Revocations, TokenMark};
 use crate::refusals::TokenReason;
 
 /// How long before its end a client is told that its token expires: half of what is left of the token's life, but not
@@ -28,7 +28,7 @@ pub struct Rights {
 struct More {
     token_id: Option<Box<str>>,
     /// What the user's token grants beyond the namespaces' rules.
-    channels: Box<[String]>,
+    channels: GrantedChannels,
     /// What the tokens of channels that are subscribed grant.
     grants: Vec<Grant>,
 }
@@ -84,7 +84,7 @@ impl Rights {
     pub fn new(identity: &Identity) -> Self {
         let more = More {
             token_id: identity.token_id.as_deref().map(Into::into),
-            channels: identity.channels.clone().into(),
+            channels: identity.channels.clone(),
             grants: Vec::new(),
         };
         Self {
@@ -105,7 +105,7 @@ impl Rights {
 
     /// Whether the user's token names the channel.
     pub fn names(&self, channel: &str) -> bool {
-        self.more.iter().flat_map(|more| &more.channels).any(|named| named == channel)
+        self.more.as_ref().is_some_and(|more| more.channels.contains(channel))
     }
 
     /// Whether any of the tokens names the channel.
@@ -267,7 +267,7 @@ mod tests {
             expires_at_ms: Some(5_001),
             issued_at_ms: Some(1_999),
             token_id: None,
-            channels: Vec::new(),
+            channels: GrantedChannels::default(),
         };
         let mut rights = Rights::new(&identity);
         assert!(rights.more.is_none());

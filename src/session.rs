@@ -3,6 +3,7 @@
 //! `shard` carries the effects out.
 
 mod rules;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::user::User;
 use rules::grant_for;
 
 pub use rules::Rules;
+pub use waiting::TimedOut;
 
 /// Most members or publications in a page, and how many a client gets that names no limit.
 const PAGE_MAX: u32 = 1000;
@@ -169,19 +171,6 @@ pub enum Outcome {
     Stale,
 }
 
-/// A request whose outcome will not be known any more.
-#[derive(Debug)]
-pub struct TimedOut {
-    /// The session's number for it.
-    pub request: u32,
-    /// The client's mark, if it gave one.
-    pub id: Option<Box<str>>,
-    /// What it was about.
-    pub channel: Arc<str>,
-    /// The connection can't go on without it.
-    pub is_final: bool,
-}
-
 impl Session {
     /// The signed-in user.
     pub fn user(&self) -> Option<&Arc<User>> {
@@ -211,12 +200,6 @@ impl Session {
             && underway.stalled.is_empty()
             && underway.pending.len() < limit
             && underway.bytes < UNDERWAY_BYTES
-    }
-
-    /// When the next request under way has to be answered.
-    pub fn deadline_ms(&self) -> Option<u64> {
-        let waits = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
-        self.pending().find(waits).map(|pending| pending.deadline_ms)
     }
 
     fn rights(&self) -> Option<&Rights> {
@@ -480,16 +463,6 @@ impl Session {
         self.pending().filter(said).any(|pending| *pending.channel == *channel)
     }
 
-    /// The first stalled command whose turn has come. To be asked for after each answer and each time-out, until
-    /// there is none.
-    pub fn next_stalled(&mut self) -> Option<(Local, Box<str>, Option<Box<str>>)> {
-        let at = self.stalled().iter().position(|stalled| !self.is_busy_with(&stalled.channel))?;
-        let underway = self.underway.as_mut()?;
-        let Stalled { id, channel, what } = underway.stalled.remove(at);
-        self.give_back();
-        Some((what, channel, id))
-    }
-
     /// Whether the client is subscribed, or will be by the time that what it asks now comes to the owner: asks of
     /// a connection about a channel arrive in order.
     fn takes_part(&self, channel: &str, rules: &Rules<'_>) -> bool {
@@ -610,15 +583,6 @@ impl Session {
             Refusal::TooManyChannels | Refusal::Busy => (503, Text::Busy),
         };
         Outcome::Error(id, code, text, channel)
-    }
-
-    /// Gives up on a request that is over its deadline. If it was the sign-in, the connection has to end: were it to
-    /// sign in once more, a kick meant for the first claim would hit the second.
-    pub fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
-        let late = |pending: &Pending| pending.deadline_ms <= now_ms && !matches!(pending.kind, Kind::Cancelled);
-        let at = self.pending().position(late)?;
-        let Pending { request, id, channel, kind, .. } = self.remove_pending(at);
-        Some(TimedOut { request, id, channel, is_final: matches!(kind, Kind::SignIn(_)) })
     }
 
     /// Ends the session: no answer is awaited, nothing is held. Returns whom the owner may still hold.

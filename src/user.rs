@@ -52,10 +52,11 @@ impl User {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::auth::GrantedChannels;
 
     /// A user whose id and name are `id`: for the tests of whoever holds users.
     pub(crate) fn user(id: &str) -> Arc<User> {
-        let (name, channels) = (id.to_owned(), Vec::new());
+        let (name, channels) = (id.to_owned(), GrantedChannels::default());
         let id = UserId::text(id).expect("an id");
         let (expires_at_ms, issued_at_ms, token_id) = (None, None, None);
         Arc::new(User::new(&Identity { id, name, expires_at_ms, issued_at_ms, token_id, channels }))

@@ -79,7 +79,7 @@ fn a_token_is_taken_by_a_server_of_the_same_configuration() {
     let identity = Verifier::new(&config.auth).unwrap().verify(&jwt, NOW_MS).unwrap();
     assert!(matches!(identity.id, UserId::Int(1)));
     assert_eq!(identity.name, "Alice");
-    assert_eq!(identity.channels, ["a", "b"]);
+    assert_eq!(identity.channels.names(), ["a", "b"]);
     assert_eq!(identity.expires_at_ms, Some(NOW_MS + 2 * 3600 * 1000 + config.auth.leeway_s * 1000));
 }
 

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use uringcast::auth::{Identity, UserId};
+use uringcast::auth::{GrantedChannels, Identity, UserId};
 use uringcast::hub::budget::Budget;
 use uringcast::hub::dedup::{Dedup, KEPT_MS, KEYS_PER_USER, Seen};
 use uringcast::hub::history::{Bounds, History, Recovery};
 use uringcast::hub::presence::{Announcement, Announcer, AnnouncerSettings, Members};
 use uringcast::ids::{ConnId, ShardId};
 use uringcast::namespace::PresenceMode as Mode;
-use uringcast::parcel::Placed;
+use uringcast::parcel::{PageSize, Placed};
 use uringcast::proto::encode::Kind;
 use uringcast::publication::Publication;
 use uringcast::user::User;
@@ -372,7 +372,7 @@ impl World {
     fn ask(&mut self) -> BTreeSet<String> {
         let (mut all, mut cursor) = (BTreeSet::new(), None);
         loop {
-            let page = self.members.page(cursor.as_deref(), 3);
+            let page = self.members.page(cursor.as_deref(), PageSize { users: 3, bytes: usize::MAX });
             self.announcer.looked_at();
             self.looked_in_window = true;
             assert_eq!(page.count, self.truth.len() as u64);
@@ -504,7 +504,7 @@ fn user(id: &str) -> Arc<User> {
         expires_at_ms: None,
         issued_at_ms: None,
         token_id: None,
-        channels: Vec::new(),
+        channels: GrantedChannels::default(),
     };
     Arc::new(User::new(&identity))
 }

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -110,7 +111,7 @@ pub struct Identity {
     /// `jti`.
     pub token_id: Option<String>,
     /// Channels that the user may subscribe to beyond the namespace's rule.
-    pub channels: Vec<String>,
+    pub channels: GrantedChannels,
 }
 
 /// What a channel token grants: this user may subscribe to this channel.
@@ -292,10 +293,10 @@ fn token_id(claims: &Map<String, Value>) -> Result<Option<String>, TokenError> {
     }
 }
 
-fn channels(claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
+fn channels(claims: &Map<String, Value>) -> Result<GrantedChannels, TokenError> {
     let wrong = TokenError::Claims("channels");
     let list = match present(claims, "channels") {
-        None => return Ok(Vec::new()),
+        None => return Ok(GrantedChannels::default()),
         Some(Value::Array(list)) => list,
         Some(_) => return Err(wrong),
     };
@@ -305,6 +306,36 @@ fn channels(claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
             _ => Err(wrong),
         })
         .collect()
+}
+
+/// The channels that a token names. Made once for each token that is parsed, and shared by the connections that live by
+/// it: a token may name thousands.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct GrantedChannels(Arc<[String]>);
+
+impl GrantedChannels {
+    /// Whether it is one of them.
+    pub fn contains(&self, channel: &str) -> bool {
+        self.0.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them, in order.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl FromIterator<String> for GrantedChannels {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
+        let mut names: Vec<String> = names.into_iter().collect();
+        names.sort_unstable();
+        Self(names.into())
+    }
 }
 
 /// Whether a name could be a channel's, by its length; the rest is checked where one subscribes.

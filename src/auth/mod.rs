@@ -22,7 +22,7 @@ mod tests;
 
 pub use api_keys::ApiKeys;
 pub use authenticator::Authenticator;
-pub use claims::{ChannelGrant, Identity, MAX_ID_BYTES, MAX_NAME_BYTES, MAX_TOKEN_ID_BYTES, UserId};
+pub use claims::{ChannelGrant, GrantedChannels, Identity, MAX_ID_BYTES, MAX_NAME_BYTES, MAX_TOKEN_ID_BYTES, UserId};
 pub use issue::{IssueError, NewChannelToken, NewToken, issue, issue_channel};
 pub use keys::hs256_secret;
 pub use refused::RefusedToken;

@@ -243,7 +243,7 @@ fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
         expires_at_ms: None,
         issued_at_ms: None,
         token_id: None,
-        channels: entry.channels.clone(),
+        channels: entry.channels.iter().cloned().collect(),
     };
     Ok((entry.token.clone(), identity))
 }

@@ -82,7 +82,7 @@ impl ChannelRules {
         Namespace {
             name: name.to_owned(),
             subscribe: rules.subscribe,
-            users: rules.users,
+            users: rules.users.into_iter().collect(),
             publish: rules.publish,
             history_size: rules.history_size,
             history_age_ms: rules.history_age_ms,

@@ -182,6 +182,14 @@ settings! {
         message_bytes: usize = 1 << 20, range(1..=GIB);
         /// The largest single frame taken from a client, in bytes. Unset: as large as a message.
         frame_bytes: Option<usize> = None, if_set(range(1..=GIB));
+        /// The largest message taken from a client that has not signed in, in bytes: room for `auth` with as many channels
+        /// and tokens as `subscriptions` allows.
+        auth_message_bytes: usize = 384 << 10, range(1_024..=GIB);
+        /// The most that is kept of messages whose end has not come yet, in bytes, over all connections of one address.
+        /// The client whose message finds no room is closed (4503). 0 is no bound …
+        unfinished_bytes_per_ip: usize = 16 << 20, range(0..=GIB);
+        /// … and over all connections.
+        unfinished_bytes: usize = 256 << 20, range(0..=TIB);
         /// The largest request head, in bytes.
         header_bytes: usize = 8_192, range(256..=1 << 20);
         /// The most header lines in a request.
@@ -228,6 +236,12 @@ settings! {
         user_bytes_per_s: u64 = 2 << 20, range(0..=1 << 40);
         /// Bytes of a user at once: never less than one message may have.
         user_bytes_burst: u64 = 8 << 20, range(1..=1 << 40);
+        /// How many bytes of answers that carry publications or members a second one user gets over all connections: pages
+        /// of `history`, `presence` and `users`, and what is recovered. With compression each byte counts three times. What
+        /// is over is answered later. 0 is no bound …
+        user_answer_bytes_per_s: u64 = 16 << 20, range(0..=1 << 40);
+        /// … and how many at once: never less than twice `outbox_bytes`.
+        user_answer_bytes_burst: u64 = 64 << 20, range(1..=1 << 40);
         /// Networks that are free of the limits per address and of rates. A proxy on this machine belongs into
         /// `trusted_proxies`, so that its clients count by their own addresses. "unix" means the peers of unix sockets,
         /// which have none: where they aren't exempt, all of them count as one address.

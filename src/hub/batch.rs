@@ -42,10 +42,14 @@ impl Hub {
         let mut late = BTreeMap::<ShardId, Vec<LateAnswer>>::new();
         for behind in self.publisher.end_batch(channel, out) {
             match behind {
-                Behind::Answer(Caller { asker: Asker::Conn(conn), request, .. }, answer) => {
+                Behind::Answer(Caller { asker: Asker::Conn(conn), request, .. }, answer) if answer.weight() == 0 => {
                     late.entry(conn.shard).or_default().push(LateAnswer { conn, request, answer });
                 }
-                Behind::Answer(caller, outcome) => answer(out, caller, outcome),
+                Behind::Answer(caller, outcome) => {
+                    // A large answer is a parcel of its own, so that a turn doesn't take many of them.
+                    send_late(&mut late, out);
+                    answer(out, caller, outcome);
+                }
                 Behind::Ask(caller, ask) => {
                     // The answers to what was asked before it go first.
                     send_late(&mut late, out);

@@ -74,7 +74,12 @@ impl<K: Ord + Clone> Budget<K> {
     /// The channel that has to give up its oldest publication next; `None` when the bound is kept. To be
     /// followed by [`Budget::evict`] with its history, in a loop.
     pub fn victim(&self) -> Option<K> {
-        if self.bytes <= self.max_bytes {
+        self.victim_above(self.max_bytes)
+    }
+
+    /// The same for another bound.
+    pub fn victim_above(&self, bytes: usize) -> Option<K> {
+        if self.bytes <= bytes {
             return None;
         }
         self.queue.first().map(|(_, channel)| channel.clone())

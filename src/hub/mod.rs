@@ -23,7 +23,7 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::Guard;
 use crate::mesh::Staging;
 use crate::namespace::Namespaces;
-use crate::parcel::{Answer, Ask, Asker, Attached, Claim, Parcel, Refusal, Since, UsersPage};
+use crate::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, Since, UsersPage};
 use crate::proto::text::Language;
 use crate::user::User;
 use crate::wheel::{TICK_MS, Wheel};
@@ -343,9 +343,11 @@ impl Hub {
             Ask::History { .. } | Ask::Presence { .. } if !self.takes_part(asker, &name) => {
                 Answer::Refused(Refusal::Forbidden)
             }
-            Ask::Users { cursor, limit } => Answer::Users(Box::new(self.users.page(cursor.as_deref(), limit as usize))),
+            Ask::Users { cursor, limit } => {
+                Answer::Users(Box::new(self.users.page(cursor.as_deref(), self.page_size(limit))))
+            }
             Ask::Presence { channel, cursor, limit } => {
-                let page = self.members(&channel, cursor.as_deref(), limit as usize);
+                let page = self.members(&channel, cursor.as_deref(), self.page_size(limit));
                 Answer::Presence(channel, Box::new(page))
             }
             ask => match self.channel(&name, now, out) {
@@ -489,15 +491,19 @@ impl Hub {
         }
     }
 
-    fn members(&mut self, name: &str, cursor: Option<&str>, limit: usize) -> UsersPage {
+    fn page_size(&self, limit: u32) -> PageSize {
+        PageSize { users: limit as usize, bytes: self.settings.recover_bytes }
+    }
+
+    fn members(&mut self, name: &str, cursor: Option<&str>, size: PageSize) -> UsersPage {
         if name == LOBBY {
-            return self.users.page(cursor, limit);
+            return self.users.page(cursor, size);
         }
         match self.channels.get_mut(name) {
             None => UsersPage { count: 0, members: Vec::new(), cursor: None },
             Some(channel) => {
                 channel.announcer.looked_at();
-                channel.members.page(cursor, limit)
+                channel.members.page(cursor, size)
             }
         }
     }
@@ -509,6 +515,17 @@ impl Hub {
             let channel = channels.get_mut(&victim).expect("a channel in the budget exists");
             *evictions += u64::from(publisher.budget.evict(&victim, &mut channel.history) > 0);
         }
+    }
+
+    /// Histories give up so many bytes, what is oldest of all first. Returns how many publications went.
+    pub fn shrink_histories(&mut self, bytes: usize) -> usize {
+        let keep = self.publisher.budget.bytes().saturating_sub(bytes);
+        let mut count = 0;
+        while let Some(victim) = self.publisher.budget.victim_above(keep) {
+            let channel = self.channels.get_mut(&victim).expect("a channel in the budget exists");
+            count += usize::from(self.publisher.budget.evict(&victim, &mut channel.history) > 0);
+        }
+        count
     }
 
     /// Whether every shard with subscribers can take what the ask may bring.

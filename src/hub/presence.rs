@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 
 use crate::ids::ConnId;
 use crate::namespace::PresenceMode;
-use crate::parcel::UsersPage;
+use crate::parcel::{PageSize, UsersPage};
 use crate::user::User;
 
 /// What a join or leave changed.
@@ -84,16 +84,13 @@ impl Members {
         self.connections.contains_key(&conn)
     }
 
-    /// At most `limit` users whose keys come after `cursor`, and how many connections each has. Tell
-    /// [`Announcer::looked_at`].
-    pub fn page(&self, cursor: Option<&str>, limit: usize) -> UsersPage {
+    /// The users whose keys come after `cursor`, as many as the page has room for, and how many connections each has.
+    /// Tell [`Announcer::looked_at`].
+    pub fn page(&self, cursor: Option<&str>, size: PageSize) -> UsersPage {
         let start = cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = self.users.range::<str, _>((start, Bound::Unbounded));
-        let members: Vec<_> =
-            rest.by_ref().take(limit).map(|(ByKey(user), count)| (Arc::clone(user), u64::from(*count))).collect();
-        let more = rest.next().is_some();
-        let cursor = members.last().filter(|_| more).map(|(user, _)| Arc::clone(user.key()));
-        UsersPage { count: self.count(), members, cursor }
+        let rest = self.users.range::<str, _>((start, Bound::Unbounded));
+        let rest = rest.map(|(ByKey(user), count)| (Arc::clone(user), u64::from(*count)));
+        UsersPage::fill(self.count(), rest, size)
     }
 }
 
@@ -365,7 +362,10 @@ mod tests {
         assert!(matches!(members.join(conn(1), &ann), Change::Joined(_)));
         assert!(matches!(members.join(conn(1), &ann), Change::None));
         assert!(matches!(members.join(conn(2), &user("ann")), Change::None));
-        assert_eq!((members.count(), members.page(None, 9).members[0].1), (1, 2));
+        assert_eq!(
+            (members.count(), members.page(None, PageSize { users: 9, bytes: usize::MAX }).members[0].1),
+            (1, 2)
+        );
         assert!(matches!(members.leave(conn(1)), Change::None));
         assert!(matches!(members.leave(conn(1)), Change::None));
         assert!(!members.is_member(conn(1)) && members.is_member(conn(2)));
@@ -381,7 +381,7 @@ mod tests {
         }
         let (mut seen, mut cursor) = (Vec::new(), None);
         loop {
-            let page = members.page(cursor.as_deref(), 10);
+            let page = members.page(cursor.as_deref(), PageSize { users: 10, bytes: usize::MAX });
             assert_eq!(page.count, 25);
             seen.extend(page.members.iter().map(|(user, _)| user.key().to_string()));
             cursor = page.cursor;
@@ -390,7 +390,7 @@ mod tests {
             }
         }
         assert_eq!(seen, (0..25).map(|n| format!("u{n:02}")).collect::<Vec<_>>());
-        assert!(members.page(Some("zzz"), 10).members.is_empty());
+        assert!(members.page(Some("zzz"), PageSize { users: 10, bytes: usize::MAX }).members.is_empty());
     }
 
     #[test]

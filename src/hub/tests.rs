@@ -16,7 +16,7 @@ fn namespace(name: &str, batch_window_ms: u64) -> Namespace {
     Namespace {
         name: name.to_owned(),
         subscribe: SubscribeRule::SignedIn,
-        users: Vec::new(),
+        users: std::collections::BTreeSet::new(),
         publish: PublishRule::Members,
         history_size: 10,
         history_age_ms: HISTORY_MS,

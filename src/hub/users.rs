@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::Caller;
 use crate::ids::ConnId;
-use crate::parcel::{Asker, Claim, Refusal, UsersPage};
+use crate::parcel::{Asker, Claim, PageSize, Refusal, UsersPage};
 use crate::planted::Fault;
 use crate::user::User;
 
@@ -253,15 +253,11 @@ impl Users {
         self.online.get(key).is_some_and(|entry| entry.holders.contains(conn))
     }
 
-    /// At most `limit` users whose keys come after `cursor`.
-    pub fn page(&self, cursor: Option<&str>, limit: usize) -> UsersPage {
+    /// The users whose keys come after `cursor`, as many as the page has room for.
+    pub fn page(&self, cursor: Option<&str>, size: PageSize) -> UsersPage {
         let start = cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = self.online.range::<str, _>((start, Bound::Unbounded));
-        let members: Vec<_> =
-            rest.by_ref().take(limit).map(|(_, e)| (Arc::clone(&e.user), e.holders.len() as u64)).collect();
-        let more = rest.next().is_some();
-        let cursor = members.last().filter(|_| more).map(|(user, _)| Arc::clone(user.key()));
-        UsersPage { count: self.count(), members, cursor }
+        let rest = self.online.range::<str, _>((start, Bound::Unbounded));
+        UsersPage::fill(self.count(), rest.map(|(_, e)| (Arc::clone(&e.user), e.holders.len() as u64)), size)
     }
 }
 
@@ -350,6 +346,8 @@ mod tests {
     use crate::ids::ShardId;
     use crate::user::tests::user;
 
+    const TEN: PageSize = PageSize { users: 10, bytes: usize::MAX };
+
     fn claim(user: &Arc<User>) -> Claim {
         Claim { user: Arc::clone(user), recover: None, lobby: true, bounded: true, accepted_ns: 0 }
     }
@@ -433,7 +431,7 @@ mod tests {
             assert_eq!(users.claim(conn(n), &claim(&ann), DuplicateLogin::Allow, 0, 0), Ok(Claimed::Another));
         }
         assert_eq!(users.count(), 1);
-        assert_eq!(users.page(None, 10).members[0].1, 1000);
+        assert_eq!(users.page(None, TEN).members[0].1, 1000);
         for n in 0..999 {
             assert!(matches!(users.release(conn(n), "ann").0, Released::Still));
             assert!(matches!(users.release(conn(n), "ann").0, Released::Nothing));
@@ -463,7 +461,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut cursor = None;
         loop {
-            let page = users.page(cursor.as_deref(), 10);
+            let page = users.page(cursor.as_deref(), TEN);
             assert_eq!(page.count, 25);
             seen.extend(page.members.iter().map(|(u, _)| u.key().to_string()));
             cursor = page.cursor;
@@ -472,7 +470,7 @@ mod tests {
             }
         }
         assert_eq!(seen, (0..25).map(|n| format!("u{n:02}")).collect::<Vec<_>>());
-        assert!(users.page(Some("zzz"), 10).members.is_empty());
+        assert!(users.page(Some("zzz"), TEN).members.is_empty());
     }
 
     #[test]
@@ -532,7 +530,7 @@ mod tests {
         assert_eq!(next(users.release(conn(0), "ann")), (Some(12), vec![]));
         assert!(slots(users.alive(conn(1), "ann")).is_empty());
         assert_eq!(next(users.release(conn(2), "ann")), (Some(11), vec![10]), "the last one has answered");
-        assert_eq!(users.page(None, 1).members[0].1, 3);
+        assert_eq!(users.page(None, TEN).members[0].1, 3);
         assert_eq!(users.claim(conn(10), &claim_at(10), DuplicateLogin::Allow, 3, 0), Err(Refusal::TooManyConnections));
     }
 }

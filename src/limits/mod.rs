@@ -4,6 +4,7 @@
 
 mod nets;
 mod rate;
+pub mod relief;
 mod table;
 
 use std::hash::BuildHasher;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub use nets::{Address, Net, Peer, any_contains};
 pub use rate::{Gcra, Rate};
+use relief::Rounds;
 use table::{Forgettable, Table};
 
 use crate::proto::forwarded::ForwardedHeader;
@@ -85,6 +87,8 @@ limits! {
     MessageBytes = "message_bytes",
     /// `limits.message_bytes`, what a compressed message inflates to.
     InflatedBytes = "inflated_bytes",
+    /// `limits.unfinished_bytes`, `limits.unfinished_bytes_per_ip`.
+    UnfinishedBytes = "unfinished_bytes",
     /// JSON that is malformed or nested too deeply.
     Json = "json",
     /// `limits.subscriptions`.
@@ -122,12 +126,20 @@ pub struct Rules {
     pub auth_failures: Option<Rate>,
     /// Tokens of one connection that are refused; 0 is no bound.
     pub auth_attempts: u8,
+    /// Bytes of messages that are not whole, of the connections of one address; 0 is no bound.
+    pub unfinished_per_ip: usize,
+    /// The same of all connections; 0 is no bound.
+    pub unfinished: usize,
     /// Origins that are remembered.
     pub addresses: usize,
     /// Of one connection.
     pub connection: Rates,
     /// Of one user, over all of their connections.
     pub user: Rates,
+    /// Bytes of large answers that are made for one user.
+    pub answers: Option<Rate>,
+    /// Bytes of large answers that may be asked for or wait to be sent to one user at a time; 0 is no bound.
+    pub unread_answers: u64,
     /// Users whose rates are remembered.
     pub users: usize,
 }
@@ -148,6 +160,9 @@ pub struct Guard {
     addresses: Table<Source>,
     users: Table<UserMeters>,
     short_of_memory: AtomicBool,
+    /// Bytes of messages that are not whole.
+    unfinished: AtomicUsize,
+    relief: Rounds,
     /// Connections that were let in.
     connections: AtomicUsize,
     turned_away: TurnedAway,
@@ -157,13 +172,15 @@ pub struct Guard {
 #[derive(Debug, Default)]
 struct Source {
     connections: u32,
+    /// Bytes of messages that are not whole.
+    unfinished: usize,
     arrivals: Gcra,
     failures: Gcra,
 }
 
 impl Forgettable for Source {
     fn is_spent(&self, now_ms: u64) -> bool {
-        self.connections == 0 && self.arrivals.is_full(now_ms) && self.failures.is_full(now_ms)
+        self.connections == 0 && self.unfinished == 0 && self.arrivals.is_full(now_ms) && self.failures.is_full(now_ms)
     }
 }
 
@@ -171,13 +188,20 @@ impl Forgettable for Source {
 struct UserMeters {
     messages: Gcra,
     bytes: Gcra,
+    answers: Gcra,
+    /// Bytes of large answers that were asked for, or made and not sent yet.
+    unread_answers: u64,
 }
 
 impl Forgettable for UserMeters {
     fn is_spent(&self, now_ms: u64) -> bool {
-        self.messages.is_full(now_ms) && self.bytes.is_full(now_ms)
+        let rates = [self.messages, self.bytes, self.answers];
+        self.unread_answers == 0 && rates.iter().all(|rate| rate.is_full(now_ms))
     }
 }
+
+/// How soon a user whose other connections have too much to read may ask again, in milliseconds.
+const UNREAD_RETRY_MS: u64 = 50;
 
 /// Addresses are told apart in so many groups, for their share of the refusals. Those that fall into one group share.
 const REFUSAL_GROUPS: usize = 256;
@@ -215,8 +239,16 @@ impl Guard {
     /// Nothing counted so far.
     pub fn new(rules: Rules) -> Self {
         let (addresses, users) = (Table::new(rules.addresses), Table::new(rules.users));
-        let (short_of_memory, connections) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { rules, addresses, users, short_of_memory, connections, turned_away: TurnedAway::new() }
+        Self {
+            rules,
+            addresses,
+            users,
+            short_of_memory: AtomicBool::new(false),
+            unfinished: AtomicUsize::new(0),
+            relief: Rounds::default(),
+            connections: AtomicUsize::new(0),
+            turned_away: TurnedAway::new(),
+        }
     }
 
     /// What the configuration says.
@@ -278,6 +310,31 @@ impl Guard {
         }
     }
 
+    /// A connection keeps `after` bytes of a message that is not whole, and kept `before`. Returns false if that is more
+    /// than there is room for: it counts with `before` then.
+    pub fn unfinished(&self, address: Address, before: usize, after: usize, now_ms: u64) -> bool {
+        let Rules { unfinished: most, unfinished_per_ip: most_per_ip, .. } = self.rules;
+        let grown = after.saturating_sub(before);
+        let fits = |all: usize, most: usize| grown == 0 || most == 0 || all + grown <= most;
+        let change = |all: usize| (all + after).saturating_sub(before);
+        let all = self.unfinished.fetch_add(grown, Ordering::Relaxed);
+        let has_room = fits(all, most)
+            && (address == Address::NONE
+                || self
+                    .addresses
+                    .with(address.bits(), now_ms, |source| {
+                        let has_room = fits(source.unfinished, most_per_ip);
+                        if has_room {
+                            source.unfinished = change(source.unfinished);
+                        }
+                        has_room
+                    })
+                    .unwrap_or(true));
+        let less = if has_room { before.saturating_sub(after) } else { grown };
+        self.unfinished.fetch_sub(less, Ordering::Relaxed);
+        has_room
+    }
+
     /// Whether a token from there is looked at: not while too many were refused. A table that is full doesn't keep
     /// anyone from signing in.
     pub fn may_sign_in(&self, address: Address, now_ms: u64) -> bool {
@@ -317,6 +374,45 @@ impl Guard {
         self.users.with(self.users.key_of(user), now_ms, take).unwrap_or(Ok(()))
     }
 
+    /// Takes an answer of at most `bytes` out of a user's rate, before it is made: each byte counts `cost` times.
+    /// [`Guard::answer_made`] has to follow, and then [`Guard::answer_taken`].
+    ///
+    /// # Errors
+    /// In how many milliseconds to ask again: the rate is used up, or the user's connections have too much to read.
+    /// Nothing was taken then.
+    pub fn reserve_answer(&self, user: &str, bytes: u64, cost: u64, now_ms: u64) -> Result<(), u64> {
+        let Rules { answers, unread_answers: most, .. } = &self.rules;
+        let reserve = |meters: &mut UserMeters| {
+            if *most > 0 && meters.unread_answers > 0 && meters.unread_answers + bytes > *most {
+                return Err(UNREAD_RETRY_MS);
+            }
+            if let Some(rate) = answers {
+                meters.answers.take(rate, bytes * cost, now_ms)?;
+            }
+            meters.unread_answers += bytes;
+            Ok(())
+        };
+        self.users.with(self.users.key_of(user), now_ms, reserve).unwrap_or(Ok(()))
+    }
+
+    /// The answer for which `reserved` bytes were taken has `made` bytes: the rest was not needed.
+    pub fn answer_made(&self, user: &str, reserved: u64, made: u64, cost: u64, now_ms: u64) {
+        let rest = reserved.saturating_sub(made) * cost;
+        self.users.with(self.users.key_of(user), now_ms, |meters| {
+            meters.unread_answers = (meters.unread_answers + made).saturating_sub(reserved);
+            if let Some(rate) = &self.rules.answers {
+                meters.answers.give_back(rate, rest);
+            }
+        });
+    }
+
+    /// An answer of so many bytes has been sent, or will not be.
+    pub fn answer_taken(&self, user: &str, bytes: u64, now_ms: u64) {
+        self.users.with(self.users.key_of(user), now_ms, |meters| {
+            meters.unread_answers = meters.unread_answers.saturating_sub(bytes);
+        });
+    }
+
     /// Says whether memory is short: then nothing new is taken, and what is there goes on.
     pub fn set_short_of_memory(&self, short: bool) {
         self.short_of_memory.store(short, Ordering::Relaxed);
@@ -325,6 +421,11 @@ impl Guard {
     /// Whether memory is short.
     pub fn is_short_of_memory(&self) -> bool {
         self.short_of_memory.load(Ordering::Relaxed)
+    }
+
+    /// What gives way while memory is over its bound.
+    pub fn relief(&self) -> &Rounds {
+        &self.relief
     }
 
     /// One more connection is there only to be told that it is refused; false if there are too many of these, in all
@@ -469,6 +570,39 @@ mod tests {
         assert_eq!(guard.user_message("ann", 0, 0), Ok(()));
         assert_eq!(guard.user_message("ann", 0, 0), Err(Limit::UserMessages));
         assert_eq!(guard.user_message("bob", 0, 0), Ok(()));
+    }
+
+    #[test]
+    fn answers_are_paid_for_before_they_are_made() {
+        let guard = guard(|rules| (rules.answers, rules.unread_answers) = (Rate::per_s(10, 100), 70));
+        // Three answers of at most 30 bytes: the third is too much to read, though there would be enough to pay for it.
+        assert_eq!(guard.reserve_answer("ann", 30, 1, 0), Ok(()));
+        assert_eq!(guard.reserve_answer("ann", 30, 1, 0), Ok(()));
+        assert_eq!(guard.reserve_answer("ann", 30, 1, 0), Err(UNREAD_RETRY_MS));
+        assert_eq!(guard.reserve_answer("bob", 30, 1, 0), Ok(()), "another user");
+        // What was not needed is given back, of the rate and of what is unread.
+        guard.answer_made("ann", 30, 5, 1, 0);
+        assert_eq!(guard.reserve_answer("ann", 30, 1, 0), Ok(()));
+        for bytes in [5, 30, 30] {
+            guard.answer_taken("ann", bytes, 0);
+        }
+        // 35 are left of the rate, and one byte counts three times.
+        assert_eq!(guard.reserve_answer("ann", 12, 3, 0), Err(100));
+        assert_eq!(guard.reserve_answer("ann", 12, 3, 100), Ok(()));
+        guard.answer_made("ann", 12, 0, 3, 100);
+        assert_eq!(guard.reserve_answer("ann", 36, 1, 100), Ok(()));
+    }
+
+    #[test]
+    fn unfinished_messages_of_an_address_and_of_all_have_a_bound() {
+        let guard = guard(|rules| (rules.unfinished_per_ip, rules.unfinished) = (10, 25));
+        let address = |last: u8| Address::of(core::net::IpAddr::from([192, 0, 2, last]).into());
+        assert!(guard.unfinished(address(1), 0, 4, 0) && guard.unfinished(address(1), 4, 10, 0));
+        assert!(!guard.unfinished(address(1), 0, 1, 0), "the address is full");
+        assert!(guard.unfinished(address(2), 0, 10, 0) && guard.unfinished(Address::NONE, 0, 5, 0));
+        assert!(!guard.unfinished(address(3), 0, 1, 0) && !guard.unfinished(Address::NONE, 0, 1, 0), "all are full");
+        assert!(guard.unfinished(address(1), 10, 3, 0) && guard.unfinished(address(3), 0, 7, 0));
+        assert!(!guard.unfinished(address(3), 7, 8, 0));
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl Gcra {
         full_ns <= most_ns
     }
 
+    /// Puts `units` back that were taken and not needed.
+    pub fn give_back(&mut self, rate: &Rate, units: u64) {
+        self.0 = self.0.saturating_sub(rate.cost_ns(units));
+    }
+
     /// Whether the bucket is full: nothing need be remembered of it.
     pub fn is_full(&self, now_ms: u64) -> bool {
         self.0 <= now_ms.saturating_mul(NS_PER_MS)

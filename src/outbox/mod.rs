@@ -38,6 +38,9 @@ enum Segment {
     Begun { bytes: Vec<u8>, is_private: bool },
     /// Frames for this connection alone.
     Private(Vec<u8>),
+    /// A plain frame for this connection alone that is still being compressed. Nothing from here on is sent before that
+    /// has ended.
+    Compressing { plain: Vec<u8>, ticket: u32 },
     /// Frames of a run. `pays` is set for the last slice of a run in this outbox: the run's weight counts there.
     Slice { run: Run, start: u32, end: u32, pays: bool },
     /// Publications that are not sent, not yet encoded.
@@ -52,6 +55,7 @@ impl Segment {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Begun { bytes, .. } | Self::Private(bytes) | Self::Told(bytes) => bytes,
+            Self::Compressing { plain, .. } => plain,
             Self::Slice { run, start, end, .. } => &run.bytes[*start as usize..*end as usize],
             Self::Gap { .. } | Self::Fence => &[],
         }
@@ -60,6 +64,7 @@ impl Segment {
     fn held(&self) -> usize {
         let held = match self {
             Self::Begun { bytes, .. } | Self::Private(bytes) | Self::Told(bytes) => bytes.capacity(),
+            Self::Compressing { plain, .. } => plain.capacity(),
             Self::Slice { run, pays, .. } => {
                 if *pays {
                     run.weight()
@@ -76,6 +81,7 @@ impl Segment {
     fn private(&self) -> usize {
         match self {
             Self::Begun { bytes, is_private: true } | Self::Private(bytes) => bytes.len(),
+            Self::Compressing { plain, .. } => plain.len(),
             _ => 0,
         }
     }
@@ -156,6 +162,34 @@ impl Outbox {
         self.queue().push_private(write);
     }
 
+    /// Appends one message of this connection's own, a plain frame that is to be compressed under this ticket.
+    pub fn push_compressing(&mut self, mut plain: Vec<u8>, ticket: u32) {
+        plain.shrink_to_fit();
+        self.queue().append(Segment::Compressing { plain, ticket });
+    }
+
+    /// The plain frame of the message with this ticket, if it waits.
+    pub fn compressing(&self, ticket: u32) -> Option<&[u8]> {
+        let is_it = |segment: &&Segment| matches!(segment, Segment::Compressing { ticket: its, .. } if *its == ticket);
+        self.0.as_ref()?.segments.iter().find(is_it).map(Segment::bytes)
+    }
+
+    /// The message with this ticket may be sent: as `packed`, or else as it is.
+    pub fn finish(&mut self, ticket: u32, packed: Option<Vec<u8>>) {
+        if let Some(queue) = &mut self.0 {
+            queue.finish(ticket, packed);
+        }
+    }
+
+    /// Drops publications, where their channel allows it, until no more than `most` bytes are held. Returns whether any
+    /// were dropped.
+    pub fn make_room(&mut self, most: usize) -> bool {
+        match &mut self.0 {
+            Some(queue) if queue.held > most && queue.may_drop() => queue.tidy(most, most),
+            _ => false,
+        }
+    }
+
     /// Appends `run[start..end]`: whole frames.
     pub fn push_slice(&mut self, run: &Run, start: usize, end: usize) {
         if start < end {
@@ -189,7 +223,8 @@ impl Outbox {
         }
     }
 
-    /// The next pieces to send, up to the next gap and at most [`MAX_PIECES`], appended to `pieces`.
+    /// The next pieces to send, up to the next gap or message that is being compressed, and at most [`MAX_PIECES`],
+    /// appended to `pieces`. None if such a message is the first that waits.
     pub fn pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
         if let Some(queue) = &self.0 {
             queue.pieces(pieces);
@@ -268,7 +303,7 @@ impl Queue {
             Segment::Slice { run, .. } => self.conflates |= run.origin.sending.overflow == Overflow::Conflate,
             Segment::Gap { .. } => self.gaps += 1,
             Segment::Told(bytes) => self.told += bytes.len(),
-            Segment::Begun { .. } | Segment::Private(_) | Segment::Fence => {}
+            Segment::Begun { .. } | Segment::Private(_) | Segment::Compressing { .. } | Segment::Fence => {}
         }
         self.segments.push_back(segment);
     }
@@ -287,6 +322,28 @@ impl Queue {
             self.private += buffer.len() - length;
             self.held = self.held + buffer.capacity() - capacity;
         }
+    }
+
+    fn finish(&mut self, ticket: u32, packed: Option<Vec<u8>>) {
+        for segment in &mut self.segments {
+            let Segment::Compressing { plain, ticket: its } = segment else { continue };
+            if *its == ticket {
+                let taken = std::mem::take(plain);
+                self.bytes -= taken.len();
+                self.private -= taken.len();
+                self.held -= SEGMENT_BYTES + taken.capacity();
+                *segment = Segment::Private(packed.unwrap_or(taken));
+                self.bytes += segment.bytes().len();
+                self.private += segment.private();
+                self.held += segment.held();
+                return;
+            }
+        }
+    }
+
+    /// Whether some publication may be dropped.
+    fn may_drop(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(segment, Segment::Slice { run, .. } if run.origin.may_drop()))
     }
 
     fn settle(&mut self) {
@@ -308,7 +365,8 @@ impl Queue {
 
     fn pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
         let mut skip = self.sent;
-        let settled = self.segments.iter().take_while(|segment| !matches!(segment, Segment::Gap { .. }));
+        let ready = |segment: &&Segment| !matches!(segment, Segment::Gap { .. } | Segment::Compressing { .. });
+        let settled = self.segments.iter().take_while(ready);
         let skipping = |segment: &'a Segment| IoSlice::new(&segment.bytes()[std::mem::take(&mut skip)..]);
         pieces.extend(settled.take(MAX_PIECES).map(skipping));
     }

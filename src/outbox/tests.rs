@@ -53,6 +53,7 @@ fn reachable(outbox: &Outbox) -> usize {
                 runs.insert(Rc::as_ptr(run), run.weight());
             }
             Segment::Begun { bytes, .. } | Segment::Private(bytes) | Segment::Told(bytes) => held += bytes.capacity(),
+            Segment::Compressing { plain, .. } => held += plain.capacity(),
             Segment::Gap { .. } | Segment::Fence => {}
         }
     }
@@ -63,6 +64,50 @@ fn waiting(outbox: &Outbox) -> Vec<u8> {
     let mut pieces = Vec::new();
     outbox.pieces(&mut pieces);
     pieces.iter().flat_map(|piece| piece.to_vec()).collect()
+}
+
+#[test]
+fn nothing_overtakes_a_message_that_is_being_compressed() {
+    let (long, packed) = (frames(&["a long message"]), frames(&["packed"]));
+    for (ticket, made) in [(1, Some(packed.clone())), (2, None)] {
+        let mut outbox = Outbox::default();
+        outbox.push_private(|buffer| buffer.extend(frames(&["before"])));
+        outbox.push_compressing(long.clone(), ticket);
+        outbox.push_private(|buffer| buffer.extend(frames(&["behind"])));
+        assert_eq!(waiting(&outbox), frames(&["before"]));
+        let waits = outbox.bytes();
+        assert!(!outbox.make_room(0) && outbox.bytes() == waits, "it is never dropped");
+        assert_eq!((outbox.held_bytes(), outbox.private_bytes()), (reachable(&outbox), waits));
+        outbox.advance(frames(&["before"]).len());
+        assert_eq!((waiting(&outbox), outbox.is_empty()), (Vec::new(), false));
+        assert_eq!((outbox.compressing(ticket), outbox.compressing(9)), (Some(&long[..]), None));
+        outbox.finish(ticket, made.clone());
+        assert_eq!(outbox.held_bytes(), reachable(&outbox));
+        let sent = [&made.as_ref().unwrap_or(&long)[..], &frames(&["behind"])].concat();
+        assert_eq!((waiting(&outbox), outbox.private_bytes()), (sent.clone(), sent.len()));
+        outbox.advance(sent.len());
+        assert!(outbox.is_empty());
+    }
+    let mut outbox = Outbox::default();
+    outbox.push_compressing(long, 3);
+    outbox.drop_unstarted();
+    outbox.finish(3, Some(packed));
+    assert!(outbox.is_empty());
+}
+
+#[test]
+fn room_is_made_of_what_may_be_dropped() {
+    let text = "x".repeat(1_000);
+    for (overflow, drops) in [(Overflow::Disconnect, false), (Overflow::DropOldest, true), (Overflow::Conflate, true)] {
+        let mut outbox = Outbox::default();
+        for offset in 1..=10 {
+            push(&mut outbox, &run(overflow, &[(offset, 0, &text)]));
+        }
+        assert_eq!(outbox.make_room(5_000), drops);
+        assert_eq!(outbox.held_bytes() <= 5_000, drops);
+        assert_eq!(outbox.held_bytes(), reachable(&outbox));
+        assert!(!outbox.make_room(5_000), "once is enough");
+    }
 }
 
 /// What waits, readably: the texts, and gaps as "from-to reason".

@@ -28,7 +28,7 @@ pub mod close {
     pub const SIGNED_IN_ELSEWHERE: u16 = 4409;
     /// Too many sign-ins or messages.
     pub const RATE_LIMITED: u16 = 4429;
-    /// The server is draining.
+    /// The server is draining, or has no room for what the peer sends.
     pub const DRAINING: u16 = 4503;
     /// No sign of life from the peer.
     pub const NO_SIGN_OF_LIFE: u16 = 4504;

@@ -53,6 +53,10 @@ pub struct Decoder {
     closed: bool,
     /// permessage-deflate was agreed on, so messages may be compressed.
     deflate: bool,
+    /// Data frames are passed over: only the peer's Close is awaited.
+    skips: bool,
+    /// Bytes taken since then, or since a Close or an error.
+    skipped: u32,
 }
 
 /// What is kept while a frame or a message is incomplete.
@@ -118,6 +122,25 @@ impl Decoder {
         self.deflate = true;
     }
 
+    /// From now on data frames are passed over, whatever they hold; what had come of a message is freed.
+    pub fn skip_messages(&mut self) {
+        self.skips = true;
+        if let Some(partial) = &mut self.partial {
+            partial.message = None;
+        }
+        self.release();
+    }
+
+    /// Bytes that were taken and not looked at.
+    pub fn skipped(&self) -> usize {
+        self.skipped as usize
+    }
+
+    /// Counts bytes that were not even shown to it.
+    pub fn skip(&mut self, bytes: usize) {
+        self.skipped = self.skipped.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
     /// Takes bytes from the front of `input`: returns how many, and what they completed. Call it again with the
     /// rest until all are consumed; of a non-empty input at least one byte always is.
     ///
@@ -131,6 +154,7 @@ impl Decoder {
     ) -> Result<(usize, Option<Event<'a>>), ProtocolError> {
         self.release();
         if self.closed {
+            self.skip(input.len());
             return Ok((input.len(), None));
         }
         let (consumed, ready) = match self.advance(input, limits) {
@@ -140,6 +164,9 @@ impl Decoder {
                 return Err(error);
             }
         };
+        if self.skips {
+            self.skip(consumed);
+        }
         let (opcode, payload) = match ready {
             Ready::Nothing => return Ok((consumed, None)),
             Ready::Input(opcode, range) => {
@@ -210,6 +237,9 @@ impl Decoder {
             at = header_bytes;
             let len = self.admit(&header, limits)?;
             let whole = len <= input.len() - at;
+            if whole && self.skips && !header.opcode.is_control() {
+                return Ok((at + len, Ready::Nothing));
+            }
             let unfragmented = header.fin && header.opcode != Opcode::Continuation;
             if whole && unfragmented {
                 let payload = at..at + len;
@@ -222,10 +252,10 @@ impl Decoder {
                 }
                 return Ok((payload.end, Ready::Input(header.opcode, payload)));
             }
-            self.partial.get_or_insert_default().open(header, limits);
+            self.partial.get_or_insert_default().open(header, limits, self.skips);
         }
         let partial = self.partial.get_or_insert_default();
-        let (taken, ready) = partial.take(&mut input[at..], limits)?;
+        let (taken, ready) = partial.take(&mut input[at..], limits, self.skips)?;
         Ok((at + taken, ready))
     }
 
@@ -259,6 +289,7 @@ impl Decoder {
     fn admit(&self, header: &Header, limits: &Limits) -> Result<usize, ProtocolError> {
         let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
         match (header.opcode, message) {
+            _ if self.skips => {}
             (Opcode::Continuation, None) => return Err(ProtocolError::UnexpectedContinuation),
             (Opcode::Text | Opcode::Binary, Some(_)) => {
                 return Err(ProtocolError::InterleavedMessage);
@@ -272,6 +303,9 @@ impl Decoder {
         }
         if len > limits.frame_bytes {
             return Err(ProtocolError::FrameTooBig);
+        }
+        if self.skips {
+            return Ok(len);
         }
         let charged = message.map_or(0, |message| message.charged);
         if charged.saturating_add(charge(header, limits)) > limits.message_bytes {
@@ -294,9 +328,9 @@ impl Partial {
     }
 
     /// Begins an admitted frame that is cut or belongs to a fragmented message.
-    fn open(&mut self, header: Header, limits: &Limits) {
+    fn open(&mut self, header: Header, limits: &Limits, skips: bool) {
         self.frame = Some(OpenFrame { header, received: 0 });
-        if header.opcode.is_control() {
+        if skips || header.opcode.is_control() {
             return;
         }
         let message = self.message.get_or_insert_with(|| Message {
@@ -310,15 +344,19 @@ impl Partial {
     }
 
     /// Takes what `input` has of the open frame's payload.
-    fn take(&mut self, input: &mut [u8], limits: &Limits) -> Result<(usize, Ready), ProtocolError> {
+    fn take(&mut self, input: &mut [u8], limits: &Limits, skips: bool) -> Result<(usize, Ready), ProtocolError> {
         let Some(OpenFrame { header, received }) = self.frame else {
             return Ok((0, Ready::Nothing));
         };
         let missing = header.len as usize - received;
         let taken = missing.min(input.len());
         let chunk = &mut input[..taken];
-        mask::apply(chunk, header.key, received);
+        let is_skipped = skips && !header.opcode.is_control();
+        if !is_skipped {
+            mask::apply(chunk, header.key, received);
+        }
         match &mut self.message {
+            _ if is_skipped => {}
             Some(message) if !header.opcode.is_control() => {
                 // The most that can still come: known with the last frame, the limit before that.
                 let most = if header.fin { message.bytes.len() + missing } else { limits.message_bytes };

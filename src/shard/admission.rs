@@ -108,6 +108,7 @@ impl Shard {
         self.queued_bytes -= conn.outbox.forget_count();
         let was_refused = conn.refused.is_some();
         self.leave(id);
+        self.release_unfinished(id, now);
         let address = *self.conns.address(id.slot);
         let guard = &self.settings.guard;
         if was_refused {

@@ -68,7 +68,9 @@ impl Shard {
             (Outcome::Silent, _) => self.mark_dirty(id.slot),
             (outcome, answer) => unreachable!("{outcome:?} can't come of {answer:?}"),
         }
+        self.large_answer_made(id, request, answer, now);
         self.go_on(id, now);
+        self.pace(id, now);
     }
 
     /// The stalled command, if its turn has come; then the next ones may be read.
@@ -154,7 +156,7 @@ impl Shard {
             let refused = rules.refused_token.take();
             self.conns.at(id.slot).session = session;
             match effect {
-                Effect::Ask(asked) => self.send_ask(id, asked),
+                Effect::Ask(asked) => self.ask(id, asked, now),
                 // Told from the answer to `auth` by the channel that it names, the lobby too.
                 Effect::Local(Local::Refuse(code, text), channel, mark) => {
                     self.tell_local_refusal(id, channel, text, now);
@@ -197,6 +199,7 @@ impl Shard {
 
     /// Ends what the connection takes part in: subscriptions, and the user at the lobby's owner.
     pub(super) fn leave(&mut self, id: ConnId) {
+        self.end_pacing(id);
         let conn = self.conns.at(id.slot);
         conn.forget_parked(|_| true);
         let held = conn.session.end();

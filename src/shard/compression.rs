@@ -1,18 +1,22 @@
 //! What compression costs and saves here: the shard's inflater and compressors, taken out while they are at work, and
 //! the messages for one client, compressed where that was agreed on. Part of `shard`; DEFLATE is `proto`'s.
 
+use std::collections::VecDeque;
+
 use super::{Compression, Settings, Shard};
 use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::metrics::{Count, ShardMetrics};
 use crate::namespace::{Compress, LOBBY};
 use crate::proto::deflate::Deflate;
-use crate::proto::deflate::compress::Compressors;
+use crate::proto::deflate::compress::{Compressors, Sliced, Slicer};
 use crate::proto::deflate::inflate::Inflater;
 use crate::proto::encode::Reply;
 use crate::proto::frame;
 use crate::run::Packer;
 
+/// Long messages that may wait for that. What comes beyond is sent as it is: bytes cost less than the wait.
+const SLICED_MAX: usize = 8;
 /// Room for a message before it is compressed that is kept from message to message.
 const KEPT_BYTES: usize = 128 * 1024;
 
@@ -23,12 +27,83 @@ pub(super) fn packer<'a>(
     compressors: &'a mut Option<Box<Compressors>>,
     metrics: &'a ShardMetrics,
 ) -> Option<Packer<'a>> {
-    let Compression { level, min_bytes } = settings.compression;
+    let Compression { level, min_bytes, .. } = settings.compression;
     let compressors = deflate.map(|_| compressors.get_or_insert_with(|| Box::new(Compressors::new(level))))?;
     Some(Packer { deflate: deflate?, min_bytes, compressors, stopwatch: settings.stopwatch, metrics })
 }
 
+/// Long messages that are being compressed, the first of them for now.
+#[derive(Debug, Default)]
+pub(super) struct Slicing {
+    waiting: VecDeque<LongMessage>,
+    slicer: Option<Box<Slicer>>,
+    /// The first of them has been begun.
+    has_begun: bool,
+    next_ticket: u32,
+}
+
+/// A message that stands uncompressed in its connection's outbox.
+#[derive(Clone, Copy, Debug)]
+struct LongMessage {
+    conn: ConnId,
+    ticket: u32,
+    window_bits: u8,
+}
+
+impl Slicing {
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
 impl Shard {
+    /// Compresses a slice of the first long message that waits for it.
+    pub(super) fn compress_slice(&mut self) {
+        let Some(&LongMessage { conn: id, ticket, window_bits }) = self.slicing.waiting.front() else { return };
+        let Slicing { slicer, has_begun, .. } = &mut self.slicing;
+        let plain = self.conns.get(id).and_then(|conn| conn.outbox.compressing(ticket));
+        let sliced = plain.map(|plain| {
+            let level = self.settings.compression.level;
+            let slicer = slicer.get_or_insert_with(|| Box::new(Slicer::new(level, window_bits)));
+            if !std::mem::replace(has_begun, true) {
+                slicer.begin(window_bits);
+            }
+            let started_ns = (self.settings.stopwatch)();
+            let (opcode, content) = frame::message(plain);
+            let sliced = slicer.step(opcode, content, self.settings.compression.slice_bytes);
+            let took_ns = (self.settings.stopwatch)().saturating_sub(started_ns);
+            self.metrics.add(Count::DeflateNs, took_ns as usize);
+            (sliced, plain.len())
+        });
+        match sliced {
+            Some((Sliced::More, _)) => return,
+            Some((Sliced::Whole(frame), before)) => {
+                self.count_deflated(before, frame.len());
+                self.conns.at(id.slot).outbox.finish(ticket, Some(frame));
+            }
+            Some((Sliced::NoGain, _)) => {
+                self.metrics.count(Count::UndeflatedReplies);
+                self.conns.at(id.slot).outbox.finish(ticket, None);
+            }
+            // The connection was ended meanwhile.
+            None => {}
+        }
+        self.slicing.waiting.pop_front();
+        self.slicing.has_begun = false;
+        if !self.slicing.is_under_way() {
+            self.slicing.slicer = None;
+        }
+        if self.conns.get(id).is_some() {
+            self.mark_dirty(id.slot);
+        }
+    }
+
+    fn count_deflated(&self, before: usize, after: usize) {
+        self.metrics.count(Count::DeflatedReplies);
+        self.metrics.add(Count::DeflatedReplyBytesBefore, before);
+        self.metrics.add(Count::DeflatedReplyBytesAfter, after);
+    }
+
     /// The inflater, for the time that a frame takes.
     pub(super) fn take_inflater(&mut self) -> Box<Inflater> {
         self.inflater.take().unwrap_or_else(|| Box::new(Inflater::new(self.settings.stopwatch)))
@@ -66,16 +141,20 @@ impl Shard {
     /// that was agreed on and pays.
     pub(super) fn push_message(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(deflate) = self.conns.at(slot).deflate else { return self.push_private(slot, write) };
-        let Compression { level, min_bytes } = self.settings.compression;
+        let Compression { level, min_bytes, slice_bytes } = self.settings.compression;
         let mut plain = std::mem::take(&mut self.plain);
         write(&mut plain);
         let (opcode, content) = frame::message(&plain);
+        let is_long = content.len() > slice_bytes;
+        if is_long && content.len() >= min_bytes && self.slicing.waiting.len() < SLICED_MAX {
+            return self.push_long(slot, plain, deflate);
+        }
         let (stopwatch, mut took_ns, mut sent) = (self.settings.stopwatch, 0, None);
         self.hand_over(slot);
         let compressors = self.compressors.get_or_insert_with(|| Box::new(Compressors::new(level)));
         self.conns.at(slot).outbox.push_private(|out| {
             let before = out.len();
-            if content.len() >= min_bytes {
+            if content.len() >= min_bytes && !is_long {
                 let started_ns = stopwatch();
                 if compressors.write_alone(out, opcode, content, deflate.window_bits) {
                     sent = Some(out.len() - before);
@@ -88,16 +167,22 @@ impl Shard {
         });
         self.metrics.add(Count::DeflateNs, took_ns as usize);
         match sent {
-            Some(bytes) => {
-                self.metrics.count(Count::DeflatedReplies);
-                self.metrics.add(Count::DeflatedReplyBytesBefore, plain.len());
-                self.metrics.add(Count::DeflatedReplyBytesAfter, bytes);
-            }
+            Some(bytes) => self.count_deflated(plain.len(), bytes),
             None => self.metrics.count(Count::UndeflatedReplies),
         }
         plain.clear();
         if plain.capacity() <= KEPT_BYTES {
             self.plain = plain;
         }
+    }
+
+    /// Queues a message that is compressed in the next turns.
+    fn push_long(&mut self, slot: u32, plain: Vec<u8>, deflate: Deflate) {
+        self.hand_over(slot);
+        let ticket = self.slicing.next_ticket;
+        self.slicing.next_ticket = ticket.wrapping_add(1);
+        self.conns.at(slot).outbox.push_compressing(plain, ticket);
+        let (conn, window_bits) = (self.conns.id(slot), deflate.window_bits);
+        self.slicing.waiting.push_back(LongMessage { conn, ticket, window_bits });
     }
 }

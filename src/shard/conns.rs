@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
+use super::pacing::Pacing;
 use crate::fanout::Subscription;
 use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Limit, Meters, Peer};
@@ -59,6 +60,9 @@ struct Held {
     parked: Vec<Parked>,
     /// The trusted proxy whose request is to say where it came from.
     proxy: Option<Peer>,
+    pacing: Pacing,
+    /// Bytes of an unfinished message that the limits' guard counts for this connection.
+    unfinished: usize,
     /// What the peer of a closing connection has yet to take.
     last_words: Option<LastWords>,
     /// The peer has ended its direction, and is owed something.
@@ -77,8 +81,9 @@ struct LastWords {
 
 impl Held {
     fn is_empty(&self) -> bool {
-        let Self { input, parked, proxy, last_words, heard_out, lost } = self;
-        input.is_empty() && parked.is_empty() && proxy.is_none() && last_words.is_none() && !heard_out && !lost
+        let Self { input, parked, proxy, pacing, unfinished, last_words, heard_out, lost } = self;
+        let waits = !input.is_empty() || !parked.is_empty() || !pacing.is_empty();
+        !waits && proxy.is_none() && *unfinished == 0 && last_words.is_none() && !heard_out && !lost
     }
 }
 
@@ -191,8 +196,9 @@ impl Conn {
         let is_lost = self.held.as_ref().is_some_and(|held| held.lost);
         let is_serving = self.stage != Stage::Handshake;
         // A sign-in is for what comes after it, and must not stand in the way of the same user's next one.
-        let is_answered = self.session.user().is_none() || self.session.deadline_ms().is_none();
-        !is_lost && is_serving && !(self.outbox.is_empty() && is_answered)
+        let waits = self.session.user().is_some()
+            && (self.session.deadline_ms().is_some() || self.pacing().is_some_and(Pacing::holds_back));
+        !is_lost && is_serving && (waits || !self.outbox.is_empty())
     }
 
     /// Keeps received bytes until they can be taken.
@@ -220,8 +226,9 @@ impl Conn {
         self.held.get_or_insert_default().parked.push(parked);
     }
 
-    pub(super) fn is_parked(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| !held.parked.is_empty())
+    /// An ask waits for a credit or for the turn of its answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.parked.is_empty() || held.pacing.holds_back())
     }
 
     /// The first parked ask for the owner, which has a credit for it now.
@@ -235,6 +242,28 @@ impl Conn {
     /// Forgets the parked asks that `gone` names.
     pub(super) fn forget_parked(&mut self, gone: impl Fn(&Parked) -> bool) {
         self.change_held(|held| held.parked.retain(|parked| !gone(parked)));
+    }
+
+    /// Bytes of an unfinished message that the limits' guard counts for this connection.
+    pub(super) fn unfinished(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.unfinished)
+    }
+
+    /// The guard counts so many bytes from now on.
+    pub(super) fn set_unfinished(&mut self, bytes: usize) {
+        self.held.get_or_insert_default();
+        self.change_held(|held| held.unfinished = bytes);
+    }
+
+    /// Its large answers, if one is under way or asked for.
+    pub(super) fn pacing(&self) -> Option<&Pacing> {
+        self.held.as_ref().map(|held| &held.pacing).filter(|pacing| !pacing.is_empty())
+    }
+
+    /// Changes the state of its large answers.
+    pub(super) fn change_pacing<R: Default>(&mut self, change: impl FnOnce(&mut Pacing) -> R) -> R {
+        self.held.get_or_insert_default();
+        self.change_held(|held| change(&mut held.pacing))
     }
 
     fn change_held<R: Default>(&mut self, change: impl FnOnce(&mut Held) -> R) -> R {

@@ -96,12 +96,13 @@ impl Shard {
 
     /// Sends what a connection that has just been read from is to be told, while all of it is in the cache. What the
     /// hubs have for it comes with the turn, and so does the judgement if the kernel takes no more.
-    pub(super) fn reply(&mut self, id: ConnId, wire: &mut impl Wire) {
+    pub(super) fn reply(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
         if conn.dirty && !conn.blocked && self.send_waiting(id.slot, wire) && self.dirty.last() == Some(&id.slot) {
             self.dirty.pop();
             self.conns.at(id.slot).dirty = false;
         }
+        self.pace(id, now);
     }
 
     /// The kernel takes bytes again.
@@ -191,9 +192,11 @@ impl Shard {
         if self.conns.at(slot).blocked || !self.send_waiting(slot, wire) {
             self.check_bound(slot, now);
         }
+        self.pace(self.conns.id(slot), now);
     }
 
-    /// Sends what waits for one connection. Returns false if the kernel takes no more.
+    /// Sends what waits for one connection. Returns false if the kernel takes no more, or a message that is being
+    /// compressed is next.
     fn send_waiting(&mut self, slot: u32, wire: &mut impl Wire) -> bool {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
@@ -202,6 +205,10 @@ impl Shard {
             let mut pieces = SmallVec::<[IoSlice<'_>; 4]>::new();
             conn.outbox.pieces(&mut pieces);
             debug_assert!(pieces.len() <= MAX_PIECES, "as many as one call takes");
+            if pieces.is_empty() {
+                // It is sent when it has been compressed.
+                return false;
+            }
             let offered: usize = pieces.iter().map(|piece| piece.len()).sum();
             let sent = wire.send(id, &pieces);
             drop(pieces);
@@ -231,7 +238,6 @@ impl Shard {
             conn.stage = Stage::Closing(Ending::Finished);
             self.actions.push(Action::Finish(id));
         }
-        self.maybe_resume(id);
     }
 
     fn block(&mut self, slot: u32) {
@@ -261,7 +267,7 @@ impl Shard {
     }
 
     /// Brings the sum of what is held for blocked connections up to date.
-    fn count_queued(&mut self, slot: u32) {
+    pub(super) fn count_queued(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
         if conn.blocked {
             let (held, counted) = conn.outbox.recount();

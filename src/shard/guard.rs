@@ -12,6 +12,9 @@ use crate::proto::decode::Command;
 use crate::proto::text::Text;
 use crate::proto::websocket::Event;
 
+/// Less than this of an unfinished message is not counted, so that a frame's header that was cut costs nothing.
+const UNFINISHED_MIN_BYTES: usize = 4 * 1024;
+
 impl Shard {
     /// Counts received bytes.
     pub(super) fn measure(&mut self, id: ConnId, bytes: usize, now: Now) {
@@ -38,6 +41,37 @@ impl Shard {
         match conn.session.user() {
             Some(user) => self.settings.guard.user_message(user.key(), bytes, now.mono_ms),
             None => Ok(()),
+        }
+    }
+
+    /// Counts what is kept of a message that is not whole, for the client's address and for all. The client whose message
+    /// finds no room is closed.
+    pub(super) fn count_unfinished(&mut self, id: ConnId, now: Now) {
+        let conn = self.conns.at(id.slot);
+        let (before, kept) = (conn.unfinished(), conn.decoder.heap_bytes());
+        let kept = if kept < UNFINISHED_MIN_BYTES { 0 } else { kept };
+        if kept == before {
+            return;
+        }
+        let address = *self.conns.address(id.slot);
+        if self.settings.guard.unfinished(address, before, kept, now.mono_ms) {
+            self.conns.at(id.slot).set_unfinished(kept);
+            self.had_large |= before > 0;
+        } else {
+            self.refused(id, Limit::UnfinishedBytes, now, || {
+                format!("closed: no room for {kept} bytes of an unfinished message (4503)")
+            });
+            self.close(id, close::DRAINING, "too many unfinished messages", now);
+        }
+    }
+
+    /// Nothing of a message is kept any more.
+    pub(super) fn release_unfinished(&mut self, id: ConnId, now: Now) {
+        let before = self.conns.at(id.slot).unfinished();
+        if before > 0 {
+            let address = *self.conns.address(id.slot);
+            self.settings.guard.unfinished(address, before, 0, now.mono_ms);
+            self.conns.at(id.slot).set_unfinished(0);
         }
     }
 

@@ -10,9 +10,11 @@ mod conns;
 mod farewell;
 mod flush;
 mod guard;
+mod pacing;
 mod probes;
 mod receive;
 mod refusals;
+mod relief;
 mod rights;
 mod timers;
 
@@ -41,12 +43,14 @@ use crate::proto::{frame, handshake, websocket};
 use crate::publication::Publication;
 use crate::refusals::RefusalLog;
 use crate::wheel::Wheel;
-use compression::packer;
+use compression::{Slicing, packer};
 use conns::{Conns, Ending, Stage};
 use farewell::Progress;
 use flush::Flush;
+use pacing::Pacing;
 use probes::Probes;
 use refusals::limit_of;
+use relief::Relief;
 use rights::Sweep;
 
 /// How long the peer of a connection that we are closing may take nothing of what was said last, and then say nothing,
@@ -86,6 +90,8 @@ pub struct Settings {
     pub head: handshake::Limits,
     /// Limits on frames and messages.
     pub messages: websocket::Limits,
+    /// Bytes of a message of a client that has not signed in.
+    pub auth_message_bytes: usize,
     /// Bytes that may wait for one connection.
     pub outbox_bytes: usize,
     /// Channels that a connection may subscribe to, the lobby not counted.
@@ -123,6 +129,15 @@ pub struct Compression {
     pub level: u32,
     /// Messages that are shorter, in bytes, are sent as they are.
     pub min_bytes: usize,
+    /// A longer message for one client is compressed in slices of so many bytes, one a turn.
+    pub slice_bytes: usize,
+}
+
+impl Compression {
+    /// With slices that are about 1 ms of work at level 3.
+    pub fn new(level: u32, min_bytes: usize) -> Self {
+        Self { level, min_bytes, slice_bytes: 64 * 1024 }
+    }
 }
 
 /// A connection as it comes in.
@@ -196,6 +211,7 @@ pub struct Shard {
     compressors: Option<Box<Compressors>>,
     /// Room for a message before it is compressed.
     plain: Vec<u8>,
+    slicing: Slicing,
     /// Something took much memory since it was last given back.
     had_large: bool,
     gave_back_ms: u64,
@@ -206,6 +222,7 @@ pub struct Shard {
     /// When the wheel was last looked at.
     ticked_ms: u64,
     sweep: Sweep,
+    relief: Relief,
     actions: Vec<Action>,
     /// Answers to the backend.
     backend: Vec<(u32, Answer)>,
@@ -240,6 +257,7 @@ impl Shard {
             inflater: None,
             compressors: None,
             plain: Vec::new(),
+            slicing: Slicing::default(),
             had_large: false,
             gave_back_ms: 0,
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
@@ -247,6 +265,7 @@ impl Shard {
             filed_by: Now::default(),
             ticked_ms: 0,
             sweep: Sweep::default(),
+            relief: Relief::default(),
             actions: Vec::new(),
             backend: Vec::new(),
             key_hash: foldhash::quality::RandomState::default(),
@@ -349,6 +368,7 @@ impl Shard {
             }
         }
         self.sweep(now);
+        self.compress_slice();
         self.hub.turn(now, &mut self.staging);
         self.take_leave(now);
         if let Some(at_ms) = self.hub.take_alarm() {
@@ -407,12 +427,19 @@ impl Shard {
 
     /// Whether something waits that a turn would take up.
     pub fn has_work(&self) -> bool {
-        self.staging.own_len() > 0 || self.wants_flush() || self.sweep.is_under_way()
+        let more = self.sweep.is_under_way() || self.slicing.is_under_way();
+        self.staging.own_len() > 0 || self.wants_flush() || more
     }
 
     /// Whether a flush would find anything to do.
     pub fn wants_flush(&self) -> bool {
         self.fanout.is_dirty() || !self.dirty.is_empty() || !self.emptied.is_empty()
+    }
+
+    /// Whether a connection waits for the turn of a large answer.
+    #[doc(hidden)]
+    pub fn holds_back(&mut self) -> bool {
+        self.conns.ids().into_iter().any(|id| self.conns.at(id.slot).pacing().is_some_and(Pacing::holds_back))
     }
 
     /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
@@ -517,7 +544,9 @@ impl Shard {
     fn end_with(&mut self, id: ConnId, ending: Ending, now: Now, last: impl FnOnce(&mut Vec<u8>)) {
         self.push_private(id.slot, last);
         self.leave(id);
+        self.release_unfinished(id, now);
         let conn = self.conns.at(id.slot);
+        conn.decoder.skip_messages();
         conn.take_input();
         conn.enter(Stage::Closing(ending), now.mono_ms);
         self.file_deadline(id);

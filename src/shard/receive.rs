@@ -21,7 +21,7 @@ use crate::proto::encode::Reply;
 use crate::proto::frame::{self, Opcode};
 use crate::proto::handshake::{self, Refusal};
 use crate::proto::text::{Language, Text};
-use crate::proto::websocket::{Decoder, Event, ProtocolError};
+use crate::proto::websocket::{self, Decoder, Event, ProtocolError};
 use crate::session::{Effect, Local, Rules};
 
 /// A masked control frame at its longest (RFC 6455 §5.5).
@@ -57,7 +57,7 @@ impl Shard {
     fn reply_and_go_on(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) -> Input {
         loop {
             let before = self.input(id);
-            self.reply(id, wire);
+            self.reply(id, wire, now);
             let after = self.input(id);
             if (before, after) != (Input::Paused, Input::Open) {
                 return after;
@@ -97,8 +97,10 @@ impl Shard {
             if !self.is_open(id) {
                 let conn = self.conns.at(id.slot);
                 conn.paused = true;
-                conn.hold_input(rest);
-                return;
+                if !conn.is_closing() {
+                    conn.hold_input(rest);
+                }
+                return self.count_unfinished(id, now);
             }
             let conn = self.conns.at(id.slot);
             let used = match conn.stage {
@@ -106,13 +108,21 @@ impl Shard {
                 Stage::Native | Stage::Echo | Stage::Closing(Ending::AwaitClose) => {
                     let mut decoder = std::mem::take(&mut conn.decoder);
                     let used = self.frame(id, &mut decoder, rest, now);
-                    self.conns.at(id.slot).decoder = decoder;
+                    let conn = self.conns.at(id.slot);
+                    if conn.is_closing() {
+                        decoder.skip_messages();
+                    }
+                    conn.decoder = decoder;
                     used
                 }
-                Stage::Closing(_) => rest.len(),
+                Stage::Closing(_) => {
+                    conn.decoder.skip(rest.len());
+                    rest.len()
+                }
             };
             rest = &mut rest[used..];
         }
+        self.count_unfinished(id, now);
         if !self.is_open(id) {
             self.conns.at(id.slot).paused = true;
         }
@@ -122,13 +132,20 @@ impl Shard {
     fn is_open(&mut self, id: ConnId) -> bool {
         let limit = self.settings.requests_per_connection;
         let going = self.farewell.has_begun();
+        // A message may have been under way when we said Close. Of a client that goes on beyond that nothing is read.
+        let skipped_max = 2 * self.settings.messages.message_bytes;
         let conn = self.conns.at(id.slot);
         if conn.is_heard_out() {
             return !conn.owes();
         }
-        conn.is_closing()
-            || conn.stage == Stage::Handshake
-            || (!going && !conn.is_parked() && conn.session.is_open(limit) && conn.outbox.private_bytes() < REPLY_BYTES)
+        if conn.is_closing() {
+            return conn.decoder.skipped() < skipped_max;
+        }
+        conn.stage == Stage::Handshake
+            || (!going
+                && !conn.is_waiting()
+                && conn.session.is_open(limit)
+                && conn.outbox.private_bytes() < REPLY_BYTES)
     }
 
     /// Lets the shell read on if what stopped it is over.
@@ -236,7 +253,7 @@ impl Shard {
     /// Takes one frame, or as much of it as there is; returns how many bytes it took.
     fn frame(&mut self, id: ConnId, decoder: &mut Decoder, rest: &mut [u8], now: Now) -> usize {
         let length = rest.len();
-        let limits = self.settings.messages;
+        let limits = self.message_limits(id);
         let mut inflater = self.take_inflater();
         let used = match decoder.decode(rest, &limits, &mut inflater) {
             Ok((used, None)) => used,
@@ -252,6 +269,16 @@ impl Shard {
         };
         self.put_back_inflater(id, inflater, now);
         used
+    }
+
+    /// What a message may have: before the sign-in no more than `auth` needs.
+    fn message_limits(&mut self, id: ConnId) -> websocket::Limits {
+        let mut limits = self.settings.messages;
+        let conn = self.conns.at(id.slot);
+        if conn.stage == Stage::Native && conn.session.is_anonymous() {
+            limits.message_bytes = limits.message_bytes.min(self.settings.auth_message_bytes);
+        }
+        limits
     }
 
     /// The stream makes no sense any more: nothing that follows is read (RFC 6455 §7.1.7).
@@ -348,7 +375,7 @@ impl Shard {
                 match effect {
                     Effect::Reply(reply, mark) => self.say(id, &reply, mark),
                     Effect::Wait => {}
-                    Effect::Ask(asked) => self.send_ask(id, asked),
+                    Effect::Ask(asked) => self.ask(id, asked, now),
                     Effect::Local(what, channel, mark) => self.local(id, what, channel, mark, now),
                     Effect::Cancel(cancelled, channel, mark) => {
                         self.local(id, Local::Refuse(409, Text::Cancelled), channel, cancelled.as_deref(), now);

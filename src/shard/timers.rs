@@ -3,6 +3,7 @@
 
 use super::admission::REFUSED_MS;
 use super::conns::{Conn, Ending, Stage};
+use super::pacing::Pacing;
 use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, Shard, Wire};
 use crate::clock::Now;
 use crate::ids::ConnId;
@@ -11,6 +12,7 @@ use crate::proto::codes::close;
 use crate::proto::encode::Reply;
 use crate::proto::frame::{self, Opcode};
 use crate::proto::text::Text;
+use crate::proto::websocket::Decoder;
 use crate::refusals::quoted;
 use crate::session::Local;
 
@@ -19,6 +21,7 @@ impl Shard {
     pub fn tick(&mut self, wire: &mut impl Wire, now: Now) {
         self.publish_metrics(now);
         self.give_back(now);
+        self.give_way(now);
         self.hub.tick(now, &mut self.staging);
         self.follow_clock(now);
         self.end_probes(now);
@@ -62,7 +65,7 @@ impl Shard {
                 return self.abort(id, now);
             }
             Stage::Handshake => return,
-            Stage::Native if conn.session.is_anonymous() && since_ms + settings.auth_ms <= now_ms => {
+            Stage::Native if awaits_auth(conn) && since_ms + settings.auth_ms <= now_ms => {
                 self.refused(id, Limit::AuthDeadline, now, || "closed: no sign-in in time (4408)".to_owned());
                 return self.close(id, close::AUTH_TIMEOUT, "no auth in time", now);
             }
@@ -72,6 +75,7 @@ impl Shard {
             return;
         }
         self.time_out_requests(id, now);
+        self.pace(id, now);
         if !self.conns.at(id.slot).is_closing() {
             self.check_life(id, now);
         }
@@ -115,12 +119,14 @@ impl Shard {
         conn.enter(Stage::Closing(Ending::Finished), now.mono_ms);
         conn.forget_last_words();
         conn.owe_nothing();
-        conn.paused = false;
+        // It may have sent so much that nothing more was read: now its end is to be seen.
+        (conn.decoder, conn.paused) = (Decoder::default(), false);
     }
 
     fn time_out_requests(&mut self, id: ConnId, now: Now) {
         while let Some(timed_out) = self.conns.at(id.slot).session.time_out(now.mono_ms) {
             self.conns.at(id.slot).forget_parked(|parked| parked.request == timed_out.request);
+            self.large_answer_given_up(id, timed_out.request, now);
             let channel = &timed_out.channel;
             self.refused(id, Limit::Requests, now, || format!("no answer in time (504), channel {}", quoted(channel)));
             self.local(id, Local::Refuse(504, Text::Timeout), &timed_out.channel, timed_out.id.as_deref(), now);
@@ -133,6 +139,10 @@ impl Shard {
 
     fn check_life(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.slot);
+        if conn.paused && !conn.blocked {
+            // Its pong may lie in what we don't read. While the kernel takes no more, taking bytes is the sign of life.
+            conn.seen(now.mono_ms);
+        }
         let silent = conn.seen_ms + self.settings.ping_interval_ms <= now.mono_ms;
         match conn.pinged_ms() {
             Some(pinged_ms) if pinged_ms + self.settings.pong_timeout_ms <= now.mono_ms => {
@@ -152,6 +162,11 @@ impl Shard {
     }
 }
 
+/// The client has not signed in, and nothing but the client is in the way.
+fn awaits_auth(conn: &Conn) -> bool {
+    conn.session.is_anonymous() && !conn.is_waiting()
+}
+
 /// How long the request may take to come.
 fn handshake_ms(conn: &Conn, settings: &super::Settings) -> u64 {
     if conn.refused.is_some() { settings.handshake_ms.min(REFUSED_MS) } else { settings.handshake_ms }
@@ -165,8 +180,9 @@ fn next_deadline(conn: &Conn, settings: &super::Settings, ticked_ms: u64) -> u64
     let at_ms = match conn.stage {
         Stage::Handshake => conn.since_ms + handshake_ms(conn, settings),
         Stage::Closing(_) => ticked_ms + CLOSING_LOOK_MS,
-        Stage::Native if conn.session.is_anonymous() => alive.min(conn.since_ms + settings.auth_ms),
+        Stage::Native if awaits_auth(conn) => alive.min(conn.since_ms + settings.auth_ms),
         Stage::Native | Stage::Echo => alive,
     };
-    conn.session.deadline_ms().map_or(at_ms, |deadline| deadline.min(at_ms))
+    let answers = [conn.session.deadline_ms(), conn.pacing().and_then(Pacing::retry_ms)];
+    answers.into_iter().flatten().fold(at_ms, u64::min)
 }

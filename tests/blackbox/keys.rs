@@ -96,7 +96,7 @@ async fn line_ends_at_the_end_of_a_secret_are_not_part_of_it() {
     }
     let (server, _folder) = with_file(&format!("[auth]\nhs256_secret = \"\"\"\n{SECRET}\n\"\"\"\n"));
     accepted(&server, &token).await;
-    let (server, _folder) = with_file(&format!("[[auth.tokens]]\ntoken = \"\"\"fixed\n\"\"\"\nuser = 1\n"));
+    let (server, _folder) = with_file("[[auth.tokens]]\ntoken = \"\"\"fixed\n\"\"\"\nuser = 1\n");
     accepted(&server, "fixed").await;
 }
 

@@ -5,6 +5,7 @@
 
 mod abuse;
 mod admission;
+mod answers;
 mod api;
 mod api_connections;
 mod batches;

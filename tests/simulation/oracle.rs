@@ -19,6 +19,8 @@ use crate::world::{WATCH, World};
 const PATIENCE: usize = 200_000;
 /// Between two looks at the clock while everything comes to rest.
 const PAUSE_MS: u64 = 64;
+/// Pauses after which the turn of a large answer never comes.
+const HELD_BACK_PAUSES: u32 = 2_000;
 /// Close codes that the server gives of its own accord here.
 const CODES: [u16; 7] = [1011, 4401, 4408, 4409, 4429, 4504, 4508];
 /// How long no token ends when everything is judged.
@@ -99,10 +101,16 @@ fn settle(world: &mut World) -> Verdict {
     let longest = settings.request_ms.max(1_100) + settings.probe_ms + 2 * CLOSE_MS + settings.handshake_ms.min(1_000);
     come_to_rest(world)?;
     let mut left = longest.div_ceil(PAUSE_MS);
+    let mut held_back = HELD_BACK_PAUSES;
     loop {
         // Nobody's token may end while all are judged, or so shortly before that others have yet to be told.
         if world.token_ends_within(QUIET_MS) {
             left = left.max(QUIET_MS / PAUSE_MS);
+        }
+        // A large answer may wait for its user's rate.
+        if world.shards.iter_mut().any(uringcast::shard::Shard::holds_back) {
+            left = left.max(1);
+            held_back = held_back.checked_sub(1).ok_or("a request is held back for ever")?;
         }
         let Some(fewer) = left.checked_sub(1) else { break };
         left = fewer;

@@ -9,7 +9,7 @@ use uringcast::config::{Auth, Config, Secret, StaticToken};
 use uringcast::http::Site;
 use uringcast::hub::HubSettings;
 use uringcast::hub::users::DuplicateLogin;
-use uringcast::limits::{Guard, Rules};
+use uringcast::limits::{Guard, Rate, Rules};
 use uringcast::metrics::Metrics;
 use uringcast::namespace::{Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
 use uringcast::proto::deflate::Mode;
@@ -170,7 +170,7 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
     Namespace {
         name: name.to_owned(),
         subscribe: dice.pick(&rules),
-        users: vec!["0".to_owned(), "user-1".to_owned()],
+        users: ["0".to_owned(), "user-1".to_owned()].into(),
         publish: if dice.once_in(5) { PublishRule::Backend } else { PublishRule::Members },
         history_size: dice.pick(&[0, 1, 5, 30, 1 << 20]),
         history_age_ms: dice.pick(&[100, 3_000, 1 << 30]),
@@ -183,15 +183,24 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
     }
 }
 
+/// Limits by address and rates have tests of their own. Here the connections of a user and large answers are measured, in
+/// lives where nobody is exempt: answers come later for it, and nothing else may change.
+fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
+    let admission = Rules { addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..Rules::default() };
+    if dice.once_in(2) {
+        return Rules { exempt: vec!["127.0.0.0/8".parse().expect("a network")], ..admission };
+    }
+    // Room for one of the largest, which is half of the bound, and compressed costs three times that.
+    let answers = Rate::per_s(outbox_bytes * dice.pick(&[10, 100, 1_000]), 2 * outbox_bytes);
+    let unread_answers = outbox_bytes * dice.pick(&[0, 1, 4]);
+    Rules { answers, unread_answers, users: 10_000, ..admission }
+}
+
 fn settings(shards: usize, dice: &mut Dice) -> Settings {
-    // Limits by address and rates have tests of their own; that on the connections of a user is kept where nobody is
-    // exempt.
-    let exempt = if dice.once_in(2) { vec!["127.0.0.0/8".parse().expect("a network")] } else { Vec::new() };
-    let rules = Rules { exempt, addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..Rules::default() };
-    let guard = Arc::new(Guard::new(rules));
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
     let probe_ms = dice.pick(&[0, 100, 700, 2_000]);
     let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);
+    let guard = Arc::new(Guard::new(rules(outbox_bytes as u64, dice)));
     Settings {
         hub: HubSettings {
             shards,
@@ -222,6 +231,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         }),
         head: handshake::Limits::default(),
         messages: websocket::Limits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 },
+        auth_message_bytes: 1 << 20,
         outbox_bytes,
         subscriptions: 128,
         requests_per_connection: dice.pick(&[1, 2, 4, 32]),
@@ -232,7 +242,11 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         probe_ms,
         ping_interval_ms: dice.pick(&[400, 25_000]),
         pong_timeout_ms: dice.pick(&[300, 10_000]),
-        compression: Compression { level: 1, min_bytes: dice.pick(&[0, 60, 256]) },
+        compression: Compression {
+            level: 1,
+            min_bytes: dice.pick(&[0, 60, 256]),
+            slice_bytes: dice.pick(&[50, 400, 1 << 16]),
+        },
         stopwatch: || 0,
         give_back: || (),
         boot_id: dice.throw(),

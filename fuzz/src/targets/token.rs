@@ -67,7 +67,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn shown(identity: &Identity) -> (String, String, Vec<String>) {
-    (identity.id.to_string(), identity.name.clone(), identity.channels.clone())
+    (identity.id.to_string(), identity.name.clone(), identity.channels.names().to_vec())
 }
 
 /// Who the claims speak for: id, name and channels. Numbers of time are left to be told by `f64`.
@@ -111,7 +111,7 @@ fn identity(claims: &Map<String, Value>) -> Option<(String, String, Vec<String>)
         Some(Value::String(text)) if text.len() <= 256 => {}
         Some(_) => return None,
     }
-    let channels = match given("channels") {
+    let mut channels = match given("channels") {
         None => Vec::new(),
         Some(Value::Array(list)) => list
             .iter()
@@ -119,6 +119,8 @@ fn identity(claims: &Map<String, Value>) -> Option<(String, String, Vec<String>)
             .collect::<Option<_>>()?,
         Some(_) => return None,
     };
+    // The server keeps them in order.
+    channels.sort_unstable();
     Some((id.clone(), name.unwrap_or(id), channels))
 }
 

@@ -184,9 +184,10 @@ fn what_else_a_token_says() {
     let identity = verify(json!({"iat": NOW_S, "jti": "t-1", "channels": ["news", "a:b"]})).unwrap();
     assert_eq!(identity.issued_at_ms, Some(NOW_S * 1000));
     assert_eq!(identity.token_id.as_deref(), Some("t-1"));
-    assert_eq!(identity.channels, ["news", "a:b"]);
+    assert_eq!(identity.channels.names(), ["a:b", "news"]);
+    assert!(identity.channels.contains("news") && !identity.channels.contains("new"));
     let plain = verify(json!({})).unwrap();
-    assert_eq!((plain.issued_at_ms, plain.token_id, plain.channels), (None, None, Vec::new()));
+    assert_eq!((plain.issued_at_ms, plain.token_id, plain.channels), (None, None, GrantedChannels::default()));
     for (claim, wrong) in [
         ("iat", json!("now")),
         ("jti", json!(7)),

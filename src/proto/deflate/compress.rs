@@ -10,6 +10,8 @@ use crate::proto::frame::{self, Opcode};
 const LEAST_WINDOW_BITS: u8 = 9;
 /// RSV1: the message is compressed (§6).
 const RSV1: u8 = 0x40;
+/// A frame's header at its longest, from a server.
+const HEADER_MAX: usize = 10;
 /// Room for a compressed message that is kept from message to message.
 const KEPT_BYTES: usize = 128 * 1024;
 
@@ -51,6 +53,73 @@ impl Compressors {
     /// would not be shorter than the plain frame.
     pub fn write_alone(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], window_bits: u8) -> bool {
         self.batch(window_bits).write(out, opcode, payload)
+    }
+}
+
+/// Long messages compressed each by itself, a slice at a time, so that other work has its turn in between.
+#[derive(Debug)]
+pub struct Slicer {
+    level: Compression,
+    window_bits: u8,
+    stream: Compress,
+    /// Bytes of the message that have been compressed.
+    taken: usize,
+    /// What they became.
+    made: Vec<u8>,
+}
+
+/// How far a [`Slicer`] has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sliced {
+    /// There is more of the message.
+    More,
+    /// The frame (FIN, RSV1) of the whole message.
+    Whole(Vec<u8>),
+    /// It would not be shorter than the plain frame.
+    NoGain,
+}
+
+impl Slicer {
+    /// For this level (1 to 9).
+    pub fn new(level: u32, window_bits: u8) -> Self {
+        let level = Compression::new(level);
+        let stream = Compress::new_with_window_bits(level, false, window_bits);
+        Self { level, window_bits, stream, taken: 0, made: Vec::new() }
+    }
+
+    /// Begins a message for a window of so many bits, from 9 to 15. One that was begun before is forgotten.
+    pub fn begin(&mut self, window_bits: u8) {
+        if self.window_bits == window_bits {
+            self.stream.reset();
+        } else {
+            self.window_bits = window_bits;
+            self.stream = Compress::new_with_window_bits(self.level, false, window_bits);
+        }
+        (self.taken, self.made) = (0, Vec::new());
+    }
+
+    /// Compresses the next `most` bytes of the message that was begun. `payload` is all of it, each time the same.
+    pub fn step(&mut self, opcode: Opcode, payload: &[u8], most: usize) -> Sliced {
+        let end = payload.len().min(self.taken + most);
+        let slice = &payload[self.taken..end];
+        self.made.reserve(bound(slice.len()));
+        let before = self.stream.total_in();
+        // Flushed each time, so that nothing is left in the compressor for which no room was found: see `bound`.
+        let done = self.stream.compress_vec(slice, &mut self.made, FlushCompress::Sync);
+        let whole = self.stream.total_in() - before == slice.len() as u64 && self.made.len() < self.made.capacity();
+        self.taken = end;
+        if !matches!(done, Ok(Status::Ok)) || !whole || self.made.len() >= payload.len() {
+            return Sliced::NoGain;
+        }
+        if end < payload.len() {
+            return Sliced::More;
+        }
+        let made = std::mem::take(&mut self.made);
+        let Some(content) = made.strip_suffix(&TAIL) else { return Sliced::NoGain };
+        let mut frame = Vec::with_capacity(content.len() + HEADER_MAX);
+        frame::write_frame(&mut frame, opcode, content);
+        frame[0] |= RSV1;
+        Sliced::Whole(frame)
     }
 }
 
@@ -102,6 +171,42 @@ fn bound(payload_bytes: usize) -> usize {
 mod tests {
     use super::*;
     use crate::proto::deflate::inflate::Inflater;
+
+    #[test]
+    fn slices_are_one_message() {
+        let (mut state, mut inflater) = (7, Inflater::new(|| 0));
+        let mut slicer = Slicer::new(3, 15);
+        let words = b"a long page of history, ".repeat(10_000);
+        let mut mixed = noise(90_000, &mut state);
+        mixed.extend(b"and something that pays".repeat(20_000));
+        for window_bits in [15, 9, 15, 12] {
+            for (payload, most) in
+                [(&words, 1_000), (&mixed, 64 * 1024), (&words, words.len()), (&words, usize::MAX / 2)]
+            {
+                slicer.begin(window_bits);
+                let mut steps = 1;
+                let frame = loop {
+                    match slicer.step(Opcode::Text, payload, most) {
+                        Sliced::More => steps += 1,
+                        Sliced::Whole(frame) => break frame,
+                        Sliced::NoGain => panic!("it pays"),
+                    }
+                };
+                assert_eq!(steps, payload.len().div_ceil(most));
+                let (opcode, content) = frame::message(&frame);
+                assert_eq!((opcode, frame[0] & RSV1), (Opcode::Text, RSV1));
+                assert_eq!(inflater.inflate(content, 1 << 20).as_deref(), Ok(&payload[..]));
+            }
+            // What is given up half-way leaves nothing behind, however often.
+            for _ in 0..20 {
+                slicer.begin(window_bits);
+                assert_eq!(slicer.step(Opcode::Text, &mixed, 50_000), Sliced::More);
+            }
+            let noise = noise(200_000, &mut state);
+            slicer.begin(window_bits);
+            while slicer.step(Opcode::Binary, &noise, 64 * 1024) == Sliced::More {}
+        }
+    }
 
     fn noise(bytes: usize, state: &mut u64) -> Vec<u8> {
         let mut next = || {

@@ -331,3 +331,49 @@ fn a_compressed_message_keeps_nothing_behind() {
     }
     assert!(decoder.is_idle());
 }
+
+#[test]
+fn behind_our_close_only_the_peers_close_counts() {
+    let stream = |deflate: bool| {
+        let first = if deflate { 0xC1 } else { 0x81 };
+        [
+            frame(first, b"no DEFLATE and \xff no text"),
+            // A fragment that begins, a ping between, and one that continues nothing.
+            frame(0x01, &[b'x'; 70_000]),
+            frame(0x89, b"still"),
+            frame(0x80, &[b'y'; 70_000]),
+            frame(0x80, b"z"),
+            frame(0x88, &[0x03, 0xe8]),
+        ]
+        .concat()
+    };
+    for (deflate, chunk) in [(false, usize::MAX), (true, usize::MAX), (true, 1), (false, 4_000)] {
+        let bytes = stream(deflate);
+        let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+        if deflate {
+            decoder.allow_deflate();
+        }
+        decoder.skip_messages();
+        for chunk in bytes.chunks(chunk) {
+            feed(&mut decoder, chunk, &LIMITS, &mut log).unwrap();
+            assert!(decoder.heap_bytes() < 1_000, "payloads are not kept");
+        }
+        assert_eq!(log.len(), 2, "{log:?}");
+        assert!(log[0].starts_with("Ping") && log[1].starts_with("Close"), "{log:?}");
+        assert_eq!(decoder.skipped(), bytes.len());
+    }
+}
+
+#[test]
+fn what_had_come_of_a_message_is_freed_when_it_is_skipped() {
+    let message = frame(0x81, &[b'x'; 50_000]);
+    let (mut decoder, mut log) = (Decoder::new(), Vec::new());
+    feed(&mut decoder, &message[..40_000], &LIMITS, &mut log).unwrap();
+    assert!(decoder.heap_bytes() >= 39_000);
+    decoder.skip_messages();
+    assert!(decoder.heap_bytes() < 1_000);
+    feed(&mut decoder, &message[40_000..], &LIMITS, &mut log).unwrap();
+    feed(&mut decoder, &frame(0x88, b""), &LIMITS, &mut log).unwrap();
+    assert_eq!(log, ["Close { code: None, reason: \"\" }"]);
+    assert_eq!(size_of::<Decoder>(), 16);
+}

@@ -158,3 +158,77 @@ async fn invalid_utf8_is_1007_at_every_split() {
     drop(raw);
     scene.over(MIB).await;
 }
+
+/// A message of which all but the end has come.
+fn unfinished(bytes: usize) -> Vec<u8> {
+    let whole = frame(true, 1, &vec![b' '; bytes]);
+    whole[..whole.len() - 1].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_sign_in_a_message_has_room_for_auth_and_no_more() {
+    let scene = Scene::open(unlimited()).await;
+    // As much as the JavaScript client puts into one `auth`, and a token of the longest.
+    let mut honest = scene.upgraded("/ws").await;
+    let padding = " ".repeat(262_144 + 8 * 1024);
+    let auth = format!(r#"{{"type":"auth",{padding}"data":{{"token":"{}"}}}}"#, crate::support::token("hon", "Hon"));
+    honest.write(&frame(true, 1, auth.as_bytes())).await;
+    assert_eq!(honest.json().await["type"], "auth_success");
+    honest.write(&frame(true, 1, format!(r#"{{"type":"heartbeat"{}}}"#, " ".repeat(1_000_000)).as_bytes())).await;
+    while honest.json().await["type"] != "heartbeat" {}
+    let fragments = [frame(false, 1, &[b' '; 300_000]), frame(true, 0, &[b' '; 100_000])].concat();
+    for message in [unfinished(400 << 10), fragments] {
+        scene.ends_with("/ws", &message, 1009).await;
+    }
+    drop(honest);
+    scene.over(4 * MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_messages_of_one_address_stay_within_a_bound() {
+    const BOUND: u64 = 16 * MIB;
+    let scene = Scene::open(unlimited().env("URINGCAST_LIMITS__UNFINISHED_BYTES_PER_IP", BOUND)).await;
+    let mut held = Vec::new();
+    for n in 0..100 {
+        let (mut raw, bytes) = match n % 2 {
+            0 => (scene.upgraded("/ws").await, 380 << 10),
+            _ => (scene.signed_in(&format!("u{n}")).await, 1_000 << 10),
+        };
+        // Where there is no room the connection is ended while it still sends.
+        let _ = raw.tcp.write_all(&unfinished(bytes)).await;
+        held.push(raw);
+    }
+    let refused = "uringcast_refusals_total{limit=\"unfinished_bytes\"}";
+    scene.metrics.reach(refused, |count| count > 20).await;
+    scene.metrics.reach("uringcast_closes_total{code=\"4503\"}", |count| count > 20).await;
+    // Another address has room of its own.
+    let mut other = scene.connect_from("127.0.0.3").await;
+    other.write(crate::support::request(&scene.server, "/echo", &[]).as_bytes()).await;
+    assert_eq!(other.response().await.status, 101);
+    let message = frame(true, 2, &[7; 900_000]);
+    other.write(&message[..500_000]).await;
+    other.write(&message[500_000..]).await;
+    assert_eq!(other.frame().await.expect("the echo").payload.len(), 900_000);
+    drop((held, other));
+    // Between the pieces that the allocator gave out for them there are others that stay.
+    scene.over_but_for(BOUND + 8 * MIB, BOUND / 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_behind_our_close_is_neither_inflated_nor_read_for_ever() {
+    let scene = Scene::open(unlimited().env("URINGCAST_COMPRESSION__MODE", "on")).await;
+    let mut raw = scene.connect().await;
+    let offer = [("Sec-WebSocket-Extensions", "permessage-deflate")];
+    raw.write(crate::support::request(&scene.server, "/ws", &offer).as_bytes()).await;
+    assert_eq!(raw.response().await.status, 101);
+    raw.write(&frame(true, 2, b"x")).await;
+    while raw.frame().await.expect("the Close").opcode != 8 {}
+    // Empty stored blocks: five bytes each that come to nothing.
+    let mut message = frame(true, 2, &[0x00, 0x00, 0x00, 0xff, 0xff].repeat(20_000));
+    message[0] |= 0x40;
+    let sent = crate::limits::flood(&mut raw, &message, 200 << 20).await;
+    assert!(sent < 64 << 20, "{} MiB were taken of a client that was told to go", sent >> 20);
+    assert_eq!(scene.metrics.get("uringcast_inflated_messages_total").await, 0);
+    drop(raw);
+    scene.over(8 * MIB).await;
+}

@@ -1,0 +1,160 @@
+//! What gives way while the process has more memory than `limits.memory_bytes`: first the queues of connections, the
+//! largest ones first, then histories. In rounds: each shard says what it holds, and then each gives up its share. Pure
+//! decisions over sizes, and the numbers that the shards share; `memory` begins rounds, `shard` carries them out.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// A smaller queue never gives way: closing it would free little.
+pub const QUEUE_MIN_BYTES: u64 = 64 * 1024;
+
+/// Bytes of queues and of histories: what is held, or what is to be given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Holding {
+    /// Of connections' queues that may give way.
+    pub queues: u64,
+    /// Of histories.
+    pub history: u64,
+}
+
+/// One connection's queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueSize {
+    /// The connection's slot in its shard.
+    pub slot: u32,
+    /// Bytes that wait for it, or of it.
+    pub bytes: u64,
+}
+
+/// What a shard that holds `own` of `all` gives up, so that all shards together free `excess` bytes. Histories only give
+/// what the queues can't, and no more than half of themselves in one round: what a round frees is not known exactly.
+pub fn share(excess: u64, own: Holding, all: Holding) -> Holding {
+    let part = |of: u64, own: u64, all: u64| {
+        let all = all.max(own).max(1);
+        u64::try_from(u128::from(of) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX)
+    };
+    let from_queues = excess.min(all.queues.max(own.queues));
+    let from_history = (excess - from_queues).min(all.history.max(own.history).div_ceil(2));
+    Holding { queues: part(from_queues, own.queues, all.queues), history: part(from_history, own.history, all.history) }
+}
+
+/// The queues that give way so that `bytes` are freed: as few as possible.
+pub fn largest_first(mut queues: Vec<QueueSize>, bytes: u64) -> Vec<QueueSize> {
+    queues.sort_unstable_by_key(|queue| (std::cmp::Reverse(queue.bytes), queue.slot));
+    let mut freed = 0;
+    queues.retain(|queue| {
+        let is_needed = freed < bytes;
+        freed += if is_needed { queue.bytes } else { 0 };
+        is_needed
+    });
+    queues
+}
+
+/// The rounds, as all shards see them.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    number: AtomicU32,
+    excess: AtomicU64,
+    queues: AtomicU64,
+    history: AtomicU64,
+}
+
+impl Rounds {
+    /// Begins a round that is to free so many bytes.
+    pub fn begin(&self, excess: u64) {
+        self.queues.store(0, Ordering::Relaxed);
+        self.history.store(0, Ordering::Relaxed);
+        self.excess.store(excess, Ordering::Relaxed);
+        self.number.fetch_add(1, Ordering::Release);
+    }
+
+    /// The number of the latest round; 0 before the first.
+    pub fn number(&self) -> u32 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    /// A shard says what it holds in this round.
+    pub fn hold(&self, own: Holding) {
+        self.queues.fetch_add(own.queues, Ordering::Relaxed);
+        self.history.fetch_add(own.history, Ordering::Relaxed);
+    }
+
+    /// What a shard that holds `own` gives up, when the others have said what they hold.
+    pub fn share_of(&self, own: Holding) -> Holding {
+        let all =
+            Holding { queues: self.queues.load(Ordering::Relaxed), history: self.history.load(Ordering::Relaxed) };
+        share(self.excess.load(Ordering::Relaxed), own, all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn holding(queues: u64, history: u64) -> Holding {
+        Holding { queues, history }
+    }
+
+    #[test]
+    fn queues_give_way_before_histories() {
+        let all = holding(100, 1_000);
+        assert_eq!(share(40, all, all), holding(40, 0));
+        assert_eq!(share(100, all, all), holding(100, 0));
+        assert_eq!(share(250, all, all), holding(100, 150));
+        assert_eq!(share(5_000, all, all), holding(100, 500), "half of the histories at most");
+        assert_eq!(share(40, holding(25, 1_000), all), holding(10, 0), "each shard by what it holds");
+        assert_eq!(share(40, holding(0, 0), all), holding(0, 0));
+        assert_eq!(share(40, holding(50, 0), holding(0, 0)), holding(40, 0), "one that came late");
+    }
+
+    #[test]
+    fn the_largest_go_and_no_more_than_needed() {
+        let queue = |slot, bytes| QueueSize { slot, bytes };
+        let all = vec![queue(0, 10), queue(1, 300), queue(2, 20), queue(3, 300), queue(4, 200)];
+        assert_eq!(largest_first(all.clone(), 0), []);
+        assert_eq!(largest_first(all.clone(), 1), [queue(1, 300)]);
+        assert_eq!(largest_first(all.clone(), 300), [queue(1, 300)]);
+        assert_eq!(largest_first(all.clone(), 601), [queue(1, 300), queue(3, 300), queue(4, 200)]);
+        assert_eq!(largest_first(all, 10_000).len(), 5);
+    }
+
+    proptest! {
+        /// All shards together give up what is too much, if they hold it, up to a byte of rounding each.
+        #[test]
+        fn the_shares_add_up(
+            held in prop::collection::vec((0u64..1 << 40, 0u64..1 << 40), 1..64),
+            excess in 0u64..1 << 42,
+        ) {
+            let rounds = Rounds::default();
+            rounds.begin(excess);
+            held.iter().for_each(|&(queues, history)| rounds.hold(holding(queues, history)));
+            let shares: Vec<Holding> = held.iter().map(|&(q, h)| rounds.share_of(holding(q, h))).collect();
+            let (queues, history) = held.iter().fold((0, 0), |sum, own| (sum.0 + own.0, sum.1 + own.1));
+            let given = shares.iter().fold((0, 0), |sum, share| (sum.0 + share.queues, sum.1 + share.history));
+            let wanted_queues = excess.min(queues);
+            let wanted_history = (excess - wanted_queues).min(history.div_ceil(2));
+            let rounding = held.len() as u64;
+            prop_assert!(given.0 <= wanted_queues && given.0 + rounding >= wanted_queues);
+            prop_assert!(given.1 <= wanted_history && given.1 + rounding >= wanted_history);
+            for (share, own) in shares.iter().zip(&held) {
+                prop_assert!(share.queues <= own.0 && share.history <= own.1);
+            }
+        }
+
+        #[test]
+        fn enough_is_chosen_and_nothing_larger_is_left(
+            sizes in prop::collection::vec(0u64..1_000, 0..50), bytes in 0u64..20_000,
+        ) {
+            let all: Vec<_> = (0..).zip(&sizes).map(|(slot, &bytes)| QueueSize { slot, bytes }).collect();
+            let chosen = largest_first(all, bytes);
+            let freed: u64 = chosen.iter().map(|queue| queue.bytes).sum();
+            prop_assert!(freed >= bytes.min(sizes.iter().sum()));
+            if let Some(last) = chosen.last() {
+                prop_assert!(freed - last.bytes < bytes);
+                let larger = sizes.iter().filter(|size| **size > last.bytes).count();
+                prop_assert!(larger <= chosen.len());
+            }
+        }
+    }
+}

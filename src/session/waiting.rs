@@ -1,0 +1,69 @@
+//! How long a client's requests may wait: those that are held back before they are sent have no deadline, and commands
+//! that would overtake an earlier answer are stalled. Part of `session`.
+
+use std::sync::Arc;
+
+use super::{Kind, Local, Pending, Session, Stalled};
+
+/// The deadline of a request that has not been sent to its owner yet: none.
+const HELD_BACK_MS: u64 = u64::MAX;
+
+/// A request whose outcome will not be known any more.
+#[derive(Debug)]
+pub struct TimedOut {
+    /// The session's number for it.
+    pub request: u32,
+    /// The client's mark, if it gave one.
+    pub id: Option<Box<str>>,
+    /// What it was about.
+    pub channel: Arc<str>,
+    /// The connection can't go on without it.
+    pub is_final: bool,
+}
+
+impl Session {
+    /// When the next request under way has to be answered.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        let waits =
+            |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled) && pending.deadline_ms != HELD_BACK_MS;
+        self.pending().find(waits).map(|pending| pending.deadline_ms)
+    }
+
+    /// The request waits for its turn before it is sent: it has no deadline meanwhile.
+    pub fn hold_back(&mut self, request: u32) {
+        let pending = self.underway.iter_mut().flat_map(|underway| underway.pending.iter_mut().rev());
+        if let Some(pending) = pending.into_iter().find(|pending| pending.request == request) {
+            pending.deadline_ms = HELD_BACK_MS;
+        }
+    }
+
+    /// The request is sent now, and has to be answered by `deadline_ms`. It goes to the end of the queue, which is in the
+    /// order of deadlines: no other request of its channel stands behind it, as nothing was read meanwhile.
+    pub fn sent(&mut self, request: u32, deadline_ms: u64) {
+        let Some(underway) = &mut self.underway else { return };
+        let at = underway.pending.iter().position(|pending| pending.request == request);
+        if let Some(mut pending) = at.and_then(|at| underway.pending.remove(at)) {
+            pending.deadline_ms = deadline_ms;
+            underway.pending.push_back(pending);
+        }
+    }
+
+    /// Gives up on a request that is over its deadline. If it was the sign-in, the connection has to end: were it to
+    /// sign in once more, a kick meant for the first claim would hit the second.
+    pub fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
+        let late = |pending: &Pending| pending.deadline_ms <= now_ms && !matches!(pending.kind, Kind::Cancelled);
+        let at = self.pending().position(late)?;
+        let Pending { request, id, channel, kind, .. } = self.remove_pending(at);
+        Some(TimedOut { request, id, channel, is_final: matches!(kind, Kind::SignIn(_)) })
+    }
+
+    /// The first stalled command whose turn has come. To be asked for after each answer and each time-out, until
+    /// there is none.
+    pub fn next_stalled(&mut self) -> Option<(Local, Box<str>, Option<Box<str>>)> {
+        let at = self.stalled().iter().position(|stalled| !self.is_busy_with(&stalled.channel))?;
+        let underway = self.underway.as_mut()?;
+        let Stalled { id, channel, what } = underway.stalled.remove(at);
+        self.give_back();
+        Some((what, channel, id))
+    }
+}
