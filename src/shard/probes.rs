@@ -76,7 +76,7 @@ impl Shard {
                 self.probes.awaited.remove(&id);
                 continue;
             };
-            if conn.paused && conn.outbox.private_bytes() < REPLY_BYTES {
+            if conn.paused && !conn.is_heard_out() && conn.outbox.private_bytes() < REPLY_BYTES {
                 // It is not read from because it waits for an answer of ours: its own silence can't be told.
                 self.shows_life(id);
                 continue;
