@@ -153,6 +153,8 @@ pub fn echo(args: &EchoArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
 /// `loadgen fanout`
 pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
+    // Flags that can't be meant are told of at once, not after the server was waited for.
+    template(&args.speak)?;
     let mut plan = plan(&args.place.common, &args.place.url, args.subscribers)?;
     plan.dialect = dialect(&args.speak, &args.place.auth, &plan)?;
     let settings = fanout::Settings {
