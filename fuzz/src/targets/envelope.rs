@@ -96,7 +96,10 @@ fn judge(text: &str) -> Option<()> {
             text_of(&data, "cursor")?;
             count(&data, "limit")?;
         }
-        "refresh" => drop(text_of(&data, "token")?.filter(|token| !token.is_empty())?),
+        "refresh" => {
+            channel(&data)?;
+            text_of(&data, "token")?.filter(|token| !token.is_empty())?;
+        }
         _ => return None,
     }
     Some(())

@@ -86,7 +86,8 @@ fn identity(claims: &Map<String, Value>) -> Option<(String, String, Vec<String>)
         match given(claim) {
             _ if name.is_some() => {}
             None => {}
-            Some(Value::String(text)) if text.len() <= 128 => name = Some(text.clone()).filter(|text| !text.is_empty()),
+            Some(Value::String(text)) => name = Some(displayed(text)).filter(|text| !text.is_empty()),
+            Some(Value::Number(number)) => name = Some(displayed(&number.to_string())),
             Some(_) => return None,
         }
     }
@@ -100,10 +101,9 @@ fn identity(claims: &Map<String, Value>) -> Option<(String, String, Vec<String>)
         Some(_) => None,
     };
     let leeway_ms = Auth::default().leeway_s as f64 * 1000.0;
-    let (exp, nbf, _) = (time("exp")??, time("nbf")?, time("iat")?);
-    if NOW_MS as f64 >= exp.max(0.0).floor() + leeway_ms
-        || nbf.is_some_and(|nbf| (NOW_MS as f64 + leeway_ms) < nbf.floor())
-    {
+    let (exp, nbf, iat) = (time("exp")??, time("nbf")?, time("iat")?);
+    let is_ahead = |time: Option<f64>| time.is_some_and(|time| (NOW_MS as f64 + leeway_ms) < time.floor());
+    if NOW_MS as f64 >= exp.max(0.0).floor() + leeway_ms || is_ahead(nbf) || is_ahead(iat) {
         return None;
     }
     match given("jti") {
@@ -122,6 +122,19 @@ fn identity(claims: &Map<String, Value>) -> Option<(String, String, Vec<String>)
     // The server keeps them in order.
     channels.sort_unstable();
     Some((id.clone(), name.unwrap_or(id), channels))
+}
+
+/// A name as docs/protocol.md says it is shown: blanks for control characters, none at its ends, 128 bytes at most.
+fn displayed(name: &str) -> String {
+    let blanked: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut shown = String::new();
+    for c in blanked.trim().chars() {
+        if shown.len() + c.len_utf8() > 128 {
+            break;
+        }
+        shown.push(c);
+    }
+    shown.trim_end().to_owned()
 }
 
 /// Claims, and headers that ask for what they must not get.
