@@ -21,13 +21,11 @@ pub enum Fault {
     LateClaim,
     /// A connection counts as dead although it has shown a sign of life.
     DeafProbe,
-    /// A gap of what was dropped spans publications that are kept.
-    GapOverKept,
 }
 
 impl Fault {
     /// Each of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::DroppedParcel,
         Self::SwappedOrder,
         Self::RecoveryOffByOne,
@@ -36,7 +34,6 @@ impl Fault {
         Self::FullLane,
         Self::LateClaim,
         Self::DeafProbe,
-        Self::GapOverKept,
     ];
 
     /// Whether the server is to make this mistake.

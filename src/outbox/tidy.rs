@@ -13,7 +13,6 @@ use hashbrown::{HashMap, HashSet};
 
 use super::{Queue, Segment};
 use crate::namespace::Overflow;
-use crate::planted::Fault;
 use crate::proto::encode::GapReason;
 use crate::run::{Frames, Mark, Origin, Run, place};
 
@@ -209,7 +208,7 @@ impl KeptSegments {
         let open = self.open.get(&address(origin)).and_then(|&at| self.segments.get_mut(at));
         if let Some(Segment::Gap { to: end, reason: was, .. }) = open
             // Offsets have no holes, so a gap ends where the next one begins, or at a publication that is kept.
-            && (*end + 1 == from || Fault::GapOverKept.is_planted())
+            && *end + 1 == from
         {
             *end = to;
             if *was != reason {
