@@ -182,7 +182,7 @@ mod tests {
             let reached = named(&addresses).reached(&[], Duration::from_secs(5)).unwrap();
             assert_eq!(reached.address, address, "{addresses:?}");
         }
-        // One that never answers holds nobody up for long: its queue is full, so it drops what comes.
+        // A shard that never answers delays others only briefly: its queue is full, so it drops new commands.
         let full = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         net::bind(&full, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         net::listen(&full, 0).unwrap();

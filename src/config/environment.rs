@@ -40,7 +40,7 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
     let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     followed_by("_SERVICE_HOST", &str::is_empty)
         || followed_by("_SERVICE_PORT", &|rest| rest.is_empty() || is_suffix(rest))
-        // `URINGCAST_PORT=8080` was written by somebody who expects it to work.
+        // The user who wrote `URINGCAST_PORT=8080` expects it to work.
         || followed_by("_PORT", &|rest| rest.is_empty() && is_address)
         || followed_by("_PORT_", &is_port_of_a_service)
         || followed_by("_NAME", &|rest| rest.is_empty() && value.starts_with('/'))

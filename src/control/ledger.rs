@@ -160,7 +160,7 @@ fn read(path: &Path, table: &mut Revocations) -> Result<(), String> {
                 table.insert(&revocation);
             }
             Err(error) if is_whole => return Err(format!("line {number} is no revocation: {error}")),
-            // It was being written when the machine stopped; nobody was told that it was kept.
+            // The machine stopped while the line was written. The request for it was never answered.
             Err(_) => tracing::warn!(number, file = %path.display(), "the last revocation was cut off and is left out"),
         }
     }

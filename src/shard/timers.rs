@@ -92,7 +92,7 @@ impl Shard {
         let began_ms = conn.since_ms;
         let moved_ms = conn.note_last_words(left, now.mono_ms);
         let is_over = !is_server_going && began_ms + CLOSE_MAX_MS <= now.mono_ms;
-        // Asked for anew until the shell has done it.
+        // Repeat `Abort` on each tick until the driver confirms it.
         if moved_ms + CLOSE_MS > now.mono_ms && !is_over {
             return;
         }

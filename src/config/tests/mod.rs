@@ -166,7 +166,7 @@ fn unknown_variables_are_refused_with_a_guess() {
     assert!(message("URINGCAST_ZZZZZZZZZZ").ends_with("`uringcast config` lists them all"));
 }
 
-/// What Kubernetes puts into the pods beside a Service called uringcast-http was written by nobody.
+/// Kubernetes puts these variables into the pods beside a Service called uringcast-http. No user wrote them.
 #[test]
 fn service_variables_of_kubernetes_are_passed_over() {
     let service = [
