@@ -182,7 +182,7 @@ mod tests {
             let reached = named(&addresses).reached(&[], Duration::from_secs(5)).unwrap();
             assert_eq!(reached.address, address, "{addresses:?}");
         }
-        // A shard that never answers delays others only briefly: its queue is full, so it drops new commands.
+        // An address that never answers delays loadgen only briefly. Its listen queue is full, so the kernel drops connects.
         let full = net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         net::bind(&full, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         net::listen(&full, 0).unwrap();
