@@ -1,4 +1,5 @@
-//! The TLS certificate at the start: loads it, and then starts the thread that passes each new one on to the shards.
+//! The TLS certificate at the start: loads it before any thread runs, and then starts the thread that passes each new
+//! certificate on to the shards.
 
 use std::sync::Arc;
 
