@@ -210,6 +210,7 @@ impl Shard {
         }
         let upgrade = match site.route(request, now.unix_ms) {
             Err(refusal) => return self.refuse_request(id, method, Some(request), refusal, now),
+            Ok(Route::EventStream(_)) => return,
             Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(method, out)),
             Ok(Route::Native(upgrade)) => {
                 self.conns.at(id.slot).enter(Stage::Native, now.mono_ms);

@@ -227,6 +227,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
         lane_parcels: dice.pick(&[3, 4, 8, 16, 64, 1_024]),
         site: Arc::new(Site {
             path: "/ws".into(),
+            event_stream_path: "/sse".into(),
             echo: false,
             policy: Policy { compression: Mode::On, ..Policy::default() },
             dev: None,
