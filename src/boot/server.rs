@@ -20,6 +20,7 @@ use crate::boot::memory::{self, Watch};
 use crate::boot::signals::{self, Meaning};
 use crate::config::{Config, ConfigError, DriverChoice, Limits, ListenAddr};
 use crate::control::{self, Control, Ledger, Owners};
+use crate::dialect::native::encode::publication_frame_len;
 use crate::hub::HubSettings;
 use crate::ids::ShardId;
 use crate::io::driver::{self, Driver, UringFault};
@@ -543,6 +544,7 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
             connections_per_user: limits.connections_per_user,
             probes: probe_ms > 0,
             guard: Arc::clone(&guard),
+            frame_len: publication_frame_len,
             push_bytes: limits.push_bytes,
             recover_bytes: limits.outbox_bytes / 2,
             patience_ms: limits.request_ms / 2,
