@@ -22,10 +22,12 @@ mod tests;
 
 pub use api_keys::ApiKeys;
 pub use authenticator::Authenticator;
-pub use claims::{ChannelGrant, GrantedChannels, Identity, MAX_ID_BYTES, MAX_NAME_BYTES, MAX_TOKEN_ID_BYTES, UserId};
+pub use claims::{ChannelGrant, GrantedChannels, Identity, MAX_NAME_BYTES, MAX_TOKEN_ID_BYTES, user_id_from_json};
 pub use issue::{IssueError, NewChannelToken, NewToken, issue, issue_channel};
 pub use keys::hs256_secret;
 pub use refused::RefusedToken;
 pub use revocations::{Lifted, Revocation, Revocations, Revoked, TokenMark};
 pub use verified::CacheLimits;
 pub use verify::{MAX_TOKEN_BYTES, TokenError, Verifier};
+
+pub use crate::model::user::{MAX_ID_BYTES, UserId};

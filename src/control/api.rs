@@ -28,14 +28,15 @@ use super::places::{Room, Share, Shares};
 use super::revocations;
 use super::{Parts, Phase};
 use crate::auth::{ApiKeys, Lifted, Revoked};
-use crate::dialect::native::encode::Member;
+use crate::dialect::native::encode::{ObjectWriter, write_members, write_position, write_publications};
 use crate::limits::refusals::{RefusalLog, RefusalNote, quoted, quoted_place, quoted_up_to};
 use crate::limits::{Address, Guard};
 use crate::log::LostLines;
 use crate::metrics::{CONTENT_TYPE, Metrics, Process};
 use crate::model::channel_name::is_channel_name;
 use crate::model::namespace::{LOBBY, Namespaces, PresenceMode};
-use crate::model::parcel::{Answer, Ask, Placed};
+use crate::model::parcel::{Answer, Ask};
+use crate::model::position::Placed;
 use crate::model::text::Text;
 use crate::time::clock::Clock;
 use crate::wire::origin::Origins;
@@ -502,14 +503,6 @@ pub fn pairs(request: &Request) -> Result<Vec<(String, String)>, Fault> {
 }
 
 async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
-    #[derive(Serialize)]
-    struct Page<'a> {
-        channel: &'a str,
-        count: u64,
-        members: Vec<Member<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        cursor: Option<&'a str>,
-    }
     let Presence { channel, cursor, limit } = wanted;
     state.check_channel(&channel)?;
     let namespace = state.namespaces.of(&channel);
@@ -527,11 +520,14 @@ async fn members(state: &State, wanted: Presence) -> Result<Response, Fault> {
         Answer::Users(page) | Answer::Presence(_, page) => page,
         other => return Err(Fault::from_answer(other)),
     };
-    let members =
-        page.members.iter().map(|(user, connections)| Member { user: user.json(escape), connections: *connections });
-    let shown =
-        Page { channel: &channel, count: page.count, members: members.collect(), cursor: page.cursor.as_deref() };
-    Ok(json(StatusCode::OK, &shown))
+    let mut out = Vec::new();
+    let mut shown = ObjectWriter::begin(&mut out);
+    shown.text("channel", &channel);
+    shown.number("count", page.count);
+    write_members(&mut shown, &page.members, escape);
+    shown.optional_text("cursor", page.cursor.as_deref());
+    shown.end();
+    Ok(json_bytes(StatusCode::OK, out))
 }
 
 async fn history(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Fault> {
@@ -543,17 +539,11 @@ async fn history(Shared(state): Shared<Arc<State>>, request: Request) -> Result<
         Answer::History(attached) => attached,
         other => return Err(Fault::from_answer(other)),
     };
-    // Publications are kept encoded: they are put in as they are.
-    let mut out = to_json(&attached.placed.position());
-    out.pop();
-    out.extend_from_slice(b",\"publications\":[");
-    for (at, publication) in attached.publications.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        publication.element().write(&mut out);
-    }
-    out.extend_from_slice(b"]}");
+    let mut out = Vec::new();
+    let mut shown = ObjectWriter::begin(&mut out);
+    write_position(&mut shown, attached.placed.position());
+    write_publications(&mut shown, &attached.publications);
+    shown.end();
     Ok(json_bytes(StatusCode::OK, out))
 }
 

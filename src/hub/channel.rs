@@ -10,7 +10,8 @@ use super::history::History;
 use super::presence::{Announcer, Members};
 use crate::ids::{ConnId, ShardId};
 use crate::model::namespace::Namespace;
-use crate::model::parcel::{Answer, Ask, Asker, Placed};
+use crate::model::parcel::{Answer, Ask, Asker};
+use crate::model::position::Placed;
 use crate::model::publication::Publication;
 
 /// Most publications that wait in one batch window, and most answers.
@@ -153,6 +154,11 @@ impl Channel {
     pub fn shown(&self) -> super::Owned {
         let Placed { channel: name, epoch, offset } = self.position();
         super::Owned { name, epoch, offset, subscribers: self.subscribers.len(), members: self.members.count() }
+    }
+
+    /// The place of the next publication, not assigned yet.
+    pub fn next_place(&self) -> Placed {
+        self.placed(self.offset + 1)
     }
 
     /// Assigns the next offset.

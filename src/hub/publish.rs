@@ -1,6 +1,7 @@
-//! Accepting a publication: rights and idempotency checked, an offset assigned, encoded once, kept in the history,
-//! handed to the lanes. The engine decides what "accepted" means; there is one so far, memory. Part of `hub`.
+//! Accepting a publication: rights and idempotency are checked, an offset is assigned, the publication is kept in the
+//! history and handed to the lanes. The engine decides what "accepted" means; there is one so far, memory. Part of `hub`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::HubSettings;
@@ -8,10 +9,10 @@ use super::budget::Budget;
 use super::channel::{Batch, Behind, Channel};
 use super::dedup::{self, Dedup, Seen};
 use super::history::{Bounds, History};
-use crate::dialect::native::encode::{self, Kind, Position};
 use crate::mesh::Staging;
-use crate::model::parcel::{Answer, Asker, Content, Parcel, Placed, Publish, Refusal};
-use crate::model::publication::Publication;
+use crate::model::parcel::{Answer, Asker, Delivery, Parcel, Refusal};
+use crate::model::position::Placed;
+use crate::model::publication::{Content, Publication, Publish};
 use crate::model::text::escape_html;
 use crate::planted::Fault;
 use crate::time::clock::Now;
@@ -40,9 +41,6 @@ impl Engine {
     }
 }
 
-/// A scratch buffer above this is given back.
-const KEEP_BYTES: usize = 64 * 1024;
-
 /// What publishing needs beside the channel.
 #[derive(Debug)]
 pub struct Publisher {
@@ -52,7 +50,6 @@ pub struct Publisher {
     pub budget: Budget<Arc<str>>,
     /// The length of all frames in open batch windows.
     pub batched_bytes: usize,
-    scratch: Vec<u8>,
 }
 
 impl Publisher {
@@ -63,7 +60,6 @@ impl Publisher {
             dedup: Dedup::new(settings.idempotency_keys),
             budget: Budget::new(settings.history_bytes),
             batched_bytes: 0,
-            scratch: Vec::new(),
         }
     }
 
@@ -74,7 +70,7 @@ impl Publisher {
         settings: &HubSettings,
         channel: &mut Channel,
         asker: Asker,
-        publish: &Publish,
+        publish: Publish,
         now: Now,
         out: &mut Staging<Parcel>,
     ) -> Answer {
@@ -86,30 +82,32 @@ impl Publisher {
         if publish.epoch.as_ref().is_some_and(|epoch| **epoch != **channel.epoch()) {
             return Answer::EpochChanged(channel.position());
         }
-        let content = match self.look_up(channel, publish, now) {
+        let content = match self.look_up(channel, &publish, now) {
             Ok(content) => content,
             Err(answer) => return answer,
         };
-        let publication = match self.encode(settings, channel, publish, now) {
-            Ok(publication) => publication,
+        let idempotency = publish.idempotency_key.clone().zip(content);
+        let publisher = idempotency.is_some().then(|| publisher_key(&publish));
+        let publication = match compose(settings, channel, publish, now) {
+            Ok(publication) => Arc::new(publication),
             Err(refusal) => return Answer::Refused(refusal),
         };
         let Submitted::Accepted(placed) = self.engine.submit(channel);
-        assert_eq!(placed.offset, publication.offset, "encoded for the place that it got");
-        if let (Some(key), Some(content)) = (&publish.idempotency_key, content) {
-            self.dedup.record(&publisher_key(publish), key, content, placed.clone(), now.mono_ms);
+        assert_eq!(placed, publication.placed, "composed for the place that it got");
+        if let Some(((key, content), publisher)) = idempotency.zip(publisher) {
+            self.dedup.record(&publisher, &key, content, placed.clone(), now.mono_ms);
         }
         self.keep(channel, &publication, now);
         let window_ms = channel.namespace.batch_window_ms;
         if window_ms == 0 {
-            deliver(channel, &publication, out);
+            deliver(channel, publication, out);
         } else {
             let batch = &mut channel.batch;
             if !batch.is_open() {
                 batch.until_ms = now.mono_ms + window_ms;
             }
-            batch.bytes += publication.frame().len();
-            self.batched_bytes += publication.frame().len();
+            batch.bytes += publication.frame_bytes;
+            self.batched_bytes += publication.frame_bytes;
             batch.publications.push(publication);
         }
         Answer::Published { placed, duplicate: false }
@@ -125,12 +123,11 @@ impl Publisher {
         }
         match &*publications {
             [] => {}
-            [one] => deliver(channel, one, out),
+            [one] => deliver(channel, Arc::clone(one), out),
             _ => {
-                let publications: Arc<[_]> = publications.into();
+                let deliveries: Arc<[_]> = publications.into_iter().map(Delivery::new).collect();
                 for shard in channel.interested() {
-                    let (channel, publications) = (Arc::clone(channel.name()), Arc::clone(&publications));
-                    out.push(shard, Parcel::DeliverBatch { channel, publications, bytes });
+                    out.push(shard, Parcel::DeliverBatch { deliveries: Arc::clone(&deliveries), bytes });
                 }
             }
         }
@@ -167,46 +164,6 @@ impl Publisher {
         }
     }
 
-    /// Encodes for the next offset, which is not assigned yet: too large a push leaves no hole.
-    fn encode(
-        &mut self,
-        settings: &HubSettings,
-        channel: &mut Channel,
-        publish: &Publish,
-        now: Now,
-    ) -> Result<Arc<Publication>, Refusal> {
-        let timestamp = channel.timestamp(now.unix_ms);
-        let escape = channel.namespace.escape;
-        let position = Position { channel: channel.name(), epoch: channel.epoch(), offset: channel.offset() + 1 };
-        let sender = publish.sender.as_ref().map(|user| user.json(escape));
-        let frame = &mut self.scratch;
-        frame.clear();
-        let (kind, fields) = match &publish.content {
-            Content::Text(text) => {
-                let text = if escape { escape_html(text) } else { (&**text).into() };
-                (Kind::Message, encode::Message { position, sender, text: &text, timestamp }.encode(frame))
-            }
-            Content::Json(data) => {
-                let key = publish.key.as_deref();
-                let Position { channel, offset, .. } = position;
-                let push = encode::Publication { channel, offset, data, key, sender, timestamp };
-                (Kind::Publication, push.encode(frame))
-            }
-        };
-        let offset = position.offset;
-        let outcome = if frame.len() <= settings.push_bytes {
-            let fields = short(fields.start)..short(fields.end);
-            let shared = Arc::from(&**frame);
-            Ok(Arc::new(Publication::new(offset, timestamp, publish.key.clone(), kind, shared, fields)))
-        } else {
-            Err(Refusal::TooLarge)
-        };
-        if frame.capacity() > KEEP_BYTES {
-            *frame = Vec::new();
-        }
-        outcome
-    }
-
     fn keep(&mut self, channel: &mut Channel, publication: &Arc<Publication>, now: Now) {
         let bounds = bounds(channel);
         let name = Arc::clone(channel.name());
@@ -224,14 +181,27 @@ fn bounds(channel: &Channel) -> Bounds {
     Bounds { count: channel.namespace.history_size, age_ms: channel.namespace.history_age_ms }
 }
 
-fn short(at: usize) -> u32 {
-    u32::try_from(at).expect("a push is below 1 GiB")
+/// What the channel's next publication will be. It has no place yet, so one that is too large leaves no hole.
+fn compose(settings: &HubSettings, channel: &mut Channel, publish: Publish, now: Now) -> Result<Publication, Refusal> {
+    let Publish { sender, content, key, .. } = publish;
+    let escape = channel.namespace.escape;
+    let content = match content {
+        Content::Text(text) if escape => Content::Text(match escape_html(&text) {
+            Cow::Owned(escaped) => escaped.into(),
+            Cow::Borrowed(_) => text,
+        }),
+        content => content,
+    };
+    let (placed, timestamp) = (channel.next_place(), channel.timestamp(now.unix_ms));
+    let mut publication = Publication { placed, timestamp, sender, escape, content, key, frame_bytes: 0 };
+    publication.frame_bytes = (settings.frame_len)(&publication);
+    if publication.frame_bytes <= settings.push_bytes { Ok(publication) } else { Err(Refusal::TooLarge) }
 }
 
-fn deliver(channel: &Channel, publication: &Arc<Publication>, out: &mut Staging<Parcel>) {
-    let dropped = Fault::DroppedParcel.is_planted() && publication.offset.is_multiple_of(16); // PLANTED
+fn deliver(channel: &Channel, publication: Arc<Publication>, out: &mut Staging<Parcel>) {
+    let dropped = Fault::DroppedParcel.is_planted() && publication.offset().is_multiple_of(16); // PLANTED
+    let delivery = Arc::new(Delivery::new(publication));
     for shard in channel.interested().skip(usize::from(dropped)) {
-        let (channel, publication) = (Arc::clone(channel.name()), Arc::clone(publication));
-        out.push(shard, Parcel::Deliver { channel, publication });
+        out.push(shard, Parcel::Deliver { delivery: Arc::clone(&delivery) });
     }
 }
