@@ -64,6 +64,7 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             connections_per_user: limits.connections_per_user,
             probes: probe_ms > 0,
             guard: Arc::clone(&guard),
+            frame_len: publication_frame_len,
             push_bytes: limits.push_bytes,
             frame_len: publication_frame_len,
             recover_bytes: limits.outbox_bytes / 2,
