@@ -66,7 +66,6 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             guard: Arc::clone(&guard),
             frame_len: publication_frame_len,
             push_bytes: limits.push_bytes,
-            frame_len: publication_frame_len,
             recover_bytes: limits.outbox_bytes / 2,
             patience_ms: limits.request_ms / 2,
             channels: share(limits.channels),

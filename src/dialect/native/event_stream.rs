@@ -8,8 +8,8 @@
 
 use std::fmt::Write as _;
 
-use super::decode::MAX_EPOCH_BYTES;
 use crate::model::channel_name::is_channel_name;
+use crate::model::command::MAX_EPOCH_BYTES;
 
 /// Most channels in one stream: each event's id holds a position for each.
 pub const MAX_STREAM_CHANNELS: usize = 32;
@@ -75,10 +75,11 @@ fn number(digits: &str) -> Option<u64> {
     if is_plain { digits.parse().ok() } else { None }
 }
 
-/// The id that holds one position: that of a stream of one channel, which all streams of that channel share.
-pub fn position_id(epoch: &str, offset: u64) -> String {
+/// Appends the line with the id that holds one position: that of a stream of one channel, which all streams of that
+/// channel share.
+pub fn write_position_id(out: &mut Vec<u8>, epoch: &str, offset: u64) {
     debug_assert!(is_epoch(epoch), "{epoch:?} can't stand in an id");
-    format!("{epoch}.{offset}")
+    let _ = std::io::Write::write_fmt(out, format_args!("id: {epoch}.{offset}\n"));
 }
 
 /// Appends the id that holds these positions.
@@ -227,7 +228,9 @@ mod tests {
             let encoded: String = form_urlencoded::byte_serialize(id.as_bytes()).collect();
             prop_assert_eq!(&encoded, &id, "a URL needs no escape");
             if let [Some(StreamPosition { epoch, offset })] = &positions[..] {
-                prop_assert_eq!(position_id(epoch, *offset), id.as_str());
+                let mut line = Vec::new();
+                write_position_id(&mut line, epoch, *offset);
+                prop_assert_eq!(String::from_utf8(line).expect("text"), format!("id: {id}\n"));
             }
             prop_assert_eq!(EventId::parse(&id), Ok(EventId::Positions(positions)));
         }
