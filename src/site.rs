@@ -187,16 +187,17 @@ impl Site {
     pub fn write_refusal(&self, request: Option<&Request<'_>>, method: &str, refusal: &Refusal, out: &mut Vec<u8>) {
         match request {
             Some(request) if self.is_event_stream(request.path()) => {
-                write_stream_refusal(refusal, method, self.stream_reader(request).as_deref(), out);
+                write_stream_refusal(refusal, refusal.text, method, self.stream_reader(request).as_deref(), out);
             }
             _ => refusal.write(method, out),
         }
     }
 }
 
-/// Appends the response to a request for an event stream that is refused.
-pub fn write_stream_refusal(refusal: &Refusal, method: &str, reader: Option<&str>, out: &mut Vec<u8>) {
-    let body = serde_json::json!({ "type": "error", "code": refusal.status, "message": refusal.text }).to_string();
+/// Appends the response to a request for an event stream that is refused: an `error` as a WebSocket client gets one, with
+/// this text for people.
+pub fn write_stream_refusal(refusal: &Refusal, text: &str, method: &str, reader: Option<&str>, out: &mut Vec<u8>) {
+    let body = serde_json::json!({ "type": "error", "code": refusal.status, "message": text }).to_string();
     let mut headers = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nVary: Origin\r\n".to_owned();
     if let Some(reader) = reader {
         headers += &format!("Access-Control-Allow-Origin: {reader}\r\nAccess-Control-Expose-Headers: Retry-After\r\n");

@@ -397,6 +397,13 @@ pub fn act(reactor: &Rc<Reactor>, actions: Vec<Action>) {
                     await_drained(reactor, id);
                 }
             }
+            Action::BoundSilence(id, bound_ms) => {
+                if let Some(Socket { fd, .. }) = sockets.get(id) {
+                    let bound_ms = u32::try_from(bound_ms).unwrap_or(u32::MAX);
+                    // Fails on a unix socket, whose peer is on this machine and can't vanish.
+                    let _ = rustix::net::sockopt::set_tcp_user_timeout(&*fd, bound_ms);
+                }
+            }
             Action::End(id) => {
                 sockets.finish(id);
                 // What TLS has to say last may find no room: then the peer does without.

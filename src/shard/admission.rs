@@ -8,6 +8,7 @@ use crate::ids::ConnId;
 use crate::limits::refusals::RefusalNote;
 use crate::limits::{Address, Limit, Peer};
 use crate::metrics::Count;
+use crate::model::voice::Voice;
 use crate::time::clock::Now;
 use crate::wire::handshake::{self, Refusal};
 
@@ -105,6 +106,7 @@ impl Shard {
         let Some(conn) = self.conns.get(id) else { return };
         conn.dirty = false;
         self.blocked -= usize::from(conn.blocked);
+        self.event_streams -= usize::from(conn.voice == Voice::EventStream);
         self.queued_bytes -= conn.outbox.forget_count();
         let was_refused = conn.refused.is_some();
         self.leave(id);

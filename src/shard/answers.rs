@@ -37,6 +37,9 @@ impl Shard {
         }
         let (outcome, after) = self.conns.at(id.slot).session.answered(request, answer);
         match (outcome, answer) {
+            (Outcome::SignedIn(..), _) if self.conns.at(id.slot).voice == Voice::EventStream => {
+                self.begin_stream(id, &after, now);
+            }
             (Outcome::SignedIn(mark, user), Answer::Claimed { lobby, online_count }) => {
                 self.signed_in(id, request, lobby.as_deref(), *online_count, &user, mark.as_deref());
                 self.subscribe_all(id, &after, now);
@@ -72,6 +75,7 @@ impl Shard {
         }
         self.large_answer_made(id, request, answer, now);
         self.go_on(id, now);
+        self.end_unopened_stream(id, now);
         self.pace(id, now);
     }
 
@@ -179,7 +183,8 @@ impl Shard {
     /// From here on the connection gets what the channel's lane brings.
     fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) {
         let sending = self.sending(&placed.channel);
-        let mut subscription = self.fanout.subscribe(&placed.channel, &placed.epoch, sending, id.slot);
+        let voice = self.conns.at(id.slot).voice;
+        let mut subscription = self.fanout.subscribe((&placed.channel, voice), &placed.epoch, sending, id.slot);
         subscription.request = request;
         self.conns.at(id.slot).subscriptions.push(subscription);
     }
@@ -251,8 +256,9 @@ impl Shard {
     }
 
     pub(super) fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<usize> {
-        let channel = self.fanout.find(channel)?;
-        self.conns.at(id.slot).subscriptions.iter().position(|subscription| subscription.channel == channel)
+        let conn = self.conns.at(id.slot);
+        let channel = self.fanout.find(channel, conn.voice)?;
+        conn.subscriptions.iter().position(|subscription| subscription.channel == channel)
     }
 
     fn say_answer(&mut self, id: ConnId, answer: &Answer, mark: Option<&str>) {
@@ -285,9 +291,12 @@ impl Shard {
     fn say_gap(&mut self, id: ConnId, attached: &Attached) {
         let Placed { channel, epoch, offset } = &attached.placed;
         let from = attached.lost_from;
-        if attached.recovered == Some(false) && from <= *offset {
-            let gap = Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost };
-            self.push_private(id.slot, |out| dialect::write_gap(Voice::NativeText, out, &gap));
+        let is_lost = attached.recovered == Some(false) && from <= *offset;
+        let gap = is_lost.then_some(Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
+        match (self.conns.at(id.slot).voice, gap) {
+            (Voice::EventStream, gap) => self.say_gap_on_stream(id, attached, gap),
+            (voice, Some(gap)) => self.push_private(id.slot, |out| dialect::write_gap(voice, out, &gap)),
+            (_, None) => {}
         }
     }
 

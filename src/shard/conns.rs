@@ -6,11 +6,14 @@ use std::num::NonZeroU32;
 use smallvec::SmallVec;
 
 use super::pacing::Pacing;
+use super::stream_state::EventStream;
 use crate::fanout::Subscription;
 use crate::fanout::outbox::Outbox;
 use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Limit, Meters, Peer};
 use crate::model::parcel::Ask;
+use crate::model::refusal::RequestError;
+use crate::model::voice::Voice;
 use crate::session::Session;
 use crate::wire::deflate::Deflate;
 use crate::wire::websocket::Decoder;
@@ -33,6 +36,10 @@ pub struct Conn {
     /// Tokens of it that were refused.
     pub(super) failures: u8,
     pub(super) stage: Stage,
+    /// In which form it is spoken to.
+    pub(super) voice: Voice,
+    /// It is an event stream of several channels: each event gets their positions as its id right before it is sent.
+    pub(super) stamps: bool,
     /// What was agreed on about compression.
     pub(super) deflate: Option<Deflate>,
     pub(super) decoder: Decoder,
@@ -65,6 +72,8 @@ struct Held {
     unfinished: usize,
     /// What the peer of a closing connection has yet to take.
     last_words: Option<LastWords>,
+    /// What is kept of an event stream.
+    stream: Option<EventStream>,
     /// The peer has ended its direction, and is owed something.
     heard_out: bool,
     /// The connection was reset or lost: nothing is owed any more.
@@ -81,9 +90,9 @@ struct LastWords {
 
 impl Held {
     fn is_empty(&self) -> bool {
-        let Self { input, parked, proxy, pacing, unfinished, last_words, heard_out, lost } = self;
+        let Self { input, parked, proxy, pacing, unfinished, last_words, stream, heard_out, lost } = self;
         let waits = !input.is_empty() || !parked.is_empty() || !pacing.is_empty();
-        !waits && proxy.is_none() && *unfinished == 0 && last_words.is_none() && !heard_out && !lost
+        !waits && stream.is_none() && proxy.is_none() && *unfinished == 0 && last_words.is_none() && !heard_out && !lost
     }
 }
 
@@ -197,6 +206,49 @@ impl Conn {
         let is_serving = self.stage != Stage::Handshake;
         let waits = self.session.deadline_ms().is_some() || self.pacing().is_some_and(Pacing::holds_back);
         !is_lost && is_serving && (waits || !self.outbox.is_empty())
+    }
+
+    /// It is an event stream from here on, whose request is still to be answered.
+    pub(super) fn begin_stream(&mut self, stream: EventStream) {
+        self.voice = Voice::EventStream;
+        self.stamps = stream.has_several_channels();
+        self.held.get_or_insert_default().stream = Some(stream);
+    }
+
+    /// Answers the request of an event stream: it begins.
+    pub(super) fn open_stream(&mut self, retry_ms: u64) {
+        let Some(mut stream) = self.take_stream() else { return };
+        stream.begin(retry_ms, &mut self.outbox);
+        if self.stamps {
+            self.held.get_or_insert_default().stream = Some(stream);
+        }
+    }
+
+    /// The response to the request of an event stream has begun.
+    pub(super) fn has_begun_stream(&self) -> bool {
+        self.held.as_ref().and_then(|held| held.stream.as_ref()).is_none_or(EventStream::has_begun)
+    }
+
+    /// Notes why the request of an event stream is refused.
+    pub(super) fn note_stream_refusal(&mut self, error: RequestError) {
+        self.change_held(|held| {
+            if let Some(stream) = &mut held.stream {
+                stream.refusal = Some(error);
+            }
+        });
+    }
+
+    /// What was kept of an event stream.
+    pub(super) fn take_stream(&mut self) -> Option<EventStream> {
+        self.change_held(|held| held.stream.take())
+    }
+
+    /// Makes what is next in the outbox ready to be sent.
+    pub(super) fn settle(&mut self) {
+        match self.held.as_mut().and_then(|held| held.stream.as_mut()) {
+            Some(stream) if self.stamps => self.outbox.stamp(stream.positions()),
+            _ => self.outbox.settle(self.voice),
+        }
     }
 
     /// Keeps received bytes until they can be taken.

@@ -129,7 +129,12 @@ impl Shard {
         let local = self.fanout.channel(channel);
         let slot = local.subscriber(index).slot;
         let conn = self.conns.at(slot);
-        if conn.outbox.is_empty() && !conn.blocked && conn.subscriptions.len() == 1 && local.sealed() == 1 {
+        if conn.outbox.is_empty()
+            && !conn.blocked
+            && conn.subscriptions.len() == 1
+            && !conn.stamps
+            && local.sealed() == 1
+        {
             return self.send_run(channel, index, slot, wire, now);
         }
         self.gather(slot);
@@ -201,7 +206,7 @@ impl Shard {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
         while !conn.outbox.is_empty() {
-            conn.outbox.settle();
+            conn.settle();
             let mut pieces = SmallVec::<[IoSlice<'_>; 4]>::new();
             conn.outbox.pieces(&mut pieces);
             debug_assert!(pieces.len() <= MAX_PIECES, "as many as one call takes");
@@ -251,7 +256,7 @@ impl Shard {
     fn check_bound(&mut self, slot: u32, now: Now) {
         let conn = self.conns.at(slot);
         if !conn.is_closing() && conn.stage != Stage::Echo {
-            match conn.outbox.keep_within(self.settings.outbox_bytes) {
+            match conn.outbox.keep_within(self.settings.outbox_bytes, conn.voice) {
                 Kept::Untouched | Kept::Tidied => {}
                 Kept::Shed => self.metrics.count(Count::Sheds),
                 Kept::TooMuch => {

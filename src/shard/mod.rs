@@ -16,6 +16,8 @@ mod receive;
 mod refusals;
 mod relief;
 mod rights;
+mod stream_state;
+mod streams;
 mod timers;
 
 use std::collections::VecDeque;
@@ -164,6 +166,9 @@ pub enum Action {
     Finish(ConnId),
     /// Reset the connection.
     Abort(ConnId),
+    /// The peer of this connection is dead if it acknowledges nothing for so many milliseconds: have the kernel end the
+    /// connection then.
+    BoundSilence(ConnId, u64),
     /// Close the connection. What the kernel was given still arrives.
     End(ConnId),
     /// See to a turn at this time, in milliseconds of the monotonic clock.
@@ -238,6 +243,8 @@ pub struct Shard {
     turned_away: usize,
     /// Bytes of memory that wait for them, as far as they have been counted.
     queued_bytes: usize,
+    /// Connections that are event streams.
+    event_streams: usize,
 }
 
 impl Shard {
@@ -277,6 +284,7 @@ impl Shard {
             blocked: 0,
             turned_away: 0,
             queued_bytes: 0,
+            event_streams: 0,
             settings,
         }
     }
@@ -322,10 +330,10 @@ impl Shard {
             }
             Parcel::Announce { news } => {
                 let language = self.settings.hub.language;
-                let frame = news.frame(Voice::NativeText, |news, out| {
-                    dialect::write_presence(Voice::NativeText, out, news, language);
-                });
-                self.fanout.append(&news.value().channel, frame, 0, 0);
+                for voice in self.fanout.voices(&news.value().channel) {
+                    let frame = news.frame(voice, |news, out| dialect::write_presence(voice, out, news, language));
+                    self.fanout.append(&news.value().channel, voice, frame, 0, 0);
+                }
             }
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
@@ -352,10 +360,11 @@ impl Shard {
     fn deliver(&mut self, delivery: &Delivery) {
         let publication = &**delivery.value();
         let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-        let frame = delivery.frame(Voice::NativeText, |publication, out| {
-            dialect::write_publication(Voice::NativeText, out, publication);
-        });
-        self.fanout.append(&publication.placed.channel, frame, publication.offset(), key);
+        let channel = &publication.placed.channel;
+        for voice in self.fanout.voices(channel) {
+            let frame = delivery.frame(voice, |publication, out| dialect::write_publication(voice, out, publication));
+            self.fanout.append(channel, voice, frame, publication.offset(), key);
+        }
     }
 
     /// The shard's own part of a turn: parcels to itself, within the same budget as a lane's, and asks that wait
@@ -396,6 +405,7 @@ impl Shard {
         self.settings.refusals.tick(now.mono_ms);
         let Self { metrics, hub, .. } = self;
         metrics.set(Gauge::Connections, self.connections());
+        metrics.set(Gauge::EventStreams, self.event_streams);
         metrics.set(Gauge::TurnedAway, self.turned_away);
         metrics.set(Gauge::Blocked, self.blocked);
         metrics.set(Gauge::QueuedBytes, self.queued_bytes);
@@ -510,6 +520,9 @@ impl Shard {
 
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
+        if self.conns.at(id.slot).voice == Voice::EventStream {
+            return self.say_on_stream(id, reply);
+        }
         let language = self.settings.hub.language;
         let write = |out: &mut Vec<u8>| dialect::write_reply(Voice::NativeText, out, reply, mark, language);
         if self.may_compress(reply) { self.push_message(id.slot, write) } else { self.push_private(id.slot, write) }
@@ -541,6 +554,9 @@ impl Shard {
 
     /// Starts the closing handshake from our side.
     fn close(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
+        if self.conns.at(id.slot).voice == Voice::EventStream {
+            return self.close_stream(id, code, reason, now);
+        }
         self.metrics.closed(code);
         self.end_with(id, Ending::AwaitClose, now, |out| frame::write_close(out, code, reason));
     }
@@ -561,12 +577,9 @@ impl Shard {
     /// The client reads more slowly than it is sent to: what has not begun is dropped.
     fn close_slow(&mut self, id: ConnId, now: Now) {
         self.leave(id);
-        let outbox = &mut self.conns.at(id.slot).outbox;
-        self.queued_bytes -= outbox.forget_count();
-        outbox.drop_unstarted();
-        self.metrics.closed(close::SLOW_CONSUMER);
-        self.end_with(id, Ending::AwaitClose, now, |out| {
-            frame::write_close(out, close::SLOW_CONSUMER, "slow consumer")
-        });
+        let conn = self.conns.at(id.slot);
+        self.queued_bytes -= conn.outbox.forget_count();
+        conn.outbox.drop_unstarted(conn.voice);
+        self.close(id, close::SLOW_CONSUMER, "slow consumer", now);
     }
 }

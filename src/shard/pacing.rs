@@ -139,7 +139,7 @@ impl Shard {
         let is_clear = is_idle && conn.outbox.private_bytes() < REPLY_BYTES;
         // With an answer of half of the bound an eighth of it has to stay free.
         let room = bound / 4;
-        let has_shed = is_clear && conn.outbox.make_room(room);
+        let has_shed = is_clear && conn.outbox.make_room(room, conn.voice);
         if !is_clear || conn.outbox.held_bytes() > room {
             conn.change_pacing(|pacing| pacing.retry_ms = None);
             self.count_shed(id.slot, has_shed);

@@ -18,6 +18,7 @@ use crate::model::command::Request;
 use crate::model::notice::Reply;
 use crate::model::refusal::RequestError;
 use crate::model::text::{Language, Text};
+use crate::model::voice::Voice;
 use crate::session::{Effect, Local, Rules};
 use crate::site::Route;
 use crate::time::clock::Now;
@@ -107,6 +108,10 @@ impl Shard {
             let conn = self.conns.at(id.slot);
             let used = match conn.stage {
                 Stage::Handshake => self.handshake(id, rest, now),
+                Stage::Native if conn.voice == Voice::EventStream => {
+                    self.stream_input(id, now);
+                    rest.len()
+                }
                 Stage::Native | Stage::Echo | Stage::Closing(Ending::AwaitClose) => {
                     let mut decoder = std::mem::take(&mut conn.decoder);
                     let used = self.frame(id, &mut decoder, rest, now);
@@ -196,7 +201,7 @@ impl Shard {
             // Told when it came.
             let refusal = refusal_of(limit);
             self.metrics.request_refused(refusal.status);
-            return self.respond(id, now, |out| refusal.write(method, out));
+            return self.respond(id, now, |out| site.write_refusal(Some(request), method, &refusal, out));
         }
         if self.farewell.has_begun() {
             let refusal = Refusal::unavailable("server is going away", 5);
@@ -208,11 +213,11 @@ impl Shard {
             }
             let refusal = refusal_of(limit);
             self.metrics.request_refused(refusal.status);
-            return self.respond(id, now, |out| refusal.write(method, out));
+            return self.respond(id, now, |out| site.write_refusal(Some(request), method, &refusal, out));
         }
         let upgrade = match site.route(request, now.unix_ms) {
             Err(refusal) => return self.refuse_request(id, method, Some(request), refusal, now),
-            Ok(Route::EventStream(_)) => return,
+            Ok(Route::EventStream(route)) => return self.open_stream(id, *route, now),
             Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(method, out)),
             Ok(Route::Native(upgrade)) => {
                 self.conns.at(id.slot).enter(Stage::Native, now.mono_ms);
@@ -244,8 +249,13 @@ impl Shard {
     /// What the connection sent made us panic: says so (1011) and takes nothing more from it.
     pub fn fail_internally(&mut self, id: ConnId, now: Now) -> Input {
         let Some(Stage::Native | Stage::Echo) = self.conns.get(id).map(|conn| conn.stage) else { return Input::Ended };
-        self.metrics.closed(close::INTERNAL);
-        self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, close::INTERNAL, "internal error"));
+        let voice = self.conns.at(id.slot).voice;
+        if voice == Voice::EventStream {
+            self.close(id, close::INTERNAL, "internal error", now);
+        } else {
+            self.metrics.closed(close::INTERNAL);
+            self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, close::INTERNAL, "internal error"));
+        }
         self.input(id)
     }
 

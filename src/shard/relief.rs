@@ -55,7 +55,7 @@ impl Shard {
                 self.close(id, close::DRAINING, "short of memory", now);
                 continue;
             }
-            conn.outbox.make_room(0);
+            conn.outbox.make_room(0, conn.voice);
             if conn.outbox.held_bytes() as u64 <= bytes / 2 {
                 self.count_queued(slot);
                 shed += 1;

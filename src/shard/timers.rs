@@ -8,13 +8,12 @@ use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, Shard, Wire};
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::limits::refusals::quoted;
-use crate::model::notice::Reply;
 use crate::model::refusal::RequestError;
 use crate::model::text::Text;
+use crate::model::voice::Voice;
 use crate::session::Local;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
-use crate::wire::frame::{self, Opcode};
 use crate::wire::websocket::Decoder;
 
 impl Shard {
@@ -25,7 +24,7 @@ impl Shard {
         self.give_way(now);
         self.hub.tick(now, &mut self.staging);
         self.follow_clock(now);
-        self.end_probes(now);
+        self.end_probes(wire, now);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
             for id in due {
                 let Some(conn) = self.conns.get(id).filter(|conn| u64::from(conn.filed) == tick) else { continue };
@@ -146,6 +145,16 @@ impl Shard {
             conn.seen(now.mono_ms);
         }
         let silent = conn.seen_ms + self.settings.ping_interval_ms <= now.mono_ms;
+        if conn.voice == Voice::EventStream && !conn.blocked {
+            // It answers nothing. If its peer is dead the kernel finds that out and ends the connection.
+            if silent || conn.pinged_ms().is_some() {
+                conn.seen(now.mono_ms);
+            }
+            if silent {
+                self.push_ping(id);
+            }
+            return;
+        }
         match conn.pinged_ms() {
             Some(pinged_ms) if pinged_ms + self.settings.pong_timeout_ms <= now.mono_ms => {
                 self.tell_refusal(id, "no_sign_of_life", now, || "closed: a ping was not answered (4504)".to_owned());
@@ -153,11 +162,7 @@ impl Shard {
             }
             None if silent => {
                 conn.ping(now.mono_ms);
-                let wants_ping = conn.session.wants_ping();
-                self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Ping, &[]));
-                if wants_ping {
-                    self.say(id, &Reply::Ping, None);
-                }
+                self.push_ping(id);
             }
             _ => {}
         }

@@ -398,6 +398,11 @@ impl Refusal {
         Self::new(405, "only GET and HEAD are allowed here")
     }
 
+    /// 409: another connection is in the way.
+    pub const fn conflict(text: &'static str) -> Self {
+        Self::new(409, text)
+    }
+
     /// 413: the head is over a limit.
     pub const fn head_too_large() -> Self {
         Self::new(413, "request header too large")
@@ -411,6 +416,16 @@ impl Refusal {
     /// 429: too many connections or attempts from this peer.
     pub const fn too_many_requests(retry_after_s: u32) -> Self {
         Self { status: 429, text: "too many requests", retry_after_s: Some(retry_after_s) }
+    }
+
+    /// 500: a fault of the server.
+    pub const fn internal(text: &'static str) -> Self {
+        Self::new(500, text)
+    }
+
+    /// 504: what had to be asked has not answered in time.
+    pub const fn gateway_timeout(text: &'static str) -> Self {
+        Self::new(504, text)
     }
 
     /// 503: at capacity or draining.

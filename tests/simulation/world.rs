@@ -344,6 +344,7 @@ impl World {
             | Action::AwaitWritable(id)
             | Action::Finish(id)
             | Action::Abort(id)
+            | Action::BoundSilence(id, _)
             | Action::End(id)) = action
             else {
                 continue; // An alarm: time passes here by itself.
@@ -369,6 +370,8 @@ impl World {
                         pipe.reader = Reader::Woken;
                     }
                 }
+                // A simulated peer acknowledges or is gone.
+                Action::BoundSilence(..) => {}
                 Action::Abort(_) | Action::Alarm(_) => self.abort(client)?,
             }
         }
