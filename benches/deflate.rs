@@ -6,13 +6,13 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use miniz_oxide::deflate::core::{CompressorOxide, TDEFLFlush, compress, create_comp_flags_from_zip_params};
+use uringcast::fanout::run::{Frames, Mark, Origin, Packer};
 use uringcast::metrics::Metrics;
-use uringcast::namespace::{Compress, Overflow, Sending};
-use uringcast::proto::deflate::Deflate;
-use uringcast::proto::deflate::compress::Compressors;
-use uringcast::proto::deflate::inflate::Inflater;
-use uringcast::proto::frame;
-use uringcast::run::{Frames, Mark, Origin, Packer};
+use uringcast::model::namespace::{Compress, Overflow, Sending};
+use uringcast::wire::deflate::Deflate;
+use uringcast::wire::deflate::compress::Compressors;
+use uringcast::wire::deflate::inflate::Inflater;
+use uringcast::wire::frame;
 
 const SIZES: [usize; 8] = [64, 128, 192, 256, 512, 1024, 4096, 16384];
 /// Messages in a batch.

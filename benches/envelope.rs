@@ -9,10 +9,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use uringcast::proto::decode::{Command, EnvelopeDecoder};
-use uringcast::proto::encode::{Element, Kind, Message, Position, Publication, Reply};
-use uringcast::proto::frame::{self, Opcode};
-use uringcast::proto::text::Language;
+use uringcast::dialect::native::decode::{Command, EnvelopeDecoder};
+use uringcast::dialect::native::encode::{Element, Kind, Message, Position, Publication, Reply};
+use uringcast::model::text::Language;
+use uringcast::wire::frame::{self, Opcode};
 
 const MESSAGE: &str = r#"{"type":"message","id":"17","data":{"text":"a line of some length, as people"}}"#;
 const ESCAPED: &str = r#"{"type":"message","id":"17","data":{"text":"a \"line\" of some length,\nas peopl\u00e9"}}"#;

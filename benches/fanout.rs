@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use uringcast::fanout::Fanout;
-use uringcast::namespace::{Compress, Overflow, Sending};
-use uringcast::outbox::Outbox;
-use uringcast::proto::frame;
-use uringcast::run::{Frames, Mark, Origin};
+use uringcast::fanout::outbox::Outbox;
+use uringcast::fanout::run::{Frames, Mark, Origin};
+use uringcast::model::namespace::{Compress, Overflow, Sending};
+use uringcast::wire::frame;
 
 const KEPT: Sending = Sending { overflow: Overflow::Disconnect, compress: Compress::Auto };
 const SUBSCRIBERS: [u32; 4] = [1, 100, 1000, 8000];

@@ -10,11 +10,11 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
+use uringcast::boot::server::Server;
 use uringcast::cli::{self, Cli, Command};
 use uringcast::config::{self, Config, ListenAddr, LogFormat};
 use uringcast::doctor;
 use uringcast::log::{self, LostLines};
-use uringcast::server::Server;
 
 // Under the address sanitizer (`./check asan`) the allocations are its own to watch.
 #[cfg(not(asan))]

@@ -14,8 +14,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::limits::Limit;
-use crate::proto::codes::close;
-use crate::refusals::TokenReason;
+use crate::limits::refusals::TokenReason;
+use crate::wire::codes::close;
 
 /// Before every name.
 const PREFIX: &str = "uringcast";

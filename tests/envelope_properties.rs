@@ -9,9 +9,9 @@ use envelope::{Members, decoded, is_allowed, reference};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::value::RawValue;
-use uringcast::proto::decode::{Command, EnvelopeDecoder, MAX_DEPTH, Request};
-use uringcast::proto::encode::{Element, Kind, Message, Position, Publication, Recovery, Reply};
-use uringcast::proto::text::Language;
+use uringcast::dialect::native::decode::{Command, EnvelopeDecoder, MAX_DEPTH, Request};
+use uringcast::dialect::native::encode::{Element, Kind, Message, Position, Publication, Recovery, Reply};
+use uringcast::model::text::Language;
 
 /// JSON before it is printed. Numbers are as they are written.
 #[derive(Debug, Clone)]

@@ -8,16 +8,16 @@ use std::sync::Arc;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use uringcast::auth::{GrantedChannels, Identity, UserId};
+use uringcast::dialect::native::encode::Kind;
 use uringcast::hub::budget::Budget;
 use uringcast::hub::dedup::{Dedup, KEPT_MS, KEYS_PER_USER, Seen};
 use uringcast::hub::history::{Bounds, History, Recovery};
 use uringcast::hub::presence::{Announcement, Announcer, AnnouncerSettings, Members};
 use uringcast::ids::{ConnId, ShardId};
-use uringcast::namespace::PresenceMode as Mode;
-use uringcast::parcel::{PageSize, Placed};
-use uringcast::proto::encode::Kind;
-use uringcast::publication::Publication;
-use uringcast::user::User;
+use uringcast::model::namespace::PresenceMode as Mode;
+use uringcast::model::parcel::{PageSize, Placed};
+use uringcast::model::publication::Publication;
+use uringcast::model::user::User;
 
 fn offsets(publications: &[Arc<Publication>]) -> Vec<u64> {
     publications.iter().map(|publication| publication.offset).collect()

@@ -10,12 +10,12 @@ use oracles::deflate::{deflate, inflate};
 use oracles::frames::{LIMITS, Seen, decode, reference};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use uringcast::proto::deflate::compress::Compressors;
-use uringcast::proto::deflate::inflate::Inflater;
-use uringcast::proto::frame::{self, Opcode};
-use uringcast::proto::handshake::{self, Request};
-use uringcast::proto::utf8::{self, Validator};
-use uringcast::proto::{codes, mask};
+use uringcast::wire::deflate::compress::Compressors;
+use uringcast::wire::deflate::inflate::Inflater;
+use uringcast::wire::frame::{self, Opcode};
+use uringcast::wire::handshake::{self, Request};
+use uringcast::wire::utf8::{self, Validator};
+use uringcast::wire::{codes, mask};
 
 /// Cuts `bytes` into chunks at these places.
 fn cut(bytes: &[u8], cuts: &[prop::sample::Index]) -> Vec<Vec<u8>> {

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::verify::{MAX_TOKEN_BYTES, TokenError};
-use crate::refusals::{TokenReason, quoted};
+use crate::limits::refusals::{TokenReason, quoted};
 
 /// Bytes of a close frame's reason (RFC 6455 §5.5).
 const CLOSE_REASON_BYTES: usize = 123;

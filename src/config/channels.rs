@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::namespace::{
+use crate::model::namespace::{
     self, Compress, LOBBY, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
 };
 

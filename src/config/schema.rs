@@ -11,12 +11,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hub::users::DuplicateLogin;
 use crate::limits::Net;
-use crate::proto::deflate::Mode;
-use crate::proto::forwarded::ForwardedHeader;
-use crate::proto::origin::{Origins, split_port};
-use crate::proto::text::Language;
+use crate::model::text::Language;
+use crate::model::user::DuplicateLogin;
+use crate::wire::deflate::Mode;
+use crate::wire::forwarded::ForwardedHeader;
+use crate::wire::origin::{Origins, split_port};
 
 use super::channels::ChannelRules;
 use super::listen::{FileMode, ListenAddr, Listeners};
@@ -105,7 +105,7 @@ settings! {
     /// What is written to stderr.
     pub struct Log {
         /// The least important level that is written: "error", "warn", "info", "debug" or "off"; or a filter that names
-        /// parts of the server, such as "info,uringcast::conn=debug".
+        /// parts of the server, such as "info,uringcast::io::conn=debug".
         level: String = "info".to_owned(), log_filter;
         /// "text" for people or "json" for machines.
         format: LogFormat = LogFormat::Text;
@@ -580,10 +580,12 @@ fn log_filter(filter: &String) -> Result<(), String> {
             None if is_level(directive) || is_part(directive) => continue,
             Some((part, level)) if is_part(part) && is_level(level) => continue,
             Some((part, level)) if is_part(part) => format!("{level:?} is no level"),
-            Some((part, _)) => format!("{part:?} is no part of this server, which are uringcast::conn and the like"),
+            Some((part, _)) => {
+                format!("{part:?} is no part of this server, which are uringcast::io::conn and the like")
+            }
             None => format!("{directive:?} is no level"),
         };
-        return Err(format!("{fault}: write one of {levels}, or a filter such as \"info,uringcast::conn=debug\""));
+        return Err(format!("{fault}: write one of {levels}, or a filter such as \"info,uringcast::io::conn=debug\""));
     }
     Ok(())
 }

@@ -28,17 +28,17 @@ use super::places::{Room, Share, Shares};
 use super::revocations;
 use super::{Parts, Phase};
 use crate::auth::{ApiKeys, Lifted, Revoked};
-use crate::clock::Clock;
+use crate::dialect::native::encode::Member;
+use crate::limits::refusals::{RefusalLog, RefusalNote, quoted, quoted_place, quoted_up_to};
 use crate::limits::{Address, Guard};
 use crate::log::LostLines;
 use crate::metrics::{CONTENT_TYPE, Metrics, Process};
-use crate::namespace::{LOBBY, Namespaces, PresenceMode};
-use crate::parcel::{Answer, Ask, Placed};
-use crate::proto::channel::is_channel_name;
-use crate::proto::encode::Member;
-use crate::proto::origin::Origins;
-use crate::proto::text::Text;
-use crate::refusals::{RefusalLog, RefusalNote, quoted, quoted_place, quoted_up_to};
+use crate::model::channel_name::is_channel_name;
+use crate::model::namespace::{LOBBY, Namespaces, PresenceMode};
+use crate::model::parcel::{Answer, Ask, Placed};
+use crate::model::text::Text;
+use crate::time::clock::Clock;
+use crate::wire::origin::Origins;
 
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 /// Channels of one broadcast that are asked at a time: a part of what a shard's queue of commands holds.

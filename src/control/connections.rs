@@ -21,10 +21,10 @@ use super::Phase;
 use super::counts::{ApiBound, ApiCounts};
 use super::places::{Places, Room};
 use super::sockets::{Accepting, ApiStream};
-use crate::clock::Clock;
+use crate::io::listener::is_shortage;
+use crate::limits::refusals::{RefusalLog, RefusalNote};
 use crate::limits::{Address, Peer};
-use crate::listener::is_shortage;
-use crate::refusals::{RefusalLog, RefusalNote};
+use crate::time::clock::Clock;
 
 /// How much of a request's head or body is read at once, and so the largest head.
 const BUFFER_BYTES: usize = 64 * 1024;

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::api::json;
-use crate::parcel::{Answer, Placed, Refusal};
-use crate::proto::text::{Language, Text};
+use crate::model::parcel::{Answer, Placed, Refusal};
+use crate::model::text::{Language, Text};
 
 /// Why a request, or one channel's part of it, was not done or not known to be.
 #[derive(Debug)]

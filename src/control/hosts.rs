@@ -7,8 +7,8 @@ use axum::extract::Request;
 use axum::http::{Version, header};
 
 use super::fault::Fault;
-use crate::proto::handshake::is_loopback;
-use crate::proto::origin::split_port;
+use crate::wire::handshake::is_loopback;
+use crate::wire::origin::split_port;
 
 /// The names under which the API answers without a key.
 #[derive(Debug)]

@@ -5,9 +5,9 @@
 use super::fault::Fault;
 use super::fields::{Fields, Parameters};
 use crate::auth::{Lifted, MAX_ID_BYTES, MAX_TOKEN_ID_BYTES, Revocation, Revoked, UserId};
-use crate::parcel::{Content, Publish, Since};
-use crate::proto::decode::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
-use crate::proto::text::{Language, Text, trim};
+use crate::dialect::native::decode::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
+use crate::model::parcel::{Content, Publish, Since};
+use crate::model::text::{Language, Text, trim};
 
 /// Data nested deeper than this is refused.
 const MAX_DEPTH: usize = 64;

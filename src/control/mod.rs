@@ -27,14 +27,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::auth::ApiKeys;
-use crate::clock::Clock;
 use crate::config::ListenAddr;
 use crate::limits::Guard;
+use crate::limits::refusals::RefusalLog;
 use crate::log::LostLines;
 use crate::metrics::Metrics;
-use crate::namespace::Namespaces;
-use crate::proto::origin::Origins;
-use crate::refusals::RefusalLog;
+use crate::model::namespace::Namespaces;
+use crate::time::clock::Clock;
+use crate::wire::origin::Origins;
 use api::{State, Watching};
 use connections::Seats;
 use hosts::Hosts;

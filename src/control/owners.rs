@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::auth::{Lifted, Revocation};
 use crate::hub::owner_of;
+use crate::io::reactor::Command;
 use crate::mesh::Waker;
-use crate::parcel::{Answer, Ask};
-use crate::reactor::Command;
+use crate::model::parcel::{Answer, Ask};
 
 /// All shards, in order.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use super::api::{State, body, json, pairs};
 use super::fault::Fault;
 use super::input::{self, RevocationsPage};
 use crate::auth::{Lifted, Revocation, Revoked};
-use crate::refusals::quoted;
+use crate::limits::refusals::quoted;
 
 /// A revocation as it is shown.
 #[derive(Debug, Serialize)]

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use rustix::thread::Pid;
 
-use crate::driver;
+use crate::io::driver;
 
 /// A limit of a process; `u64::MAX` is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,9 +19,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::auth::{ApiKeys, Verifier};
-use crate::clock::Clock;
+use crate::boot::cpus;
 use crate::config::{Config, ConfigError, DriverChoice, Origin};
-use crate::cpus;
+use crate::time::clock::Clock;
 use crate::tls::{Concern, Identity};
 
 pub use machine::{Cgroup, Limit, Machine, Nic, Uring};

@@ -3,7 +3,7 @@
 
 use super::machine::Limit;
 use super::{Finding, LIMITS, Machine, Plan, SERVICE, SYSCTLS, Severity, bytes, grouped};
-use crate::descriptors;
+use crate::boot::descriptors;
 
 /// What an idle connection takes, of the process's memory and of the kernel's; measured, see docs/sizing.md.
 const USER_BYTES: u64 = 950;

@@ -8,13 +8,13 @@ use super::HubSettings;
 use super::channel::Channel;
 use super::presence::{Announcement, Change};
 use super::users::{Claimed, Released, Users, Waiter};
-use crate::clock::Now;
+use crate::dialect::native::encode::{PresenceChange, Push};
 use crate::ids::ConnId;
 use crate::mesh::Staging;
-use crate::namespace::{LOBBY, PresenceMode};
-use crate::parcel::{Claim, Parcel, Refusal};
-use crate::proto::encode::{PresenceChange, Push};
-use crate::user::User;
+use crate::model::namespace::{LOBBY, PresenceMode};
+use crate::model::parcel::{Claim, Parcel, Refusal};
+use crate::model::user::User;
+use crate::time::clock::Now;
 
 /// Signs a user in on a connection and attaches it to the lobby, in one step. Under `allow` they may have `most`
 /// connections, 0 for as many as they like.

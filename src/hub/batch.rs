@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::channel::Behind;
-use crate::clock::Now;
 use crate::ids::ShardId;
 use crate::mesh::Staging;
-use crate::parcel::{Answer, Asker, LateAnswer, Parcel};
+use crate::model::parcel::{Answer, Asker, LateAnswer, Parcel};
+use crate::time::clock::Now;
 
 /// What all open batch windows of a shard may hold; above it, those end that would end next.
 const BATCHED_BYTES: usize = 16 * 1024 * 1024;

@@ -121,9 +121,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::dialect::native::encode::Kind;
     use crate::hub::history::Bounds;
-    use crate::proto::encode::Kind;
-    use crate::publication::Publication;
+    use crate::model::publication::Publication;
 
     const BOUNDS: Bounds = Bounds { count: 100, age_ms: u64::MAX };
 

@@ -9,9 +9,9 @@ use super::Caller;
 use super::history::History;
 use super::presence::{Announcer, Members};
 use crate::ids::{ConnId, ShardId};
-use crate::namespace::Namespace;
-use crate::parcel::{Answer, Ask, Asker, Placed};
-use crate::publication::Publication;
+use crate::model::namespace::Namespace;
+use crate::model::parcel::{Answer, Ask, Asker, Placed};
+use crate::model::publication::Publication;
 
 /// Most publications that wait in one batch window, and most answers.
 pub const BATCH_MAX: usize = 1_024;

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::budget::Place;
+use crate::model::publication::Publication;
 use crate::planted::Fault;
-use crate::publication::Publication;
 
 /// How much history the channels of a namespace have; given on each call, so that the configuration may change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,7 +190,7 @@ fn index(distance: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::encode::Kind;
+    use crate::dialect::native::encode::Kind;
 
     const ALL: Bounds = Bounds { count: 1000, age_ms: u64::MAX };
 

@@ -18,24 +18,24 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::clock::Now;
 use crate::ids::{ConnId, ShardId};
 use crate::limits::Guard;
 use crate::mesh::Staging;
-use crate::namespace::Namespaces;
-use crate::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, Since, UsersPage};
-use crate::proto::text::Language;
-use crate::user::User;
-use crate::wheel::{TICK_MS, Wheel};
+use crate::model::namespace::Namespaces;
+use crate::model::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, Since, UsersPage};
+use crate::model::text::Language;
+use crate::model::user::{DuplicateLogin, User};
+use crate::time::clock::Now;
+use crate::time::wheel::{TICK_MS, Wheel};
 pub use batch::Caller;
 use batch::{answer, defer};
 use channel::{Behind, Channel};
 use epochs::Epochs;
 use presence::{Announcer, AnnouncerSettings};
 use publish::Publisher;
-use users::{DuplicateLogin, Users, Waiter};
+use users::{Users, Waiter};
 
-pub use crate::namespace::LOBBY;
+pub use crate::model::namespace::LOBBY;
 
 /// A channel without subscribers and history is kept at least so long, and as long as its history would be: so
 /// long a client that was away finds the offsets that it knows. One in which nothing was ever published has nothing

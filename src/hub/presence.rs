@@ -14,9 +14,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::ids::ConnId;
-use crate::namespace::PresenceMode;
-use crate::parcel::{PageSize, UsersPage};
-use crate::user::User;
+use crate::model::namespace::PresenceMode;
+use crate::model::parcel::{PageSize, UsersPage};
+use crate::model::user::User;
 
 /// What a join or leave changed.
 #[derive(Clone, Debug)]
@@ -302,7 +302,7 @@ impl Ord for ByKey {
 mod tests {
     use super::*;
     use crate::ids::ShardId;
-    use crate::user::tests::user;
+    use crate::model::user::tests::user;
 
     const SETTINGS: AnnouncerSettings =
         AnnouncerSettings { mode: PresenceMode::Events, digest_above: 4, window_ms: 100, list_max: 10 };

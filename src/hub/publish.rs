@@ -8,13 +8,13 @@ use super::budget::Budget;
 use super::channel::{Batch, Behind, Channel};
 use super::dedup::{self, Dedup, Seen};
 use super::history::{Bounds, History};
-use crate::clock::Now;
+use crate::dialect::native::encode::{self, Kind, Position};
 use crate::mesh::Staging;
-use crate::parcel::{Answer, Asker, Content, Parcel, Placed, Publish, Refusal};
+use crate::model::parcel::{Answer, Asker, Content, Parcel, Placed, Publish, Refusal};
+use crate::model::publication::Publication;
+use crate::model::text::escape_html;
 use crate::planted::Fault;
-use crate::proto::encode::{self, Kind, Position};
-use crate::proto::text::escape_html;
-use crate::publication::Publication;
+use crate::time::clock::Now;
 
 /// Who orders and keeps the publications of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

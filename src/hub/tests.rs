@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::limits::Rules;
-use crate::namespace::{Compress, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
-use crate::parcel::{Content, Publish};
-use crate::user::tests::user;
+use crate::model::namespace::{Compress, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use crate::model::parcel::{Content, Publish};
+use crate::model::user::tests::user;
 
 const CHANNELS: usize = 4;
 const HISTORY_MS: u64 = 10_000;

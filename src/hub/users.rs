@@ -8,27 +8,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::Caller;
 use crate::ids::ConnId;
-use crate::parcel::{Asker, Claim, PageSize, Refusal, UsersPage};
+use crate::model::parcel::{Asker, Claim, PageSize, Refusal, UsersPage};
+use crate::model::user::{DuplicateLogin, User};
 use crate::planted::Fault;
-use crate::user::User;
-
-/// What a second sign-in of a user does (`auth.duplicate_login`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DuplicateLogin {
-    /// The newcomer takes over, the older connection is kicked.
-    #[default]
-    KickOld,
-    /// The newcomer is refused.
-    RejectNew,
-    /// Both stay.
-    Allow,
-}
 
 /// Under `kick_old`, this many sign-ins of one user are let through in [`WAR_WINDOW_MS`].
 pub const WAR_CLAIMS: usize = 5;
@@ -344,7 +330,7 @@ impl Holders {
 mod tests {
     use super::*;
     use crate::ids::ShardId;
-    use crate::user::tests::user;
+    use crate::model::user::tests::user;
 
     const TEN: PageSize = PageSize { users: 10, bytes: usize::MAX };
 

@@ -4,6 +4,7 @@
 
 mod nets;
 mod rate;
+pub mod refusals;
 pub mod relief;
 mod table;
 
@@ -15,7 +16,7 @@ pub use rate::{Gcra, Rate};
 use relief::Rounds;
 use table::{Forgettable, Table};
 
-use crate::proto::forwarded::ForwardedHeader;
+use crate::wire::forwarded::ForwardedHeader;
 
 /// Refused messages of a connection that are answered with `error` 429: so many at once …
 const REFUSALS_AT_ONCE: u64 = 10;

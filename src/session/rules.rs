@@ -4,11 +4,11 @@
 use std::cell::RefCell;
 
 use crate::auth::{Authenticator, ChannelGrant, Identity, RefusedToken, TokenError};
-use crate::clock::Now;
-use crate::namespace::{Namespaces, PresenceMode};
-use crate::refusals::{TokenReason, quoted};
-use crate::rights::Grant;
-use crate::user::User;
+use crate::limits::refusals::{TokenReason, quoted};
+use crate::model::namespace::{Namespaces, PresenceMode};
+use crate::model::user::User;
+use crate::session::rights::Grant;
+use crate::time::clock::Now;
 
 /// What a session needs to judge a command.
 #[derive(Debug)]

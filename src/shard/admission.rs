@@ -4,12 +4,12 @@
 
 use super::conns::Conn;
 use super::{Arrival, Shard};
-use crate::clock::Now;
 use crate::ids::ConnId;
+use crate::limits::refusals::RefusalNote;
 use crate::limits::{Address, Limit, Peer};
 use crate::metrics::Count;
-use crate::proto::handshake::{self, Refusal};
-use crate::refusals::RefusalNote;
+use crate::time::clock::Now;
+use crate::wire::handshake::{self, Refusal};
 
 /// How long a connection over a limit may take to send the request that is answered with the refusal.
 pub(super) const REFUSED_MS: u64 = 2_000;

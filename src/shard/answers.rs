@@ -8,19 +8,19 @@ use super::compression::packer;
 use super::conns::{Conn, Parked};
 use super::refusals::TokenUse;
 use super::{Shard, Stage};
-use crate::clock::Now;
+use crate::dialect::native::encode::{About, Element, GapReason, Member, Push, Recovery, Reply};
 use crate::fanout::Subscription;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::Address;
 use crate::metrics::Count;
-use crate::namespace::{PresenceMode, Sending};
-use crate::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
-use crate::proto::encode::{About, Element, GapReason, Member, Push, Recovery, Reply};
-use crate::proto::text::{Language, Text};
-use crate::publication::Publication;
+use crate::model::namespace::{PresenceMode, Sending};
+use crate::model::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
+use crate::model::publication::Publication;
+use crate::model::text::{Language, Text};
+use crate::model::user::User;
 use crate::session::{Asked, Effect, Local, Outcome, Rules, Wanted};
-use crate::user::User;
+use crate::time::clock::Now;
 
 impl Shard {
     /// Takes an owner's answer for a client.
@@ -255,7 +255,7 @@ impl Shard {
     }
 
     fn say_answer(&mut self, id: ConnId, answer: &Answer, mark: Option<&str>) {
-        let escape = |namespaces: &crate::namespace::Namespaces, channel: &str| {
+        let escape = |namespaces: &crate::model::namespace::Namespaces, channel: &str| {
             namespaces.of(channel).is_none_or(|namespace| namespace.escape)
         };
         match answer {

@@ -4,16 +4,16 @@
 use std::collections::VecDeque;
 
 use super::{Compression, Settings, Shard};
-use crate::clock::Now;
+use crate::dialect::native::encode::Reply;
+use crate::fanout::run::Packer;
 use crate::ids::ConnId;
 use crate::metrics::{Count, ShardMetrics};
-use crate::namespace::{Compress, LOBBY};
-use crate::proto::deflate::Deflate;
-use crate::proto::deflate::compress::{Compressors, Sliced, Slicer};
-use crate::proto::deflate::inflate::Inflater;
-use crate::proto::encode::Reply;
-use crate::proto::frame;
-use crate::run::Packer;
+use crate::model::namespace::{Compress, LOBBY};
+use crate::time::clock::Now;
+use crate::wire::deflate::Deflate;
+use crate::wire::deflate::compress::{Compressors, Sliced, Slicer};
+use crate::wire::deflate::inflate::Inflater;
+use crate::wire::frame;
 
 /// Long messages that may wait for that. What comes beyond is sent as it is: bytes cost less than the wait.
 const SLICED_MAX: usize = 8;

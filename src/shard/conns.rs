@@ -7,13 +7,13 @@ use smallvec::SmallVec;
 
 use super::pacing::Pacing;
 use crate::fanout::Subscription;
+use crate::fanout::outbox::Outbox;
 use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Limit, Meters, Peer};
-use crate::outbox::Outbox;
-use crate::parcel::Ask;
-use crate::proto::deflate::Deflate;
-use crate::proto::websocket::Decoder;
+use crate::model::parcel::Ask;
 use crate::session::Session;
+use crate::wire::deflate::Deflate;
+use crate::wire::websocket::Decoder;
 
 /// One connection, from accept to the end. There may be a million: what is empty most of the time is behind a
 /// pointer, and the whole fits two cache lines.

@@ -5,11 +5,11 @@
 
 use super::conns::Stage;
 use super::{Action, Shard};
-use crate::clock::Now;
+use crate::dialect::native::encode::Reply;
 use crate::ids::ShardId;
-use crate::parcel::{Farewell, Parcel};
-use crate::proto::codes::close;
-use crate::proto::encode::Reply;
+use crate::model::parcel::{Farewell, Parcel};
+use crate::time::clock::Now;
+use crate::wire::codes::close;
 
 /// How far a shard has come with it.
 #[derive(Debug, Default)]

@@ -10,12 +10,12 @@ use smallvec::SmallVec;
 use super::compression::packer;
 use super::conns::{Ending, Stage};
 use super::{Action, Shard};
-use crate::clock::Now;
+use crate::fanout::outbox::{Kept, MAX_PIECES};
+use crate::fanout::run::Run;
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::metrics::Count;
-use crate::outbox::{Kept, MAX_PIECES};
-use crate::run::Run;
+use crate::time::clock::Now;
 
 /// What became of a send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -280,7 +280,7 @@ impl Shard {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
         self.queued_bytes -= conn.outbox.forget_count();
-        conn.outbox = crate::outbox::Outbox::default();
+        conn.outbox = crate::fanout::outbox::Outbox::default();
         conn.paused = false;
         conn.owe_nothing();
         self.actions.push(Action::Abort(id));

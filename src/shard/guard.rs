@@ -4,14 +4,14 @@
 use super::refusals::TokenUse;
 use super::{Shard, Stage};
 use crate::auth::RefusedToken;
-use crate::clock::Now;
+use crate::dialect::native::decode::Command;
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::limits::{Address, Limit};
-use crate::proto::codes::close;
-use crate::proto::decode::Command;
-use crate::proto::text::{Text, escape_growth};
-use crate::proto::websocket::Event;
+use crate::model::text::{Text, escape_growth};
+use crate::time::clock::Now;
+use crate::wire::codes::close;
+use crate::wire::websocket::Event;
 
 /// Less than this of an unfinished message is not counted, so that a frame's header that was cut costs nothing.
 const UNFINISHED_MIN_BYTES: usize = 4 * 1024;

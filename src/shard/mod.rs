@@ -25,24 +25,24 @@ use std::sync::Arc;
 pub use flush::{Sent, Wire};
 
 use crate::auth::{Authenticator, CacheLimits, Verifier};
-use crate::clock::Now;
+use crate::dialect::native::decode::EnvelopeDecoder;
+use crate::dialect::native::encode::Reply;
 use crate::fanout::{Fanout, Subscription};
-use crate::http::Site;
 use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
+use crate::limits::refusals::RefusalLog;
 use crate::limits::{Guard, Peer};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
-use crate::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
-use crate::proto::codes::close;
-use crate::proto::decode::EnvelopeDecoder;
-use crate::proto::deflate::compress::Compressors;
-use crate::proto::deflate::inflate::Inflater;
-use crate::proto::encode::Reply;
-use crate::proto::{frame, handshake, websocket};
-use crate::publication::Publication;
-use crate::refusals::RefusalLog;
-use crate::wheel::Wheel;
+use crate::model::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
+use crate::model::publication::Publication;
+use crate::site::Site;
+use crate::time::clock::Now;
+use crate::time::wheel::Wheel;
+use crate::wire::codes::close;
+use crate::wire::deflate::compress::Compressors;
+use crate::wire::deflate::inflate::Inflater;
+use crate::wire::{frame, handshake, websocket};
 use compression::{Slicing, packer};
 use conns::{Conns, Ending, Stage};
 use farewell::Progress;
@@ -147,7 +147,7 @@ pub struct Arrival {
     pub from: Peer,
     /// Whether it is told if it is refused: not where that would take a TLS handshake.
     pub is_told: bool,
-    /// When it was accepted, in nanoseconds of the [stopwatch](crate::clock::stopwatch_ns): of a user's connections the
+    /// When it was accepted, in nanoseconds of the [stopwatch](crate::time::clock::stopwatch_ns): of a user's connections the
     /// one that was accepted later counts. 0 if the peer had ended its side by then, so that any other counts more.
     pub accepted_ns: u64,
 }

@@ -6,13 +6,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{REPLY_BYTES, Shard};
-use crate::clock::Now;
 use crate::ids::ConnId;
 use crate::limits::Address;
 use crate::metrics::Count;
-use crate::parcel::Answer;
+use crate::model::parcel::Answer;
+use crate::model::user::User;
 use crate::session::Asked;
-use crate::user::User;
+use crate::time::clock::Now;
 
 /// An answer that may be compressed costs its user's rate this many times what a plain one does: the default rate of 16
 /// MiB/s would be half a core's work at level 3 in a build that is not optimized to the last.

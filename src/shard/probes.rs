@@ -8,15 +8,15 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 
 use super::{REPLY_BYTES, Shard};
-use crate::clock::Now;
+use crate::dialect::native::encode::Reply;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::ConnId;
 use crate::metrics::Count;
-use crate::parcel::Parcel;
+use crate::model::parcel::Parcel;
 use crate::planted::Fault;
-use crate::proto::codes::close;
-use crate::proto::encode::Reply;
-use crate::proto::frame::{self, Opcode};
+use crate::time::clock::Now;
+use crate::wire::codes::close;
+use crate::wire::frame::{self, Opcode};
 
 /// Connections that have to show a sign of life. Each is in here once at most: its user's owner asks once at a time.
 #[derive(Debug, Default)]

@@ -5,15 +5,15 @@ use std::fmt;
 
 use super::Shard;
 use crate::auth::RefusedToken;
-use crate::clock::Now;
+use crate::dialect::native::decode::{Command, SubscribeTo};
 use crate::ids::ConnId;
 use crate::limits::Limit;
+use crate::limits::refusals::{RefusalNote, quoted, quoted_place};
 use crate::metrics::Count;
-use crate::parcel;
-use crate::proto::decode::{Command, SubscribeTo};
-use crate::proto::handshake::{Refusal, Request};
-use crate::proto::text::Text;
-use crate::refusals::{RefusalNote, quoted, quoted_place};
+use crate::model::parcel;
+use crate::model::text::Text;
+use crate::time::clock::Now;
+use crate::wire::handshake::{Refusal, Request};
 
 impl Shard {
     /// Counts what a limit refused to a connection, and tells it in the log.

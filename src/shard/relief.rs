@@ -2,11 +2,11 @@
 //! gives up its share. Part of `shard`; who gives way is `limits`' to decide.
 
 use super::Shard;
-use crate::clock::Now;
 use crate::limits::Limit;
 use crate::limits::relief::{self, Holding, QUEUE_MIN_BYTES, QueueSize};
 use crate::metrics::Count;
-use crate::proto::codes::close;
+use crate::time::clock::Now;
+use crate::wire::codes::close;
 
 /// How far the shard is in the rounds.
 #[derive(Debug, Default)]

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::Shard;
 use crate::auth::{Lifted, Revocation, Revocations};
-use crate::clock::Now;
+use crate::dialect::native::encode::Reply;
 use crate::ids::ConnId;
-use crate::parcel::Answer;
-use crate::proto::codes::close;
-use crate::proto::encode::Reply;
-use crate::refusals::quoted;
+use crate::limits::refusals::quoted;
+use crate::model::parcel::Answer;
+use crate::time::clock::Now;
+use crate::wire::codes::close;
 
 /// Connections that are looked at in one turn after a revocation: a fraction of a millisecond.
 const SWEEP_SLOTS: usize = 1024;

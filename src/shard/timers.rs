@@ -5,16 +5,16 @@ use super::admission::REFUSED_MS;
 use super::conns::{Conn, Ending, Stage};
 use super::pacing::Pacing;
 use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, Shard, Wire};
-use crate::clock::Now;
+use crate::dialect::native::encode::Reply;
 use crate::ids::ConnId;
 use crate::limits::Limit;
-use crate::proto::codes::close;
-use crate::proto::encode::Reply;
-use crate::proto::frame::{self, Opcode};
-use crate::proto::text::Text;
-use crate::proto::websocket::Decoder;
-use crate::refusals::quoted;
+use crate::limits::refusals::quoted;
+use crate::model::text::Text;
 use crate::session::Local;
+use crate::time::clock::Now;
+use crate::wire::codes::close;
+use crate::wire::frame::{self, Opcode};
+use crate::wire::websocket::Decoder;
 
 impl Shard {
     /// Looks at every connection whose moment has come.
@@ -44,7 +44,7 @@ impl Shard {
             at_ms = at_ms.min(self.mono_of(unix_ms));
         }
         let conn = self.conns.at(id.slot);
-        if conn.filed == 0 || at_ms.div_ceil(crate::wheel::TICK_MS) < u64::from(conn.filed) {
+        if conn.filed == 0 || at_ms.div_ceil(crate::time::wheel::TICK_MS) < u64::from(conn.filed) {
             conn.filed = u32::try_from(self.wheel.file(id, at_ms)).expect("a tick within the next years");
         }
     }

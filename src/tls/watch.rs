@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::identity::{Identity, Pair, Served};
 use super::validity::{Concern, Reminder, Validity};
-use crate::clock::Clock;
+use crate::time::clock::Clock;
 
 /// How often the files are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);

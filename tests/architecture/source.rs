@@ -15,7 +15,7 @@ impl Source {
     pub fn new(name: &str, text: &str) -> Self {
         let is_test = name.ends_with("/tests.rs") || name.contains("/tests/");
         let tokens = if is_test { Vec::new() } else { without_tests(tokens(text)) };
-        let paths = paths(&tokens, depth(name));
+        let paths = paths(&tokens, &module_path(name));
         Self { name: name.to_owned(), text: text.to_owned(), tokens, paths }
     }
 
@@ -41,10 +41,10 @@ impl Source {
     }
 }
 
-/// How many times `super` leads from the file to the crate's root.
-fn depth(name: &str) -> usize {
-    let parts = name.split('/').count();
-    if name.ends_with("/mod.rs") { parts - 1 } else { parts }
+/// The path of the file's module, from the crate's root.
+fn module_path(name: &str) -> Vec<String> {
+    let parts = name.trim_end_matches(".rs").split('/').filter(|part| *part != "mod");
+    parts.map(str::to_owned).collect()
 }
 
 fn is_word(c: char) -> bool {
@@ -161,14 +161,14 @@ fn behind_item(tokens: &[String], start: usize) -> usize {
 }
 
 /// Every path in the code, from the crate's root where it is known.
-fn paths(tokens: &[String], depth: usize) -> Vec<String> {
+fn paths(tokens: &[String], module: &[String]) -> Vec<String> {
     let mut all = Vec::new();
     let mut i = 0;
     while i < tokens.len() {
         let starts = tokens[i].starts_with(is_word) && tokens.get(i + 1).is_some_and(|next| next == "::");
         i = if starts { tree(tokens, i, &[], &mut all) } else { i + 1 };
     }
-    all.iter().map(|path| rooted(path, depth).join("::")).collect()
+    all.iter().map(|path| rooted(path, module).join("::")).collect()
 }
 
 /// Reads one path, or a tree of them; returns the index behind it.
@@ -198,8 +198,12 @@ fn tree<'a>(tokens: &'a [String], start: usize, prefix: &[&'a str], all: &mut Ve
     i.max(start + 1)
 }
 
-/// `super::super::x` as `crate::x`, where it leads that far up.
-fn rooted<'a>(path: &[&'a str], depth: usize) -> Vec<&'a str> {
+/// A path that begins with `super`, written from the crate's root.
+fn rooted<'a>(path: &[&'a str], module: &'a [String]) -> Vec<&'a str> {
     let ups = path.iter().take_while(|part| **part == "super").count();
-    if ups > 0 && ups >= depth { [&["crate"], &path[ups..]].concat() } else { path.to_vec() }
+    if ups == 0 {
+        return path.to_vec();
+    }
+    let kept = module.iter().take(module.len().saturating_sub(ups)).map(String::as_str);
+    std::iter::once("crate").chain(kept).chain(path[ups..].iter().copied()).collect()
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use uringcast::proto::decode::{Command, EnvelopeDecoder, MAX_DEPTH, Request};
+use uringcast::dialect::native::decode::{Command, EnvelopeDecoder, MAX_DEPTH, Request};
 
 /// An object's members in order, their values as they are written.
 #[derive(Default)]

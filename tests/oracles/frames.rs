@@ -1,8 +1,8 @@
 //! RFC 6455's frames by a second hand: a reference decoder that sees all bytes at once and was written without looking
 //! at the real one, and the real one run over chunks, both in the same terms. For the property tests and for fuzzing.
 
-use uringcast::proto::deflate::inflate::Inflater;
-use uringcast::proto::websocket::{Decoder, Event, Limits};
+use uringcast::wire::deflate::inflate::Inflater;
+use uringcast::wire::websocket::{Decoder, Event, Limits};
 
 use super::deflate;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use uringcast::hub::owner_of;
-use uringcast::parcel::{Answer, Ask, Content, Publish};
+use uringcast::model::parcel::{Answer, Ask, Content, Publish};
 use uringcast::shard::Shard;
 
 use crate::channels::Place;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use uringcast::namespace::{Overflow, PresenceMode, PublishRule};
+use uringcast::model::namespace::{Overflow, PresenceMode, PublishRule};
 
 use crate::client::{Answer, Asked, Client, Verdict, What};
 use crate::dice::Dice;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use uringcast::hub::users::DuplicateLogin;
-use uringcast::proto::text::Text;
+use uringcast::model::text::Text;
+use uringcast::model::user::DuplicateLogin;
 
 use crate::channels::{Book, Draft, Known, Place};
 use crate::codec::{self, Ear, Heard};

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use uringcast::mesh::Staging;
-use uringcast::parcel::{Answer, Parcel};
+use uringcast::model::parcel::{Answer, Parcel};
 use uringcast::shard::Shard;
 
 /// What goes wrong, once in a run.

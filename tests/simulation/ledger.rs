@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use uringcast::namespace::{Overflow, PresenceMode};
+use uringcast::model::namespace::{Overflow, PresenceMode};
 
 use crate::channels::{Draft, Told};
 use crate::client::{Answer, Client, Verdict, What};

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use uringcast::hub::users::DuplicateLogin;
+use uringcast::model::user::DuplicateLogin;
 use uringcast::shard::CLOSE_MS;
 
 use crate::client::{Answer, Asked, Client, Verdict, What, published, tag};

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use uringcast::auth::{CacheLimits, UserId, Verifier};
 use uringcast::config::{Auth, Config, Secret, StaticToken};
-use uringcast::http::Site;
 use uringcast::hub::HubSettings;
-use uringcast::hub::users::DuplicateLogin;
 use uringcast::limits::{Guard, Rate, Rules};
 use uringcast::metrics::Metrics;
-use uringcast::namespace::{Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
-use uringcast::proto::deflate::Mode;
-use uringcast::proto::handshake::{self, Policy};
-use uringcast::proto::text::Language;
-use uringcast::proto::websocket;
+use uringcast::model::namespace::{
+    Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
+};
+use uringcast::model::text::Language;
+use uringcast::model::user::DuplicateLogin;
 use uringcast::shard::{Compression, Settings};
+use uringcast::site::Site;
+use uringcast::wire::deflate::Mode;
+use uringcast::wire::handshake::{self, Policy};
+use uringcast::wire::websocket;
 
 use crate::dice::Dice;
 use crate::tokens;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde_json::json;
 use uringcast::auth::{NewToken, UserId, Verifier, issue};
-use uringcast::clock::Now;
 use uringcast::config::{Auth, Secret};
 use uringcast::ids::{ConnId, ShardId};
 use uringcast::shard::{Sent, Settings, Shard, Wire};
+use uringcast::time::clock::Now;
 
 use crate::codec;
 use crate::dice::Dice;

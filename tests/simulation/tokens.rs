@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use uringcast::auth::{NewToken, Revocation, Revoked, UserId, issue};
 use uringcast::config::Secret;
-use uringcast::parcel::Answer as Told;
+use uringcast::model::parcel::Answer as Told;
 
 use crate::client::{Answer, Client, Verdict, What, tag};
 use crate::dice::Dice;

@@ -1,16 +1,16 @@
 //! N real shards, the lanes between them, the sockets of the clients and one clock; a step is one random action
-//! on one of them. Does to each part what `src/reactor.rs` and `src/conn.rs` do, in every order that they could.
+//! on one of them. Does to each part what `src/io/reactor.rs` and `src/io/conn.rs` do, in every order that they could.
 //! An observer on the lobby's owner listens from the first step to the last: what it hears is the master sequence.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use uringcast::clock::Now;
 use uringcast::hub::{LOBBY, owner_of};
 use uringcast::ids::{ConnId, ShardId};
 use uringcast::limits::Peer;
 use uringcast::shard::{Action, Arrival, Input, Shard};
+use uringcast::time::clock::Now;
 
 use crate::backend::Backend;
 use crate::channels::Known;

@@ -26,7 +26,7 @@ pub fn run(bytes: &[u8]) {
         let content = &stream[..stream.len().min(LIMITS.message_bytes)];
         let payload = deflate(content, level, last);
         assert_eq!(inflate(&payload, LIMITS.message_bytes).as_deref(), Ok(content));
-        let mut inflater = uringcast::proto::deflate::inflate::Inflater::new(|| 0);
+        let mut inflater = uringcast::wire::deflate::inflate::Inflater::new(|| 0);
         assert_eq!(inflater.inflate(&payload, LIMITS.message_bytes).as_deref(), Ok(content));
     }
 }

@@ -1,8 +1,8 @@
 //! The head of a request, at every place where it may be cut, and the decision on an upgrade.
 //! Input: the bytes of the request and of what follows it.
 
-use uringcast::proto::deflate::Mode;
-use uringcast::proto::handshake::{Limits, Policy, Refusal, Request, upgrade};
+use uringcast::wire::deflate::Mode;
+use uringcast::wire::handshake::{Limits, Policy, Refusal, Request, upgrade};
 
 use crate::dice::Dice;
 

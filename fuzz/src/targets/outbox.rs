@@ -5,10 +5,10 @@ use std::io::IoSlice;
 use std::rc::Rc;
 
 use serde_json::Value;
-use uringcast::namespace::{Compress, Overflow, Sending};
-use uringcast::outbox::{Kept, Outbox};
-use uringcast::proto::frame;
-use uringcast::run::{Frames, Mark, Origin};
+use uringcast::fanout::outbox::{Kept, Outbox};
+use uringcast::fanout::run::{Frames, Mark, Origin};
+use uringcast::model::namespace::{Compress, Overflow, Sending};
+use uringcast::wire::frame;
 
 use crate::dice::Dice;
 

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use uringcast::proto::proxy::{HEADER_MAX, Proxied, SIGNATURE, length, parse};
+use uringcast::wire::proxy::{HEADER_MAX, Proxied, SIGNATURE, length, parse};
 
 use crate::dice::Dice;
 

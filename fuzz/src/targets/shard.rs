@@ -5,9 +5,9 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use uringcast::clock::Now;
 use uringcast::limits::Peer;
 use uringcast::shard::{Action, Arrival, Input, Shard};
+use uringcast::time::clock::Now;
 
 use super::{envelope, frames};
 use crate::codec::{self, Ear};

@@ -2,7 +2,7 @@
 //! Each refusal names the file and the line, or the variable.
 
 use super::*;
-use crate::namespace::{Compress, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use crate::model::namespace::{Compress, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule};
 
 fn namespaces(text: &str) -> Namespaces {
     from_file(text).unwrap().channel_namespaces()
@@ -41,7 +41,7 @@ fn every_key_of_a_namespace_gets_through() {
          history_age_ms = 2\npresence = \"digest\"\npresence_window_ms = 30\nescape = false\n\
          overflow = \"conflate\"\nbatch_window_ms = 4\ncompress = \"off\"\n",
     );
-    let expected = crate::namespace::Namespace {
+    let expected = crate::model::namespace::Namespace {
         name: "chat".to_owned(),
         subscribe: SubscribeRule::Named,
         users: ["1".to_owned(), "bob".to_owned()].into(),
@@ -220,7 +220,7 @@ proptest! {
     fn no_namespace_panics_and_what_is_taken_reads_back(name in "[a-zA-Z0-9_\\-:. \"é]{0,6}", size in 0usize..10) {
         let quoted = toml::Value::String(name.clone());
         if let Ok(config) = from_file(&format!("[namespaces.{quoted}]\nhistory_size = {size}\n")) {
-            prop_assert!(crate::namespace::is_name(&name));
+            prop_assert!(crate::model::namespace::is_name(&name));
             prop_assert_eq!(from_file(&describe(&config)).unwrap(), config);
         }
     }

@@ -1,0 +1,149 @@
+//! The members of JSON objects on simd-json's tape, and their values by type. Knows no command.
+//! Of a key that comes twice the last one counts, as in JavaScript.
+
+use simd_json::{Node, StaticNode};
+
+use crate::model::channel_name::is_channel_name;
+use crate::model::text::Text;
+
+/// The members of one object. Of a key that comes twice the last one counts, as in JavaScript.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fields<'t, 'a> {
+    tape: &'t [Node<'a>],
+    /// Where the next member's key stands on the tape.
+    at: usize,
+    len: usize,
+    left: usize,
+}
+
+/// One member of an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'a> {
+    pub key: &'a str,
+    /// The value, or how it begins.
+    pub node: Node<'a>,
+    /// Where the value stands on the tape.
+    pub at: usize,
+    /// How many members stand before it in its object.
+    pub ordinal: usize,
+}
+
+impl<'t, 'a> Fields<'t, 'a> {
+    /// The members of the object at this place of the tape, if it is one.
+    pub fn of(tape: &'t [Node<'a>], at: usize) -> Option<Self> {
+        match tape.get(at) {
+            Some(&Node::Object { len, .. }) => Some(Self { tape, at: at + 1, len, left: len }),
+            _ => None,
+        }
+    }
+
+    /// The member that counts of those with this key.
+    pub fn find(self, name: &str) -> Option<Member<'a>> {
+        self.filter(|member| member.key == name).last()
+    }
+
+    /// The same; `null` is as good as absent.
+    fn given(self, name: &str) -> Option<Member<'a>> {
+        self.find(name).filter(|member| member.node != NULL)
+    }
+
+    pub fn optional_str(self, name: &str) -> Result<Option<&'a str>, Text> {
+        match self.given(name).map(|member| member.node) {
+            None => Ok(None),
+            Some(Node::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Text::Malformed),
+        }
+    }
+
+    pub fn optional_str_within(
+        self,
+        name: &str,
+        bytes: std::ops::RangeInclusive<usize>,
+    ) -> Result<Option<&'a str>, Text> {
+        match self.optional_str(name)? {
+            Some(text) if !bytes.contains(&text.len()) => Err(Text::Malformed),
+            text => Ok(text),
+        }
+    }
+
+    pub fn optional_channel(self, name: &str) -> Result<Option<&'a str>, Text> {
+        match self.optional_str(name)? {
+            Some(channel) if !is_channel_name(channel) => Err(Text::BadChannel),
+            channel => Ok(channel),
+        }
+    }
+
+    pub fn optional_bool(self, name: &str) -> Result<Option<bool>, Text> {
+        match self.given(name).map(|member| member.node) {
+            None => Ok(None),
+            Some(Node::Static(StaticNode::Bool(flag))) => Ok(Some(flag)),
+            Some(_) => Err(Text::Malformed),
+        }
+    }
+
+    /// A whole number from 0 up.
+    pub fn optional_u64(self, name: &str) -> Result<Option<u64>, Text> {
+        match self.given(name).map(|member| member.node) {
+            None => Ok(None),
+            Some(Node::Static(StaticNode::U64(number))) => Ok(Some(number)),
+            Some(Node::Static(StaticNode::I64(number))) => u64::try_from(number).map(Some).map_err(|_| Text::Malformed),
+            Some(_) => Err(Text::Malformed),
+        }
+    }
+
+    /// A whole number from 1 up; more than a `u32` holds is as much as it holds.
+    pub fn optional_count(self, name: &str) -> Result<Option<u32>, Text> {
+        match self.optional_u64(name)? {
+            None => Ok(None),
+            Some(0) => Err(Text::Malformed),
+            Some(number) => Ok(Some(u32::try_from(number).unwrap_or(u32::MAX))),
+        }
+    }
+
+    pub fn optional_object(self, name: &str) -> Result<Option<Self>, Text> {
+        match self.given(name) {
+            None => Ok(None),
+            Some(member) => Self::of(self.tape, member.at).map(Some).ok_or(Text::Malformed),
+        }
+    }
+
+    /// A list of objects, each put through `read`; empty if absent. Longer than `most` is malformed.
+    pub fn objects<T>(self, name: &str, most: usize, read: impl Fn(Self) -> Result<T, Text>) -> Result<Vec<T>, Text> {
+        let Some(member) = self.given(name) else { return Ok(Vec::new()) };
+        let Node::Array { len, .. } = member.node else { return Err(Text::Malformed) };
+        if len > most {
+            return Err(Text::Malformed);
+        }
+        let mut items = Vec::with_capacity(len);
+        let mut at = member.at + 1;
+        for _ in 0..len {
+            let item = Self::of(self.tape, at).ok_or(Text::Malformed)?;
+            items.push(read(item)?);
+            at += self.tape.get(at).map_or(1, width);
+        }
+        Ok(items)
+    }
+}
+
+const NULL: Node<'static> = Node::Static(StaticNode::Null);
+
+impl<'a> Iterator for Fields<'_, 'a> {
+    type Item = Member<'a>;
+
+    fn next(&mut self) -> Option<Member<'a>> {
+        let ordinal = self.len - self.left;
+        self.left = self.left.checked_sub(1)?;
+        let at = self.at + 1;
+        let (&Node::String(key), &node) = (self.tape.get(self.at)?, self.tape.get(at)?) else { return None };
+        self.at = at + width(&node);
+        Some(Member { key, node, at, ordinal })
+    }
+}
+
+/// How many nodes the value takes that begins with this one.
+pub fn width(node: &Node<'_>) -> usize {
+    match node {
+        Node::Object { count, .. } | Node::Array { count, .. } => count + 1,
+        Node::String(_) | Node::Static(_) => 1,
+    }
+}

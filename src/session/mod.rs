@@ -1,0 +1,637 @@
+//! One client's life on the native protocol: anonymous, signing in, signed in. It judges each command and turns
+//! it into an [`Effect`], and turns owners' answers into [`Outcome`]s; it knows no socket, no lane and no queue.
+//! `shard` carries the effects out.
+
+pub mod rights;
+mod rules;
+mod waiting;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::auth::{Identity, Revocations};
+use crate::dialect::native::decode::{self, Command, Request, SubscribeTo};
+use crate::dialect::native::encode::{About, Reply};
+use crate::hub::LOBBY;
+use crate::limits::refusals::TokenReason;
+use crate::model::channel_name::is_channel_name;
+use crate::model::namespace::{Namespace, Namespaces, PublishRule};
+use crate::model::parcel::{Answer, Ask, Claim, Content, Publish, Refusal, Since};
+use crate::model::text::{Text, trim};
+use crate::model::user::User;
+use crate::planted::Fault;
+use crate::session::rights::{Grant, Lapse, Rights};
+use crate::time::clock::Now;
+use crate::wire::codes::close;
+use rules::grant_for;
+
+pub use rules::Rules;
+pub use waiting::TimedOut;
+
+/// Most members or publications in a page, and how many a client gets that names no limit.
+const PAGE_MAX: u32 = 1000;
+const PAGE_DEFAULT: u32 = 100;
+
+/// Nothing more is read of a client whose requests under way carry so much.
+const UNDERWAY_BYTES: usize = 128 * 1024;
+
+/// When a token expires that doesn't: the largest integer that JavaScript counts to.
+const NEVER_MS: u64 = (1 << 53) - 1;
+
+/// A client's state. Small: every idle connection has one.
+#[derive(Debug, Default)]
+pub struct Session {
+    stage: Stage,
+    wants_ping: bool,
+    /// How long before its end the client is to be told of its token, in milliseconds; 0 once it has been.
+    notice_ms: u16,
+    next_request: u32,
+    user: Option<Arc<User>>,
+    /// What its tokens give, from the sign-in on.
+    rights: Option<Box<Rights>>,
+    underway: Option<Box<Underway>>,
+}
+
+/// What waits for answers of owners.
+#[derive(Debug, Default)]
+struct Underway {
+    /// Requests, oldest first: they are answered in nearly this order.
+    pending: VecDeque<Pending>,
+    /// What they carry.
+    bytes: usize,
+    /// Commands whose answers must not overtake those of earlier requests on their channels, in order. Nothing is
+    /// read meanwhile.
+    stalled: Vec<Stalled>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Stage {
+    #[default]
+    Anonymous,
+    /// Asked the lobby's owner; frames that follow wait for the outcome.
+    SigningIn,
+    SignedIn,
+}
+
+#[derive(Debug)]
+struct Pending {
+    request: u32,
+    /// What it carries.
+    bytes: usize,
+    deadline_ms: u64,
+    /// The client's mark, if it gave one.
+    id: Option<Box<str>>,
+    channel: Arc<str>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// With the channels to subscribe to after it.
+    SignIn(Vec<Wanted>),
+    /// With the right that the channel's own token gives, if that was needed.
+    Subscribe(Option<Box<Grant>>),
+    /// The client unsubscribed before the answer came: what the owner attached is to be detached.
+    Cancelled,
+    Publish,
+    /// History, presence, users.
+    Page,
+}
+
+/// A subscription that is asked for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Of what.
+    pub channel: Box<str>,
+    token: Option<Box<str>>,
+    recover: Option<Box<Since>>,
+}
+
+#[derive(Debug)]
+struct Stalled {
+    id: Option<Box<str>>,
+    channel: Box<str>,
+    what: Local,
+}
+
+/// What is answered without an owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Local {
+    /// `error` with this code and text.
+    Refuse(u16, Text),
+    /// End the subscription and say `unsubscribed`.
+    Unsubscribe,
+}
+
+/// What is to be done about a command.
+#[derive(Debug)]
+pub enum Effect<'a> {
+    /// Say this, answering the request with this id.
+    Reply(Reply<'a>, Option<&'a str>),
+    /// Say this and close with the code.
+    Close(Reply<'static>, Option<&'a str>, u16),
+    /// Say this: there are other rights now, which may end subscriptions.
+    Refreshed(Reply<'a>, Option<&'a str>),
+    /// Ask the channel's owner.
+    Ask(Asked),
+    /// Answer it here.
+    Local(Local, &'a str, Option<&'a str>),
+    /// Say `error` "cancelled" for the subscribe with the first id, then `unsubscribed` for the second.
+    Cancel(Option<Box<str>>, &'a str, Option<&'a str>),
+    /// Nothing yet: it is stalled, see [`Session::next_stalled`].
+    Wait,
+}
+
+/// A request on its way to an owner.
+#[derive(Debug)]
+pub struct Asked {
+    /// Whose owner.
+    pub channel: Arc<str>,
+    /// The session's number for it.
+    pub request: u32,
+    /// What.
+    pub ask: Ask,
+}
+
+/// What an owner's answer means for the client.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Signed in: attach the connection to the lobby, then say `auth_success`.
+    SignedIn(Option<Box<str>>, Arc<User>),
+    /// Attach the connection to the channel, then say `subscribed`.
+    Subscribed(Option<Box<str>>),
+    /// Say the answer under this id.
+    Reply(Option<Box<str>>),
+    /// Nothing to say: the client didn't ask for an acknowledgement.
+    Silent,
+    /// Say `error` with this code and text under this id, about this channel.
+    Error(Option<Box<str>>, u16, Text, Arc<str>),
+    /// The same, then close with the last code.
+    Close(Option<Box<str>>, u16, Text, u16),
+    /// The request is not under way any more. What the owner attached is to be detached.
+    Stale,
+}
+
+impl Session {
+    /// The signed-in user.
+    pub fn user(&self) -> Option<&Arc<User>> {
+        if self.stage == Stage::SignedIn { self.user.as_ref() } else { None }
+    }
+
+    /// The user whom the lobby's owner may hold for this connection: signed in, or about to be.
+    pub fn claimed(&self) -> Option<&Arc<User>> {
+        self.user.as_ref()
+    }
+
+    /// Whether the client wants `ping` messages.
+    pub fn wants_ping(&self) -> bool {
+        self.wants_ping
+    }
+
+    /// Whether the deadline for signing in applies: until a good token has come. What follows is a request like others.
+    pub fn is_anonymous(&self) -> bool {
+        self.stage == Stage::Anonymous
+    }
+
+    /// Whether the next command may be read: not while signing in, nor behind one that is stalled, nor with
+    /// `limit` requests or [`UNDERWAY_BYTES`] under way.
+    pub fn is_open(&self, limit: usize) -> bool {
+        let Some(underway) = &self.underway else { return true };
+        self.stage != Stage::SigningIn
+            && underway.stalled.is_empty()
+            && underway.pending.len() < limit
+            && underway.bytes < UNDERWAY_BYTES
+    }
+
+    fn rights(&self) -> Option<&Rights> {
+        self.rights.as_deref()
+    }
+
+    /// The next moment, in Unix milliseconds, at which the rights have to be looked at.
+    pub fn rights_change_ms(&self) -> Option<u64> {
+        self.user().and_then(|_| self.rights()?.next_ms(self.notice_ms))
+    }
+
+    /// Why the connection has to end: its token counts no more.
+    pub fn lapse(&self, revocations: &Revocations, now: Now) -> Option<Lapse> {
+        self.rights()?.lapse(self.claimed()?.key(), revocations, now.unix_ms)
+    }
+
+    /// When the token expires, if the client is to be told so now: once, some time ahead.
+    pub fn take_notice(&mut self, now: Now) -> Option<u64> {
+        self.user()?;
+        self.rights.as_ref()?.take_notice(&mut self.notice_ms, now.unix_ms)
+    }
+
+    /// The channels whose own tokens the client is to be told of now, each once, and when those expire.
+    pub fn take_grant_notices(&mut self, now: Now) -> Vec<(Box<str>, u64)> {
+        self.rights.as_mut().map(|rights| rights.take_grant_notices(now.unix_ms)).unwrap_or_default()
+    }
+
+    /// When the token of the sign-in expires, in Unix milliseconds, if it does.
+    pub fn expires_at_ms(&self) -> Option<u64> {
+        self.rights()?.expires_at_ms()
+    }
+
+    /// When the token of a channel expires, in Unix milliseconds, if the subscription rests on one.
+    pub fn grant_expires_at_ms(&self, channel: &str) -> Option<u64> {
+        self.rights()?.grant_expires_at_ms(channel)
+    }
+
+    /// Takes out the rights to channels that their own tokens gave and give no more.
+    pub fn drop_lapsed(&mut self, revocations: &Revocations, now: Now) -> Vec<(Box<str>, Lapse)> {
+        let (Some(rights), Some(user)) = (&mut self.rights, &self.user) else { return Vec::new() };
+        rights.drop_lapsed(user.key(), revocations, now.unix_ms)
+    }
+
+    /// Whether a channel that is subscribed may stay so.
+    pub fn may_stay(&self, channel: &str, namespaces: &Namespaces) -> bool {
+        let (Some(rights), Some(user)) = (self.rights(), self.claimed()) else { return false };
+        let rule = |namespace: &Arc<Namespace>| namespace.may_subscribe(user.key(), rights.grants(channel));
+        namespaces.of(channel).is_some_and(rule)
+    }
+
+    /// A subscription has ended, and with it the right that its own token gave.
+    pub fn unsubscribed(&mut self, channel: &str) {
+        if let Some(rights) = &mut self.rights {
+            rights.forget(channel);
+        }
+    }
+
+    /// Judges one command.
+    pub fn command<'a>(&mut self, request: Request<'a>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+        let id = request.id;
+        let refuse = |code, text| Effect::Reply(Reply::Error { code, text, about: None }, id);
+        match request.command {
+            Command::Heartbeat => Effect::Reply(Reply::Heartbeat { timestamp: now.unix_ms }, id),
+            Command::Auth { .. } if self.stage != Stage::Anonymous => refuse(409, Text::AuthTwice),
+            Command::Auth { token: None, .. } => refuse(400, Text::TokenMissing),
+            Command::Auth { token: Some(token), ping, recover, channels } => {
+                let Some(identity) = rules.verify(token, now) else {
+                    return Effect::Close(Reply::AuthFailed, id, close::UNAUTHORIZED);
+                };
+                self.wants_ping = ping;
+                self.sign_in(&identity, id, recover, channels, rules, now)
+            }
+            _ if self.stage != Stage::SignedIn => refuse(401, Text::AuthFirst),
+            Command::Refresh { token, channel: None } => self.refresh(token, id, rules, now),
+            Command::Refresh { token, channel: Some(channel) } => self.refresh_grant(channel, token, id, rules, now),
+            Command::Subscribe(to) => match self.subscribe(&Wanted::from(&to), id, rules, now) {
+                Ok(asked) => Effect::Ask(asked),
+                Err((code, text)) => self.local(Local::Refuse(code, text), to.channel, id),
+            },
+            Command::Unsubscribe { channel } => self.unsubscribe(channel, id, rules),
+            Command::Message { text, channel, idempotency_key } => {
+                let channel = channel.unwrap_or(LOBBY);
+                match self.message(text, channel, idempotency_key, rules) {
+                    Ok(publish) => self.publish(publish, id, rules, now),
+                    Err((code, text)) => self.local(Local::Refuse(code, text), channel, id),
+                }
+            }
+            Command::Publish { channel, data, key, idempotency_key, epoch } => {
+                let content = Content::Json(data.into());
+                match self.publication(channel, content, rules) {
+                    Ok(mut publish) => {
+                        publish.key = key.map(Into::into);
+                        publish.idempotency_key = idempotency_key.map(Into::into);
+                        publish.epoch = epoch.map(Into::into);
+                        self.publish(publish, id, rules, now)
+                    }
+                    Err((code, text)) => self.local(Local::Refuse(code, text), channel, id),
+                }
+            }
+            Command::Users { .. } if !self.may_stay(LOBBY, rules.namespaces) || !rules.shows_members(LOBBY) => {
+                self.local(Local::Refuse(403, Text::Forbidden), LOBBY, id)
+            }
+            Command::Users { cursor, limit } => {
+                let ask = Ask::Users { cursor: cursor.map(Into::into), limit: page(limit) };
+                Effect::Ask(self.ask(Kind::Page, id, LOBBY.into(), ask, rules, now))
+            }
+            Command::History { channel, .. } | Command::Presence { channel, .. }
+                if !self.takes_part(channel, rules) =>
+            {
+                self.local(Local::Refuse(403, Text::NotSubscribed), channel, id)
+            }
+            Command::History { channel, since, limit, reverse } => {
+                let channel: Arc<str> = channel.into();
+                let since = since.as_ref().map(owned);
+                let ask = Ask::History { channel: Arc::clone(&channel), since, limit: page(limit), reverse };
+                Effect::Ask(self.ask(Kind::Page, id, channel, ask, rules, now))
+            }
+            Command::Presence { channel, .. } if !rules.shows_members(channel) => {
+                self.local(Local::Refuse(403, Text::Forbidden), channel, id)
+            }
+            Command::Presence { channel, cursor, limit } => {
+                let channel: Arc<str> = channel.into();
+                let cursor = cursor.map(Into::into);
+                let ask = Ask::Presence { channel: Arc::clone(&channel), cursor, limit: page(limit) };
+                Effect::Ask(self.ask(Kind::Page, id, channel, ask, rules, now))
+            }
+        }
+    }
+
+    fn sign_in<'a>(
+        &mut self,
+        identity: &Identity,
+        id: Option<&str>,
+        recover: Option<decode::Since<'_>>,
+        channels: Vec<SubscribeTo<'_>>,
+        rules: &Rules<'_>,
+        now: Now,
+    ) -> Effect<'a> {
+        let user = Arc::new(User::new(identity));
+        self.stage = Stage::SigningIn;
+        self.user = Some(Arc::clone(&user));
+        let rights = Rights::new(identity);
+        let lobby = rules.namespaces.lobby().may_subscribe(user.key(), rights.names(LOBBY));
+        self.notice_ms = rights.notice_ms(now.unix_ms);
+        self.rights = Some(Box::new(rights));
+        let wanted = channels.iter().map(Wanted::from).collect();
+        let (recover, bounded, accepted_ns) = (recover.as_ref().map(owned), rules.bounded, rules.accepted_ns);
+        let ask = Ask::Claim(Box::new(Claim { user, recover, lobby, bounded, accepted_ns }));
+        Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
+    }
+
+    fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+        let refused = Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about: None }, id);
+        let Some(identity) = rules.verify(token, now) else { return refused };
+        let key = identity.id.key();
+        if self.user.as_ref().is_none_or(|user| **user.key() != *key) {
+            rules.misplaced(TokenReason::OtherUser, "another user's token".to_owned(), &key);
+            return refused;
+        }
+        let rights = self.rights.as_mut().expect("signed in");
+        rights.renew(&identity);
+        self.notice_ms = rights.notice_ms(now.unix_ms);
+        let expires_at = rights.expires_at_ms().unwrap_or(NEVER_MS);
+        Effect::Refreshed(Reply::Refreshed { channel: None, expires_at }, id)
+    }
+
+    /// A newer token of a channel that is subscribed takes the place of the one that it was subscribed by.
+    fn refresh_grant<'a>(
+        &mut self,
+        channel: &'a str,
+        token: &str,
+        id: Option<&'a str>,
+        rules: &Rules<'_>,
+        now: Now,
+    ) -> Effect<'a> {
+        if !rules.subscribed {
+            return self.local(Local::Refuse(404, Text::NotSubscribed), channel, id);
+        }
+        let user = self.user.as_ref().expect("signed in");
+        let Some(grant) = grant_for(channel, Some(token), user, rules, now) else {
+            let about = Some(About::Channel { channel });
+            return Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about }, id);
+        };
+        let expires_at = grant.expires_at_ms().unwrap_or(NEVER_MS);
+        self.rights.as_mut().expect("signed in").add(*grant);
+        Effect::Refreshed(Reply::Refreshed { channel: Some(channel), expires_at }, id)
+    }
+
+    fn subscribe(
+        &mut self,
+        wanted: &Wanted,
+        id: Option<&str>,
+        rules: &Rules<'_>,
+        now: Now,
+    ) -> Result<Asked, (u16, Text)> {
+        let channel = &*wanted.channel;
+        if !is_channel_name(channel) {
+            return Err((400, Text::BadChannel));
+        }
+        let namespace = rules.namespaces.of(channel).ok_or((404, Text::UnknownNamespace))?;
+        let waiting = self.pending().filter(|pending| matches!(pending.kind, Kind::Subscribe(_)));
+        if rules.subscribed || waiting.clone().any(|pending| *pending.channel == *channel) {
+            return Err((409, Text::AlreadySubscribed));
+        }
+        if rules.subscriptions + waiting.count() >= rules.subscriptions_max && channel != LOBBY {
+            return Err((429, Text::TooManySubscriptions));
+        }
+        let user = Arc::clone(self.user.as_ref().expect("signed in"));
+        let mut grant = None;
+        if !namespace.may_subscribe(user.key(), self.rights().is_some_and(|rights| rights.names(channel))) {
+            if wanted.token.is_some() && !rules.looks_at_tokens {
+                return Err((429, Text::TooManyAttempts));
+            }
+            grant = grant_for(channel, wanted.token.as_deref(), &user, rules, now);
+            if !namespace.may_subscribe(user.key(), grant.is_some()) {
+                return Err((403, Text::Forbidden));
+            }
+        }
+        let channel: Arc<str> = channel.into();
+        let recover = wanted.recover.clone();
+        let ask = Ask::Subscribe { channel: Arc::clone(&channel), user, recover };
+        Ok(self.ask(Kind::Subscribe(grant), id, channel, ask, rules, now))
+    }
+
+    fn unsubscribe<'a>(&mut self, channel: &'a str, id: Option<&'a str>, rules: &Rules<'_>) -> Effect<'a> {
+        let mut of_channel = self
+            .underway
+            .iter_mut()
+            .flat_map(|underway| &mut underway.pending)
+            .filter(|pending| *pending.channel == *channel && !matches!(pending.kind, Kind::Cancelled));
+        let (first, more) = (of_channel.next(), of_channel.next().is_some());
+        if let Some(pending) = first
+            && matches!(pending.kind, Kind::Subscribe(_))
+        {
+            if more {
+                // What was asked of the channel since is answered first.
+                return self.local(Local::Unsubscribe, channel, id);
+            }
+            pending.kind = Kind::Cancelled;
+            return Effect::Cancel(pending.id.take(), channel, id);
+        }
+        let what = if rules.subscribed { Local::Unsubscribe } else { Local::Refuse(404, Text::NotSubscribed) };
+        self.local(what, channel, id)
+    }
+
+    /// Answers here, unless that would overtake an earlier request's answer on the channel.
+    fn local<'a>(&mut self, what: Local, channel: &'a str, id: Option<&'a str>) -> Effect<'a> {
+        if !self.is_busy_with(channel) && self.stalled().iter().all(|stalled| *stalled.channel != *channel) {
+            return Effect::Local(what, channel, id);
+        }
+        self.underway.get_or_insert_default().stalled.push(Stalled {
+            id: id.map(Into::into),
+            channel: channel.into(),
+            what,
+        });
+        Effect::Wait
+    }
+
+    fn is_busy_with(&self, channel: &str) -> bool {
+        let said = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
+        self.pending().filter(said).any(|pending| *pending.channel == *channel)
+    }
+
+    /// Whether the client is subscribed, or will be by the time that what it asks now comes to the owner: asks of
+    /// a connection about a channel arrive in order.
+    fn takes_part(&self, channel: &str, rules: &Rules<'_>) -> bool {
+        let asked = |pending: &Pending| matches!(pending.kind, Kind::Subscribe(_)) && *pending.channel == *channel;
+        rules.subscribed || self.pending().any(asked)
+    }
+
+    fn message(
+        &self,
+        text: Option<&str>,
+        channel: &str,
+        idempotency_key: Option<&str>,
+        rules: &Rules<'_>,
+    ) -> Result<Publish, (u16, Text)> {
+        let text = trim(text.unwrap_or_default());
+        if text.is_empty() {
+            return Err((400, Text::EmptyText));
+        }
+        let mut publish = self.publication(channel, Content::Text(text.into()), rules)?;
+        publish.idempotency_key = idempotency_key.map(Into::into);
+        Ok(publish)
+    }
+
+    fn publication(&self, channel: &str, content: Content, rules: &Rules<'_>) -> Result<Publish, (u16, Text)> {
+        let may = |namespace: &Arc<Namespace>| namespace.publish == PublishRule::Members;
+        if !self.takes_part(channel, rules) {
+            return Err((403, Text::NotSubscribed));
+        }
+        if !rules.namespaces.of(channel).is_some_and(may) {
+            return Err((403, Text::Forbidden));
+        }
+        let sender = self.user.clone();
+        Ok(Publish { channel: channel.into(), sender, content, key: None, idempotency_key: None, epoch: None })
+    }
+
+    fn publish<'a>(&mut self, publish: Publish, id: Option<&str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+        let channel = Arc::clone(&publish.channel);
+        Effect::Ask(self.ask(Kind::Publish, id, channel, Ask::Publish(Box::new(publish)), rules, now))
+    }
+
+    fn ask(&mut self, kind: Kind, id: Option<&str>, channel: Arc<str>, ask: Ask, rules: &Rules<'_>, now: Now) -> Asked {
+        let request = self.next_request;
+        self.next_request = self.next_request.wrapping_add(1);
+        let deadline_ms = now.mono_ms + rules.request_ms;
+        let id = id.map(Into::into);
+        let underway = self.underway.get_or_insert_default();
+        let bytes = ask.weight();
+        underway.bytes += bytes;
+        let pending = Pending { request, bytes, deadline_ms, id, channel: Arc::clone(&channel), kind };
+        underway.pending.push_back(pending);
+        Asked { channel, request, ask }
+    }
+
+    /// Takes an owner's answer. After `SignedIn`, the second part is for [`Session::subscribe_to`].
+    pub fn answered(&mut self, request: u32, answer: &Answer) -> (Outcome, Vec<Wanted>) {
+        let none = Vec::new();
+        let stale = |pending: &Pending| {
+            Fault::StaleSubscribed.is_planted() // PLANTED
+                && matches!(pending.kind, Kind::Subscribe(_))
+                && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
+        };
+        let named = |pending: &Pending| pending.request == request;
+        let Some(at) = self.pending().position(stale).or_else(|| self.pending().position(named)) else {
+            return (Outcome::Stale, none);
+        };
+        let Pending { id, kind, channel, .. } = self.remove_pending(at);
+        let outcome = match (answer, kind) {
+            (_, Kind::Cancelled) => Outcome::Stale,
+            (Answer::Claimed { .. }, Kind::SignIn(wanted)) => {
+                self.stage = Stage::SignedIn;
+                let user = Arc::clone(self.user.as_ref().expect("signing in"));
+                return (Outcome::SignedIn(id, user), wanted);
+            }
+            (Answer::Subscribed(_), Kind::Subscribe(grant)) => {
+                if let (Some(grant), Some(rights)) = (grant, &mut self.rights) {
+                    rights.add(*grant);
+                }
+                Outcome::Subscribed(id)
+            }
+            (Answer::Published { .. }, Kind::Publish) if id.is_none() => Outcome::Silent,
+            (Answer::Published { .. }, Kind::Publish)
+            | (Answer::Users(_) | Answer::Presence(..) | Answer::History(_), Kind::Page) => Outcome::Reply(id),
+            (Answer::EpochChanged(_), _) => Outcome::Error(id, 409, Text::EpochChanged, channel),
+            (Answer::Refused(refusal), kind) => self.refused(*refusal, &kind, id, channel),
+            (answer, kind) => unreachable!("{answer:?} can't answer {kind:?}"),
+        };
+        (outcome, none)
+    }
+
+    /// Asks for a channel that came with `auth`.
+    pub fn subscribe_to<'a>(&mut self, wanted: &'a Wanted, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+        match self.subscribe(wanted, None, rules, now) {
+            Ok(asked) => Effect::Ask(asked),
+            Err((code, text)) => self.local(Local::Refuse(code, text), &wanted.channel, None),
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal, kind: &Kind, id: Option<Box<str>>, channel: Arc<str>) -> Outcome {
+        if matches!(kind, Kind::SignIn(_)) {
+            self.stage = Stage::Anonymous;
+            self.user = None;
+            self.rights = None;
+        }
+        let (code, text) = match refusal {
+            Refusal::AlreadyOnline => {
+                return Outcome::Close(id, 409, Text::AlreadyOnline, close::SIGNED_IN_ELSEWHERE);
+            }
+            Refusal::SignedInElsewhere => {
+                return Outcome::Close(id, 409, Text::SignedInElsewhere, close::SIGNED_IN_ELSEWHERE);
+            }
+            Refusal::TooManySignIns => return Outcome::Close(id, 429, Text::TooManySignIns, close::RATE_LIMITED),
+            Refusal::TooManyConnections => {
+                return Outcome::Close(id, 429, Text::TooManyConnections, close::RATE_LIMITED);
+            }
+            Refusal::Forbidden => (403, Text::NotSubscribed),
+            Refusal::TooLarge => (413, Text::TooLarge),
+            Refusal::KeyReused => (409, Text::KeyReused),
+            Refusal::TooManyChannels | Refusal::Busy => (503, Text::Busy),
+        };
+        Outcome::Error(id, code, text, channel)
+    }
+
+    /// Ends the session: no answer is awaited, nothing is held. Returns whom the owner may still hold.
+    pub fn end(&mut self) -> Option<Arc<User>> {
+        let user = self.user.take();
+        *self = Self { next_request: self.next_request, ..Self::default() };
+        user
+    }
+
+    fn pending(&self) -> impl Iterator<Item = &Pending> + Clone {
+        self.underway.iter().flat_map(|underway| &underway.pending)
+    }
+
+    fn stalled(&self) -> &[Stalled] {
+        self.underway.as_ref().map_or(&[], |underway| &underway.stalled)
+    }
+
+    fn remove_pending(&mut self, at: usize) -> Pending {
+        let underway = self.underway.as_mut().expect("something is pending");
+        let removed = underway.pending.remove(at).expect("one of the pending");
+        underway.bytes -= removed.bytes;
+        self.give_back();
+        removed
+    }
+
+    fn give_back(&mut self) {
+        let idle = |underway: &mut Box<Underway>| underway.pending.is_empty() && underway.stalled.is_empty();
+        self.underway.take_if(idle);
+    }
+}
+
+impl Wanted {
+    /// Whether it brings a token of its own.
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+}
+
+impl From<&SubscribeTo<'_>> for Wanted {
+    fn from(to: &SubscribeTo<'_>) -> Self {
+        Self { channel: to.channel.into(), token: to.token.map(Into::into), recover: to.recover.as_ref().map(owned) }
+    }
+}
+
+fn owned(since: &decode::Since<'_>) -> Box<Since> {
+    Box::new(Since { epoch: since.epoch.into(), offset: since.offset })
+}
+
+fn page(limit: Option<u32>) -> u32 {
+    limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX)
+}
