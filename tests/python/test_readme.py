@@ -102,7 +102,7 @@ class Readme(unittest.TestCase):
             self.assertIn(part, told)
 
     def test_pages_of_other_origins_and_a_channel_that_members_publish_to(self):
-        (block,) = blocks("README.md")["A client in six lines"]
+        (block,) = blocks("README.md")["A client"]
         get = "curl -sS --retry 9 --retry-connrefused -i -H 'Origin: http://localhost:5173' http://127.0.0.1:2345"
         told = self.paste(f"{block.rstrip()} &\n{get}/uringcast.js\n{get}/token?name=Alice\necho that was all")
         self.assertIn("Access-Control-Allow-Origin: *", told)
