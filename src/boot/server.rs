@@ -21,6 +21,7 @@ use crate::boot::signals::{self, Meaning};
 use crate::config::{Config, ConfigError, DriverChoice, Limits, ListenAddr};
 use crate::control::{self, Control, Ledger, Owners};
 use crate::hub::HubSettings;
+use crate::hub::engine::EngineSettings;
 use crate::ids::ShardId;
 use crate::io::driver::{self, Driver, UringFault};
 use crate::io::listener::{self, Door};
@@ -547,8 +548,10 @@ fn settings(config: &Config, shards: usize, give_back: fn()) -> Result<Settings,
             recover_bytes: limits.outbox_bytes / 2,
             patience_ms: limits.request_ms / 2,
             channels: share(limits.channels),
-            history_bytes: share(limits.history_bytes),
-            idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
+            engine: EngineSettings {
+                history_bytes: share(limits.history_bytes),
+                idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
+            },
             presence_digest_above: limits.presence_digest_above as u64,
             presence_list: limits.presence_list,
         },
