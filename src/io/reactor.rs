@@ -16,7 +16,7 @@ use monoio::net::UnixStream;
 use rustls::ServerConfig;
 
 use crate::auth::{Lifted, Revocation, Verifier};
-use crate::ids::ConnId;
+use crate::ids::{ConnId, ShardId};
 use crate::io::conn::{self, RECEIVE_BYTES, Sockets};
 use crate::io::driver::{Driver, Pause, Turnstile, pollable};
 use crate::io::listener::Door;
@@ -24,6 +24,7 @@ use crate::limits::refusals::{RefusalLog, RefusalNote};
 use crate::limits::{Guard, Peer};
 use crate::mesh::Endpoint;
 use crate::metrics::{Count, ShardMetrics};
+use crate::model::errand::{Errand, ErrandOrder, ErrandOutcome};
 use crate::model::parcel::{Answer, Ask, Parcel};
 use crate::shard::{LANE_BYTES, LANE_PARCELS, Shard};
 use crate::time::clock::{Clock, Now};
@@ -48,6 +49,8 @@ pub enum Command {
     Lift(Arc<Lifted>, flume::Sender<()>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
+    /// The errand with this number has been done.
+    Done(u32, ErrandOutcome),
     /// Answer publications at once from now on, whatever their channel's batch window.
     EndWindows,
     /// Say goodbye to everyone, wait so long at most, and end.
@@ -102,6 +105,11 @@ pub struct Reactor {
     shard: RefCell<Shard>,
     endpoint: RefCell<Endpoint<Parcel>>,
     commands: flume::Receiver<Command>,
+    /// The way to whoever does errands, if anyone does.
+    errands: Option<flume::Sender<ErrandOrder>>,
+    /// Numbers of errands that found no room on that way: the shard is told in the next turn.
+    errands_not_done: RefCell<Vec<u32>>,
+    own: ShardId,
     doors: Vec<Rc<Door>>,
     /// Where tasks wait that the driver would not interrupt.
     pub turnstile: Turnstile,
@@ -167,6 +175,8 @@ pub struct Parts {
     pub endpoint: Endpoint<Parcel>,
     /// What the control thread says; its sender rings the endpoint's bell.
     pub commands: flume::Receiver<Command>,
+    /// The way to whoever does errands, if anyone does.
+    pub errands: Option<flume::Sender<ErrandOrder>>,
     /// Its own listeners; the kernel spreads connections over all shards'.
     pub doors: Vec<Door>,
     /// What TLS is served with, if it is.
@@ -186,8 +196,11 @@ impl Reactor {
             metrics: Arc::clone(parts.shard.metrics()),
             entry: parts.entry,
             shard: RefCell::new(parts.shard),
+            own: parts.endpoint.own(),
             endpoint: RefCell::new(parts.endpoint),
             commands: parts.commands,
+            errands: parts.errands,
+            errands_not_done: RefCell::new(Vec::new()),
             turnstile: Turnstile::default(),
             doors: parts.doors.into_iter().map(Rc::new).collect(),
             buffer: RefCell::new(vec![0; RECEIVE_BYTES].into()),
@@ -237,6 +250,16 @@ impl Reactor {
             monoio::time::sleep(wait).await;
             reactor.turn.ring();
         });
+    }
+
+    /// Hands an errand on. The shard is told in its next turn if that can't be.
+    pub fn give_errand(&self, number: u32, errand: Errand) {
+        let order = ErrandOrder { shard: self.own, number, errand };
+        let is_given = self.errands.as_ref().is_some_and(|errands| errands.try_send(order).is_ok());
+        if !is_given {
+            self.errands_not_done.borrow_mut().push(number);
+            self.turn.ring();
+        }
     }
 
     /// Tells in the log what was refused before it came to the shard.
@@ -296,7 +319,8 @@ impl Reactor {
             self.turn.rung.set(false);
             let (work, stuck) = {
                 let shard = self.shard.borrow();
-                (shard.has_work() || !self.commands.is_empty(), shard.is_stuck())
+                let told = !self.commands.is_empty() || !self.errands_not_done.borrow().is_empty();
+                (shard.has_work() || told, shard.is_stuck())
             };
             if left || work {
                 pause.take().await;
@@ -341,6 +365,9 @@ impl Reactor {
     }
 
     fn obey(self: &Rc<Self>, deadline: &mut Option<u64>) {
+        for number in self.errands_not_done.take() {
+            self.with(|shard, _| shard.errand_done(number, ErrandOutcome::NotDone));
+        }
         for command in self.commands.try_iter() {
             match command {
                 Command::Keys(verifier) => self.with(|shard, _| shard.set_verifier(verifier)),
@@ -360,6 +387,7 @@ impl Reactor {
                     let number = self.expect_answer(reply);
                     self.with(|shard, _| shard.ask_for_backend(number, ask));
                 }
+                Command::Done(number, outcome) => self.with(|shard, _| shard.errand_done(number, outcome)),
                 Command::EndWindows => self.with(|shard, now| shard.end_windows(now)),
                 Command::Drain(patience) => {
                     self.draining.set(true);
