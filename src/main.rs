@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
-use uringcast::boot::server::Server;
+use uringcast::boot::Server;
 use uringcast::cli::{self, Cli, Command};
 use uringcast::config::{self, Config, ListenAddr, LogFormat};
 use uringcast::doctor;
@@ -77,18 +77,18 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     config.require_key()?;
     let (_guard, lost) = log_to_stderr(config)?;
     let server = Server::start(config, lost.clone(), give_back)?;
-    let places = server.places();
-    let plain = places.plain.iter().map(|addr| addr.url("ws", &config.path));
-    let tls = places.tls.iter().map(|addr| addr.url("wss", &config.path));
-    let (urls, shards): (Vec<_>, _) = (plain.chain(tls).collect(), server.shards());
+    let addrs = server.addrs();
+    let plain = addrs.plain.iter().map(|addr| addr.url("ws", &config.path));
+    let tls = addrs.tls.iter().map(|addr| addr.url("wss", &config.path));
+    let (urls, shards): (Vec<_>, _) = (plain.chain(tls).collect(), server.shard_count());
     print(&format!("listening on {} ({shards} shards)\n", urls.join(" and ")))?;
     if config.log.format == LogFormat::Json {
         // Whoever collects lines of JSON has nothing of that one.
         tracing::info!(shards, urls = urls.join(" "), "listening");
     }
     if config.dev {
-        let plain = places.plain.iter().filter_map(ListenAddr::tcp).map(|addr| format!("; open http://{addr}/"));
-        let tls = places.tls.iter().filter_map(ListenAddr::tcp).map(|addr| format!("; open https://{addr}/"));
+        let plain = addrs.plain.iter().filter_map(ListenAddr::tcp).map(|addr| format!("; open http://{addr}/"));
+        let tls = addrs.tls.iter().filter_map(ListenAddr::tcp).map(|addr| format!("; open https://{addr}/"));
         let page = plain.chain(tls).next().unwrap_or_default();
         tracing::warn!(
             "dev mode: this machine only, a secret made at this start, anyone may sign in under any name, the \

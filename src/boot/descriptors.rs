@@ -3,7 +3,7 @@
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::boot::server::BootError;
+use crate::boot::error::BootError;
 use crate::config::Config;
 use crate::control::Room;
 
@@ -43,8 +43,8 @@ pub fn share_out(shards: usize, config: &Config) -> Result<DescriptorShare, Boot
     }
     if limit.current.is_some_and(|current| current < most) {
         let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-        setrlimit(Resource::Nofile, raised)
-            .map_err(|error| BootError::System { what: "raising the descriptor limit", cause: error.into() })?;
+        let raise = BootError::system("raising the descriptor limit");
+        setrlimit(Resource::Nofile, raised).map_err(|error| raise(error.into()))?;
     }
     let left = usize::try_from(most - needed).unwrap_or(usize::MAX);
     let api = if config.http.listener().is_some() { of_api(left) } else { 0 };

@@ -1,4 +1,4 @@
-//! How much memory the process may have and has. `Watch` looks four times a second, on a thread of its own, and tells the
+//! How much memory the process may have and has. `MemoryWatch` looks four times a second, on a thread of its own, and tells the
 //! limits' guard when it gets short: nothing new is taken, and what is there gives way (docs/limits.md). It also has the
 //! allocator give back what is free. Started by `server`. Knows the kernel's files, not what memory is used for.
 
@@ -77,12 +77,12 @@ fn resident() -> Option<u64> {
 
 /// The thread that looks.
 #[derive(Debug)]
-pub struct Watch {
+pub struct MemoryWatch {
     end: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-impl Watch {
+impl MemoryWatch {
     /// Starts looking: more than `bound` bytes are too much, if there is a bound. `give_back` has the allocator return
     /// to the kernel what the process doesn't use: by itself it does so along with its other work only, and after a burst
     /// an idle server would keep all that the burst took, and one that is short of memory would stay so.

@@ -173,11 +173,10 @@ impl Control {
     }
 
     /// The keys of the configuration were read anew: they reach the shards with the fetched ones, which are fetched again.
-    /// Returns what was given if there is no key set to fetch.
-    pub fn configure_keys(&self, keys: ConfiguredKeys) -> Result<(), ConfiguredKeys> {
-        match &self.configured {
-            Some(configured) => configured.send(keys).map_err(|flume::SendError(keys)| keys),
-            None => Err(keys),
+    pub fn configure_keys(&self, keys: ConfiguredKeys) {
+        if let Some(configured) = &self.configured {
+            // Fails only if the thread has ended, and with it the server.
+            let _ = configured.send(keys);
         }
     }
 

@@ -130,7 +130,7 @@ async fn the_api_can_listen_on_a_unix_socket_too() {
 async fn what_a_killed_server_left_is_replaced_and_nothing_else() {
     let (folder, path) = place();
     let mut killed = at(&unix(&path)).start();
-    at(&unix(&path)).run().refused(&[&unix(&path), "lives"]);
+    at(&unix(&path)).run().refused(&[&unix(&path), "a running server"]);
     join(&path, 1).await;
     killed.signal("KILL");
     killed.ended(DEADLINE);
