@@ -41,7 +41,6 @@ const CIRCLES: [(&str, &str); 4] = [
     ("io", "shard: conn, listener and reactor are to become one straight stack"),
     ("config", "prose: channels and schema share types"),
     ("control", "errands: what all handlers answer with belongs below api"),
-    ("hub", "engine: budget and history are to have one owner"),
 ];
 
 /// Readable in one sitting.

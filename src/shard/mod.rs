@@ -473,7 +473,7 @@ impl Shard {
 
     /// The channels that this shard owns, as it sees them.
     #[doc(hidden)]
-    pub fn owned(&self) -> Vec<crate::hub::Owned> {
+    pub fn owned(&self) -> Vec<crate::hub::OwnedChannel> {
         self.hub.owned()
     }
 
