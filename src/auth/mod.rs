@@ -1,4 +1,4 @@
-//! Token in, identity out. `claims` holds the rules of the contract (docs/protocol.md, "JWT claims"), `keys`
+//! Token in, identity out. `claims` holds the rules of the contract (docs/protocol.md, "Tokens"), `keys`
 //! and `jwks` turn the configured secrets and files into keys, `verify` brings a token, the keys and the rules together,
 //! `verified` remembers good signatures, `refused` tells the log of bad tokens, `revocations` knows which tokens count no more although they have not
 //! expired, `authenticator` is what one shard has of all that. `issue` signs tokens for
