@@ -7,6 +7,7 @@ mod admission;
 mod answers;
 mod compression;
 mod conns;
+mod errands;
 mod farewell;
 mod flush;
 mod guard;
@@ -23,6 +24,7 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+pub use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
 
 use crate::auth::{Authenticator, CacheLimits, Verifier};
@@ -35,6 +37,7 @@ use crate::limits::refusals::RefusalLog;
 use crate::limits::{Guard, Peer};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
+use crate::model::errand::Errand;
 use crate::model::notice::Reply;
 use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
 use crate::model::voice::Voice;
@@ -47,6 +50,7 @@ use crate::wire::deflate::inflate::Inflater;
 use crate::wire::{frame, handshake, websocket};
 use compression::{Slicing, packer};
 use conns::{Conns, Ending, Stage};
+use errands::Errands;
 use farewell::Progress;
 use flush::Flush;
 use pacing::Pacing;
@@ -169,6 +173,8 @@ pub enum Action {
     End(ConnId),
     /// See to a turn at this time, in milliseconds of the monotonic clock.
     Alarm(u64),
+    /// Have this done, and call [`Shard::errand_done`] with the number: once, in this turn or any later one.
+    Errand(u32, Errand),
 }
 
 /// What the shell may do with a connection's input.
@@ -218,6 +224,7 @@ pub struct Shard {
     had_large: bool,
     gave_back_ms: u64,
     credits: Vec<Credits>,
+    errands: Errands,
     wheel: Wheel<ConnId>,
     /// The clocks by which deadlines of the wall clock are filed in it.
     filed_by: Now,
@@ -263,6 +270,7 @@ impl Shard {
             had_large: false,
             gave_back_ms: 0,
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
+            errands: Errands::default(),
             wheel: Wheel::default(),
             filed_by: Now::default(),
             ticked_ms: 0,
@@ -456,7 +464,12 @@ impl Shard {
     pub fn is_quiescent(&self) -> bool {
         let all = mesh::credits(self.settings.lane_parcels);
         let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
-        answered && !self.hub.is_holding() && !self.is_stuck() && !self.has_work() && self.flush.is_none()
+        answered
+            && self.errands.is_idle()
+            && !self.hub.is_holding()
+            && !self.is_stuck()
+            && !self.has_work()
+            && self.flush.is_none()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.
