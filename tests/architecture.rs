@@ -32,12 +32,10 @@ const STRANGERS: [(&str, &str); 5] =
 /// Uses that break one of the two rules above: the file, what it uses, and why that is right.
 const EXCEPTIONS: [(&str, &str, &str); 0] = [];
 /// Circles that are there and why.
-const CIRCLES: [(&str, &str); 5] = [
+const CIRCLES: [(&str, &str); 3] = [
     ("io", "shard: conn, listener and reactor are to become one straight stack"),
-    ("auth", "errands: claims, keys and verify share types"),
     ("config", "prose: channels and schema share types"),
     ("control", "errands: what all handlers answer with belongs below api"),
-    ("hub", "engine: budget and history are to have one owner"),
 ];
 
 /// Readable in one sitting.

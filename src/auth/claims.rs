@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::verify::TokenError;
+use super::token_error::TokenError;
 use crate::model::user::{MAX_SAFE_INTEGER, UserId};
 
 /// The longest user name; a token's longer one is cut.

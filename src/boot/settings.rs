@@ -10,6 +10,7 @@ use crate::boot::error::BootError;
 use crate::config::{Config, ConfigError, Limits};
 use crate::dialect::native::encode::publication_frame_len;
 use crate::hub::HubSettings;
+use crate::hub::engine::EngineSettings;
 use crate::limits::{Guard, Rate, Rates, Rules};
 use crate::metrics::Metrics;
 use crate::shard::{Compression, Settings};
@@ -69,8 +70,10 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             recover_bytes: limits.outbox_bytes / 2,
             patience_ms: limits.request_ms / 2,
             channels: share(limits.channels),
-            history_bytes: share(limits.history_bytes),
-            idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
+            engine: EngineSettings {
+                history_bytes: share(limits.history_bytes),
+                idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
+            },
             presence_digest_above: limits.presence_digest_above as u64,
             presence_list: limits.presence_list,
         },

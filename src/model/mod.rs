@@ -3,6 +3,7 @@
 
 pub mod channel_name;
 pub mod command;
+pub mod errand;
 pub mod namespace;
 pub mod notice;
 pub mod parcel;

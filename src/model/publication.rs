@@ -45,7 +45,7 @@ impl Publication {
 }
 
 /// A publication on its way to the owner.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Publish {
     /// Where to.
     pub channel: Arc<str>,

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use super::conns::{Ending, Stage};
 use super::guard::shows_token;
+use super::receive::MessageCome;
 use super::refusals::TokenUse;
 use super::stream_state::EventStream;
 use super::{Action, Shard, Wire};
 use crate::auth::RefusedToken;
 use crate::dialect;
+use crate::dialect::native::event_stream::StreamRequest;
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::limits::Limit;
@@ -41,20 +43,22 @@ impl Shard {
         let StreamRoute { request, reader } = route;
         let conn = self.conns.at(id.slot);
         conn.enter(Stage::Native, now.mono_ms);
-        conn.begin_stream(EventStream::new(&request, reader));
+        conn.begin_stream(EventStream::new(request, reader));
         self.event_streams += 1;
-        let since =
-            |position: &crate::dialect::native::event_stream::StreamPosition| (position.epoch.clone(), position.offset);
-        let recover: Vec<_> = request.channels.iter().map(|(_, position)| position.as_ref().map(since)).collect();
-        let channels = request.channels.iter().zip(&recover).map(|((channel, _), recover)| SubscribeTo {
-            channel,
-            token: None,
-            recover: recover.as_ref().map(|(epoch, offset)| SinceRef { epoch, offset: *offset }),
-        });
-        let (token, channels) = (Some(&*request.token), channels.collect());
-        let command = Command::Auth { token, ping: false, lobby: false, recover: None, channels };
+        self.sign_in_stream(id, MessageCome::First, now);
+        self.file_deadline(id);
+    }
+
+    /// Has the session judge what the request of a stream asks for.
+    pub(super) fn sign_in_stream(&mut self, id: ConnId, come: MessageCome, now: Now) {
+        let Some(request) = self.conns.at(id.slot).take_stream_request() else { return };
+        let command = auth_of(&request);
         if shows_token(&command) && !self.may_sign_in(id, now) {
             return self.too_many_attempts(id, None, Limit::AuthFailuresPerIp, now);
+        }
+        if come == MessageCome::First && self.puts_off(id, &command, request.token.as_bytes(), now) {
+            drop(command);
+            return self.conns.at(id.slot).put_stream_request_off(request);
         }
         let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
         let rules = self.rules(id, LOBBY);
@@ -73,7 +77,6 @@ impl Shard {
         if let Some(token) = refused {
             self.token_refused(id, None, TokenUse { kind: "auth", channel: None }, &token, now);
         }
-        self.file_deadline(id);
     }
 
     /// The client of an event stream has signed in: its channels are asked for, and the stream begins, unless its user
@@ -216,6 +219,17 @@ impl Shard {
         self.conns.get(id).is_some_and(|conn| conn.voice == Voice::EventStream && conn.outbox.is_empty())
             && wire.unacknowledged(id) == 0
     }
+}
+
+/// The command that a request stands for.
+fn auth_of(request: &StreamRequest) -> Command<'_> {
+    let channels = request.channels.iter().map(|(channel, position)| SubscribeTo {
+        channel,
+        token: None,
+        recover: position.as_ref().map(|position| SinceRef { epoch: &position.epoch, offset: position.offset }),
+    });
+    let (token, channels) = (Some(&*request.token), channels.collect());
+    Command::Auth { token, ping: false, lobby: false, recover: None, channels }
 }
 
 /// What a request is answered with, in place of a close with this code, or with the error that was told before it.

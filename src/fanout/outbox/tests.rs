@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::fanout::run::Mark;
 use crate::model::namespace::{Compress, Sending};
+use crate::wire::frame;
 
 fn frames(texts: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -39,7 +40,7 @@ fn push(outbox: &mut Outbox, run: &Run) {
 
 /// Tidies to so many bytes held.
 fn shed(outbox: &mut Outbox, keep: usize) {
-    outbox.0.as_mut().expect("something waits").tidy(keep, usize::MAX);
+    outbox.0.as_mut().expect("something waits").tidy(keep, usize::MAX, Voice::NativeText);
 }
 
 /// What is held, by reachability: each run once.
@@ -52,7 +53,10 @@ fn reachable(outbox: &Outbox) -> usize {
             Segment::Slice { run, .. } => {
                 runs.insert(Rc::as_ptr(run), run.weight());
             }
-            Segment::Begun { bytes, .. } | Segment::Private(bytes) | Segment::Told(bytes) => held += bytes.capacity(),
+            Segment::Begun { bytes, .. }
+            | Segment::Private(bytes)
+            | Segment::Told(bytes)
+            | Segment::About { bytes, .. } => held += bytes.capacity(),
             Segment::Compressing { plain, .. } => held += plain.capacity(),
             Segment::Gap { .. } | Segment::Fence => {}
         }

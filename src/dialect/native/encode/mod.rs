@@ -1,5 +1,5 @@
 //! Replies and pushes as JSON: values in, one JSON text out, appended to the caller's buffer in a single pass
-//! (docs/protocol.md, "What the tutorial has: exact shapes"). It knows the shapes, not when they are sent nor how they
+//! (docs/protocol.md has every shape). It knows the shapes, not when they are sent nor how they
 //! are framed. Here is what one client is told; `push` has what all subscribers of a channel are told.
 
 mod object;
