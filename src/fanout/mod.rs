@@ -49,6 +49,18 @@ pub struct Subscription {
     pub request: u32,
 }
 
+/// Which frames an outbox keeps as frames of their channel when a private frame overtakes them. Others are copied, and
+/// nothing but their bytes is known any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeptFrames {
+    /// None: the client takes what it is sent.
+    None,
+    /// Those that may be dropped: the client is slow.
+    Droppable,
+    /// All of them: they get ids of the connection's own before they are sent.
+    All,
+}
+
 /// One channel's frames and subscribers of one voice on this shard.
 #[derive(Debug)]
 pub struct LocalChannel {
@@ -166,9 +178,14 @@ impl LocalChannel {
     }
 
     /// Moves all that the subscriber is due, the open run included, into its outbox: a private frame follows.
-    /// Returns how many frames that were. A subscriber that `is_slow` may have to do without some of them later, so
-    /// they stay frames of the channel in its outbox.
-    pub fn hand_over(&mut self, index: usize, packer: Option<Packer<'_>>, is_slow: bool, outbox: &mut Outbox) -> usize {
+    /// Returns how many frames that were. Those that `keeps` names stay frames of the channel in the outbox.
+    pub fn hand_over(
+        &mut self,
+        index: usize,
+        packer: Option<Packer<'_>>,
+        keeps: KeptFrames,
+        outbox: &mut Outbox,
+    ) -> usize {
         let due = {
             let subscriber = &self.subscribers[index];
             let start = if subscriber.run == self.open_number() { subscriber.start as usize } else { 0 };
@@ -188,7 +205,7 @@ impl LocalChannel {
         if !open.is_empty() {
             let marks = &self.marks[self.marks.partition_point(|mark| mark.end <= start)..];
             frames += marks.len();
-            if is_slow && self.origin.may_drop() {
+            if keeps == KeptFrames::All || (keeps == KeptFrames::Droppable && self.origin.may_drop()) {
                 let marks = marks.iter().map(|mark| Mark { end: mark.end - start, ..*mark }).collect();
                 outbox.push_frames(Frames {
                     origin: Rc::clone(&self.origin),
@@ -382,7 +399,12 @@ mod tests {
 
     fn handed(fanout: &mut Fanout, subscription: Subscription) -> Vec<u8> {
         let mut outbox = Outbox::default();
-        fanout.channel(subscription.channel).hand_over(subscription.index as usize, None, false, &mut outbox);
+        fanout.channel(subscription.channel).hand_over(
+            subscription.index as usize,
+            None,
+            KeptFrames::None,
+            &mut outbox,
+        );
         let mut pieces = Vec::new();
         outbox.pieces(&mut pieces);
         pieces.iter().flat_map(|piece| piece.to_vec()).collect()
@@ -417,10 +439,10 @@ mod tests {
         let a = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 1);
         fanout.append("c", NATIVE, &vec![7; COPY_BYTES], 1, 0);
         let mut outbox = Outbox::default();
-        fanout.channel(a.channel).hand_over(0, None, false, &mut outbox);
+        fanout.channel(a.channel).hand_over(0, None, KeptFrames::None, &mut outbox);
         assert_eq!(outbox.private_bytes(), COPY_BYTES);
         fanout.append("c", NATIVE, &vec![8; COPY_BYTES + 1], 1, 0);
-        fanout.channel(a.channel).hand_over(0, None, false, &mut outbox);
+        fanout.channel(a.channel).hand_over(0, None, KeptFrames::None, &mut outbox);
         assert_eq!((outbox.private_bytes(), outbox.bytes()), (COPY_BYTES, 2 * COPY_BYTES + 1));
         assert_eq!(fanout.channel(a.channel).sealed(), 1);
     }

@@ -229,7 +229,8 @@ impl Shard {
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
             let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
-            let frames = local.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
+            let kept = conn.kept_frames();
+            let frames = local.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
             conn.outbox.push_fence();
             conn.session.unsubscribed(channel);

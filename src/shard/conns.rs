@@ -1,6 +1,7 @@
 //! The connections of one shard: a table by slot, with generations, so that a `ConnId` of a connection that has
 //! gone finds nothing. Knows what a connection's state is, not what is done with it.
 
+use std::io::IoSlice;
 use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
@@ -8,8 +9,8 @@ use smallvec::SmallVec;
 use super::pacing::Pacing;
 use super::stream_state::EventStream;
 use crate::dialect::native::event_stream::StreamRequest;
-use crate::fanout::Subscription;
 use crate::fanout::outbox::Outbox;
+use crate::fanout::{KeptFrames, Subscription};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Limit, Meters, Peer};
 use crate::model::parcel::Ask;
@@ -39,8 +40,6 @@ pub struct Conn {
     pub(super) stage: Stage,
     /// In which form it is spoken to.
     pub(super) voice: Voice,
-    /// It is an event stream of several channels: each event gets their positions as its id right before it is sent.
-    pub(super) stamps: bool,
     /// What was agreed on about compression.
     pub(super) deflate: Option<Deflate>,
     pub(super) decoder: Decoder,
@@ -224,7 +223,6 @@ impl Conn {
     /// It is an event stream from here on, whose request is still to be answered.
     pub(super) fn begin_stream(&mut self, stream: EventStream) {
         self.voice = Voice::EventStream;
-        self.stamps = stream.has_several_channels();
         self.held.get_or_insert_default().stream = Some(stream);
     }
 
@@ -244,8 +242,22 @@ impl Conn {
     pub(super) fn open_stream(&mut self, retry_ms: u64) {
         let Some(mut stream) = self.take_stream() else { return };
         stream.begin(retry_ms, &mut self.outbox);
-        if self.stamps {
+        if stream.has_several_channels() {
             self.held.get_or_insert_default().stream = Some(stream);
+        }
+    }
+
+    /// It is an event stream of several channels: each event gets their positions as its id right before it is sent.
+    pub(super) fn stamps(&self) -> bool {
+        self.voice == Voice::EventStream && self.held.as_ref().is_some_and(|held| held.stream.is_some())
+    }
+
+    /// What stays a frame of its channel in the outbox.
+    pub(super) fn kept_frames(&self) -> KeptFrames {
+        match self.blocked {
+            _ if self.stamps() => KeptFrames::All,
+            true => KeptFrames::Droppable,
+            false => KeptFrames::None,
         }
     }
 
@@ -271,9 +283,14 @@ impl Conn {
     /// Makes what is next in the outbox ready to be sent.
     pub(super) fn settle(&mut self) {
         match self.held.as_mut().and_then(|held| held.stream.as_mut()) {
-            Some(stream) if self.stamps => self.outbox.stamp(stream.positions()),
+            Some(stream) => self.outbox.stamp(stream.positions()),
             _ => self.outbox.settle(self.voice),
         }
+    }
+
+    /// The next pieces to send, of what [`Self::settle`] made ready.
+    pub(super) fn pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
+        if self.stamps() { self.outbox.stamped_pieces(pieces) } else { self.outbox.pieces(pieces) }
     }
 
     /// Keeps received bytes until they can be taken.

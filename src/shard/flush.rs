@@ -132,7 +132,7 @@ impl Shard {
         if conn.outbox.is_empty()
             && !conn.blocked
             && conn.subscriptions.len() == 1
-            && !conn.stamps
+            && !conn.stamps()
             && local.sealed() == 1
         {
             return self.send_run(channel, index, slot, wire, now);
@@ -207,8 +207,11 @@ impl Shard {
         let conn = self.conns.at(slot);
         while !conn.outbox.is_empty() {
             conn.settle();
+            if conn.outbox.is_empty() {
+                break;
+            }
             let mut pieces = SmallVec::<[IoSlice<'_>; 4]>::new();
-            conn.outbox.pieces(&mut pieces);
+            conn.pieces(&mut pieces);
             debug_assert!(pieces.len() <= MAX_PIECES, "as many as one call takes");
             if pieces.is_empty() {
                 // It is sent when it has been compressed.

@@ -556,10 +556,11 @@ impl Shard {
     /// A message of the connection's own is about to be queued: what it is due of its channels goes before that.
     fn hand_over(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
+        let kept = conn.kept_frames();
         for subscription in &conn.subscriptions {
             let channel = self.fanout.channel(subscription.channel);
             let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
-            let frames = channel.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
+            let frames = channel.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
         self.metrics.count(Count::Replies);

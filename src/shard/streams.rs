@@ -159,7 +159,7 @@ impl Shard {
 
     /// Queues events that move the stream's position in a channel to which it is subscribed.
     fn push_about(&mut self, id: ConnId, channel: &str, events: &[u8]) {
-        if !self.conns.at(id.slot).stamps {
+        if !self.conns.at(id.slot).stamps() {
             return self.push_private(id.slot, |out| out.extend_from_slice(events));
         }
         let at = self.find_subscription(id, channel).expect("it has just been attached");

@@ -42,9 +42,8 @@ enum Segment {
     Begun { bytes: Vec<u8>, is_private: bool },
     /// Frames for this connection alone.
     Private(Vec<u8>),
-    /// Events for this connection alone that move its position in a channel: only in streams of several channels. Those
-    /// before `start` have been sent.
-    About { origin: Rc<Origin>, bytes: Vec<u8>, start: usize },
+    /// Events for this connection alone that move its position in a channel: only in streams of several channels.
+    About(Box<AboutEvents>),
     /// A plain frame for this connection alone that is still being compressed. Nothing from here on is sent before that
     /// has ended.
     Compressing { plain: Vec<u8>, ticket: u32 },
@@ -63,7 +62,7 @@ impl Segment {
         match self {
             Self::Begun { bytes, .. } | Self::Private(bytes) | Self::Told(bytes) => bytes,
             Self::Compressing { plain, .. } => plain,
-            Self::About { bytes, start, .. } => &bytes[*start..],
+            Self::About(about) => &about.bytes[about.start..],
             Self::Slice { run, start, end, .. } => &run.bytes[*start as usize..*end as usize],
             Self::Gap { .. } | Self::Fence => &[],
         }
@@ -71,9 +70,8 @@ impl Segment {
 
     fn held(&self) -> usize {
         let held = match self {
-            Self::Begun { bytes, .. } | Self::Private(bytes) | Self::Told(bytes) | Self::About { bytes, .. } => {
-                bytes.capacity()
-            }
+            Self::Begun { bytes, .. } | Self::Private(bytes) | Self::Told(bytes) => bytes.capacity(),
+            Self::About(about) => size_of::<AboutEvents>() + about.bytes.capacity(),
             Self::Compressing { plain, .. } => plain.capacity(),
             Self::Slice { run, pays, .. } => {
                 if *pays {
@@ -92,10 +90,21 @@ impl Segment {
         match self {
             Self::Begun { bytes, is_private: true } | Self::Private(bytes) => bytes.len(),
             Self::Compressing { plain, .. } => plain.len(),
-            Self::About { bytes, start, .. } => bytes.len() - start,
+            Self::About(about) => about.bytes.len() - about.start,
             _ => 0,
         }
     }
+}
+
+/// Events of an event stream that move its position in one channel.
+#[derive(Debug)]
+struct AboutEvents {
+    /// What the channel's runs have in common.
+    origin: Rc<Origin>,
+    /// Whole events.
+    bytes: Vec<u8>,
+    /// Those before this place have been stamped.
+    start: usize,
 }
 
 /// The queue of one connection. Empty, it is a pointer to nothing.
@@ -328,7 +337,7 @@ impl Queue {
             Segment::Told(bytes) => self.told += bytes.len(),
             Segment::Begun { .. }
             | Segment::Private(_)
-            | Segment::About { .. }
+            | Segment::About(_)
             | Segment::Compressing { .. }
             | Segment::Fence => {}
         }

@@ -3,9 +3,10 @@
 //! the last moment: of what waits, the next events are copied into one buffer, with their ids, and that buffer is sent.
 //! At most [`STAMP_BYTES`] and one event are copied at a time; everything behind stays shared, and can still be dropped.
 
+use std::io::IoSlice;
 use std::rc::Rc;
 
-use super::{Outbox, Queue, Segment};
+use super::{AboutEvents, Outbox, Queue, Segment};
 use crate::dialect;
 use crate::dialect::native::event_stream::{EventId, StreamPosition, write_positions};
 use crate::fanout::run::Origin;
@@ -72,17 +73,27 @@ impl StreamPositions {
 impl Outbox {
     /// Appends events of this connection's own that move its position in a channel.
     pub fn push_about(&mut self, origin: &Rc<Origin>, events: &[u8]) {
-        self.queue().append(Segment::About { origin: Rc::clone(origin), bytes: events.to_vec(), start: 0 });
+        let about = AboutEvents { origin: Rc::clone(origin), bytes: events.to_vec(), start: 0 };
+        self.queue().append(Segment::About(Box::new(about)));
     }
 
     /// Puts the ids of a stream of several channels into the events that are next. To be called before
-    /// [`Self::pieces`], in place of [`Self::settle`].
+    /// [`Self::stamped_pieces`], in place of [`Self::settle`].
     pub fn stamp(&mut self, positions: &mut StreamPositions) {
         if let Some(queue) = &mut self.0 {
             queue.stamp(positions);
             if queue.segments.is_empty() {
                 self.0 = None;
             }
+        }
+    }
+
+    /// What can be sent of a stream of several channels, in place of [`Self::pieces`]: nothing that has no ids yet.
+    pub fn stamped_pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
+        if let Some(queue) = &self.0
+            && let Some(Segment::Begun { bytes, .. }) = queue.segments.front()
+        {
+            pieces.extend([IoSlice::new(&bytes[queue.sent..])]);
         }
     }
 }
@@ -121,17 +132,18 @@ impl Queue {
                         self.segments.push_front(rest);
                     }
                 }
-                Segment::About { origin, bytes, start } => {
-                    let mut at = start;
-                    for event in events(&bytes[start..]) {
+                Segment::About(mut about) => {
+                    let mut at = about.start;
+                    for event in events(&about.bytes[about.start..]) {
                         if out.len() >= STAMP_BYTES {
                             break;
                         }
-                        positions.write_events(&origin.channel, event, &mut out);
+                        positions.write_events(&about.origin.channel, event, &mut out);
                         at += event.len();
                     }
-                    if at < bytes.len() {
-                        let rest = Segment::About { origin, bytes, start: at };
+                    about.start = at;
+                    if at < about.bytes.len() {
+                        let rest = Segment::About(about);
                         self.count(&rest);
                         self.segments.push_front(rest);
                     }

@@ -53,10 +53,8 @@ fn reachable(outbox: &Outbox) -> usize {
             Segment::Slice { run, .. } => {
                 runs.insert(Rc::as_ptr(run), run.weight());
             }
-            Segment::Begun { bytes, .. }
-            | Segment::Private(bytes)
-            | Segment::Told(bytes)
-            | Segment::About { bytes, .. } => held += bytes.capacity(),
+            Segment::Begun { bytes, .. } | Segment::Private(bytes) | Segment::Told(bytes) => held += bytes.capacity(),
+            Segment::About(about) => held += size_of::<AboutEvents>() + about.bytes.capacity(),
             Segment::Compressing { plain, .. } => held += plain.capacity(),
             Segment::Gap { .. } | Segment::Fence => {}
         }
