@@ -37,9 +37,8 @@ const EXCEPTIONS: [(&str, &str, &str); 4] = [
     ("session/mod.rs", "dialect", "voices: commands belong to model"),
 ];
 /// Circles that are there and why.
-const CIRCLES: [(&str, &str); 4] = [
+const CIRCLES: [(&str, &str); 3] = [
     ("io", "shard: conn, listener and reactor are to become one straight stack"),
-    ("auth", "errands: claims, keys and verify share types"),
     ("config", "prose: channels and schema share types"),
     ("control", "errands: what all handlers answer with belongs below api"),
 ];

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::verify::TokenError;
+use super::token_error::TokenError;
 
 /// The longest user id that is a text.
 pub const MAX_ID_BYTES: usize = 128;

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::environment::{PREFIX, is_our_variable};
 use super::error::{ConfigError, Origin};
 use super::files::read_text;
+use super::key_set_url::KeySetUrl;
 use super::listen::Listeners;
 use super::schema::{Auth, Config};
 use super::setting::{Fault, Item, Raw, Secret, Section};
@@ -82,7 +83,8 @@ impl Config {
             "there is no key to check tokens with, so nobody could sign in. Give one of:\n  \
              1. a shared secret (HS256): auth.hs256_secret_file, auth.hs256_secret, or in the environment\n     \
              URINGCAST_AUTH__HS256_SECRET=\"$(openssl rand -base64 32)\"\n  \
-             2. public keys (RS256, ES256, EdDSA): auth.public_key_files or auth.jwks_file\n  \
+             2. public keys (RS256, ES256, EdDSA): auth.public_key_files, auth.jwks_file or\n     \
+             auth.jwks_url\n  \
              3. fixed tokens, for trying things out: [[auth.tokens]] with token, user and name\n\
              Or run `uringcast --dev`, which makes a secret of its own and listens on this machine only.",
         ))
@@ -243,6 +245,7 @@ impl Loader {
             ));
         }
         self.check_tls()?;
+        self.check_key_set()?;
         let unmeant = self.config.all_rules().find_map(|(path, rules)| rules.users_fault().map(|fault| (path, fault)));
         if let Some((path, fault)) = unmeant {
             return Err(self.blame(&format!("{path}.users"), fault));
@@ -277,6 +280,24 @@ impl Loader {
             (None, Some(_)) => Err(self.blame("tls.key_file", "needs tls.cert_file beside it".to_owned())),
             (None, None) if !tls.listen.0.is_empty() => {
                 Err(self.blame("tls.listen", "needs a certificate: tls.cert_file and tls.key_file".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_key_set(&self) -> Result<(), ConfigError> {
+        let auth = &self.config.auth;
+        let url = auth.jwks_url.as_deref().map(KeySetUrl::parse).transpose();
+        let url = url.map_err(|problem| self.blame("auth.jwks_url", problem))?;
+        match url {
+            Some(url) if url.is_open_to_others() && !auth.jwks_allow_http => Err(self.blame(
+                "auth.jwks_url",
+                "whoever is on the way of plain http could replace the keys: write https://, or set \
+                 auth.jwks_allow_http = true if nobody is"
+                    .to_owned(),
+            )),
+            None if auth.jwks_ca_file.is_some() => {
+                Err(self.blame("auth.jwks_ca_file", "needs auth.jwks_url beside it".to_owned()))
             }
             _ => Ok(()),
         }

@@ -19,6 +19,7 @@ use crate::wire::forwarded::ForwardedHeader;
 use crate::wire::origin::{Origins, split_port};
 
 use super::channels::ChannelRules;
+use super::key_set_url::is_key_set_url;
 use super::listen::{FileMode, ListenAddr, Listeners};
 use super::setting::{Element, Secret, Shown, if_set, range, settings, show_plain, textual};
 
@@ -130,6 +131,18 @@ settings! {
         /// A file with a JSON Web Key Set. A token's `kid` and `alg` choose the key. What can't check a token, as keys for
         /// encryption, is passed over with a warning; a key that is broken is refused.
         jwks_file: Option<PathBuf> = None, if_set(path_not_empty);
+        /// The https:// address of a JSON Web Key Set, as identity providers publish it. Its keys join the configured
+        /// ones. The server fetches it at the start, before the keys get old, at SIGHUP, and for a token whose `kid` is
+        /// unknown, at most once in 30 s. Old keys stay in force while that fails. (docs/security.md, "Keys by URL")
+        jwks_url: Option<String> = None, if_set(is_key_set_url);
+        /// A PEM file with the certificate authorities that count for `auth.jwks_url`, in place of the system's.
+        jwks_ca_file: Option<PathBuf> = None, if_set(path_not_empty);
+        /// How long fetched keys are used before they are fetched again, in seconds, if the answer has no `max-age`. A
+        /// `max-age` counts from one minute to one day.
+        jwks_refresh_s: u64 = 600, range(60..=86_400);
+        /// Fetch keys over plain http:// from another machine too. Whoever can change what passes on the way can then
+        /// sign in as anyone.
+        jwks_allow_http: bool = false;
         /// What the `iss` claim must be. Unset: it is not looked at.
         issuer: Option<String> = None, if_set(not_empty);
         /// What the `aud` claim must be or contain. Unset: it is not looked at.
@@ -535,6 +548,7 @@ impl Auth {
         self.hs256_secret.is_some()
             || self.hs256_secret_file.is_some()
             || self.jwks_file.is_some()
+            || self.jwks_url.is_some()
             || !self.public_key_files.is_empty()
             || !self.tokens.is_empty()
     }

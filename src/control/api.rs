@@ -22,6 +22,7 @@ use super::counts::ApiBound;
 use super::fault::{Fault, FaultMessage};
 use super::hosts::{Hosts, host_of};
 use super::input::{self, History, Presence, Publication};
+use super::key_set::KeySetCounts;
 use super::ledger::{Ledger, NotKept};
 use super::owners::{NotAsked, Owners};
 use super::places::{Room, Share, Shares};
@@ -55,6 +56,8 @@ pub struct Watching {
     pub metrics: Metrics,
     /// How many log lines were lost.
     pub lost: LostLines,
+    /// What is counted of `auth.jwks_url`, if it is configured.
+    pub key_set: Option<Arc<KeySetCounts>>,
     /// The listener can only be reached from this machine: metrics need no key.
     pub is_open: bool,
 }
@@ -390,14 +393,18 @@ async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Resul
     if !state.watching.is_open && !state.admits(&headers) {
         return Err(Fault::new(StatusCode::UNAUTHORIZED, NO_KEY));
     }
-    let Watching { metrics, lost, .. } = &state.watching;
+    let Watching { metrics, lost, key_set, .. } = &state.watching;
+    let now = state.clock.now();
     let revocations = {
         let mut ledger = state.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.count(state.clock.now().unix_ms) as u64
+        ledger.count(now.unix_ms) as u64
     };
     let own = state.seats.counts.snapshot(state.seats.connections());
     let process = Process { log_lines_lost: lost.count(), revocations };
-    let others: [Box<dyn Collector>; 2] = [Box::new(process), Box::new(own)];
+    let mut others: Vec<Box<dyn Collector>> = vec![Box::new(process), Box::new(own)];
+    if let Some(key_set) = key_set {
+        others.push(Box::new(key_set.snapshot(now.mono_ms)));
+    }
     let text = metrics.text(others).map_err(|_| Fault::busy())?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }

@@ -1,5 +1,7 @@
-//! The control thread's server: the backend's HTTP API on a listener of its own (tokio, axum), apart from the shards so
-//! that nothing it does holds one up. This file owns the thread and its end; `sockets` has where it listens,
+//! The control thread: everything slow, on tokio, apart from the shards so that nothing it does holds one up. It serves the
+//! backend's HTTP API on a listener of its own (axum), and does the shards' errands. It runs if one of the two is
+//! configured. This file owns the thread and its end; `errands` does errands, `key_set` has the keys that were fetched
+//! from `auth.jwks_url`, `fetch` fetches them. Of the API `sockets` has where it listens,
 //! `connections` who is connected, `places` who may stay, `api` the routes, `bodies` what requests bring and may take,
 //! `input` what they say, `fields` how it is read, `hosts` whom they are meant for, `fault` what they are refused with,
 //! `ledger` what was revoked, `revocations` its list, `owners` the way to the shards, `counts` the API's own numbers.
@@ -9,10 +11,13 @@ mod api;
 mod bodies;
 mod connections;
 mod counts;
+mod errands;
 mod fault;
+mod fetch;
 mod fields;
 mod hosts;
 mod input;
+mod key_set;
 mod ledger;
 mod owners;
 mod places;
@@ -37,7 +42,11 @@ use crate::time::clock::Clock;
 use crate::wire::origin::Origins;
 use api::{State, Watching};
 use connections::Seats;
+use errands::Errands;
+pub use errands::{ConfiguredKeys, ErrandParts};
+pub use fetch::Source;
 use hosts::Hosts;
+pub use key_set::KeySetCounts;
 pub use ledger::Ledger;
 pub use owners::Owners;
 pub use places::Room;
@@ -76,6 +85,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// How many log lines were lost.
     pub lost: LostLines,
+    /// What is counted of `auth.jwks_url`, if it is configured.
+    pub key_set: Option<Arc<KeySetCounts>>,
     /// Where refusals are told.
     pub refusals: Arc<RefusalLog>,
     /// Largest encoded push, in bytes.
@@ -86,14 +97,22 @@ pub struct Parts {
     pub head_ms: u64,
 }
 
-/// The running API.
+/// The running control thread.
 #[derive(Debug)]
 pub struct Control {
+    api: Option<RunningApi>,
+    /// Takes the keys of the configuration that were read anew, if there are errands.
+    configured: Option<flume::Sender<ConfiguredKeys>>,
+    phase: watch::Sender<Phase>,
+    thread: JoinHandle<()>,
+}
+
+/// The API, as the thread that started it sees it.
+#[derive(Debug)]
+struct RunningApi {
     addr: ListenAddr,
     state: Arc<State>,
-    phase: watch::Sender<Phase>,
     quiet: flume::Receiver<()>,
-    thread: JoinHandle<()>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,50 +125,59 @@ enum Phase {
 }
 
 impl Control {
-    /// Starts the thread. On return requests are answered.
+    /// Starts the thread. On return requests to the API are answered, and errands are done.
     ///
     /// # Errors
     /// When the kernel refuses what the thread needs.
-    pub fn start(parts: Parts) -> io::Result<Self> {
+    pub fn start(api: Option<Parts>, errands: Option<ErrandParts>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let Parts { listener, head_ms, .. } = &parts;
-        let head = Duration::from_millis(*head_ms);
-        let addr = listener.addr()?;
-        let listener = {
-            let _inside = runtime.enter();
-            Accepting::new(listener)?
-        };
-        let watching = Watching {
-            guard: Arc::clone(&parts.guard),
-            metrics: parts.metrics.clone(),
-            lost: parts.lost.clone(),
-            is_open: addr.is_local(),
-        };
-        // No browser gets to a unix socket.
-        let is_loopback = watching.is_open && matches!(addr, ListenAddr::Tcp(_));
         let (phase, phases) = watch::channel(Phase::Serving);
-        let (room, clock, hosts) = (parts.room, parts.clock, Hosts::new(is_loopback, parts.hosts.clone()));
-        let seats = Seats::new(room, Arc::clone(&parts.refusals), clock);
-        let state = Arc::new(State::new(parts, watching, hosts, room, Arc::clone(&seats), phases.clone()));
-        let (idle, quiet) = flume::bounded(1);
-        let shared = Arc::clone(&state);
+        let (configured, errands) = match errands {
+            Some(parts) => {
+                let (configured, receiver) = flume::unbounded();
+                (Some(configured), Some(Errands::new(parts, receiver)))
+            }
+            None => (None, None),
+        };
+        let (api, serve_api) = match api {
+            Some(parts) => {
+                let (running, serve) = prepare(parts, phases.clone(), &runtime)?;
+                (Some(running), Some(serve))
+            }
+            None => (None, None),
+        };
         let body = async move {
-            let idle = tokio::spawn(tell_when_idle(Arc::clone(&shared), phases.clone(), idle));
-            connections::serve(listener, api::router(shared), seats, phases, head).await;
-            idle.abort();
+            let errands = errands.map(|errands| tokio::spawn(errands.serve()));
+            match serve_api {
+                Some(serve) => serve.await,
+                None => drop(phases.clone().wait_for(|phase| matches!(phase, Phase::Ending(_))).await),
+            }
+            if let Some(errands) = errands {
+                errands.abort();
+            }
         };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || runtime.block_on(body))?;
-        Ok(Self { addr, state, phase, quiet, thread })
+        Ok(Self { api, configured, phase, thread })
     }
 
-    /// Where it listens.
-    pub fn addr(&self) -> &ListenAddr {
-        &self.addr
+    /// Where the API listens, if it runs.
+    pub fn api_addr(&self) -> Option<&ListenAddr> {
+        self.api.as_ref().map(|api| &api.addr)
     }
 
-    /// Requests are judged by these keys from now on.
+    /// The API's requests are judged by these keys from now on.
     pub fn set_keys(&self, keys: ApiKeys) {
-        self.state.set_keys(keys);
+        if let Some(api) = &self.api {
+            api.state.set_keys(keys);
+        }
+    }
+
+    /// The keys of the configuration were read anew: they reach the shards with the fetched ones, which are fetched again.
+    pub fn configure_keys(&self, keys: ConfiguredKeys) {
+        if let Some(configured) = &self.configured {
+            // Fails only if the thread has ended, and with it the server.
+            let _ = configured.send(keys);
+        }
     }
 
     /// Refuses new requests from now on.
@@ -159,8 +187,10 @@ impl Control {
 
     /// Waits until those under way have been answered, while the shards can still do it.
     pub fn wait_until_idle(&self, patience: Duration) {
-        // Either way the shards end next; what is late learns that its outcome is unknown.
-        let _ = self.quiet.recv_timeout(patience);
+        if let Some(api) = &self.api {
+            // Either way the shards end next; what is late learns that its outcome is unknown.
+            let _ = api.quiet.recv_timeout(patience);
+        }
     }
 
     /// Ends the thread: the shards are gone. Peers may go on reading what they were answered until the given moment.
@@ -170,6 +200,41 @@ impl Control {
             tracing::error!("the control thread failed");
         }
     }
+}
+
+/// The API, and the future that serves it.
+fn prepare(
+    parts: Parts,
+    phases: watch::Receiver<Phase>,
+    runtime: &tokio::runtime::Runtime,
+) -> io::Result<(RunningApi, impl Future<Output = ()> + Send + use<>)> {
+    let Parts { listener, head_ms, .. } = &parts;
+    let head = Duration::from_millis(*head_ms);
+    let addr = listener.addr()?;
+    let listener = {
+        let _inside = runtime.enter();
+        Accepting::new(listener)?
+    };
+    let watching = Watching {
+        guard: Arc::clone(&parts.guard),
+        metrics: parts.metrics.clone(),
+        lost: parts.lost.clone(),
+        key_set: parts.key_set.clone(),
+        is_open: addr.is_local(),
+    };
+    // No browser gets to a unix socket.
+    let is_loopback = watching.is_open && matches!(addr, ListenAddr::Tcp(_));
+    let (room, clock, hosts) = (parts.room, parts.clock, Hosts::new(is_loopback, parts.hosts.clone()));
+    let seats = Seats::new(room, Arc::clone(&parts.refusals), clock);
+    let state = Arc::new(State::new(parts, watching, hosts, room, Arc::clone(&seats), phases.clone()));
+    let (idle, quiet) = flume::bounded(1);
+    let shared = Arc::clone(&state);
+    let serve = async move {
+        let idle = tokio::spawn(tell_when_idle(Arc::clone(&shared), phases.clone(), idle));
+        connections::serve(listener, api::router(shared), seats, phases, head).await;
+        idle.abort();
+    };
+    Ok((RunningApi { addr, state, quiet }, serve))
 }
 
 async fn tell_when_idle(state: Arc<State>, mut phases: watch::Receiver<Phase>, idle: flume::Sender<()>) {

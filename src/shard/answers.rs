@@ -149,6 +149,7 @@ impl ShardCore {
         self.end_pacing(id);
         let conn = self.conns.at(id.slot);
         conn.forget_parked(|_| true);
+        conn.forget_put_off();
         let held = conn.session.end();
         while let Some(subscription) = self.conns.at(id.slot).subscriptions.pop() {
             // The release takes care of the lobby.

@@ -10,6 +10,7 @@ use crate::auth::{Lifted, Revocation, Revocations, Verifier};
 use crate::hub::OwnedChannel;
 use crate::ids::{ConnId, ShardId};
 use crate::metrics::ShardMetrics;
+use crate::model::errand::ErrandOutcome;
 use crate::model::parcel::Ask;
 use crate::time::clock::Now;
 
@@ -118,6 +119,12 @@ impl Shard {
     /// ([`Next::Over`](super::turn::Next::Over)), under the same number.
     pub fn ask_for_backend(&mut self, request: u32, ask: Ask) {
         self.core.ask_for_backend(request, ask);
+    }
+
+    /// An errand has been done. Call this once for each [`Action::Errand`], with its number. An answer that comes late
+    /// changes nothing.
+    pub fn errand_done(&mut self, number: u32, outcome: ErrandOutcome) {
+        self.core.errand_done(number, outcome);
     }
 
     /// The server is about to go: publications wait for no batch window any more, so that nobody waits for an answer.

@@ -62,7 +62,7 @@ impl ShardCore {
     /// finds no room is closed.
     pub(super) fn count_unfinished(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.slot);
-        let (before, kept) = (conn.unfinished(), conn.decoder.heap_bytes());
+        let (before, kept) = (conn.unfinished(), conn.decoder.heap_bytes() + conn.put_off_bytes());
         let kept = if kept < UNFINISHED_MIN_BYTES { 0 } else { kept };
         if kept == before {
             return;

@@ -45,6 +45,7 @@ mod calls;
 mod commands;
 mod compression;
 mod conns;
+mod errands;
 mod farewell;
 mod flush;
 mod guard;
@@ -62,6 +63,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 pub use calls::Shard;
+pub use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
 
 use crate::auth::{Authenticator, CacheLimits, Verifier};
@@ -73,6 +75,7 @@ use crate::limits::refusals::RefusalLog;
 use crate::limits::{Guard, Peer};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
+use crate::model::errand::Errand;
 use crate::model::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
 use crate::model::publication::Publication;
 use crate::site::Site;
@@ -83,6 +86,7 @@ use crate::wire::deflate::compress::Compressors;
 use crate::wire::{frame, handshake, websocket};
 use compression::{Slicing, packer};
 use conns::{Conns, Ending, Stage};
+use errands::Errands;
 use farewell::Progress;
 use flush::Flush;
 use pacing::Pacing;
@@ -205,6 +209,8 @@ pub enum Action {
     End(ConnId),
     /// See to a turn at this time, in milliseconds of the monotonic clock.
     Alarm(u64),
+    /// Have this done, and call [`Shard::errand_done`] with the number: once, in this turn or any later one.
+    Errand(u32, Errand),
 }
 
 /// What the shell may do with a connection's input.
@@ -249,6 +255,7 @@ struct ShardCore {
     had_large: bool,
     gave_back_ms: u64,
     credits: Vec<Credits>,
+    errands: Errands,
     wheel: Wheel<ConnId>,
     /// The clocks by which deadlines of the wall clock are filed in it.
     filed_by: Now,
@@ -291,6 +298,7 @@ impl ShardCore {
             had_large: false,
             gave_back_ms: 0,
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
+            errands: Errands::default(),
             wheel: Wheel::default(),
             filed_by: Now::default(),
             ticked_ms: 0,
@@ -454,7 +462,12 @@ impl ShardCore {
     fn is_quiescent(&self) -> bool {
         let all = mesh::credits(self.settings.lane_parcels);
         let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
-        answered && !self.hub.is_holding() && !self.is_stuck() && !self.has_work() && self.flush.is_none()
+        answered
+            && self.errands.is_idle()
+            && !self.hub.is_holding()
+            && !self.is_stuck()
+            && !self.has_work()
+            && self.flush.is_none()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.

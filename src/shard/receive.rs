@@ -24,6 +24,15 @@ use crate::wire::websocket::{self, Assembly, Event, ProtocolError};
 /// A masked control frame at its longest (RFC 6455 §5.5).
 const CONTROL_FRAME_MAX: usize = 2 + 4 + 125;
 
+/// How often a message has come to be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum MessageCome {
+    /// From the wire.
+    First,
+    /// After it was put off: it is not counted twice, and not put off again.
+    Again,
+}
+
 /// Where a message lies while it is taken: one for all connections of the shard. Between two calls there is nothing in it
 /// but spare memory.
 #[derive(Debug)]
@@ -72,6 +81,9 @@ impl Reading {
     }
 
     fn consume_held(&mut self, core: &mut ShardCore, id: ConnId, now: Now) {
+        if let Some(text) = core.take_put_off(id) {
+            message(core, &mut self.envelopes, id, &text, MessageCome::Again, now);
+        }
         if let Some(conn) = core.conns.get(id) {
             let mut held = conn.take_input();
             self.consume(core, id, &mut held, now);
@@ -116,7 +128,7 @@ impl Reading {
             Ok((used, None)) => used,
             Ok((used, Some(event))) => {
                 if let Some(text) = core.event(id, event, now) {
-                    message(core, &mut self.envelopes, id, text, now);
+                    message(core, &mut self.envelopes, id, text, MessageCome::First, now);
                 }
                 used
             }
@@ -133,11 +145,21 @@ impl Reading {
 }
 
 /// Takes one text of the native protocol, unless its sender is over a rate.
-fn message(core: &mut ShardCore, envelopes: &mut EnvelopeDecoder, id: ConnId, text: &[u8], now: Now) {
+fn message(
+    core: &mut ShardCore,
+    envelopes: &mut EnvelopeDecoder,
+    id: ConnId,
+    text: &[u8],
+    come: MessageCome,
+    now: Now,
+) {
     #[cfg(feature = "planted")]
     crate::planted::hear(id, text);
-    let over = core.take_message(id, text.len(), now).err();
-    core.metrics.count(Count::MessagesIn);
+    let mut over = None;
+    if come == MessageCome::First {
+        over = core.take_message(id, text.len(), now).err();
+        core.metrics.count(Count::MessagesIn);
+    }
     match (envelopes.decode(text), over) {
         (Ok(Request { id: mark, .. }) | Err(Rejected { id: mark, .. }), Some(limit)) => {
             core.too_many_messages(id, mark, limit, now);
@@ -150,6 +172,7 @@ fn message(core: &mut ShardCore, envelopes: &mut EnvelopeDecoder, id: ConnId, te
         (Ok(request), None) if shows_token(&request.command) && !core.may_sign_in(id, now) => {
             core.too_many_attempts(id, request.id, Limit::AuthFailuresPerIp, now);
         }
+        (Ok(request), None) if come == MessageCome::First && core.puts_off(id, &request.command, text, now) => {}
         (Ok(request), None) => core.command(id, request, now),
     }
     core.had_large |= envelopes.trim();
@@ -197,6 +220,9 @@ impl ShardCore {
         // A message may have been under way when we said Close. Of a client that goes on beyond that nothing is read.
         let skipped_max = 2 * self.settings.messages.message_bytes;
         let conn = self.conns.at(id.slot);
+        if conn.is_put_off_ready() && !conn.is_closing() {
+            return true;
+        }
         if conn.is_heard_out() {
             return !conn.owes();
         }

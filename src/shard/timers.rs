@@ -25,6 +25,7 @@ impl ShardCore {
         self.hub.tick(now, &mut self.staging);
         self.follow_clock(now);
         self.end_probes(now);
+        self.end_late_errands(now);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
             for id in due {
                 let Some(conn) = self.conns.get(id).filter(|conn| u64::from(conn.filed) == tick) else { continue };

@@ -77,7 +77,7 @@ class Links(unittest.TestCase):
 
     def test_each_heading_that_the_code_names_is_there(self):
         count, broken = 0, []
-        for pattern in ("tests/**/*.rs", "loadgen/**/*.rs", "client/**/*.js", "examples/*", "tests/**/*.py"):
+        for pattern in ("src/**/*.rs", "tests/**/*.rs", "loadgen/**/*.rs", "client/**/*.js", "examples/*", "tests/**/*.py"):
             for file in glob.glob(os.path.join(ROOT, pattern), recursive=True):
                 if not os.path.isfile(file) or "/node_modules/" in file:
                     continue
@@ -89,7 +89,7 @@ class Links(unittest.TestCase):
                     if heading not in headings(page):
                         broken.append(f"{os.path.relpath(file, ROOT)}: {page} has no heading {heading}")
         self.assertEqual(broken, [])
-        self.assertGreaterEqual(count, 3)
+        self.assertGreater(count, 5)
 
     def test_each_page_is_linked_from_another(self):
         linked = set()
