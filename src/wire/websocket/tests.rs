@@ -216,13 +216,12 @@ fn idle_is_small_and_holds_nothing() {
         feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
     }
     assert_eq!(log, ["Ping([112])", "text Hello"]);
-    assert!(!decoder.is_idle(), "the last event is still there");
     assert!(decoder.is_idle());
     assert_eq!(decoder.heap_bytes(), 0);
 }
 
 #[test]
-fn release_keeps_what_is_incomplete() {
+fn a_control_frame_between_two_fragments_keeps_the_message() {
     let (mut decoder, mut log) = (Decoder::new(), Vec::new());
     for byte in [frame(0x01, b"Hel"), frame(0x89, b"p")].concat() {
         feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
