@@ -37,10 +37,8 @@ const EXCEPTIONS: [(&str, &str, &str); 4] = [
     ("session/mod.rs", "dialect", "voices: commands belong to model"),
 ];
 /// Circles that are there and why.
-const CIRCLES: [(&str, &str); 4] = [
+const CIRCLES: [(&str, &str); 2] = [
     ("io", "shard: conn, listener and reactor are to become one straight stack"),
-    ("config", "prose: channels and schema share types"),
-    ("control", "errands: what all handlers answer with belongs below api"),
     ("hub", "engine: budget and history are to have one owner"),
 ];
 

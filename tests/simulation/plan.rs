@@ -102,7 +102,7 @@ impl Plan {
     /// Most connections that a user may have, if there is such a bound.
     pub fn most_connections(&self) -> Option<usize> {
         let hub = &self.settings.hub;
-        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.rules().exempt.is_empty();
+        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.settings().exempt.is_empty();
         (bounded && hub.connections_per_user > 0).then_some(hub.connections_per_user)
     }
 
