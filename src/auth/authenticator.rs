@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::claims::{ChannelGrant, Identity};
 use super::refused::RefusedToken;
 use super::revocations::{Lifted, Revocation, Revocations, TokenMark};
-use super::verified::{CacheLimits, VerifiedTokens};
 use super::token_error::TokenError;
+use super::verified::{CacheLimits, VerifiedTokens};
 use super::verify::Verifier;
 
 /// Judges the tokens that come to one shard.

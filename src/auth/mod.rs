@@ -31,6 +31,6 @@ pub use jwks::FetchedKeys;
 pub use keys::hs256_secret;
 pub use refused::RefusedToken;
 pub use revocations::{Lifted, Revocation, Revocations, Revoked, TokenMark};
-pub use verified::CacheLimits;
 pub use token_error::TokenError;
+pub use verified::CacheLimits;
 pub use verify::{MAX_TOKEN_BYTES, Verifier};

@@ -6,11 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::namespace::{
-    self, Compress, LOBBY, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule,
-};
+use crate::model::namespace::{self, Compress, LOBBY, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
 
-use super::setting::{DAY_MS, SettingError, DescribedItem, Raw, Section, range, settings, textual};
+use super::setting::{DAY_MS, DescribedItem, Raw, Section, SettingError, range, settings, textual};
 
 /// The longest time that history may be kept.
 const MONTH_MS: u64 = 31 * DAY_MS;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::setting::{SettingError, Setting, ShownValue, show_plain};
+use super::setting::{Setting, SettingError, ShownValue, show_plain};
 
 /// What the path of a unix socket begins with.
 const UNIX: &str = "unix:";

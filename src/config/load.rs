@@ -15,7 +15,7 @@ use super::files::read_text;
 use super::key_set_url::KeySetUrl;
 use super::listen::Listeners;
 use super::schema::{Auth, Config};
-use super::setting::{SettingError, DescribedItem, Raw, Secret, Section};
+use super::setting::{DescribedItem, Raw, Secret, Section, SettingError};
 
 /// Keys that other servers have, and what is called so here: no likeness of letters leads from one to the other.
 const MEANT: [(&[&str], &str); 4] = [
@@ -44,7 +44,7 @@ impl Config {
     /// only loopback is listened on, and a secret is made if no key is configured.
     pub fn load(
         file: Option<&Path>,
-        env: impl IntoIterator<DescribedItem = (String, String)>,
+        env: impl IntoIterator<Item = (String, String)>,
         flags: &Flags,
     ) -> Result<Config, ConfigError> {
         let mut loader = Loader::new(flags.dev);
@@ -128,7 +128,12 @@ impl Loader {
         self.table(source, &mut Vec::new(), table.into_inner())
     }
 
-    fn table(&mut self, source: &ConfigText<'_>, path: &mut Vec<String>, table: DeTable<'_>) -> Result<(), ConfigError> {
+    fn table(
+        &mut self,
+        source: &ConfigText<'_>,
+        path: &mut Vec<String>,
+        table: DeTable<'_>,
+    ) -> Result<(), ConfigError> {
         // The parser sorts by key; faults should be told in the order of the file.
         let mut entries: Vec<_> = table.into_iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
@@ -189,7 +194,7 @@ impl Loader {
         }
     }
 
-    fn variables(&mut self, env: impl IntoIterator<DescribedItem = (String, String)>) -> Result<(), ConfigError> {
+    fn variables(&mut self, env: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
         let mut ours: Vec<_> = env.into_iter().filter(|(name, value)| is_our_variable(name, value)).collect();
         // So that of several faults the same one is told each time.
         ours.sort();
@@ -226,7 +231,9 @@ impl Loader {
                 self.origins.insert(key.to_owned(), origin);
                 Ok(())
             }
-            Err(SettingError::Invalid { problem, .. }) => Err(ConfigError { origin, key: Some(key.to_owned()), problem }),
+            Err(SettingError::Invalid { problem, .. }) => {
+                Err(ConfigError { origin, key: Some(key.to_owned()), problem })
+            }
             Err(SettingError::Unknown) => match origin {
                 SettingOrigin::Variable(name) => Err(self.unknown_variable(name, key)),
                 origin => Err(ConfigError { origin, key: Some(key.to_owned()), problem: "unknown key".to_owned() }),

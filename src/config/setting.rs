@@ -204,7 +204,8 @@ impl<T: ListElement> Setting for Vec<T> {
             .map(str::trim)
             .filter(|word| !word.is_empty())
             .map(|word| {
-                T::from_word(word).ok_or_else(|| SettingError::invalid(format!("must be {}, here as JSON", T::WANTED_LIST)))
+                T::from_word(word)
+                    .ok_or_else(|| SettingError::invalid(format!("must be {}, here as JSON", T::WANTED_LIST)))
             })
             .collect()
     }

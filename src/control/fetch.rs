@@ -192,13 +192,14 @@ fn client_config(auth: &Auth) -> Result<ClientConfig, ConfigError> {
     let mut roots = RootCertStore::empty();
     match &auth.jwks_ca_file {
         Some(file) => {
-            let error = |problem: String| {
-                ConfigError::of_key("auth.jwks_ca_file", format!("{}: {problem}", file.display()))
-            };
+            let error =
+                |problem: String| ConfigError::of_key("auth.jwks_ca_file", format!("{}: {problem}", file.display()));
             let pem = read_bytes(file, FILE_BYTES_MAX).map_err(|cause| error(format!("cannot be read: {cause}")))?;
             for certificate in CertificateDer::pem_slice_iter(&pem) {
                 let certificate = certificate.map_err(|cause| error(format!("is not PEM: {cause}")))?;
-                roots.add(certificate).map_err(|cause| error(format!("has a certificate that is unusable: {cause}")))?;
+                roots
+                    .add(certificate)
+                    .map_err(|cause| error(format!("has a certificate that is unusable: {cause}")))?;
             }
             if roots.is_empty() {
                 return Err(error("holds no certificate (-----BEGIN CERTIFICATE-----)".to_owned()));

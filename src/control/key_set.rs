@@ -63,7 +63,8 @@ impl FetchSchedule {
 
     /// Keys were fetched that are fresh for so long. `dice` is from 0 to 1: servers that started together drift apart.
     pub fn succeeded(&mut self, fresh_s: Option<u64>, now_ms: u64, dice: f64) {
-        let fresh_ms = fresh_s.map_or(self.refresh_ms, |fresh_s| fresh_s.clamp(*FRESH_S.start(), *FRESH_S.end()) * 1000);
+        let fresh_ms =
+            fresh_s.map_or(self.refresh_ms, |fresh_s| fresh_s.clamp(*FRESH_S.start(), *FRESH_S.end()) * 1000);
         self.failures = 0;
         self.next_ms = now_ms + part(fresh_ms, 0.9 + 0.1 * dice);
     }

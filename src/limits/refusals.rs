@@ -154,7 +154,9 @@ impl RefusalLog {
 fn tell_left_out(all: Vec<LeftOut>) {
     for LeftOut { reason, client, count } in all {
         match client {
-            Some(client) => tracing::info!(reason, %client, left_out = count, "refused again; further refusals were only counted"),
+            Some(client) => {
+                tracing::info!(reason, %client, left_out = count, "refused again; further refusals were only counted")
+            }
             None => tracing::info!(reason, left_out = count, "refused; further refusals were only counted"),
         }
     }

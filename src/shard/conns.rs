@@ -206,8 +206,7 @@ impl Conn {
         let is_lost = self.held.as_ref().is_some_and(|held| held.lost);
         let is_serving = self.stage != Stage::Handshake;
         let is_put_off = self.put_off_bytes() > 0;
-        let waits =
-            is_put_off || self.session.deadline_ms().is_some() || self.pacing().is_some_and(Pacing::holds_back);
+        let waits = is_put_off || self.session.deadline_ms().is_some() || self.pacing().is_some_and(Pacing::holds_back);
         !is_lost && is_serving && (waits || !self.outbox.is_empty())
     }
 

@@ -455,7 +455,12 @@ impl Shard {
     pub fn is_quiescent(&self) -> bool {
         let all = mesh::credits(self.settings.lane_parcels);
         let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
-        answered && self.errands.is_idle() && !self.hub.is_holding() && !self.is_stuck() && !self.has_work() && self.flush.is_none()
+        answered
+            && self.errands.is_idle()
+            && !self.hub.is_holding()
+            && !self.is_stuck()
+            && !self.has_work()
+            && self.flush.is_none()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.

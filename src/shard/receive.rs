@@ -375,8 +375,7 @@ impl Shard {
             (Ok(request), None) if shows_token(&request.command) && !self.may_sign_in(id, now) => {
                 self.too_many_attempts(id, request.id, Limit::AuthFailuresPerIp, now);
             }
-            (Ok(request), None)
-                if come == MessageCome::First && self.puts_off(id, &request.command, text, now) => {}
+            (Ok(request), None) if come == MessageCome::First && self.puts_off(id, &request.command, text, now) => {}
             (Ok(request), None) => {
                 self.charge_escaping(id, &request.command, now);
                 let token_use = token_use(&request.command);

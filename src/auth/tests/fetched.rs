@@ -89,8 +89,7 @@ fn a_configured_key_is_not_replaced() {
 
 #[test]
 fn keys_have_a_bound() {
-    let many: Vec<Value> =
-        (0..33).map(|number| jwk(&ed(), Algorithm::EdDSA, Some(&format!("key {number}")))).collect();
+    let many: Vec<Value> = (0..33).map(|number| jwk(&ed(), Algorithm::EdDSA, Some(&format!("key {number}")))).collect();
     let base = Verifier::new(&url()).unwrap();
     assert!(base.with_fetched(&fetched(&many[..32]).unwrap()).is_ok());
     let problem = base.with_fetched(&fetched(&many).unwrap()).unwrap_err();

@@ -87,8 +87,9 @@ impl<'a> JsonFields<'a> {
         if !value.starts_with('"') {
             return Err(self.wrong(name, "a text in quotes"));
         }
-        serde_json::from_str(value)
-            .map_err(|_| ApiError::malformed(format!("{}{name} has half of a surrogate pair, which is no character", self.prefix)))
+        serde_json::from_str(value).map_err(|_| {
+            ApiError::malformed(format!("{}{name} has half of a surrogate pair, which is no character", self.prefix))
+        })
     }
 
     /// The value as a list of texts; `None` if there is none.

@@ -76,7 +76,10 @@ pub fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<String>, Publ
     }
     let channels = fields.required("channels", fields.texts("channels")?)?;
     if !(1..=MAX_CHANNELS).contains(&channels.len()) {
-        return Err(ApiError::malformed(format!("channels has {} channels and may have 1 to {MAX_CHANNELS}", channels.len())));
+        return Err(ApiError::malformed(format!(
+            "channels has {} channels and may have 1 to {MAX_CHANNELS}",
+            channels.len()
+        )));
     }
     Ok((channels, publication(&fields, header)?))
 }

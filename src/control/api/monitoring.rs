@@ -31,10 +31,7 @@ pub(super) async fn health(State(state): State<Arc<ApiState>>) -> Response {
 }
 
 /// Metrics need a key only if the listener can be reached from other machines. They name no user and no channel.
-pub(super) async fn metrics(
-    State(state): State<Arc<ApiState>>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub(super) async fn metrics(State(state): State<Arc<ApiState>>, headers: HeaderMap) -> Result<Response, ApiError> {
     if !state.is_local && !state.admits(&headers) {
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, NO_KEY));
     }

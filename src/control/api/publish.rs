@@ -69,11 +69,7 @@ pub(super) async fn broadcast(State(state): State<Arc<ApiState>>, request: Reque
 }
 
 /// Publishes to each channel, [`BROADCAST_WINDOW`] at a time. The outcomes are in the order of the channels.
-async fn publish_to_all(
-    state: &ApiState,
-    channels: &[String],
-    publication: &PublicationInput,
-) -> Vec<PublishOutcome> {
+async fn publish_to_all(state: &ApiState, channels: &[String], publication: &PublicationInput) -> Vec<PublishOutcome> {
     let deadline = Instant::now() + state.patience;
     let mut waiting = VecDeque::new();
     let mut outcomes = Vec::with_capacity(channels.len());

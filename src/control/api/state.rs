@@ -220,11 +220,7 @@ impl ApiState {
     }
 
     /// Waits for an answer until a deadline.
-    pub(super) async fn wait(
-        &self,
-        answer: &flume::Receiver<Answer>,
-        deadline: Instant,
-    ) -> Result<Answer, ApiError> {
+    pub(super) async fn wait(&self, answer: &flume::Receiver<Answer>, deadline: Instant) -> Result<Answer, ApiError> {
         match timeout_at(deadline, answer.recv_async()).await {
             Ok(Ok(answer)) => Ok(answer),
             // The deadline has passed, or the shard ended while it had the ask.
