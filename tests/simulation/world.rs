@@ -369,7 +369,7 @@ impl World {
                         pipe.reader = Reader::Woken;
                     }
                 }
-                Action::Abort(_) | Action::Alarm(_) => self.abort(client)?,
+                Action::Abort(_) | Action::Alarm(_) | Action::Errand(..) => self.abort(client)?,
             }
         }
         Ok(())
