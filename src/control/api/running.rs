@@ -1,4 +1,5 @@
-//! The API on the control thread: its start, and the handle that other threads have of it while it runs.
+//! The API on the control thread: its start, and the handle that other threads have of it while it runs. Everything else
+//! in this folder is called from here.
 
 use std::io;
 use std::sync::Arc;
