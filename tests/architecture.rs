@@ -37,10 +37,7 @@ const EXCEPTIONS: [(&str, &str, &str); 4] = [
     ("session/mod.rs", "dialect", "voices: commands belong to model"),
 ];
 /// Circles that are there and why.
-const CIRCLES: [(&str, &str); 2] = [
-    ("io", "shard: conn, listener and reactor are to become one straight stack"),
-    ("hub", "engine: budget and history are to have one owner"),
-];
+const CIRCLES: [(&str, &str); 1] = [("io", "shard: conn, listener and reactor are to become one straight stack")];
 
 /// Readable in one sitting.
 const LINES_MAX: usize = 700;

@@ -9,9 +9,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use uringcast::auth::{GrantedChannels, Identity, UserId};
 use uringcast::dialect::native::encode::Kind;
-use uringcast::hub::budget::Budget;
-use uringcast::hub::dedup::{Dedup, KEPT_MS, KEYS_PER_USER, Seen};
-use uringcast::hub::history::{Bounds, History, Recovery};
+use uringcast::hub::engine::budget::Budget;
+use uringcast::hub::engine::dedup::{Dedup, KEPT_MS, KEYS_PER_USER, KeySeen};
+use uringcast::hub::engine::history::{History, HistoryBounds, HistoryRecovery};
 use uringcast::hub::presence::{Announcement, Announcer, AnnouncerSettings, Members};
 use uringcast::ids::{ConnId, ShardId};
 use uringcast::model::namespace::PresenceMode as Mode;
@@ -57,7 +57,7 @@ struct NaiveHistory {
 }
 
 impl NaiveHistory {
-    fn expire(&mut self, now: u64, bounds: Bounds) {
+    fn expire(&mut self, now: u64, bounds: HistoryBounds) {
         self.all.retain(|(_, at, ..)| now - at < bounds.age_ms);
         self.all.drain(..self.all.len().saturating_sub(bounds.count));
     }
@@ -102,7 +102,7 @@ proptest! {
         age_ms in 0..200u64,
         max_bytes in 0..6000usize,
     ) {
-        let bounds = Bounds { count, age_ms };
+        let bounds = HistoryBounds { count, age_ms };
         let (mut budget, mut now) = (Budget::new(max_bytes), 0);
         let mut real: Vec<History> = (0..CHANNELS).map(|_| History::default()).collect();
         let mut naive: Vec<NaiveHistory> = (0..CHANNELS).map(|_| NaiveHistory::default()).collect();
@@ -147,8 +147,8 @@ proptest! {
                     let top = naive[channel].top;
                     let offset = top.saturating_add_signed(-back);
                     let recovered = match real[channel].since(offset, top, max_bytes) {
-                        Recovery::Complete(all) => Some(offsets(&all)),
-                        Recovery::Incomplete => None,
+                        HistoryRecovery::Complete(all) => Some(offsets(&all)),
+                        HistoryRecovery::Incomplete => None,
                     };
                     prop_assert_eq!(recovered, naive[channel].since(offset, max_bytes));
                 }
@@ -234,9 +234,9 @@ fn publish(
 ) {
     let seen = dedup.check(user, channel, key, content, now);
     match (seen, naive.find(user, channel, key)) {
-        (Seen::New, None) => {}
-        (Seen::OtherContent, Some(first)) if first.content != content => return,
-        (Seen::Duplicate(placed), Some(first)) if first.content == content => {
+        (KeySeen::New, None) => {}
+        (KeySeen::OtherContent, Some(first)) if first.content != content => return,
+        (KeySeen::Duplicate(placed), Some(first)) if first.content == content => {
             assert_eq!((placed.offset, &*placed.channel), (first.offset, channel));
             return;
         }
@@ -290,7 +290,7 @@ proptest! {
         for key in &naive.all {
             prop_assert!(matches!(
                 dedup.check(&key.user, &key.channel, &key.key, key.content, now),
-                Seen::Duplicate(placed) if placed.offset == key.offset
+                KeySeen::Duplicate(placed) if placed.offset == key.offset
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! Token in, identity out. `claims` holds the rules of the contract (docs/protocol.md, "JWT claims"). `keys` and `jwks`
+//! Token in, identity out. `claims` holds the rules of the contract (docs/protocol.md, "Tokens"). `keys` and `jwks`
 //! turn the configured secrets, files and the fetched key set into keys, each of the type in `key`. `verify` brings a
 //! token, the keys and the rules together, and answers with a `token_error`. `verified` remembers good signatures,
 //! `refused` tells the log of bad tokens, `revocations` knows which tokens count no more although they have not

@@ -9,6 +9,7 @@ use crate::auth::{self, CacheLimits, Verifier};
 use crate::boot::error::BootError;
 use crate::config::{Config, ConfigError, Limits};
 use crate::hub::HubSettings;
+use crate::hub::engine::EngineSettings;
 use crate::limits::{Guard, GuardSettings, Rate, Rates};
 use crate::metrics::Metrics;
 use crate::shard::{Compression, Settings};
@@ -67,8 +68,10 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             recover_bytes: limits.outbox_bytes / 2,
             patience_ms: limits.request_ms / 2,
             channels: share(limits.channels),
-            history_bytes: share(limits.history_bytes),
-            idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
+            engine: EngineSettings {
+                history_bytes: share(limits.history_bytes),
+                idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
+            },
             presence_digest_above: limits.presence_digest_above as u64,
             presence_list: limits.presence_list,
         },

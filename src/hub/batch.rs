@@ -80,7 +80,7 @@ impl Hub {
         let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.batch.is_open()) else {
             return answer(out, caller, outcome);
         };
-        let settled = channel.settled();
+        let settled = channel.settled(&self.engine);
         let is_ahead = matches!(&outcome, Answer::Published { placed, .. } if placed.offset > settled);
         if is_ahead || channel.batch.is_awaited_by(caller.asker) {
             channel.batch.behind.push(Behind::Answer(defer(caller, out), outcome));

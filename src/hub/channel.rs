@@ -1,12 +1,12 @@
-//! One channel as its owner sees it: epoch, offsets, history, who subscribes, who is present. It decides nothing
-//! about rights or lanes; `hub` drives it.
+//! One channel as its owner sees it: who subscribes, who is present, and what waits in its batch window. Its epoch,
+//! offsets and history are the engine's. It decides nothing about rights or lanes; `hub` drives it.
 
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::Caller;
-use super::history::History;
+use super::engine::{Engine, LogId};
 use super::presence::{Announcer, Members};
 use crate::ids::{ConnId, ShardId};
 use crate::model::namespace::Namespace;
@@ -24,17 +24,14 @@ pub struct Channel {
     name: Arc<str>,
     /// What the channel allows.
     pub namespace: Arc<Namespace>,
-    epoch: Arc<str>,
-    /// The newest publication's number, 0 before the first.
-    offset: u64,
+    /// Where the engine keeps the channel's epoch, offsets and history.
+    pub log: LogId,
     /// Of the newest publication or event; timestamps don't decrease in a channel.
     timestamp: u64,
     /// Subscribed connections, with the number of the ask that attached each.
     subscribers: HashMap<ConnId, u32, foldhash::fast::RandomState>,
     /// How many of them each shard has.
     per_shard: Box<[u32]>,
-    /// What can still be recovered.
-    pub history: History,
     /// Who is there.
     pub members: Members,
     /// How that is told.
@@ -95,22 +92,14 @@ impl Batch {
 
 impl Channel {
     /// A channel without a past.
-    pub fn new(
-        name: Arc<str>,
-        namespace: Arc<Namespace>,
-        announcer: Announcer,
-        shards: usize,
-        epoch: Arc<str>,
-    ) -> Self {
+    pub fn new(name: Arc<str>, namespace: Arc<Namespace>, announcer: Announcer, shards: usize, log: LogId) -> Self {
         Self {
             name,
             namespace,
-            epoch,
-            offset: 0,
+            log,
             timestamp: 0,
             subscribers: HashMap::default(),
             per_shard: vec![0; shards].into(),
-            history: History::default(),
             members: Members::default(),
             announcer,
             batch: Batch::default(),
@@ -125,43 +114,24 @@ impl Channel {
         &self.name
     }
 
-    /// Which life of the offsets this is.
-    pub fn epoch(&self) -> &Arc<str> {
-        &self.epoch
+    /// The offset of the newest publication that has been sent to the subscribers: those in an open batch window have
+    /// not.
+    pub fn settled(&self, engine: &Engine) -> u64 {
+        engine.logs().top(self.log) - self.batch.publications.len() as u64
     }
 
-    /// The newest publication's number.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// The newest publication that has been sent to the subscribers: those in an open batch window have not.
-    pub fn settled(&self) -> u64 {
-        self.offset - self.batch.publications.len() as u64
-    }
-
-    /// Where the channel stands for whoever asks: a subscriber gets what comes after that.
-    pub fn position(&self) -> Placed {
-        self.placed(self.settled())
-    }
-
-    fn placed(&self, offset: u64) -> Placed {
-        Placed { channel: Arc::clone(&self.name), epoch: Arc::clone(&self.epoch), offset }
+    /// The channel's position for a newcomer: it gets what comes after that.
+    pub fn position(&self, engine: &Engine) -> Placed {
+        engine.logs().placed(self.log, self.settled(engine))
     }
 
     /// What a simulation compares with what clients know.
-    pub fn shown(&self) -> super::Owned {
-        let Placed { channel: name, epoch, offset } = self.position();
-        super::Owned { name, epoch, offset, subscribers: self.subscribers.len(), members: self.members.count() }
+    pub fn shown(&self, engine: &Engine) -> super::OwnedChannel {
+        let Placed { channel: name, epoch, offset } = self.position(engine);
+        super::OwnedChannel { name, epoch, offset, subscribers: self.subscribers.len(), members: self.members.count() }
     }
 
-    /// Assigns the next offset.
-    pub fn advance(&mut self) -> Placed {
-        self.offset += 1;
-        self.placed(self.offset)
-    }
-
-    /// The time of what happens next: `now_ms`, but never before what happened last.
+    /// The timestamp of the next publication or event: `now_ms`, but never before the one of the last.
     pub fn timestamp(&mut self, now_ms: u64) -> u64 {
         self.timestamp = self.timestamp.max(now_ms);
         self.timestamp

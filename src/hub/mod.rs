@@ -4,11 +4,8 @@
 
 mod attach;
 mod batch;
-pub mod budget;
 mod channel;
-pub mod dedup;
-mod epochs;
-pub mod history;
+pub mod engine;
 pub mod presence;
 mod publish;
 pub mod users;
@@ -30,7 +27,8 @@ use crate::time::wheel::{TICK_MS, Wheel};
 pub use batch::Caller;
 use batch::{answer, defer};
 use channel::{Behind, Channel};
-use epochs::Epochs;
+use engine::history::{HistoryBounds, HistoryRecovery};
+use engine::{Engine, EngineSettings};
 use presence::{Announcer, AnnouncerSettings};
 use publish::Publisher;
 use users::{Users, Waiter};
@@ -80,10 +78,8 @@ pub struct HubSettings {
     pub patience_ms: u64,
     /// Most channels that this shard owns.
     pub channels: usize,
-    /// Most bytes of history over all of them.
-    pub history_bytes: usize,
-    /// Most idempotency keys that are remembered.
-    pub idempotency_keys: u32,
+    /// How publications are ordered and kept.
+    pub engine: EngineSettings,
     /// Above so many members, events are digests.
     pub presence_digest_above: u64,
     /// Most users named in one digest.
@@ -92,7 +88,7 @@ pub struct HubSettings {
 
 /// What a hub has, and what it has done.
 #[derive(Clone, Copy, Debug)]
-pub struct Holdings {
+pub struct HubHoldings {
     /// Users online, on the lobby's owner.
     pub users: usize,
     /// Channels.
@@ -112,7 +108,7 @@ pub struct Holdings {
 /// A channel as its owner sees it.
 #[derive(Debug)]
 #[doc(hidden)]
-pub struct Owned {
+pub struct OwnedChannel {
     pub name: Arc<str>,
     pub epoch: Arc<str>,
     pub offset: u64,
@@ -128,6 +124,7 @@ pub struct Hub {
     settings: HubSettings,
     channels: Channels,
     users: Users,
+    engine: Engine,
     publisher: Publisher,
     /// Asks that found a lane full, and all that came behind them. Bounded by the credits of all shards.
     waiting: VecDeque<Waiting>,
@@ -145,9 +142,7 @@ pub struct Hub {
     outlived: usize,
     /// Channels that nobody is on, by when they were last used.
     deserted: BTreeSet<(u64, Arc<str>)>,
-    epochs: Epochs,
     publications: u64,
-    evictions: u64,
     channel_evictions: u64,
 }
 
@@ -161,12 +156,12 @@ struct Waiting {
 impl Hub {
     /// One shard's hub. `seed` makes the epochs: random in a server, given in a simulation.
     pub fn new(settings: HubSettings, seed: u64) -> Self {
-        let publisher = Publisher::new(&settings);
         Self {
+            engine: Engine::memory(&settings.engine, seed),
             settings,
             channels: Channels::default(),
             users: Users::default(),
-            publisher,
+            publisher: Publisher::default(),
             waiting: VecDeque::new(),
             batches: BTreeSet::new(),
             batches_cut: 0,
@@ -175,9 +170,7 @@ impl Hub {
             wheel: Wheel::default(),
             outlived: 0,
             deserted: BTreeSet::new(),
-            epochs: Epochs::new(seed),
             publications: 0,
-            evictions: 0,
             channel_evictions: 0,
         }
     }
@@ -259,7 +252,7 @@ impl Hub {
         let Some(lobby) = self.channels.get_mut(LOBBY) else { return };
         let (next, refused) = attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
         if let Some(next) = next {
-            let outcome = claimed(&self.settings, &self.users, lobby, &next.claim);
+            let outcome = claimed(&self.settings, &self.engine, &self.users, lobby, &next.claim);
             answer(out, next.caller(), outcome);
         }
         refuse(refused, out);
@@ -293,8 +286,8 @@ impl Hub {
                 };
                 channel.filed = 0;
                 attach::poll(&self.settings, &self.users, channel, now, out);
-                self.publisher.expire(channel, now);
-                if is_disused(channel, now) {
+                self.engine.logs_mut().expire(channel.log, now.mono_ms);
+                if is_disused(&self.engine, channel, now) {
                     self.remove(&name);
                 } else {
                     self.settle(&name, now);
@@ -305,18 +298,18 @@ impl Hub {
 
     /// Every channel, as its owner sees it.
     #[doc(hidden)]
-    pub fn owned(&self) -> Vec<Owned> {
-        self.channels.values().map(Channel::shown).collect()
+    pub fn owned(&self) -> Vec<OwnedChannel> {
+        self.channels.values().map(|channel| channel.shown(&self.engine)).collect()
     }
 
     /// What it has and has done.
-    pub fn holdings(&self) -> Holdings {
-        Holdings {
+    pub fn holdings(&self) -> HubHoldings {
+        HubHoldings {
             users: self.users.count() as usize,
             channels: self.channels.len(),
-            history_bytes: self.publisher.budget.bytes(),
+            history_bytes: self.engine.logs().history_bytes(),
             publications: self.publications,
-            evictions: self.evictions,
+            evictions: self.engine.logs().evictions(),
             channel_evictions: self.channel_evictions,
             batches_cut: self.batches_cut,
         }
@@ -363,30 +356,29 @@ impl Hub {
     /// Asks that change a channel, which exists.
     fn with_channel(&mut self, name: &str, caller: Caller, ask: Ask, now: Now, out: &mut Staging<Parcel>) -> Answer {
         let Caller { asker, request, .. } = caller;
-        let Self { settings, channels, users, publisher, publications, batches, .. } = self;
+        let Self { settings, channels, users, engine, publisher, publications, batches, .. } = self;
         let channel = channels.get_mut(name).expect("made before");
         channel.used_ms = now.mono_ms;
         match (ask, asker) {
             (Ask::Publish(publish), asker) => {
-                let answer = publisher.publish(settings, channel, asker, &publish, now, out);
+                let answer = publisher.publish(settings, engine, channel, asker, &publish, now, out);
                 *publications += u64::from(matches!(answer, Answer::Published { duplicate: false, .. }));
                 if channel.batch.publications.len() == 1 {
                     batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
                 }
-                self.evict();
                 answer
             }
             (Ask::Subscribe { user, recover, .. }, Asker::Conn(conn)) => {
-                publisher.expire(channel, now);
+                engine.logs_mut().expire(channel.log, now.mono_ms);
                 if **channel.name() == *LOBBY && !users.holds(conn, user.key()) {
                     return Answer::Refused(Refusal::Forbidden);
                 }
                 attach::subscribe(settings, channel, (conn, request), &user, now, out);
-                Answer::Subscribed(Box::new(recovered(settings, channel, recover.as_deref())))
+                Answer::Subscribed(Box::new(recovered(settings, engine, channel, recover.as_deref())))
             }
             (Ask::History { since, limit, reverse, .. }, _) => {
-                publisher.expire(channel, now);
-                history(settings, channel, since.as_deref(), limit as usize, reverse)
+                engine.logs_mut().expire(channel.log, now.mono_ms);
+                history(settings, engine, channel, since.as_deref(), limit as usize, reverse)
             }
             (ask, asker) => unreachable!("{asker:?} can't ask {ask:?}"),
         }
@@ -398,9 +390,9 @@ impl Hub {
             unreachable!("the backend signs nobody in")
         };
         self.channel(&LOBBY.into(), now, out).expect("the lobby always has a place");
-        let Self { settings, channels, users, publisher, .. } = self;
+        let Self { settings, channels, users, engine, .. } = self;
         let lobby = channels.get_mut(LOBBY).expect("just made");
-        publisher.expire(lobby, now);
+        engine.logs_mut().expire(lobby.log, now.mono_ms);
         let most = if claim.bounded { settings.connections_per_user } else { 0 };
         match attach::claim(settings, users, lobby, (conn, request), (&claim, most), now, out) {
             Ok(()) => {
@@ -408,7 +400,7 @@ impl Hub {
                     // The connection that had to answer is kicked.
                     refuse(users.end_probe(claim.user.key()), out);
                 }
-                Some(claimed(settings, users, lobby, &claim))
+                Some(claimed(settings, engine, users, lobby, &claim))
             }
             Err(refusal) if !settings.probes => Some(Answer::Refused(refusal)),
             Err(refusal) => {
@@ -440,8 +432,9 @@ impl Hub {
             window_ms: namespace.presence_window_ms,
             list_max: self.settings.presence_list,
         });
-        let (epoch, shards) = (self.epochs.of(name), self.settings.shards);
-        let mut channel = Channel::new(Arc::clone(name), namespace, announcer, shards, epoch);
+        let bounds = HistoryBounds { count: namespace.history_size, age_ms: namespace.history_age_ms };
+        let log = self.engine.open(name, bounds);
+        let mut channel = Channel::new(Arc::clone(name), namespace, announcer, self.settings.shards, log);
         channel.used_ms = now.mono_ms;
         self.channels.insert(Arc::clone(name), channel);
         Ok(())
@@ -459,16 +452,13 @@ impl Hub {
     }
 
     fn remove(&mut self, name: &str) {
-        let Some(mut channel) = self.channels.remove(name) else { return };
-        self.publisher.forget(&mut channel);
+        let Some(channel) = self.channels.remove(name) else { return };
+        self.engine.close(name, channel.log);
         if let Some(since_ms) = channel.deserted_ms {
             self.deserted.remove(&(since_ms, Arc::clone(channel.name())));
         }
         if channel.filed > 0 {
             self.unfile();
-        }
-        if channel.offset() > 0 {
-            self.epochs.end(name);
         }
     }
 
@@ -508,24 +498,9 @@ impl Hub {
         }
     }
 
-    /// Histories over the shard's bound give up what is oldest of all.
-    fn evict(&mut self) {
-        let Self { channels, publisher, evictions, .. } = self;
-        while let Some(victim) = publisher.budget.victim() {
-            let channel = channels.get_mut(&victim).expect("a channel in the budget exists");
-            *evictions += u64::from(publisher.budget.evict(&victim, &mut channel.history) > 0);
-        }
-    }
-
-    /// Histories give up so many bytes, what is oldest of all first. Returns how many publications went.
+    /// Removes `bytes` of history, the largest histories first. Returns how many publications went.
     pub fn shrink_histories(&mut self, bytes: usize) -> usize {
-        let keep = self.publisher.budget.bytes().saturating_sub(bytes);
-        let mut count = 0;
-        while let Some(victim) = self.publisher.budget.victim_above(keep) {
-            let channel = self.channels.get_mut(&victim).expect("a channel in the budget exists");
-            count += usize::from(self.publisher.budget.evict(&victim, &mut channel.history) > 0);
-        }
-        count
+        self.engine.logs_mut().shrink(bytes)
     }
 
     /// Whether every shard with subscribers can take what the ask may bring.
@@ -545,7 +520,7 @@ impl Hub {
     fn settle(&mut self, name: &str, now: Now) {
         let Some(channel) = self.channels.get_mut(name) else { return };
         let is_deserted = channel.is_deserted() && *name != *LOBBY;
-        if is_deserted && channel.offset() == 0 {
+        if is_deserted && self.engine.logs().top(channel.log) == 0 {
             return self.remove(name);
         }
         let listed_ms = channel.deserted_ms;
@@ -560,7 +535,7 @@ impl Hub {
             channel.deserted_ms = is_deserted.then_some(channel.used_ms);
             self.deserted.extend(channel.deserted_ms.map(|since_ms| (since_ms, Arc::clone(channel.name()))));
         }
-        let Some(at_ms) = next_deadline(channel, now) else { return };
+        let Some(at_ms) = next_deadline(&self.engine, channel, now) else { return };
         if channel.filed == 0 || at_ms.div_ceil(TICK_MS) < channel.filed {
             channel.filed = self.wheel.file(Arc::clone(channel.name()), at_ms);
         }
@@ -578,28 +553,28 @@ fn channel_of(ask: &Ask) -> Arc<str> {
 }
 
 /// The answer to a sign-in that was let through.
-fn claimed(settings: &HubSettings, users: &Users, lobby: &Channel, claim: &Claim) -> Answer {
-    let lobby = claim.lobby.then(|| Box::new(recovered(settings, lobby, claim.recover.as_deref())));
+fn claimed(settings: &HubSettings, engine: &Engine, users: &Users, lobby: &Channel, claim: &Claim) -> Answer {
+    let lobby = claim.lobby.then(|| Box::new(recovered(settings, engine, lobby, claim.recover.as_deref())));
     Answer::Claimed { lobby, online_count: users.count() }
 }
 
 /// Where the channel stands, with what a client missed that had come to `since`.
-fn recovered(settings: &HubSettings, channel: &Channel, since: Option<&Since>) -> Attached {
-    let placed = channel.position();
+fn recovered(settings: &HubSettings, engine: &Engine, channel: &Channel, since: Option<&Since>) -> Attached {
+    let placed = channel.position(engine);
     let mut attached = Attached { placed, recovered: None, lost_from: 0, publications: Vec::new() };
     let Some(since) = since else { return attached };
-    let same = *since.epoch == **channel.epoch();
+    let same = *since.epoch == **engine.logs().epoch(channel.log);
     let found = if same {
-        channel.history.since(since.offset, attached.placed.offset, settings.recover_bytes)
+        engine.logs().since(channel.log, since.offset, attached.placed.offset, settings.recover_bytes)
     } else {
-        history::Recovery::Incomplete
+        HistoryRecovery::Incomplete
     };
     match found {
-        history::Recovery::Complete(publications) => {
+        HistoryRecovery::Complete(publications) => {
             attached.recovered = Some(true);
             attached.publications = publications;
         }
-        history::Recovery::Incomplete => {
+        HistoryRecovery::Incomplete => {
             attached.recovered = Some(false);
             attached.lost_from = if same { since.offset.saturating_add(1) } else { 1 };
         }
@@ -607,19 +582,26 @@ fn recovered(settings: &HubSettings, channel: &Channel, since: Option<&Since>) -
     attached
 }
 
-fn history(settings: &HubSettings, channel: &Channel, since: Option<&Since>, limit: usize, reverse: bool) -> Answer {
-    if since.is_some_and(|since| *since.epoch != **channel.epoch()) {
-        return Answer::EpochChanged(channel.position());
+fn history(
+    settings: &HubSettings,
+    engine: &Engine,
+    channel: &Channel,
+    since: Option<&Since>,
+    limit: usize,
+    reverse: bool,
+) -> Answer {
+    if since.is_some_and(|since| *since.epoch != **engine.logs().epoch(channel.log)) {
+        return Answer::EpochChanged(channel.position(engine));
     }
-    let placed = channel.position();
-    let publications =
-        channel.history.page(since.map(|since| since.offset), placed.offset, limit, settings.recover_bytes, reverse);
+    let placed = channel.position(engine);
+    let (since, bytes) = (since.map(|since| since.offset), settings.recover_bytes);
+    let publications = engine.logs().page(channel.log, since, placed.offset, limit, bytes, reverse);
     Answer::History(Box::new(Attached { placed, recovered: None, lost_from: 0, publications }))
 }
 
-fn next_deadline(channel: &Channel, now: Now) -> Option<u64> {
+fn next_deadline(engine: &Engine, channel: &Channel, now: Now) -> Option<u64> {
     let age = channel.namespace.history_age_ms;
-    let history = channel.history.oldest_ms().map(|oldest| oldest.saturating_add(age));
+    let history = engine.logs().oldest_ms(channel.log).map(|oldest| oldest.saturating_add(age));
     let disuse =
         (channel.is_deserted() && **channel.name() != *LOBBY).then(|| idle_until(channel).max(now.mono_ms + 1));
     [channel.announcer.next_deadline(), history, disuse].into_iter().flatten().min()
@@ -629,9 +611,9 @@ fn idle_until(channel: &Channel) -> u64 {
     channel.used_ms.saturating_add(channel.namespace.history_age_ms.max(IDLE_MS))
 }
 
-fn is_disused(channel: &Channel, now: Now) -> bool {
+fn is_disused(engine: &Engine, channel: &Channel, now: Now) -> bool {
     channel.is_deserted()
-        && channel.history.is_empty()
+        && engine.logs().oldest_ms(channel.log).is_none()
         && !channel.batch.is_open()
         && **channel.name() != *LOBBY
         && idle_until(channel) <= now.mono_ms

@@ -1,13 +1,12 @@
-//! Accepting a publication: rights and idempotency checked, an offset assigned, encoded once, kept in the history,
-//! handed to the lanes. The engine decides what "accepted" means; there is one so far, memory. Part of `hub`.
+//! A publication's way through its owner. *Before* the engine: the right to publish and the size. The engine decides
+//! whether the publication is accepted and where it stands. *After* the engine: the publication is encoded for its
+//! place, kept in the history, and delivered or put into the batch window. Part of `hub`.
 
 use std::sync::Arc;
 
 use super::HubSettings;
-use super::budget::Budget;
 use super::channel::{Batch, Behind, Channel};
-use super::dedup::{self, Dedup, Seen};
-use super::history::{Bounds, History};
+use super::engine::{Engine, Submitted};
 use crate::dialect::native::encode::{self, Kind, Position};
 use crate::mesh::Staging;
 use crate::model::parcel::{Answer, Asker, Content, Parcel, Placed, Publish, Refusal};
@@ -16,62 +15,29 @@ use crate::model::text::escape_html;
 use crate::planted::Fault;
 use crate::time::clock::Now;
 
-/// Who orders and keeps the publications of a channel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Engine {
-    /// This process alone: accepted at once.
-    #[default]
-    Memory,
-}
-
-/// What an engine says to a publication.
-#[derive(Debug)]
-pub enum Submitted {
-    /// It is accepted, in this place.
-    Accepted(Placed),
-}
-
-impl Engine {
-    /// Asks for the next place in the channel.
-    pub fn submit(self, channel: &mut Channel) -> Submitted {
-        match self {
-            Self::Memory => Submitted::Accepted(channel.advance()),
-        }
-    }
-}
-
-/// A scratch buffer above this is given back.
+/// A scratch buffer above this size is given back.
 const KEEP_BYTES: usize = 64 * 1024;
+/// Escaping makes at most this many bytes of one: `'` becomes `&#039;` in HTML, and a control character `\u0007` in JSON.
+const ESCAPED_BYTES: usize = 6;
+/// The bytes of a push beside its names, its sender and its content, rounded up.
+const ENVELOPE_BYTES: usize = 512;
 
-/// What publishing needs beside the channel.
-#[derive(Debug)]
+/// Encodes publications, and counts those in batch windows.
+#[derive(Debug, Default)]
 pub struct Publisher {
-    engine: Engine,
-    dedup: Dedup,
-    /// Of the histories of all channels.
-    pub budget: Budget<Arc<str>>,
-    /// The length of all frames in open batch windows.
+    /// The bytes of all frames in open batch windows.
     pub batched_bytes: usize,
-    scratch: Vec<u8>,
+    /// Scratch for one frame.
+    frame: Vec<u8>,
 }
 
 impl Publisher {
-    /// With the bounds of one shard.
-    pub fn new(settings: &HubSettings) -> Self {
-        Self {
-            engine: Engine::default(),
-            dedup: Dedup::new(settings.idempotency_keys),
-            budget: Budget::new(settings.history_bytes),
-            batched_bytes: 0,
-            scratch: Vec::new(),
-        }
-    }
-
-    /// Takes one publication for `channel` and returns the answer. Either the publication has been delivered, or it
-    /// is in the channel's batch.
+    /// Takes one publication for `channel` and returns the answer. An accepted publication has been delivered, or it is
+    /// in the channel's batch window.
     pub fn publish(
         &mut self,
         settings: &HubSettings,
+        engine: &mut Engine,
         channel: &mut Channel,
         asker: Asker,
         publish: &Publish,
@@ -83,40 +49,41 @@ impl Publisher {
         {
             return Answer::Refused(Refusal::Forbidden);
         }
-        if publish.epoch.as_ref().is_some_and(|epoch| **epoch != **channel.epoch()) {
-            return Answer::EpochChanged(channel.position());
-        }
-        let content = match self.look_up(channel, publish, now) {
-            Ok(content) => content,
-            Err(answer) => return answer,
+        let timestamp = channel.timestamp(now.unix_ms);
+        let fits = |placed: &Placed| {
+            most_bytes(channel, publish) <= settings.push_bytes
+                || self.encode(channel, placed, timestamp, publish).1 <= settings.push_bytes
         };
-        let publication = match self.encode(settings, channel, publish, now) {
-            Ok(publication) => publication,
-            Err(refusal) => return Answer::Refused(refusal),
-        };
-        let Submitted::Accepted(placed) = self.engine.submit(channel);
-        assert_eq!(placed.offset, publication.offset, "encoded for the place that it got");
-        if let (Some(key), Some(content)) = (&publish.idempotency_key, content) {
-            self.dedup.record(&publisher_key(publish), key, content, placed.clone(), now.mono_ms);
-        }
-        self.keep(channel, &publication, now);
-        let window_ms = channel.namespace.batch_window_ms;
-        if window_ms == 0 {
-            deliver(channel, &publication, out);
-        } else {
-            let batch = &mut channel.batch;
-            if !batch.is_open() {
-                batch.until_ms = now.mono_ms + window_ms;
+        match engine.submit(channel.log, publish, fits, timestamp, now.mono_ms) {
+            Submitted::Accepted(placed, timestamp) => {
+                let (publication, _) = self.encode(channel, &placed, timestamp, publish);
+                engine.logs_mut().keep(channel.log, &publication, now.mono_ms);
+                self.hand_on(channel, publication, now, out);
+                Answer::Published { placed, duplicate: false }
             }
-            batch.bytes += publication.frame().len();
-            self.batched_bytes += publication.frame().len();
-            batch.publications.push(publication);
+            Submitted::Duplicate(placed) => Answer::Published { placed, duplicate: true },
+            Submitted::EpochChanged => Answer::EpochChanged(channel.position(engine)),
+            Submitted::Refused(refusal) => Answer::Refused(refusal),
         }
-        Answer::Published { placed, duplicate: false }
     }
 
-    /// Ends the channel's batch window: its publications leave. Returns what waited behind them, which is to be seen to
-    /// now.
+    /// Sends the publication now, or puts it into the channel's batch window.
+    fn hand_on(&mut self, channel: &mut Channel, publication: Arc<Publication>, now: Now, out: &mut Staging<Parcel>) {
+        let window_ms = channel.namespace.batch_window_ms;
+        if window_ms == 0 {
+            return deliver(channel, &publication, out);
+        }
+        let batch = &mut channel.batch;
+        if !batch.is_open() {
+            batch.until_ms = now.mono_ms + window_ms;
+        }
+        batch.bytes += publication.frame().len();
+        self.batched_bytes += publication.frame().len();
+        batch.publications.push(publication);
+    }
+
+    /// Ends the channel's batch window: its publications leave. Returns what waited behind them, which the caller has to
+    /// take up now.
     pub fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) -> Vec<Behind> {
         let Batch { mut publications, bytes, behind, .. } = std::mem::take(&mut channel.batch);
         self.batched_bytes -= bytes;
@@ -137,49 +104,18 @@ impl Publisher {
         behind
     }
 
-    /// What the history has to forget by now.
-    pub fn expire(&mut self, channel: &mut Channel, now: Now) {
-        let bounds = bounds(channel);
-        let name = Arc::clone(channel.name());
-        self.budget.change(&name, &mut channel.history, |history| history.expire(now.mono_ms, bounds));
-    }
-
-    /// The channel is about to go: what is kept of it goes too.
-    pub fn forget(&mut self, channel: &mut Channel) {
-        let name = Arc::clone(channel.name());
-        self.budget.change(&name, &mut channel.history, History::clear);
-        self.dedup.forget_channel(&name);
-    }
-
-    /// What stands for the content, if the publication carries a key that is new.
-    fn look_up(&mut self, channel: &Channel, publish: &Publish, now: Now) -> Result<Option<u128>, Answer> {
-        let Some(key) = &publish.idempotency_key else { return Ok(None) };
-        let (kind, body) = match &publish.content {
-            Content::Text(text) => (&b"text"[..], text.as_bytes()),
-            Content::Json(json) => (&b"json"[..], &**json),
-        };
-        let conflation_key = publish.key.as_deref().unwrap_or_default().as_bytes();
-        let content = self.dedup.content_hash(&[kind, body, conflation_key]);
-        match self.dedup.check(&publisher_key(publish), channel.name(), key, content, now.mono_ms) {
-            Seen::New => Ok(Some(content)),
-            Seen::Duplicate(placed) => Err(Answer::Published { placed, duplicate: true }),
-            Seen::OtherContent => Err(Answer::Refused(Refusal::KeyReused)),
-        }
-    }
-
-    /// Encodes for the next offset, which is not assigned yet: too large a push leaves no hole.
+    /// The publication in its place, and how many bytes its frame has.
     fn encode(
         &mut self,
-        settings: &HubSettings,
-        channel: &mut Channel,
+        channel: &Channel,
+        placed: &Placed,
+        timestamp: u64,
         publish: &Publish,
-        now: Now,
-    ) -> Result<Arc<Publication>, Refusal> {
-        let timestamp = channel.timestamp(now.unix_ms);
+    ) -> (Arc<Publication>, usize) {
         let escape = channel.namespace.escape;
-        let position = Position { channel: channel.name(), epoch: channel.epoch(), offset: channel.offset() + 1 };
+        let position = placed.position();
         let sender = publish.sender.as_ref().map(|user| user.json(escape));
-        let frame = &mut self.scratch;
+        let frame = &mut self.frame;
         frame.clear();
         let (kind, fields) = match &publish.content {
             Content::Text(text) => {
@@ -193,41 +129,34 @@ impl Publisher {
                 (Kind::Publication, push.encode(frame))
             }
         };
-        let offset = position.offset;
-        let outcome = if frame.len() <= settings.push_bytes {
-            let fields = short(fields.start)..short(fields.end);
-            let shared = Arc::from(&**frame);
-            Ok(Arc::new(Publication::new(offset, timestamp, publish.key.clone(), kind, shared, fields)))
-        } else {
-            Err(Refusal::TooLarge)
-        };
+        let bytes = frame.len();
+        let fields = short(fields.start)..short(fields.end);
+        let shared = Arc::from(&**frame);
         if frame.capacity() > KEEP_BYTES {
             *frame = Vec::new();
         }
-        outcome
-    }
-
-    fn keep(&mut self, channel: &mut Channel, publication: &Arc<Publication>, now: Now) {
-        let bounds = bounds(channel);
-        let name = Arc::clone(channel.name());
-        self.budget
-            .change(&name, &mut channel.history, |history| history.push(Arc::clone(publication), now.mono_ms, bounds));
+        let publication = Publication::new(placed.offset, timestamp, publish.key.clone(), kind, shared, fields);
+        (Arc::new(publication), bytes)
     }
 }
 
-/// Whose keys they are.
-fn publisher_key(publish: &Publish) -> Arc<str> {
-    publish.sender.as_ref().map_or_else(|| dedup::BACKEND.into(), |user| Arc::clone(user.key()))
-}
-
-fn bounds(channel: &Channel) -> Bounds {
-    Bounds { count: channel.namespace.history_size, age_ms: channel.namespace.history_age_ms }
+/// An upper bound of the push's size that takes no look at the content. Most pushes are far below the limit, and then
+/// nobody has to know the exact size.
+fn most_bytes(channel: &Channel, publish: &Publish) -> usize {
+    let content = match &publish.content {
+        Content::Text(text) => ESCAPED_BYTES * text.len(),
+        Content::Json(json) => json.len(),
+    };
+    let names = channel.name().len() + publish.key.as_ref().map_or(0, |key| key.len());
+    let sender = publish.sender.as_ref().map_or(0, |user| user.json(channel.namespace.escape).get().len());
+    ENVELOPE_BYTES + ESCAPED_BYTES * names + sender + content
 }
 
 fn short(at: usize) -> u32 {
     u32::try_from(at).expect("a push is below 1 GiB")
 }
 
+/// Sends one publication to every shard with subscribers.
 fn deliver(channel: &Channel, publication: &Arc<Publication>, out: &mut Staging<Parcel>) {
     let dropped = Fault::DroppedParcel.is_planted() && publication.offset.is_multiple_of(16); // PLANTED
     for shard in channel.interested().skip(usize::from(dropped)) {

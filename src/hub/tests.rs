@@ -53,8 +53,7 @@ impl Scene {
             recover_bytes: 10_000,
             patience_ms: 1_000,
             channels: CHANNELS,
-            history_bytes: 1 << 20,
-            idempotency_keys: 100,
+            engine: EngineSettings { history_bytes: 1 << 20, idempotency_keys: 100 },
             presence_digest_above: 100,
             presence_list: 10,
         };
@@ -201,7 +200,7 @@ fn when_all_places_are_taken_the_longest_deserted_gives_up_its_own() {
     let back = scene.subscribe(1, "a", Some((&*first.epoch, 1))).expect("a place");
     assert_eq!((back.recovered, back.lost_from), (Some(false), 1), "told, not silently lost");
     assert_eq!(scene.hub.holdings().channel_evictions, 6);
-    let kept = scene.hub.publisher.budget.channels();
+    let kept = scene.hub.engine.logs().histories();
     assert_eq!((scene.channels().len(), kept), (CHANNELS, CHANNELS - 1), "no history of what is gone");
 }
 

@@ -1,4 +1,4 @@
-//! Names of channels: `name` or `namespace:name` (docs/protocol.md, "Channels, recovery, acknowledgement"). Knows
+//! Names of channels: `name` or `namespace:name` (docs/protocol.md, "Channels"). Knows
 //! their syntax, not which namespaces there are nor who may do what in them.
 
 /// Longest name of a channel, its namespace included, in bytes.

@@ -18,6 +18,7 @@ mod refusals;
 mod relief;
 mod rights;
 mod timers;
+pub mod turn;
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -70,10 +71,10 @@ pub const REPLY_BYTES: usize = 64 * 1024;
 const LARGE_BYTES: usize = 64 * 1024;
 /// How often memory is given back while large messages come.
 const GIVE_BACK_MS: u64 = 1_000;
-/// What a turn takes from one lane: so many parcels …
-pub const LANE_PARCELS: usize = 256;
-/// … and no more after so many bytes.
-pub const LANE_BYTES: usize = 256 * 1024;
+/// Most parcels that one turn takes from one lane.
+const LANE_PARCELS: usize = 256;
+/// A turn takes no more from a lane after so many bytes.
+const LANE_BYTES: usize = 256 * 1024;
 
 /// What a shard needs to know of the configuration.
 #[derive(Clone, Debug)]
@@ -288,9 +289,13 @@ impl Shard {
         }
     }
 
-    /// Parcels on their way out: the shell ships them.
-    pub fn staging(&mut self) -> &mut Staging<Parcel> {
+    /// Parcels that wait to be shipped.
+    fn staging(&mut self) -> &mut Staging<Parcel> {
         &mut self.staging
+    }
+
+    fn stopwatch_ns(&self) -> u64 {
+        (self.settings.stopwatch)()
     }
 
     /// What the shell is to do; the list is handed over.
@@ -309,7 +314,7 @@ impl Shard {
     }
 
     /// Takes one parcel from a lane.
-    pub fn take(&mut self, from: ShardId, parcel: Parcel, now: Now) {
+    fn take(&mut self, from: ShardId, parcel: Parcel, now: Now) {
         if from != self.own {
             self.metrics.count(Count::Parcels);
         }
@@ -361,9 +366,9 @@ impl Shard {
         self.fanout.append(channel, publication.frame(), publication.offset, key);
     }
 
-    /// The shard's own part of a turn: parcels to itself, within the same budget as a lane's, and asks that wait
-    /// for room.
-    pub fn turn(&mut self, now: Now) {
+    /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
+    /// takes longer than a turn.
+    fn work(&mut self, now: Now) {
         #[cfg(feature = "planted")]
         crate::planted::at_turn();
         let mut weight = 0;
@@ -417,14 +422,13 @@ impl Shard {
         metrics.set_count(Count::BatchesCut, held.batches_cut);
     }
 
-    /// The backend asks the owner of a channel, which is this shard. The answer is among
-    /// [`Shard::take_backend_answers`] in some later turn, under the same number.
+    /// The backend asks the owner of a channel, which is this shard. The answer comes at the end of some later turn
+    /// ([`turn::Next::Over`]), under the same number.
     pub fn ask_for_backend(&mut self, request: u32, ask: Ask) {
         self.staging.push(self.own, Parcel::Ask { asker: Asker::Backend, request, ask });
     }
 
-    /// Answers to the backend; the list is handed over.
-    pub fn take_backend_answers(&mut self) -> Vec<(u32, Answer)> {
+    fn take_backend_answers(&mut self) -> Vec<(u32, Answer)> {
         std::mem::take(&mut self.backend)
     }
 
@@ -440,7 +444,7 @@ impl Shard {
     }
 
     /// Whether a flush would find anything to do.
-    pub fn wants_flush(&self) -> bool {
+    fn wants_flush(&self) -> bool {
         self.fanout.is_dirty() || !self.dirty.is_empty() || !self.emptied.is_empty()
     }
 
@@ -466,14 +470,17 @@ impl Shard {
     /// For the failure message of a simulation that doesn't come to rest.
     #[doc(hidden)]
     pub fn what_waits(&self) -> String {
-        let credits: Vec<_> = self.credits.iter().map(|credits| (credits.left, credits.waiting.len())).collect();
+        let all = mesh::credits(self.settings.lane_parcels);
+        let credits = self.credits.iter().map(|credits| (credits.left, credits.waiting.len())).enumerate();
+        let owed: Vec<_> = credits.filter(|(_, credits)| *credits != (all, 0)).collect();
         let (stuck, dirty, flush) = (self.is_stuck(), self.wants_flush(), self.flush.is_some());
-        format!("credits {credits:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, own {}", self.staging.own_len())
+        let (holding, own) = (self.hub.is_holding(), self.staging.own_len());
+        format!("credits {owed:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, holding {holding}, own {own}")
     }
 
     /// The channels that this shard owns, as it sees them.
     #[doc(hidden)]
-    pub fn owned(&self) -> Vec<crate::hub::Owned> {
+    pub fn owned(&self) -> Vec<crate::hub::OwnedChannel> {
         self.hub.owned()
     }
 

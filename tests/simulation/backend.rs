@@ -31,8 +31,9 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Publishes something somewhere; sometimes once more under the same key.
-    pub fn ask(&mut self, shards: &mut [Shard], said: u64, dice: &mut Dice) -> String {
+    /// Publishes something somewhere; sometimes once more under the same key. Returns what it did, and which shard it
+    /// asked.
+    pub fn ask(&mut self, shards: &mut [Shard], said: u64, dice: &mut Dice) -> (String, usize) {
         let channel = dice.pick(&CHANNELS[..CHANNELS.len() - 1]);
         let number = u32::try_from(self.asked.len()).expect("few");
         let again = self.asked.iter().rposition(|asked| asked.once && asked.channel == channel);
@@ -51,7 +52,7 @@ impl Backend {
         shards[owner].ask_for_backend(number, Ask::Publish(Box::new(publish)));
         self.asked.push(Asked { channel, once, said, answer: None });
         self.tags.insert(number, tag.clone());
-        format!("the backend publishes {tag} in {channel}, once {once}")
+        (format!("the backend publishes {tag} in {channel}, once {once}"), owner)
     }
 
     pub fn hear(&mut self, answers: Vec<(u32, Answer)>) -> Verdict {

@@ -3,9 +3,12 @@
 
 use std::collections::VecDeque;
 
+use uringcast::ids::ShardId;
 use uringcast::mesh::Staging;
 use uringcast::model::parcel::{Answer, Parcel};
-use uringcast::shard::Shard;
+use uringcast::shard::turn::ShardLanes;
+
+use crate::world::shard_id;
 
 /// What goes wrong, once in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +24,12 @@ pub enum Fault {
     LoseByte,
     /// A shard says that it revoked what it did not.
     ForgetRevocation,
+    /// A shard that sleeps is not woken for what was shipped to it.
+    DropRing,
 }
 
 impl Fault {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::DropDeliver,
         Self::SwapDelivers,
         Self::DuplicateDeliver,
@@ -33,6 +38,7 @@ impl Fault {
         Self::AnswerFirst,
         Self::LoseByte,
         Self::ForgetRevocation,
+        Self::DropRing,
     ];
 }
 
@@ -72,6 +78,10 @@ pub struct Lanes {
     shards: usize,
     capacity: usize,
     queues: Vec<VecDeque<Parcel>>,
+    /// Whether each shard has told the others to ring when they ship.
+    asleep: Vec<bool>,
+    /// Whether each shard was rung for since its last turn began. A ring during a turn is for the next one.
+    rung: Vec<bool>,
     /// Deliveries shipped so far, by destination.
     pub delivered: Vec<usize>,
     pub sabotage: Sabotage,
@@ -80,33 +90,84 @@ pub struct Lanes {
 impl Lanes {
     pub fn new(shards: usize, capacity: usize, sabotage: Sabotage) -> Self {
         let queues = (0..shards * shards).map(|_| VecDeque::new()).collect();
-        Self { shards, capacity, queues, delivered: vec![0; shards], sabotage }
+        Self {
+            shards,
+            capacity,
+            queues,
+            asleep: vec![false; shards],
+            rung: vec![false; shards],
+            delivered: vec![0; shards],
+            sabotage,
+        }
     }
 
     pub fn is_empty(&self) -> bool {
         self.queues.iter().all(VecDeque::is_empty)
     }
 
-    pub fn len(&self, from: usize, to: usize) -> usize {
-        self.queues[from * self.shards + to].len()
+    /// Whether somebody wants the shard to take a turn.
+    pub fn has_rung(&self, shard: usize) -> bool {
+        self.rung[shard]
     }
 
-    pub fn pop(&mut self, from: usize, to: usize) -> Option<Parcel> {
-        self.queues[from * self.shards + to].pop_front()
+    /// Somebody wants the shard to take a turn.
+    pub fn ring(&mut self, shard: usize) {
+        self.rung[shard] = true;
+    }
+}
+
+/// One shard's ends of the lanes.
+pub struct Ends<'a> {
+    pub lanes: &'a mut Lanes,
+    pub own: usize,
+    /// How many parcels each lane gives in one turn, by its producer.
+    pub budgets: Vec<usize>,
+    /// The lane that is drained first.
+    pub first: usize,
+    /// Told of each parcel that comes out of a lane.
+    pub taken: &'a dyn Fn(usize, &Parcel),
+}
+
+impl ShardLanes for Ends<'_> {
+    fn drain(&mut self, mut take: impl FnMut(ShardId, Parcel)) -> bool {
+        let (shards, own) = (self.lanes.shards, self.own);
+        let mut has_left = false;
+        for from in (0..shards).map(|step| (self.first + step) % shards).filter(|&from| from != own) {
+            let queue = &mut self.lanes.queues[from * shards + own];
+            for parcel in queue.drain(..self.budgets[from].min(queue.len())) {
+                (self.taken)(from, &parcel);
+                take(shard_id(from), parcel);
+            }
+            has_left |= !queue.is_empty();
+        }
+        has_left
     }
 
-    /// Moves what a shard has staged into its lanes, as far as there is room.
-    pub fn ship(&mut self, from: usize, shard: &mut Shard) {
-        for to in (0..self.shards).filter(|&to| to != from) {
-            let queue = &mut self.queues[from * self.shards + to];
-            let free = self.capacity.saturating_sub(queue.len());
-            let (sabotage, delivered) = (&mut self.sabotage, &mut self.delivered[to]);
-            let staging: &mut Staging<Parcel> = shard.staging();
-            staging.ship_lane(crate::world::shard_id(to), free, |parcel| {
-                *delivered += usize::from(is_delivery(&parcel));
+    /// Moves what the shard has staged into its lanes, as far as there is room.
+    fn ship(&mut self, staging: &mut Staging<Parcel>) {
+        let Lanes { shards, capacity, queues, asleep, rung, delivered, sabotage } = &mut *self.lanes;
+        for to in (0..*shards).filter(|&to| to != self.own) {
+            let queue = &mut queues[self.own * *shards + to];
+            let free = capacity.saturating_sub(queue.len());
+            let has_moved = staging.ship_lane(shard_id(to), free, |parcel| {
+                delivered[to] += usize::from(is_delivery(&parcel));
                 put(queue, parcel, sabotage);
             });
+            if has_moved && std::mem::take(&mut asleep[to]) && !sabotage.strikes(Fault::DropRing) {
+                rung[to] = true;
+            }
         }
+    }
+
+    fn fall_asleep(&mut self) -> bool {
+        let (shards, own) = (self.lanes.shards, self.own);
+        let is_idle = (0..shards).all(|from| self.lanes.queues[from * shards + own].is_empty());
+        self.lanes.asleep[own] = is_idle;
+        is_idle
+    }
+
+    fn wake_up(&mut self) {
+        (self.lanes.asleep[self.own], self.lanes.rung[self.own]) = (false, false);
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use uringcast::auth::{CacheLimits, UserId, Verifier};
 use uringcast::config::{Auth, Config, Secret, StaticToken};
 use uringcast::hub::HubSettings;
+use uringcast::hub::engine::EngineSettings;
 use uringcast::limits::{Guard, GuardSettings, Rate};
 use uringcast::metrics::Metrics;
 use uringcast::model::namespace::{
@@ -112,7 +113,9 @@ impl Plan {
             namespace.history_size >= 100_000 && namespace.history_age_ms > 10_000_000
         };
         let hub = &self.settings.hub;
-        hub.recover_bytes >= 1 << 19 && hub.history_bytes > 1 << 28 && hub.namespaces.of(channel).is_some_and(keeps)
+        hub.recover_bytes >= 1 << 19
+            && hub.engine.history_bytes > 1 << 28
+            && hub.namespaces.of(channel).is_some_and(keeps)
     }
 }
 
@@ -217,8 +220,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
             recover_bytes: outbox_bytes / 2,
             patience_ms: request_ms / 2,
             channels: 1_000,
-            history_bytes: dice.pick(&[2_000, 1 << 29, 1 << 29]),
-            idempotency_keys: 1_000,
+            engine: EngineSettings { history_bytes: dice.pick(&[2_000, 1 << 29, 1 << 29]), idempotency_keys: 1_000 },
             presence_digest_above: 1_000,
             presence_list: 100,
         },

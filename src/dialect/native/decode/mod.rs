@@ -1,4 +1,4 @@
-//! Envelopes from clients: JSON text in, a borrowed `Request` out (docs/protocol.md, "Envelope"). One
+//! Envelopes from clients: JSON text in, a borrowed `Request` out (docs/protocol.md, "Messages"). One
 //! `EnvelopeDecoder` per shard keeps simd-json's buffers and its tape from message to message. It knows the shape
 //! of each command, not who may send it: `session` judges that. `fields` reads members off the tape, `command`
 //! makes commands of them, `source` finds what has to stay as the client wrote it.

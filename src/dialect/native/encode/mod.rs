@@ -1,5 +1,5 @@
 //! Replies and pushes: typed fields in, one text frame out, appended to the caller's buffer in a single pass
-//! (docs/protocol.md, "What the tutorial has: exact shapes"). Knows the shapes, not when they are sent. Here is what
+//! (docs/protocol.md has every shape). Knows the shapes, not when they are sent. Here is what
 //! one client is told; `push` has what a channel's subscribers are.
 
 mod push;

@@ -22,7 +22,7 @@ pub const BACKEND: &str = "";
 
 /// What is known of a key.
 #[derive(Debug)]
-pub enum Seen {
+pub enum KeySeen {
     /// Nothing: publish it.
     New,
     /// The same was accepted and is here.
@@ -41,18 +41,18 @@ pub struct Dedup {
     /// Two more secrets, for what is published.
     content: [RandomState; 2],
     index: HashTable<u32>,
-    slots: Vec<Slot>,
+    slots: Vec<DedupSlot>,
     free: Vec<u32>,
     /// Every entry is on three lists, in the order of recording. Exact at any time: no entry is ever searched
     /// for, and none is left behind to be skipped later.
-    all: List,
-    users: HashMap<Arc<str>, List, RandomState>,
-    channels: HashMap<Arc<str>, List, RandomState>,
+    all: DedupList,
+    users: HashMap<Arc<str>, DedupList, RandomState>,
+    channels: HashMap<Arc<str>, DedupList, RandomState>,
     cut_short: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct DedupEntry {
     user: Arc<str>,
     key: Box<str>,
     content: u128,
@@ -62,9 +62,9 @@ struct Entry {
 }
 
 #[derive(Debug)]
-struct Slot {
-    entry: Option<Entry>,
-    links: [Link; 3],
+struct DedupSlot {
+    entry: Option<DedupEntry>,
+    links: [DedupLink; 3],
 }
 
 /// Which of the three lists.
@@ -75,13 +75,13 @@ const CHANNEL: usize = 2;
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
-struct Link {
+struct DedupLink {
     older: u32,
     newer: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct List {
+struct DedupList {
     oldest: u32,
     newest: u32,
     len: u32,
@@ -97,7 +97,7 @@ impl Dedup {
             index: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            all: List::EMPTY,
+            all: DedupList::EMPTY,
             users: HashMap::default(),
             channels: HashMap::default(),
             cut_short: 0,
@@ -114,13 +114,13 @@ impl Dedup {
     }
 
     /// What became of this key.
-    pub fn check(&mut self, user: &str, channel: &str, key: &str, content: u128, mono_ms: u64) -> Seen {
+    pub fn check(&mut self, user: &str, channel: &str, key: &str, content: u128, mono_ms: u64) -> KeySeen {
         self.expire(mono_ms);
         let hash = self.hashing.hash_one((user, channel, key));
         match self.find(hash, user, channel, key) {
-            None => Seen::New,
-            Some(entry) if entry.content == content => Seen::Duplicate(entry.placed.clone()),
-            Some(_) => Seen::OtherContent,
+            None => KeySeen::New,
+            Some(entry) if entry.content == content => KeySeen::Duplicate(entry.placed.clone()),
+            Some(_) => KeySeen::OtherContent,
         }
     }
 
@@ -145,7 +145,7 @@ impl Dedup {
         }
         // One name per user and channel, however many tokens and requests brought their own copies.
         let user = self.users.get_key_value(&**user).map_or(user, |(known, _)| known).clone();
-        let entry = Entry { user, key: key.into(), content, placed, at_ms: mono_ms, hash };
+        let entry = DedupEntry { user, key: key.into(), content, placed, at_ms: mono_ms, hash };
         self.insert(entry);
     }
 
@@ -179,7 +179,7 @@ impl Dedup {
         self.cut_short
     }
 
-    fn find(&self, hash: u64, user: &str, channel: &str, key: &str) -> Option<&Entry> {
+    fn find(&self, hash: u64, user: &str, channel: &str, key: &str) -> Option<&DedupEntry> {
         let slot = self.index.find(hash, |slot| {
             let entry = entry(&self.slots, *slot);
             &*entry.key == key && &*entry.user == user && &*entry.placed.channel == channel
@@ -195,9 +195,9 @@ impl Dedup {
         (self.all.newest != NONE).then(|| entry(&self.slots, self.all.newest).at_ms)
     }
 
-    fn insert(&mut self, new: Entry) {
+    fn insert(&mut self, new: DedupEntry) {
         let (hash, user, channel) = (new.hash, Arc::clone(&new.user), Arc::clone(&new.placed.channel));
-        let full = Slot { entry: Some(new), links: [Link { older: NONE, newer: NONE }; 3] };
+        let full = DedupSlot { entry: Some(new), links: [DedupLink { older: NONE, newer: NONE }; 3] };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = full;
@@ -209,8 +209,8 @@ impl Dedup {
             }
         };
         self.all.append(ALL, slot, &mut self.slots);
-        self.users.entry(user).or_insert(List::EMPTY).append(USER, slot, &mut self.slots);
-        self.channels.entry(channel).or_insert(List::EMPTY).append(CHANNEL, slot, &mut self.slots);
+        self.users.entry(user).or_insert(DedupList::EMPTY).append(USER, slot, &mut self.slots);
+        self.channels.entry(channel).or_insert(DedupList::EMPTY).append(CHANNEL, slot, &mut self.slots);
         self.index.insert_unique(hash, slot, |slot| entry(&self.slots, *slot).hash);
     }
 
@@ -231,17 +231,17 @@ impl Dedup {
     }
 }
 
-fn entry(slots: &[Slot], slot: u32) -> &Entry {
+fn entry(slots: &[DedupSlot], slot: u32) -> &DedupEntry {
     slots[slot as usize].entry.as_ref().expect("a listed slot is full")
 }
 
 /// Takes a slot off the list of its user or channel, and the list away if it was the last.
 fn unlink_from(
-    lists: &mut HashMap<Arc<str>, List, RandomState>,
+    lists: &mut HashMap<Arc<str>, DedupList, RandomState>,
     which: usize,
     slot: u32,
-    slots: &mut [Slot],
-    name: impl Fn(&Entry) -> &Arc<str>,
+    slots: &mut [DedupSlot],
+    name: impl Fn(&DedupEntry) -> &Arc<str>,
 ) {
     let name = Arc::clone(name(entry(slots, slot)));
     let list = lists.get_mut(&name).expect("an entry's user and channel have lists");
@@ -251,11 +251,11 @@ fn unlink_from(
     }
 }
 
-impl List {
+impl DedupList {
     const EMPTY: Self = Self { oldest: NONE, newest: NONE, len: 0 };
 
-    fn append(&mut self, which: usize, slot: u32, slots: &mut [Slot]) {
-        slots[slot as usize].links[which] = Link { older: self.newest, newer: NONE };
+    fn append(&mut self, which: usize, slot: u32, slots: &mut [DedupSlot]) {
+        slots[slot as usize].links[which] = DedupLink { older: self.newest, newer: NONE };
         match self.newest {
             NONE => self.oldest = slot,
             last => slots[last as usize].links[which].newer = slot,
@@ -264,8 +264,8 @@ impl List {
         self.len += 1;
     }
 
-    fn unlink(&mut self, which: usize, slot: u32, slots: &mut [Slot]) {
-        let Link { older, newer } = slots[slot as usize].links[which];
+    fn unlink(&mut self, which: usize, slot: u32, slots: &mut [DedupSlot]) {
+        let DedupLink { older, newer } = slots[slot as usize].links[which];
         match older {
             NONE => self.oldest = newer,
             older => slots[older as usize].links[which].newer = newer,
@@ -286,11 +286,11 @@ mod tests {
         Placed { channel: channel.into(), epoch: "e".into(), offset }
     }
 
-    fn offset(seen: Seen) -> Option<u64> {
+    fn offset(seen: KeySeen) -> Option<u64> {
         match seen {
-            Seen::Duplicate(placed) => Some(placed.offset),
-            Seen::New => None,
-            Seen::OtherContent => panic!("other content"),
+            KeySeen::Duplicate(placed) => Some(placed.offset),
+            KeySeen::New => None,
+            KeySeen::OtherContent => panic!("other content"),
         }
     }
 
@@ -298,15 +298,15 @@ mod tests {
     fn the_same_again_is_a_duplicate_and_other_content_is_not() {
         let mut dedup = Dedup::new(100);
         let ann: Arc<str> = "ann".into();
-        assert!(matches!(dedup.check(&ann, "news", "k", 1, 0), Seen::New));
-        assert!(matches!(dedup.check(&ann, "news", "k", 1, 0), Seen::New), "checking records nothing");
+        assert!(matches!(dedup.check(&ann, "news", "k", 1, 0), KeySeen::New));
+        assert!(matches!(dedup.check(&ann, "news", "k", 1, 0), KeySeen::New), "checking records nothing");
         dedup.record(&ann, "k", 1, placed("news", 7), 0);
         assert_eq!(offset(dedup.check(&ann, "news", "k", 1, 5)), Some(7));
-        assert!(matches!(dedup.check(&ann, "news", "k", 2, 5), Seen::OtherContent));
+        assert!(matches!(dedup.check(&ann, "news", "k", 2, 5), KeySeen::OtherContent));
         for (user, channel, key) in
             [("bob", "news", "k"), ("ann", "new", "k"), ("ann", "news", "sk"), ("an", "nnews", "k")]
         {
-            assert!(matches!(dedup.check(user, channel, key, 1, 5), Seen::New));
+            assert!(matches!(dedup.check(user, channel, key, 1, 5), KeySeen::New));
         }
     }
 
@@ -384,6 +384,6 @@ mod tests {
 
     #[test]
     fn an_entry_takes_what_is_said() {
-        assert!(size_of::<Slot>() <= 176, "{}", size_of::<Slot>());
+        assert!(size_of::<DedupSlot>() <= 176, "{}", size_of::<DedupSlot>());
     }
 }

@@ -4,16 +4,16 @@
 //! offsets start anew, and says what time it is. Publications are shared by `Arc`: one that is on its way to a
 //! client outlives its place in here.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::budget::Place;
 use crate::model::publication::Publication;
 use crate::planted::Fault;
 
 /// How much history the channels of a namespace have; given on each call, so that the configuration may change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bounds {
+pub struct HistoryBounds {
     /// Most publications kept; 0 keeps none.
     pub count: usize,
     /// A publication goes when it is this old.
@@ -22,28 +22,45 @@ pub struct Bounds {
 
 /// What [`History::since`] found.
 #[derive(Debug)]
-pub enum Recovery {
+pub enum HistoryRecovery {
     /// Everything that was missed, in order; nothing if nothing was.
     Complete(Vec<Arc<Publication>>),
     /// Some of it is gone, or it is too much, or the client claims what never was.
     Incomplete,
 }
 
+/// Where a history stands in the order in which histories give up publications; the smallest one is first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct HistoryPlace {
+    /// The number of bits in the history's size. It changes seldom.
+    pub(super) size: Reverse<u32>,
+    /// When the oldest publication was pushed, or earlier, in milliseconds of the monotonic clock.
+    oldest_ms: u64,
+}
+
+impl HistoryPlace {
+    /// The place of a history as it is now; `None` if the history is empty.
+    pub(super) fn of(history: &History) -> Option<Self> {
+        let size = Reverse(usize::BITS - history.bytes().leading_zeros());
+        history.oldest_ms().map(|oldest_ms| Self { size, oldest_ms })
+    }
+}
+
 /// The history of one channel.
 #[derive(Debug, Default)]
 pub struct History {
     /// Offsets ascend by one, times don't descend.
-    kept: VecDeque<Kept>,
+    kept: VecDeque<KeptPublication>,
     /// The sum of the weights.
     bytes: usize,
     /// The newest offset ever pushed since the last `clear`, kept or not.
     newest: Option<u64>,
-    /// Where `budget` has filed this channel. Its mark, not ours.
-    pub(super) filed: Option<Place>,
+    /// The place under which the budget has filed this history. Only the budget writes it.
+    pub(super) filed: Option<HistoryPlace>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct KeptPublication {
     publication: Arc<Publication>,
     at_ms: u64,
 }
@@ -51,19 +68,19 @@ struct Kept {
 impl History {
     /// Takes the next publication and lets go of what is then too much or too old; says how many bytes that
     /// freed. The first one after `clear` may have any offset, the others follow without a hole.
-    pub fn push(&mut self, publication: Arc<Publication>, mono_ms: u64, bounds: Bounds) -> usize {
+    pub fn push(&mut self, publication: Arc<Publication>, mono_ms: u64, bounds: HistoryBounds) -> usize {
         let offset = publication.offset;
         assert!(self.newest.is_none_or(|newest| newest + 1 == offset), "a hole before offset {offset}");
         assert!(self.kept.back().is_none_or(|last| last.at_ms <= mono_ms), "the monotonic clock went back");
         self.newest = Some(offset);
         self.bytes += publication.weight();
-        self.kept.push_back(Kept { publication, at_ms: mono_ms });
+        self.kept.push_back(KeptPublication { publication, at_ms: mono_ms });
         self.expire(mono_ms, bounds)
     }
 
     /// Lets go of what is too old or too much; says how many bytes that freed. `since` and `page` show what is
     /// there: call this before, if age matters to the answer.
-    pub fn expire(&mut self, mono_ms: u64, bounds: Bounds) -> usize {
+    pub fn expire(&mut self, mono_ms: u64, bounds: HistoryBounds) -> usize {
         let before = self.bytes;
         while let Some(first) = self.kept.front()
             && (self.kept.len() > bounds.count || first.at_ms.saturating_add(bounds.age_ms) <= mono_ms)
@@ -114,13 +131,15 @@ impl History {
 
     /// What a client missed that has `offset`, in a channel that stands at `top`. More than `max_bytes` of
     /// frames is not recovered; their elements in `publications` are never longer than the frames.
-    pub fn since(&self, offset: u64, top: u64, max_bytes: usize) -> Recovery {
+    pub fn since(&self, offset: u64, top: u64, max_bytes: usize) -> HistoryRecovery {
         if offset == top {
-            return Recovery::Complete(Vec::new());
+            return HistoryRecovery::Complete(Vec::new());
         }
-        let Some(first) = self.kept.front().map(|first| first.publication.offset) else { return Recovery::Incomplete };
+        let Some(first) = self.kept.front().map(|first| first.publication.offset) else {
+            return HistoryRecovery::Incomplete;
+        };
         if offset > top || first > offset + 1 || self.newest.is_none_or(|newest| newest < top) {
-            return Recovery::Incomplete;
+            return HistoryRecovery::Incomplete;
         }
         let offset = offset + u64::from(Fault::RecoveryOffByOne.is_planted()); // PLANTED
         let missed = self.kept.range(index(offset + 1 - first)..index(top + 1 - first));
@@ -128,10 +147,10 @@ impl History {
         for kept in missed.clone() {
             match room.checked_sub(kept.publication.frame().len()) {
                 Some(left) => room = left,
-                None => return Recovery::Incomplete,
+                None => return HistoryRecovery::Incomplete,
             }
         }
-        Recovery::Complete(missed.map(|kept| Arc::clone(&kept.publication)).collect())
+        HistoryRecovery::Complete(missed.map(|kept| Arc::clone(&kept.publication)).collect())
     }
 
     /// A page of what is kept: at most `limit` publications, and no more than `max_bytes` of frames unless the
@@ -151,8 +170,8 @@ impl History {
         let shown = clamp(top.saturating_add(1).saturating_sub(first), self.kept.len());
         let upto = since.map_or(0, |since| clamp(since.saturating_add(1).saturating_sub(first), shown));
         let before = since.map_or(shown, |since| clamp(since.saturating_sub(first), shown));
-        let mut room = Room { first: true, bytes: Some(max_bytes) };
-        let fits = |kept: &&Kept| room.take(kept.publication.frame().len());
+        let mut room = PageRoom { first: true, bytes: Some(max_bytes) };
+        let fits = |kept: &&KeptPublication| room.take(kept.publication.frame().len());
         if reverse {
             self.kept.range(..before).rev().take(limit).take_while(fits).map(shared).collect()
         } else {
@@ -162,12 +181,12 @@ impl History {
 }
 
 /// What is left of a page's bytes: nothing once the first alone has taken more.
-struct Room {
+struct PageRoom {
     first: bool,
     bytes: Option<usize>,
 }
 
-impl Room {
+impl PageRoom {
     /// The first always fits: a page that is empty for want of room would be taken for the end.
     fn take(&mut self, bytes: usize) -> bool {
         self.bytes = self.bytes.and_then(|left| left.checked_sub(bytes));
@@ -175,7 +194,7 @@ impl Room {
     }
 }
 
-fn shared(kept: &Kept) -> Arc<Publication> {
+fn shared(kept: &KeptPublication) -> Arc<Publication> {
     Arc::clone(&kept.publication)
 }
 
@@ -192,14 +211,14 @@ mod tests {
     use super::*;
     use crate::dialect::native::encode::Kind;
 
-    const ALL: Bounds = Bounds { count: 1000, age_ms: u64::MAX };
+    const ALL: HistoryBounds = HistoryBounds { count: 1000, age_ms: u64::MAX };
 
     fn publication(offset: u64) -> Arc<Publication> {
         let frame = format!("frame {offset:04}").into_bytes().into();
         Arc::new(Publication::new(offset, offset, None, Kind::Message, frame, 6..10))
     }
 
-    fn filled(offsets: std::ops::RangeInclusive<u64>, bounds: Bounds) -> History {
+    fn filled(offsets: std::ops::RangeInclusive<u64>, bounds: HistoryBounds) -> History {
         let mut history = History::default();
         for offset in offsets {
             history.push(publication(offset), offset * 10, bounds);
@@ -211,10 +230,10 @@ mod tests {
         publications.iter().map(|publication| publication.offset).collect()
     }
 
-    fn recovered(recovery: Recovery) -> Option<Vec<u64>> {
+    fn recovered(recovery: HistoryRecovery) -> Option<Vec<u64>> {
         match recovery {
-            Recovery::Complete(all) => Some(offsets(&all)),
-            Recovery::Incomplete => None,
+            HistoryRecovery::Complete(all) => Some(offsets(&all)),
+            HistoryRecovery::Incomplete => None,
         }
     }
 
@@ -227,7 +246,7 @@ mod tests {
 
     #[test]
     fn recovery_is_all_or_nothing() {
-        let history = filled(1..=10, Bounds { count: 4, age_ms: u64::MAX });
+        let history = filled(1..=10, HistoryBounds { count: 4, age_ms: u64::MAX });
         assert_eq!(recovered(history.since(10, 10, 0)), Some(vec![]));
         assert_eq!(recovered(history.since(6, 10, 1000)), Some(vec![7, 8, 9, 10]));
         assert_eq!(recovered(history.since(9, 10, 1000)), Some(vec![10]));
@@ -246,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_channel_that_keeps_nothing_still_knows_who_missed_nothing() {
-        let history = filled(1..=10, Bounds { count: 0, age_ms: u64::MAX });
+        let history = filled(1..=10, HistoryBounds { count: 0, age_ms: u64::MAX });
         assert!(history.is_empty() && history.bytes() == 0);
         assert_eq!(recovered(history.since(10, 10, 1000)), Some(vec![]));
         assert_eq!(recovered(history.since(9, 10, 1000)), None);
@@ -256,16 +275,16 @@ mod tests {
     fn age_takes_from_the_old_end() {
         let mut history = filled(1..=10, ALL);
         let each = publication(1).weight();
-        assert_eq!(history.expire(149, Bounds { count: 100, age_ms: 100 }), 4 * each);
+        assert_eq!(history.expire(149, HistoryBounds { count: 100, age_ms: 100 }), 4 * each);
         assert_eq!((history.len(), history.oldest_ms()), (6, Some(50)));
-        assert_eq!(history.expire(150, Bounds { count: 100, age_ms: 100 }), each);
-        assert_eq!(history.expire(u64::MAX, Bounds { count: 100, age_ms: 100 }), 5 * each);
+        assert_eq!(history.expire(150, HistoryBounds { count: 100, age_ms: 100 }), each);
+        assert_eq!(history.expire(u64::MAX, HistoryBounds { count: 100, age_ms: 100 }), 5 * each);
         assert_eq!((history.bytes(), history.oldest_ms(), history.pop_oldest()), (0, None, None));
     }
 
     #[test]
     fn pages_go_both_ways_and_exclude_their_start() {
-        let history = filled(1..=10, Bounds { count: 6, age_ms: u64::MAX });
+        let history = filled(1..=10, HistoryBounds { count: 6, age_ms: u64::MAX });
         let page = |since, limit, reverse| offsets(&history.page(since, 10, limit, usize::MAX, reverse));
         assert_eq!(page(None, 3, false), [5, 6, 7]);
         assert_eq!(page(Some(0), 3, false), [5, 6, 7]);

@@ -5,35 +5,18 @@
 //! oldest of all is the victim. Doesn't know where the owner keeps its channels. Holds one entry (some 60 bytes
 //! with a name by `Arc`) per channel whose history isn't empty, and nothing else.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::history::History;
+use super::history::{History, HistoryPlace};
 
 /// The bytes of all histories of a shard. `K` names a channel.
 #[derive(Debug)]
 pub struct Budget<K> {
     max_bytes: usize,
     bytes: usize,
-    /// Channels by [`Place`]. The time in there may be earlier than that of the oldest publication: a history only gets
+    /// Channels by [`HistoryPlace`]. The time in there may be earlier than that of the oldest publication: a history only gets
     /// younger at its old end, so an entry is put right when it comes up, not when the history changes.
-    queue: BTreeSet<(Place, K)>,
-}
-
-/// Where a history stands among those that may have to give way, the first one first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Place {
-    /// The length of its size in bits: changes seldom.
-    size: Reverse<u32>,
-    /// When its oldest publication was pushed, or earlier.
-    oldest_ms: u64,
-}
-
-impl Place {
-    fn of(history: &History) -> Option<Self> {
-        let size = Reverse(usize::BITS - history.bytes().leading_zeros());
-        history.oldest_ms().map(|oldest_ms| Self { size, oldest_ms })
-    }
+    queue: BTreeSet<(HistoryPlace, K)>,
 }
 
 impl<K: Ord + Clone> Budget<K> {
@@ -59,7 +42,7 @@ impl<K: Ord + Clone> Budget<K> {
         let result = f(history);
         assert!(before <= self.bytes, "a history was changed outside its budget");
         self.bytes = self.bytes - before + history.bytes();
-        match (history.filed, Place::of(history)) {
+        match (history.filed, HistoryPlace::of(history)) {
             (None, Some(place)) => self.file(channel, history, place),
             (Some(filed), None) => self.unfile(channel, history, filed),
             (Some(filed), Some(place)) if filed.size != place.size => {
@@ -91,10 +74,10 @@ impl<K: Ord + Clone> Budget<K> {
     pub fn evict(&mut self, channel: &K, history: &mut History) -> usize {
         let filed = history.filed.expect("a victim has a history");
         let mut freed = 0;
-        if Place::of(history) == Some(filed) {
+        if HistoryPlace::of(history) == Some(filed) {
             freed = self.change(channel, history, History::pop_oldest).unwrap_or_default();
         }
-        if let (Some(filed), Some(place)) = (history.filed, Place::of(history))
+        if let (Some(filed), Some(place)) = (history.filed, HistoryPlace::of(history))
             && filed != place
         {
             self.unfile(channel, history, filed);
@@ -103,13 +86,13 @@ impl<K: Ord + Clone> Budget<K> {
         freed
     }
 
-    fn file(&mut self, channel: &K, history: &mut History, place: Place) {
+    fn file(&mut self, channel: &K, history: &mut History, place: HistoryPlace) {
         history.filed = Some(place);
         let new = self.queue.insert((place, channel.clone()));
         assert!(new, "two histories under one name");
     }
 
-    fn unfile(&mut self, channel: &K, history: &mut History, filed: Place) {
+    fn unfile(&mut self, channel: &K, history: &mut History, filed: HistoryPlace) {
         history.filed = None;
         let there = self.queue.remove(&(filed, channel.clone()));
         assert!(there, "a filed history is in the queue");
@@ -122,10 +105,10 @@ mod tests {
 
     use super::*;
     use crate::dialect::native::encode::Kind;
-    use crate::hub::history::Bounds;
+    use crate::hub::engine::history::HistoryBounds;
     use crate::model::publication::Publication;
 
-    const BOUNDS: Bounds = Bounds { count: 100, age_ms: u64::MAX };
+    const BOUNDS: HistoryBounds = HistoryBounds { count: 100, age_ms: u64::MAX };
 
     fn publication(offset: u64) -> Arc<Publication> {
         Arc::new(Publication::new(offset, 0, None, Kind::Publication, [0; 16].into(), 0..16))

@@ -1,0 +1,150 @@
+//! What this shard knows of the publications in each channel: the epoch, the newest offset and the history. All
+//! histories share one budget of bytes. A log doesn't decide what comes next in a channel: the engine does, and the
+//! log follows. Channels and logs are separate, so that nothing outside the engine can change an offset.
+
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::budget::Budget;
+use super::history::{History, HistoryBounds, HistoryRecovery};
+use crate::model::parcel::Placed;
+use crate::model::publication::Publication;
+
+/// Names the log of one channel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LogId(usize);
+
+/// The log of one channel.
+#[derive(Debug)]
+struct ChannelLog {
+    name: Arc<str>,
+    epoch: Arc<str>,
+    /// The newest publication's offset; 0 before the first publication.
+    top: u64,
+    history: History,
+    bounds: HistoryBounds,
+}
+
+/// The logs of all channels that one shard owns.
+#[derive(Debug)]
+pub struct ChannelLogs {
+    logs: Slab<ChannelLog>,
+    budget: Budget<LogId>,
+    /// Publications that left a history because all histories together were too large.
+    evictions: u64,
+}
+
+impl ChannelLogs {
+    /// No logs yet. All histories together will hold at most `history_bytes`.
+    pub fn new(history_bytes: usize) -> Self {
+        Self { logs: Slab::new(), budget: Budget::new(history_bytes), evictions: 0 }
+    }
+
+    /// Begins the log of a channel that has no publication in this epoch yet.
+    pub fn open(&mut self, name: &Arc<str>, epoch: Arc<str>, bounds: HistoryBounds) -> LogId {
+        let log = ChannelLog { name: Arc::clone(name), epoch, top: 0, history: History::default(), bounds };
+        LogId(self.logs.insert(log))
+    }
+
+    /// Ends a log and forgets its history. Returns the newest offset that the channel had.
+    pub fn close(&mut self, log: LogId) -> u64 {
+        self.change(log, History::clear);
+        self.logs.remove(log.0).top
+    }
+
+    /// The channel's epoch.
+    pub fn epoch(&self, log: LogId) -> &Arc<str> {
+        &self.logs[log.0].epoch
+    }
+
+    /// The newest publication's offset; 0 before the first publication.
+    pub fn top(&self, log: LogId) -> u64 {
+        self.logs[log.0].top
+    }
+
+    /// The position at `offset`, as answers name it.
+    pub fn placed(&self, log: LogId, offset: u64) -> Placed {
+        let ChannelLog { name, epoch, .. } = &self.logs[log.0];
+        Placed { channel: Arc::clone(name), epoch: Arc::clone(epoch), offset }
+    }
+
+    /// Counts one more publication. Returns its position; [`ChannelLogs::keep`] takes the publication itself.
+    pub fn advance(&mut self, log: LogId) -> Placed {
+        self.logs[log.0].top += 1;
+        self.placed(log, self.logs[log.0].top)
+    }
+
+    /// Puts the newest publication into the history, as far as the bounds allow.
+    pub fn keep(&mut self, log: LogId, publication: &Arc<Publication>, mono_ms: u64) {
+        let bounds = self.logs[log.0].bounds;
+        self.change(log, |history| history.push(Arc::clone(publication), mono_ms, bounds));
+        while let Some(victim) = self.budget.victim() {
+            self.evictions += u64::from(self.evict(victim));
+        }
+    }
+
+    /// Removes the publications that have become too old.
+    pub fn expire(&mut self, log: LogId, mono_ms: u64) {
+        let bounds = self.logs[log.0].bounds;
+        self.change(log, |history| history.expire(mono_ms, bounds));
+    }
+
+    /// Removes `bytes` of history, the largest histories first. Returns how many publications went.
+    pub fn shrink(&mut self, bytes: usize) -> usize {
+        let keep = self.budget.bytes().saturating_sub(bytes);
+        let mut count = 0;
+        while let Some(victim) = self.budget.victim_above(keep) {
+            count += usize::from(self.evict(victim));
+        }
+        count
+    }
+
+    /// What a client missed that has everything up to `offset`, in a channel whose subscribers have been sent
+    /// everything up to `top`. See [`History::since`].
+    pub fn since(&self, log: LogId, offset: u64, top: u64, max_bytes: usize) -> HistoryRecovery {
+        self.logs[log.0].history.since(offset, top, max_bytes)
+    }
+
+    /// A page of the history. See [`History::page`].
+    pub fn page(
+        &self,
+        log: LogId,
+        since: Option<u64>,
+        top: u64,
+        limit: usize,
+        max_bytes: usize,
+        reverse: bool,
+    ) -> Vec<Arc<Publication>> {
+        self.logs[log.0].history.page(since, top, limit, max_bytes, reverse)
+    }
+
+    /// When the oldest publication in the history was pushed; `None` if the history is empty.
+    pub fn oldest_ms(&self, log: LogId) -> Option<u64> {
+        self.logs[log.0].history.oldest_ms()
+    }
+
+    /// The bytes of all histories.
+    pub fn history_bytes(&self) -> usize {
+        self.budget.bytes()
+    }
+
+    /// How many channels have a history that is not empty.
+    pub fn histories(&self) -> usize {
+        self.budget.channels()
+    }
+
+    /// How many publications left a history because all histories together were too large.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    fn change<R>(&mut self, log: LogId, change: impl FnOnce(&mut History) -> R) -> R {
+        self.budget.change(&log, &mut self.logs[log.0].history, change)
+    }
+
+    /// Removes the victim's oldest publication, unless the victim has lost it already. Returns whether it was there.
+    fn evict(&mut self, victim: LogId) -> bool {
+        self.budget.evict(&victim, &mut self.logs[victim.0].history) > 0
+    }
+}
