@@ -6,11 +6,12 @@ use std::cell::RefCell;
 use super::ShardCore;
 use super::refusals::{TokenUse, token_use};
 use crate::auth::RefusedToken;
-use crate::dialect::native::decode::Request;
-use crate::dialect::native::encode::{About, Reply};
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::limits::Address;
+use crate::model::command::Request;
+use crate::model::notice::{About, Reply};
+use crate::model::refusal::RequestError;
 use crate::model::text::Text;
 use crate::session::{Effect, Local, Rules, Session, Wanted};
 use crate::time::clock::Now;
@@ -31,7 +32,8 @@ impl ShardCore {
             Effect::Ask(asked) => self.ask(id, asked, now),
             Effect::Local(what, channel, mark) => self.local(id, what, channel, mark, now),
             Effect::Cancel(cancelled, channel, mark) => {
-                self.local(id, Local::Refuse(409, Text::Cancelled), channel, cancelled.as_deref(), now);
+                let error = RequestError::new(409, Text::Cancelled);
+                self.local(id, Local::Refuse(error), channel, cancelled.as_deref(), now);
                 self.say(id, &Reply::Unsubscribed { channel, code: 200 }, mark);
             }
             Effect::Refreshed(reply, mark) => {
@@ -61,9 +63,9 @@ impl ShardCore {
             match effect {
                 Effect::Ask(asked) => self.ask(id, asked, now),
                 // Told from the answer to `auth` by the channel that it names, the lobby too.
-                Effect::Local(Local::Refuse(code, text), channel, mark) => {
-                    self.tell_local_refusal(id, channel, text, now);
-                    self.say(id, &Reply::Error { code, text, about: Some(About::Channel { channel }) }, mark);
+                Effect::Local(Local::Refuse(error), channel, mark) => {
+                    self.tell_local_refusal(id, channel, error.text, now);
+                    self.say(id, &Reply::Error { error, about: Some(About::Channel { channel }) }, mark);
                 }
                 Effect::Wait => {}
                 effect => unreachable!("{effect:?} doesn't come of a subscribe"),
