@@ -32,11 +32,7 @@ const STRANGERS: [(&str, &str); 5] =
 /// Uses that break one of the two rules above: the file, what it uses, and why that is right.
 const EXCEPTIONS: [(&str, &str, &str); 0] = [];
 /// Circles that are there and why.
-const CIRCLES: [(&str, &str); 3] = [
-    ("io", "shard: conn, listener and reactor are to become one straight stack"),
-    ("config", "prose: channels and schema share types"),
-    ("control", "errands: what all handlers answer with belongs below api"),
-];
+const CIRCLES: [(&str, &str); 1] = [("io", "shard: conn, listener and reactor are to become one straight stack")];
 
 /// Readable in one sitting.
 const LINES_MAX: usize = 700;

@@ -50,7 +50,7 @@ pub(super) fn start(
     config: &Config,
     shared: &SharedParts,
     shards: &[ShardThread],
-    api: Option<control::Parts>,
+    api: Option<control::ApiParts>,
     errands: Option<ErrandQueue>,
 ) -> Result<Option<Control>, BootError> {
     let errands = errands.map(|ErrandQueue { source, orders, counts, .. }| ErrandParts {

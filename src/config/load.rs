@@ -10,12 +10,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::environment::{PREFIX, is_our_variable};
-use super::error::{ConfigError, Origin};
+use super::error::{ConfigError, SettingOrigin};
 use super::files::read_text;
 use super::key_set_url::KeySetUrl;
 use super::listen::Listeners;
 use super::schema::{Auth, Config};
-use super::setting::{Fault, Item, Raw, Secret, Section};
+use super::setting::{DescribedItem, Raw, Secret, Section, SettingError};
 
 /// Keys that other servers have, and what is called so here: no likeness of letters leads from one to the other.
 const MEANT: [(&[&str], &str); 4] = [
@@ -63,7 +63,7 @@ impl Config {
     #[doc(hidden)]
     pub fn of_text(path: &Path, text: &str) -> Result<Config, ConfigError> {
         let mut loader = Loader::new(false);
-        loader.toml(&Source { path, text })?;
+        loader.toml(&ConfigText { path, text })?;
         loader.finish()
     }
 
@@ -94,7 +94,7 @@ impl Config {
 /// A configuration that is being put together, and where each key came from.
 struct Loader {
     config: Config,
-    origins: BTreeMap<String, Origin>,
+    origins: BTreeMap<String, SettingOrigin>,
 }
 
 impl Loader {
@@ -111,14 +111,14 @@ impl Loader {
 
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let text = read_text(path).map_err(|error| ConfigError {
-            origin: Origin::File { path: path.to_owned(), line: None },
+            origin: SettingOrigin::File { path: path.to_owned(), line: None },
             key: None,
             problem: format!("cannot read the configuration file: {error}"),
         })?;
-        self.toml(&Source { path, text: &text })
+        self.toml(&ConfigText { path, text: &text })
     }
 
-    fn toml(&mut self, source: &Source<'_>) -> Result<(), ConfigError> {
+    fn toml(&mut self, source: &ConfigText<'_>) -> Result<(), ConfigError> {
         let table = DeTable::parse(source.text).map_err(|error| ConfigError {
             origin: source.origin(error.span().map(|span| span.start)),
             key: None,
@@ -128,7 +128,12 @@ impl Loader {
         self.table(source, &mut Vec::new(), table.into_inner())
     }
 
-    fn table(&mut self, source: &Source<'_>, path: &mut Vec<String>, table: DeTable<'_>) -> Result<(), ConfigError> {
+    fn table(
+        &mut self,
+        source: &ConfigText<'_>,
+        path: &mut Vec<String>,
+        table: DeTable<'_>,
+    ) -> Result<(), ConfigError> {
         // The parser sorts by key; faults should be told in the order of the file.
         let mut entries: Vec<_> = table.into_iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
@@ -155,19 +160,19 @@ impl Loader {
         Ok(())
     }
 
-    fn enter(&mut self, source: &Source<'_>, names: &[&str], at: usize) -> Result<(), ConfigError> {
+    fn enter(&mut self, source: &ConfigText<'_>, names: &[&str], at: usize) -> Result<(), ConfigError> {
         match self.config.enter(names) {
-            Err(Fault::Invalid { problem, .. }) => {
+            Err(SettingError::Invalid { problem, .. }) => {
                 Err(ConfigError { origin: source.origin(Some(at)), key: Some(names.join(".")), problem })
             }
             // It is a section, or this would not be called.
-            Ok(()) | Err(Fault::Unknown) => Ok(()),
+            Ok(()) | Err(SettingError::Unknown) => Ok(()),
         }
     }
 
     fn file_key(
         &mut self,
-        source: &Source<'_>,
+        source: &ConfigText<'_>,
         names: &[&str],
         at: usize,
         value: Spanned<DeValue<'_>>,
@@ -178,12 +183,12 @@ impl Loader {
                 self.origins.insert(key, source.origin(Some(at)));
                 Ok(())
             }
-            Err(Fault::Unknown) => Err(ConfigError {
+            Err(SettingError::Unknown) => Err(ConfigError {
                 origin: source.origin(Some(at)),
                 problem: self.unknown("unknown key", &key, str::to_owned),
                 key: Some(key),
             }),
-            Err(Fault::Invalid { problem, at: narrower }) => {
+            Err(SettingError::Invalid { problem, at: narrower }) => {
                 Err(ConfigError { origin: source.origin(Some(narrower.unwrap_or(at))), key: Some(key), problem })
             }
         }
@@ -196,7 +201,7 @@ impl Loader {
         for (name, value) in ours {
             let key = key_of_variable(&name);
             match key.as_deref() {
-                Some(key) => self.text(key, &value, Origin::Variable(name))?,
+                Some(key) => self.text(key, &value, SettingOrigin::Variable(name))?,
                 None => {
                     let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
                     return Err(self.unknown_variable(name, &key));
@@ -208,27 +213,29 @@ impl Loader {
 
     fn flags(&mut self, flags: &Flags) -> Result<(), ConfigError> {
         if let Some(listen) = &flags.listen {
-            self.text("listen", listen, Origin::Flag("--listen"))?;
+            self.text("listen", listen, SettingOrigin::Flag("--listen"))?;
         }
         if let Some(shards) = &flags.shards {
-            self.text("shards", shards, Origin::Flag("--shards"))?;
+            self.text("shards", shards, SettingOrigin::Flag("--shards"))?;
         }
         if flags.echo {
-            self.text("echo", "true", Origin::Flag("--echo"))?;
+            self.text("echo", "true", SettingOrigin::Flag("--echo"))?;
         }
         Ok(())
     }
 
-    fn text(&mut self, key: &str, value: &str, origin: Origin) -> Result<(), ConfigError> {
+    fn text(&mut self, key: &str, value: &str, origin: SettingOrigin) -> Result<(), ConfigError> {
         let names: Vec<&str> = key.split('.').collect();
         match self.config.set(&names, Raw::Text(value)) {
             Ok(()) => {
                 self.origins.insert(key.to_owned(), origin);
                 Ok(())
             }
-            Err(Fault::Invalid { problem, .. }) => Err(ConfigError { origin, key: Some(key.to_owned()), problem }),
-            Err(Fault::Unknown) => match origin {
-                Origin::Variable(name) => Err(self.unknown_variable(name, key)),
+            Err(SettingError::Invalid { problem, .. }) => {
+                Err(ConfigError { origin, key: Some(key.to_owned()), problem })
+            }
+            Err(SettingError::Unknown) => match origin {
+                SettingOrigin::Variable(name) => Err(self.unknown_variable(name, key)),
                 origin => Err(ConfigError { origin, key: Some(key.to_owned()), problem: "unknown key".to_owned() }),
             },
         }
@@ -307,8 +314,8 @@ impl Loader {
         }
     }
 
-    fn origin_of(&self, key: &str) -> Origin {
-        self.origins.get(key).cloned().unwrap_or(Origin::Unset)
+    fn origin_of(&self, key: &str) -> SettingOrigin {
+        self.origins.get(key).cloned().unwrap_or(SettingOrigin::Unset)
     }
 
     fn blame(&self, key: &str, problem: String) -> ConfigError {
@@ -317,7 +324,7 @@ impl Loader {
 
     fn unknown_variable(&self, name: String, key: &str) -> ConfigError {
         let problem = self.unknown("there is no such setting", key, variable_of_key);
-        ConfigError { origin: Origin::Variable(name), key: None, problem }
+        ConfigError { origin: SettingOrigin::Variable(name), key: None, problem }
     }
 
     /// The message for a key that doesn't exist, with the nearest one that does.
@@ -334,8 +341,8 @@ impl Loader {
         let nearest = items
             .into_iter()
             .filter_map(|item| match item {
-                Item::Key { path, .. } => Some((likeness(wrong, &path), path)),
-                Item::Section { .. } => None,
+                DescribedItem::Key { path, .. } => Some((likeness(wrong, &path), path)),
+                DescribedItem::Section { .. } => None,
             })
             .min();
         match nearest {
@@ -348,18 +355,18 @@ impl Loader {
 }
 
 /// The configuration file, for telling lines.
-struct Source<'a> {
+struct ConfigText<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
-impl Source<'_> {
-    fn origin(&self, at: Option<usize>) -> Origin {
+impl ConfigText<'_> {
+    fn origin(&self, at: Option<usize>) -> SettingOrigin {
         let line = at.map(|at| {
             let before = &self.text.as_bytes()[..at.min(self.text.len())];
             1 + before.iter().filter(|byte| **byte == b'\n').count()
         });
-        Origin::File { path: self.path.to_owned(), line }
+        SettingOrigin::File { path: self.path.to_owned(), line }
     }
 }
 

@@ -13,6 +13,7 @@ mod files;
 mod key_set_url;
 mod listen;
 mod load;
+mod namespaces;
 mod schema;
 mod setting;
 
@@ -22,7 +23,7 @@ mod tests;
 pub use channels::ChannelRules;
 pub use describe::describe;
 pub use environment::{is_our_variable, process_env};
-pub use error::{ConfigError, Origin};
+pub use error::{ConfigError, SettingOrigin};
 pub use files::{FILE_BYTES_MAX, open_regular, read_bytes, read_text};
 pub use key_set_url::KeySetUrl;
 pub use listen::{FileMode, ListenAddr, Listeners};

@@ -21,10 +21,8 @@ use crate::wire::origin::{Origins, split_port};
 use super::channels::ChannelRules;
 use super::key_set_url::is_key_set_url;
 use super::listen::{FileMode, ListenAddr, Listeners};
-use super::setting::{Element, Secret, Shown, if_set, range, settings, show_plain, textual};
+use super::setting::{DAY_MS, ListElement, Secret, ShownValue, if_set, range, settings, show_plain, textual};
 
-/// The longest time that most settings in milliseconds may name: a day.
-pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// The largest size that a setting in bytes may name, for one message or connection …
 const GIB: usize = 1 << 30;
 /// … and for the whole process.
@@ -79,7 +77,7 @@ settings! {
         /// Encryption of what clients send and are sent: wss. Without a certificate there is none.
         tls: Tls;
         /// Compression of what clients send and are sent: permessage-deflate (RFC 7692).
-        compression: Compression;
+        compression: CompressionSection;
         /// The backend's way in: publishing, presence and history over HTTP, on a listener of its own.
         http: Http;
         /// The channel that every authenticated connection is on.
@@ -321,7 +319,7 @@ settings! {
 
 settings! {
     /// Compression of what clients send and are sent.
-    pub struct Compression {
+    pub struct CompressionSection {
         /// "off"; "on" (with clients that offer it, as browsers do); "forced" (a client that offers none that can be
         /// taken is answered 400: where traffic costs more than a client that is turned away). What is secret and what
         /// an attacker may write should not be compressed in one message: docs/security.md.
@@ -403,7 +401,7 @@ fn this_machine() -> Vec<Net> {
     ["127.0.0.0/8", "::1", "unix"].into_iter().filter_map(|net| net.parse().ok()).collect()
 }
 
-impl Element for Net {
+impl ListElement for Net {
     const WANTED_LIST: &'static str =
         "a list of networks such as \"10.0.0.0/8\" or \"2001:db8::/32\", and \"unix\" for peers of unix sockets";
 
@@ -411,7 +409,7 @@ impl Element for Net {
         word.parse().ok()
     }
 
-    fn show_list(list: &[Net]) -> Shown {
+    fn show_list(list: &[Net]) -> ShownValue {
         show_plain(&list)
     }
 }
@@ -495,14 +493,14 @@ impl From<PublicKeyFileForm> for PublicKeyFile {
     }
 }
 
-impl Element for PublicKeyFile {
+impl ListElement for PublicKeyFile {
     const WANTED_LIST: &'static str = "a list whose elements are paths or { file = \"…\", algorithm = \"…\" }";
 
     fn from_word(word: &str) -> Option<PublicKeyFile> {
         Some(PublicKeyFile { file: word.into(), algorithm: None })
     }
 
-    fn show_list(list: &[PublicKeyFile]) -> Shown {
+    fn show_list(list: &[PublicKeyFile]) -> ShownValue {
         show_plain(&list)
     }
 }
@@ -522,22 +520,22 @@ pub struct StaticToken {
     pub channels: Vec<String>,
 }
 
-impl Element for StaticToken {
+impl ListElement for StaticToken {
     const WANTED_LIST: &'static str = "a list of { token = \"…\", user = 1, name = \"…\" }";
 
     fn from_word(_: &str) -> Option<StaticToken> {
         None
     }
 
-    fn show_list(list: &[StaticToken]) -> Shown {
+    fn show_list(list: &[StaticToken]) -> ShownValue {
         if list.is_empty() {
-            return Shown::Plain("[]".to_owned());
+            return ShownValue::Plain("[]".to_owned());
         }
         let shown = list.iter().map(|entry| {
             let name = entry.name.as_deref().unwrap_or_default();
             format!("{{ token = \"…\", user = {}, name = {name:?} }}", entry.user)
         });
-        Shown::Redacted(format!("[{}]", shown.collect::<Vec<_>>().join(", ")))
+        ShownValue::Redacted(format!("[{}]", shown.collect::<Vec<_>>().join(", ")))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::limits::Rules;
+use crate::limits::GuardSettings;
 use crate::model::namespace::{Compress, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
 use crate::model::publication::{Content, Publish};
 use crate::model::user::tests::user;
@@ -43,12 +43,11 @@ impl Scene {
     fn new() -> Self {
         let settings = HubSettings {
             shards: 1,
-            language: Language::En,
             namespaces: Arc::new(Namespaces::new(namespace("lobby", 0), namespace("", 0), [namespace("slow", 100)])),
             duplicate_login: DuplicateLogin::Allow,
             connections_per_user: 0,
             probes: false,
-            guard: Arc::new(Guard::new(Rules::default())),
+            guard: Arc::new(Guard::new(GuardSettings::default())),
             frame_len: crate::dialect::native::encode::publication_frame_len,
             push_bytes: 10_000,
             recover_bytes: 10_000,

@@ -2,20 +2,16 @@
 //! the same command that a WebSocket client sends, and goes the same way. Here is what differs: the answer is HTTP until
 //! the sign-in has been accepted, nothing is read after the request, and there are no pongs. Part of `shard`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::conns::{Ending, Stage};
 use super::guard::shows_token;
 use super::receive::MessageCome;
-use super::refusals::TokenUse;
 use super::stream_state::EventStream;
-use super::{Action, Shard, Wire};
-use crate::auth::RefusedToken;
+use super::{Action, ShardCore, Wire};
 use crate::dialect;
 use crate::dialect::native::event_stream::StreamRequest;
-use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::metrics::Count;
@@ -24,9 +20,9 @@ use crate::model::notice::{About, Gap, Reply};
 use crate::model::parcel::Attached;
 use crate::model::position::SinceRef;
 use crate::model::refusal::RequestError;
-use crate::model::text::{Language, Text};
+use crate::model::text::Language;
 use crate::model::voice::Voice;
-use crate::session::{Effect, Local, Rules, Wanted};
+use crate::session::{Effect, Local, Wanted};
 use crate::site::{StreamRoute, write_stream_refusal};
 use crate::time::clock::Now;
 use crate::wire::codes::close;
@@ -37,7 +33,7 @@ const RETRY_MS: u64 = 1_000;
 /// … and how much more at most: clients that come back at once would all come at once.
 const RETRY_SPREAD_MS: u64 = 2_000;
 
-impl Shard {
+impl ShardCore {
     /// A well-formed request for an event stream has come: its client signs in.
     pub(super) fn open_stream(&mut self, id: ConnId, route: StreamRoute, now: Now) {
         let StreamRoute { request, reader } = route;
@@ -60,23 +56,7 @@ impl Shard {
             drop(command);
             return self.conns.at(id.slot).put_stream_request_off(request);
         }
-        let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
-        let rules = self.rules(id, LOBBY);
-        let effect = catch_unwind(AssertUnwindSafe(|| session.command(Request { id: None, command }, &rules, now)));
-        let refused = rules.refused_token.take();
-        self.conns.at(id.slot).session = session;
-        match effect.unwrap_or_else(|panic| resume_unwind(panic)) {
-            Effect::Ask(asked) => self.ask(id, asked, now),
-            Effect::Close(_, _, code) => {
-                let why = refused.as_ref().filter(|_| self.settings.site.is_dev()).map(RefusedToken::close_reason);
-                let why = why.unwrap_or_else(|| Text::TokenInvalid.in_language(Language::En).into());
-                self.close(id, code, &why, now);
-            }
-            effect => unreachable!("{effect:?} doesn't come of the first sign-in"),
-        }
-        if let Some(token) = refused {
-            self.token_refused(id, None, TokenUse { kind: "auth", channel: None }, &token, now);
-        }
+        self.command(id, Request { id: None, command }, now);
     }
 
     /// The client of an event stream has signed in: its channels are asked for, and the stream begins, unless its user
@@ -86,11 +66,8 @@ impl Shard {
         let user = Arc::clone(self.conns.at(id.slot).session.user().expect("it has just signed in"));
         let (mut asks, mut refused) = (Vec::new(), Vec::new());
         for wanted in wanted {
-            let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
-            let rules = Rules { looks_at_tokens: false, ..self.rules(id, &wanted.channel) };
-            let effect = session.subscribe_to(wanted, &rules, now);
-            drop(rules);
-            self.conns.at(id.slot).session = session;
+            let (effect, _) =
+                self.judge(id, &wanted.channel, false, |session, rules| session.subscribe_to(wanted, rules, now));
             match effect {
                 Effect::Ask(asked) => asks.push(asked),
                 Effect::Local(Local::Refuse(error), channel, _) => {
@@ -135,7 +112,7 @@ impl Shard {
             return;
         }
         let mut events = Vec::new();
-        dialect::write_reply(Voice::EventStream, &mut events, reply, None, self.settings.hub.language);
+        dialect::write_reply(Voice::EventStream, &mut events, reply, None, self.settings.language);
         match reply {
             _ if events.is_empty() => {}
             Reply::Subscribed { position, .. } => self.push_about(id, position.channel, &events),
@@ -185,7 +162,7 @@ impl Shard {
     /// Answers the request of a stream that has not begun, in place of the close with this code.
     pub(super) fn refuse_stream(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
         let Some(stream) = self.conns.at(id.slot).take_stream() else { return };
-        let language = self.settings.hub.language;
+        let language = self.settings.language;
         let text = stream.refusal.map_or(reason, |error| error.text.in_language(language));
         let refusal = http_refusal(code, stream.refusal);
         self.metrics.request_refused(refusal.status);

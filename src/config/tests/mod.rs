@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::model::text::Language;
 use crate::model::user::DuplicateLogin;
 
-use super::setting::{Item, Section};
+use super::setting::{DescribedItem, Section};
 use super::*;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -29,7 +29,7 @@ fn from_file(text: &str) -> Result<Config, ConfigError> {
     let path = directory.path().join("uringcast.toml");
     std::fs::write(&path, text).unwrap();
     Config::load(Some(&path), [], &Flags::default()).map_err(|mut error| {
-        if let Origin::File { path, .. } = &mut error.origin {
+        if let SettingOrigin::File { path, .. } = &mut error.origin {
             *path = PathBuf::from("FILE");
         }
         error
@@ -46,8 +46,8 @@ fn keys() -> Vec<String> {
     items
         .into_iter()
         .filter_map(|item| match item {
-            Item::Key { path, .. } => Some(path),
-            Item::Section { .. } => None,
+            DescribedItem::Key { path, .. } => Some(path),
+            DescribedItem::Section { .. } => None,
         })
         .collect()
 }
@@ -122,7 +122,7 @@ fn every_key_can_be_set_from_the_environment() {
         match from_env(&[(&name, wrong)]) {
             Ok(config) => assert_ne!(config, Config::default(), "{key}"),
             Err(error) => {
-                assert_eq!(error.origin, Origin::Variable(name));
+                assert_eq!(error.origin, SettingOrigin::Variable(name));
                 assert_eq!(error.key, Some(key));
             }
         }
