@@ -9,7 +9,7 @@ use crate::auth::{self, CacheLimits, Verifier};
 use crate::boot::error::BootError;
 use crate::config::{Config, ConfigError, Limits};
 use crate::hub::HubSettings;
-use crate::hub::engine::EngineSettings;
+use crate::hub::engine::{EngineKind, EngineSettings};
 use crate::limits::{Guard, Rate, Rates, Rules};
 use crate::metrics::Metrics;
 use crate::shard::{Compression, Settings};
@@ -69,6 +69,7 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             patience_ms: limits.request_ms / 2,
             channels: share(limits.channels),
             engine: EngineSettings {
+                kind: EngineKind::Memory,
                 history_bytes: share(limits.history_bytes),
                 idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
             },

@@ -81,6 +81,7 @@ impl Fault {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "there are as many channels as there may be, not done")
             }
             Answer::Refused(Refusal::Busy) => Self::busy(),
+            Answer::Refused(Refusal::Unanswered) => Self::unknown(),
             answer => unreachable!("the backend is not answered {answer:?}"),
         }
     }

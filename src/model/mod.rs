@@ -2,6 +2,7 @@
 //! channel's namespace allows, who a user is. Every layer may use them.
 
 pub mod channel_name;
+pub mod engine;
 pub mod namespace;
 pub mod parcel;
 pub mod publication;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::dialect::native::encode::Position;
 use crate::ids::ConnId;
+use crate::model::engine::{EngineAsk, EngineNews};
 use crate::model::publication::Publication;
 use crate::model::user::User;
 
@@ -88,6 +89,18 @@ pub enum Parcel {
         /// The length of their frames together.
         bytes: usize,
     },
+    /// Owner → shard: publications of the channel are lost for good, and every subscriber there is told. If the epoch is
+    /// new, the old one has ended.
+    Gap {
+        /// The channel, its epoch from now on, and the last lost offset.
+        placed: Placed,
+        /// The first lost offset.
+        from: u64,
+    },
+    /// Owner → engine: a request.
+    ToEngine(Box<EngineAsk>),
+    /// Engine → owner: the answer to a request, or what happened in a channel.
+    FromEngine(Box<EngineNews>),
     /// Owner → shard: answers that waited for the end of a batch window, in order. Their credits went back before.
     LateAnswers(Vec<LateAnswer>),
     /// Owner → shard: an event, which has no offset and no history, for every subscriber of the channel there.
@@ -322,16 +335,30 @@ pub enum Refusal {
     TooManyChannels,
     /// No room for the deliveries in time: certainly not done.
     Busy,
+    /// The engine did not answer in time: it may have been done.
+    Unanswered,
+}
+
+impl Content {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Json(json) => json.len(),
+        }
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Ask {
     /// Bytes that the ask carries beyond its own size.
     pub fn weight(&self) -> usize {
         match self {
-            Self::Publish(publish) => match &publish.content {
-                Content::Text(text) => text.len(),
-                Content::Json(json) => json.len(),
-            },
+            Self::Publish(publish) => publish.content.len(),
             _ => 0,
         }
     }
@@ -409,6 +436,8 @@ impl Parcel {
             Self::DeliverBatch { bytes, .. } => *bytes,
             Self::Announce { frame, .. } => frame.len(),
             Self::Answer { answer, .. } => answer.weight(),
+            Self::ToEngine(ask) => ask.weight(),
+            Self::FromEngine(news) => news.weight(),
             _ => 0,
         }
     }

@@ -582,6 +582,7 @@ impl Session {
             Refusal::TooLarge => (413, Text::TooLarge),
             Refusal::KeyReused => (409, Text::KeyReused),
             Refusal::TooManyChannels | Refusal::Busy => (503, Text::Busy),
+            Refusal::Unanswered => (504, Text::Timeout),
         };
         Outcome::Error(id, code, text, channel)
     }

@@ -34,6 +34,7 @@ use crate::limits::refusals::RefusalLog;
 use crate::limits::{Guard, Peer};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
+use crate::model::engine::Ticket;
 use crate::model::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
 use crate::model::publication::Publication;
 use crate::site::Site;
@@ -243,11 +244,12 @@ impl Shard {
     /// Shard `own`. `seed` makes the epochs of the channels that it owns.
     pub fn new(own: ShardId, settings: Arc<Settings>, verifier: Arc<Verifier>, seed: u64) -> Self {
         let shards = settings.hub.shards;
+        let endpoints = settings.hub.endpoints();
         let credit = mesh::credits(settings.lane_parcels);
         Self {
             own,
             hub: Hub::new(settings.hub.clone(), seed),
-            staging: Staging::new(own, shards, settings.lane_parcels),
+            staging: Staging::new(own, endpoints, settings.lane_parcels),
             conns: Conns::new(own),
             fanout: Fanout::default(),
             dirty: Vec::new(),
@@ -330,6 +332,9 @@ impl Shard {
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
             Parcel::Deferred => self.give_credit(from),
+            Parcel::FromEngine(news) => self.hub.hear_engine(*news, now, &mut self.staging),
+            Parcel::ToEngine(ask) => unreachable!("{ask:?} is for the engine"),
+            Parcel::Gap { placed, from } => self.fanout.append_gap(&placed, from),
             Parcel::Farewell(farewell) => self.hear_farewell(farewell),
             Parcel::Answer { asker: Asker::Conn(conn), request, answer, credit } => {
                 if credit {
@@ -462,6 +467,18 @@ impl Shard {
     #[doc(hidden)]
     pub fn owned(&self) -> Vec<crate::hub::OwnedChannel> {
         self.hub.owned()
+    }
+
+    /// Whether news of a remote engine waits for room in the lanes.
+    #[doc(hidden)]
+    pub fn has_engine_news(&self) -> bool {
+        self.hub.has_news()
+    }
+
+    /// Whether the outcome of this ask to a remote engine is awaited.
+    #[doc(hidden)]
+    pub fn awaits_engine(&self, ticket: Ticket) -> bool {
+        self.hub.awaits(ticket)
     }
 
     /// The memory that is held for the connection, in bytes, and the most that it would be with what it is due.

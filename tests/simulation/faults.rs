@@ -21,10 +21,14 @@ pub enum Fault {
     LoseByte,
     /// A shard says that it revoked what it did not.
     ForgetRevocation,
+    /// The engine gives one publication two places.
+    AppendTwice,
+    /// The engine says of each of two publications what became of the other.
+    SwapOutcomes,
 }
 
 impl Fault {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::DropDeliver,
         Self::SwapDelivers,
         Self::DuplicateDeliver,
@@ -33,6 +37,8 @@ impl Fault {
         Self::AnswerFirst,
         Self::LoseByte,
         Self::ForgetRevocation,
+        Self::AppendTwice,
+        Self::SwapOutcomes,
     ];
 }
 
@@ -69,7 +75,7 @@ impl Sabotage {
 /// Every lane of the mesh.
 #[derive(Debug)]
 pub struct Lanes {
-    shards: usize,
+    endpoints: usize,
     capacity: usize,
     queues: Vec<VecDeque<Parcel>>,
     /// Deliveries shipped so far, by destination.
@@ -78,9 +84,9 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    pub fn new(shards: usize, capacity: usize, sabotage: Sabotage) -> Self {
-        let queues = (0..shards * shards).map(|_| VecDeque::new()).collect();
-        Self { shards, capacity, queues, delivered: vec![0; shards], sabotage }
+    pub fn new(endpoints: usize, capacity: usize, sabotage: Sabotage) -> Self {
+        let queues = (0..endpoints * endpoints).map(|_| VecDeque::new()).collect();
+        Self { endpoints, capacity, queues, delivered: vec![0; endpoints], sabotage }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -88,17 +94,26 @@ impl Lanes {
     }
 
     pub fn len(&self, from: usize, to: usize) -> usize {
-        self.queues[from * self.shards + to].len()
+        self.queues[from * self.endpoints + to].len()
     }
 
     pub fn pop(&mut self, from: usize, to: usize) -> Option<Parcel> {
-        self.queues[from * self.shards + to].pop_front()
+        self.queues[from * self.endpoints + to].pop_front()
+    }
+
+    pub fn has_room(&self, from: usize, to: usize) -> bool {
+        self.len(from, to) < self.capacity
+    }
+
+    /// Puts a parcel into a lane that has room.
+    pub fn put(&mut self, from: usize, to: usize, parcel: Parcel) {
+        self.queues[from * self.endpoints + to].push_back(parcel);
     }
 
     /// Moves what a shard has staged into its lanes, as far as there is room.
     pub fn ship(&mut self, from: usize, shard: &mut Shard) {
-        for to in (0..self.shards).filter(|&to| to != from) {
-            let queue = &mut self.queues[from * self.shards + to];
+        for to in (0..self.endpoints).filter(|&to| to != from) {
+            let queue = &mut self.queues[from * self.endpoints + to];
             let free = self.capacity.saturating_sub(queue.len());
             let (sabotage, delivered) = (&mut self.sabotage, &mut self.delivered[to]);
             let staging: &mut Staging<Parcel> = shard.staging();

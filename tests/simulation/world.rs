@@ -18,6 +18,7 @@ use crate::client::{Client, Verdict, What};
 use crate::codec;
 use crate::deflate::OFFERS;
 use crate::dice::Dice;
+use crate::engine::ModelEngine;
 use crate::faults::{Fault, Lanes, Sabotage};
 use crate::plan::{OBSERVER, Plan};
 use crate::tokens::{Law, START_MS};
@@ -30,7 +31,7 @@ pub const WATCH: usize = 0;
 pub const HERE: Arrival = Arrival { from: Peer::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), is_told: true, accepted_ns: 1 };
 
 /// What a step can be; `Plan::weights` has the odds.
-const ACTIONS: [fn(&mut World) -> Verdict; 11] = [
+const ACTIONS: [fn(&mut World) -> Verdict; 12] = [
     World::connect,
     World::speak,
     World::any_server_read,
@@ -42,6 +43,7 @@ const ACTIONS: [fn(&mut World) -> Verdict; 11] = [
     World::pass_time,
     World::backend_asks,
     World::backend_revokes,
+    World::engine_step,
 ];
 
 pub fn shard_id(index: usize) -> ShardId {
@@ -58,6 +60,8 @@ pub struct World {
     pub net: Net,
     pub clients: Vec<Client>,
     pub backend: Backend,
+    /// Behind one more endpoint of the mesh, in some lives.
+    pub engine: Option<ModelEngine>,
     pub law: Law,
     /// Clients that were closed as slow, judged by what really waited for them.
     pub slow: BTreeSet<usize>,
@@ -87,7 +91,8 @@ impl World {
         let world = Self {
             shards: shards.collect(),
             flushing: vec![false; count],
-            lanes: Lanes::new(count, plan.settings.lane_parcels, sabotage.clone()),
+            engine: plan.engine.map(|engine| ModelEngine::new(engine, count, sabotage.clone())),
+            lanes: Lanes::new(plan.settings.hub.endpoints(), plan.settings.lane_parcels, sabotage.clone()),
             net: Net::new(count, Dice::new(seed ^ 0x5eed), sabotage),
             now: Now { unix_ms: START_MS, mono_ms: 1_000 },
             clients: Vec::new(),
@@ -123,6 +128,7 @@ impl World {
             let read = self.server_read(WATCH, usize::MAX);
             self.now.unix_ms = today_ms;
             read?;
+            self.finish_engine();
             self.turn(owner)?;
             self.observe()?;
         }
@@ -139,6 +145,7 @@ impl World {
 
     /// One step of a server that was told to go: as in life, but that nobody comes and no time passes.
     pub fn step_out(&mut self) -> Verdict {
+        self.finish_engine();
         const WEIGHTS: [usize; 5] = [10, 20, 20, 15, 60];
         let actions: [fn(&mut Self) -> Verdict; WEIGHTS.len()] =
             [Self::speak, Self::any_server_read, Self::any_client_read, Self::any_writable, Self::any_turn];
@@ -430,13 +437,14 @@ impl World {
     }
 
     fn take_in(&mut self, shard: usize) -> Verdict {
-        let count = self.shards.len();
+        let count = self.plan.settings.hub.endpoints();
         let first = self.dice.below(count);
         for from in (0..count).map(|step| (first + step) % count).filter(|&from| from != shard) {
             let budget = self.dice.between(0, self.plan.lane_budget);
             for _ in 0..budget.min(self.lanes.len(from, shard)) {
                 let Some(parcel) = self.lanes.pop(from, shard) else { break };
                 self.note(|| format!("shard {shard} takes from {from} {parcel:?}"));
+                self.note_engine_news(shard, &parcel);
                 self.shards[shard].take(shard_id(from), parcel, self.now);
             }
         }
@@ -446,6 +454,7 @@ impl World {
         let answers = self.shards[shard].take_backend_answers();
         let answers = self.law.hear(answers)?;
         self.backend.hear(answers)?;
+        self.judge_outcomes(shard)?;
         self.lanes.ship(shard, &mut self.shards[shard]);
         self.act(shard)
     }
