@@ -14,12 +14,10 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::dialect::native::encode::{GapReason, Position, Push};
 use crate::fanout::outbox::{Outbox, SEGMENT_BYTES};
 use crate::fanout::run::{Frames, Mark, Origin, Packer, Run, place};
 use crate::metrics::Count;
 use crate::model::namespace::Sending;
-use crate::model::parcel::Placed;
 use crate::wire::deflate::Deflate;
 
 /// An open run is sealed when it gets this long.
@@ -288,18 +286,12 @@ impl Fanout {
         }
     }
 
-    /// Tells the channel's subscribers that publications up to `placed` are lost. From here on the offsets are those of
-    /// the epoch in `placed`. A slow client's own gaps before and after this one stay apart from it.
-    pub fn append_gap(&mut self, placed: &Placed, from: u64) {
-        let Some(&channel) = self.by_name.get(&placed.channel) else { return };
+    /// From here on the channel's offsets are those of `epoch`. A slow client's gaps before and after this stay apart.
+    pub fn begin_epoch(&mut self, name: &Arc<str>, epoch: &Arc<str>) {
+        let Some(&channel) = self.by_name.get(name) else { return };
         let local = self.channel(channel);
         local.seal();
-        let (name, epoch) = (Arc::clone(&placed.channel), Arc::clone(&placed.epoch));
-        local.origin = Origin::new(name, epoch, local.origin.sending);
-        let mut frame = Vec::new();
-        let Position { channel, epoch, offset: to } = placed.position();
-        Push::Gap { channel, epoch, from, to, reason: GapReason::Engine }.encode(&mut frame);
-        self.append(channel, &frame, 0, 0);
+        local.origin = Origin::new(Arc::clone(name), Arc::clone(epoch), local.origin.sending);
     }
 
     /// The channels that have something to send; they count as clean from here on.

@@ -11,7 +11,8 @@ use super::queue::AnswerQueue;
 use super::remote::FollowState;
 use crate::ids::{ConnId, ShardId};
 use crate::model::namespace::Namespace;
-use crate::model::parcel::{Ask, Asker, Placed};
+use crate::model::parcel::{Ask, Asker};
+use crate::model::position::Placed;
 use crate::model::publication::Publication;
 
 /// Most publications that wait in one batch window, and most answers.

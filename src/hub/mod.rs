@@ -22,7 +22,9 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::Guard;
 use crate::mesh::Staging;
 use crate::model::namespace::Namespaces;
-use crate::model::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, Since, UsersPage};
+use crate::model::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, UsersPage};
+use crate::model::position::Since;
+use crate::model::publication::Publication;
 use crate::model::text::Language;
 use crate::model::user::{DuplicateLogin, User};
 use crate::time::clock::Now;
@@ -75,6 +77,8 @@ pub struct HubSettings {
     pub probes: bool,
     /// Knows when memory is short: then no channel is made.
     pub guard: Arc<Guard>,
+    /// The length of a publication's frame in the native protocol, which limits count in. The hub knows no dialect.
+    pub frame_len: fn(&Publication) -> usize,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
     /// Most bytes of publications in one recovery or page.
@@ -270,7 +274,7 @@ impl Hub {
             answer(out, caller, Answer::Refused(Refusal::Busy));
             return;
         }
-        let (next, refused) = attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
+        let (next, refused) = attach::release(&mut self.users, lobby, (conn, user), now, out);
         if let Some(next) = next {
             let outcome = claimed(&self.settings, &self.engine, &self.users, lobby, &next.claim);
             answer(out, next.caller(), outcome);
@@ -293,7 +297,7 @@ impl Hub {
     /// A subscription is over. Never refused either.
     pub fn unsubscribe(&mut self, conn: ConnId, request: u32, channel: &str, now: Now, out: &mut Staging<Parcel>) {
         let Some(local) = self.channels.get_mut(channel) else { return };
-        attach::unsubscribe(&self.settings, local, conn, request, now, out);
+        attach::unsubscribe(local, conn, request, now, out);
         self.settle(channel, now, out);
     }
 
@@ -306,7 +310,7 @@ impl Hub {
                     continue;
                 };
                 channel.filed = 0;
-                attach::poll(&self.settings, &self.users, channel, now, out);
+                attach::poll(&self.users, channel, now, out);
                 self.engine.logs_mut().expire(channel.log, now.mono_ms);
                 if is_disused(&self.engine, channel, now) {
                     self.remove(&name, out);
@@ -398,7 +402,7 @@ impl Hub {
                 if **channel.name() == *LOBBY && !users.holds(conn, user.key()) {
                     return Performed::Done(Answer::Refused(Refusal::Forbidden));
                 }
-                attach::subscribe(settings, channel, (conn, request), &user, now, out);
+                attach::subscribe(channel, (conn, request), &user, now, out);
                 Performed::Done(Answer::Subscribed(Box::new(recovered(settings, engine, channel, recover.as_deref()))))
             }
             (Ask::History { since, limit, reverse, .. }, _) => {

@@ -10,9 +10,12 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::engine::Engine;
+use super::publish::place;
 use crate::mesh::Staging;
 use crate::model::engine::{EngineNews, EngineOutcome, EnginePublication, Ticket};
-use crate::model::parcel::{Answer, Ask, Attached, Parcel, Placed, Refusal, Since};
+use crate::model::parcel::{Answer, Ask, Attached, Parcel, Refusal};
+use crate::model::position::{Placed, Since};
+use crate::model::publication::Publish;
 use crate::planted::Fault;
 use crate::time::clock::Now;
 
@@ -254,8 +257,9 @@ impl Hub {
                 let mut bytes = 0;
                 for EnginePublication { offset, timestamp, publish } in publications {
                     let placed = Placed { offset, ..page.placed.clone() };
-                    let (publication, frame_bytes) = self.publisher.encode(channel, &placed, timestamp, &publish);
-                    bytes += frame_bytes;
+                    let publish = Publish::clone(&publish);
+                    let publication = Arc::new(place(&self.settings, channel, placed, timestamp, publish));
+                    bytes += publication.frame_bytes;
                     if bytes > self.settings.recover_bytes && !page.publications.is_empty() {
                         break;
                     }
@@ -367,12 +371,13 @@ impl Hub {
         now: Now,
         out: &mut Staging<Parcel>,
     ) {
-        let Self { channels, engine, publisher, batches, .. } = self;
+        let Self { settings, channels, engine, publisher, batches, .. } = self;
         let Some(channel) = channels.get_mut(&placed.channel) else { return };
         let EnginePublication { timestamp, publish, .. } = publication;
         // The time is the engine's, so that every node shows the same. Events that come later are not earlier than it.
         channel.timestamp(timestamp);
-        let (publication, _) = publisher.encode(channel, placed, timestamp, &publish);
+        let publish = Publish::clone(&publish);
+        let publication = Arc::new(place(settings, channel, placed.clone(), timestamp, publish));
         engine.logs_mut().advance(channel.log);
         engine.logs_mut().keep(channel.log, &publication, now.mono_ms);
         let window_ms = match leaves {

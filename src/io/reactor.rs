@@ -10,26 +10,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use monoio::net::UnixStream;
 use rustls::ServerConfig;
 
 use crate::auth::{Lifted, Revocation, Verifier};
-use crate::ids::ConnId;
+use crate::ids::{ConnId, ShardId};
 use crate::io::conn::{self, RECEIVE_BYTES, Sockets};
 use crate::io::driver::{Driver, Pause, Turnstile, pollable};
 use crate::io::listener::Door;
 use crate::limits::refusals::{RefusalLog, RefusalNote};
 use crate::limits::{Guard, Peer};
 use crate::mesh::Endpoint;
-use crate::metrics::{Count, ShardMetrics};
+use crate::metrics::ShardMetrics;
+use crate::model::errand::{Errand, ErrandOrder, ErrandOutcome};
 use crate::model::parcel::{Answer, Ask, Parcel};
-use crate::shard::{LANE_BYTES, LANE_PARCELS, Shard};
+use crate::shard::Shard;
+use crate::shard::turn::{AfterTurn, Next, SENDS_PER_STEP, Turn};
 use crate::time::clock::{Clock, Now};
 
-/// Sends in a row before others may run: 8,000 would hold the loop for 30 ms.
-const SENDS_PER_STEP: usize = 192;
 /// How often a shard looks for another's lane to have room again, when nothing else is to be done.
 const STUCK: Duration = Duration::from_millis(1);
 /// How long a connection that was cut at the end of a drain may take to go.
@@ -48,6 +48,8 @@ pub enum Command {
     Lift(Arc<Lifted>, flume::Sender<()>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
+    /// The errand with this number has been done.
+    Done(u32, ErrandOutcome),
     /// Answer publications at once from now on, whatever their channel's batch window.
     EndWindows,
     /// Say goodbye to everyone, wait so long at most, and end.
@@ -102,6 +104,11 @@ pub struct Reactor {
     shard: RefCell<Shard>,
     endpoint: RefCell<Endpoint<Parcel>>,
     commands: flume::Receiver<Command>,
+    /// The way to whoever does errands, if anyone does.
+    errands: Option<flume::Sender<ErrandOrder>>,
+    /// Numbers of errands that found no room on that way: the shard is told in the next turn.
+    errands_not_done: RefCell<Vec<u32>>,
+    own: ShardId,
     doors: Vec<Rc<Door>>,
     /// Where tasks wait that the driver would not interrupt.
     pub turnstile: Turnstile,
@@ -167,6 +174,8 @@ pub struct Parts {
     pub endpoint: Endpoint<Parcel>,
     /// What the control thread says; its sender rings the endpoint's bell.
     pub commands: flume::Receiver<Command>,
+    /// The way to whoever does errands, if anyone does.
+    pub errands: Option<flume::Sender<ErrandOrder>>,
     /// Its own listeners; the kernel spreads connections over all shards'.
     pub doors: Vec<Door>,
     /// What TLS is served with, if it is.
@@ -186,8 +195,11 @@ impl Reactor {
             metrics: Arc::clone(parts.shard.metrics()),
             entry: parts.entry,
             shard: RefCell::new(parts.shard),
+            own: parts.endpoint.own(),
             endpoint: RefCell::new(parts.endpoint),
             commands: parts.commands,
+            errands: parts.errands,
+            errands_not_done: RefCell::new(Vec::new()),
             turnstile: Turnstile::default(),
             doors: parts.doors.into_iter().map(Rc::new).collect(),
             buffer: RefCell::new(vec![0; RECEIVE_BYTES].into()),
@@ -216,17 +228,23 @@ impl Reactor {
 
     /// The same, for work that sends.
     pub fn with_wire<R>(self: &Rc<Self>, work: impl FnOnce(&mut Shard, &mut Sockets, Now) -> R) -> R {
+        let (result, needs_turn) = self.act_on(work);
+        if needs_turn {
+            self.turn.ring();
+        }
+        result
+    }
+
+    /// Lets the shard work and carries out its actions. Returns whether a turn is needed then.
+    fn act_on<R>(self: &Rc<Self>, work: impl FnOnce(&mut Shard, &mut Sockets, Now) -> R) -> (R, bool) {
         let now = self.clock.now();
         let mut shard = self.shard.borrow_mut();
         let result = work(&mut shard, &mut self.sockets.borrow_mut(), now);
         let actions = shard.take_actions();
-        let work = shard.has_work() || shard.is_stuck();
+        let needs_turn = shard.has_work() || shard.is_stuck();
         drop(shard);
         conn::act(self, actions);
-        if work {
-            self.turn.ring();
-        }
-        result
+        (result, needs_turn)
     }
 
     /// Sees to a turn at a moment of the monotonic clock.
@@ -237,6 +255,16 @@ impl Reactor {
             monoio::time::sleep(wait).await;
             reactor.turn.ring();
         });
+    }
+
+    /// Hands an errand on. The shard is told in its next turn if that can't be.
+    pub fn give_errand(&self, number: u32, errand: Errand) {
+        let order = ErrandOrder { shard: self.own, number, errand };
+        let is_given = self.errands.as_ref().is_some_and(|errands| errands.try_send(order).is_ok());
+        if !is_given {
+            self.errands_not_done.borrow_mut().push(number);
+            self.turn.ring();
+        }
     }
 
     /// Tells in the log what was refused before it came to the shard.
@@ -275,14 +303,15 @@ impl Reactor {
         Ok(())
     }
 
+    /// Takes turns until the server has drained.
     async fn turns(self: &Rc<Self>, pause: &Pause) {
+        let mut turn = Turn::default();
         let mut deadline = None;
         loop {
-            let left = self.take_in();
+            // A ring counts if it comes after this: the turn that follows sees what it was for.
+            self.turn.rung.set(false);
             self.obey(&mut deadline);
-            self.flush(pause).await;
-            self.ship();
-            self.answer_backend();
+            let then = self.take_turn(&mut turn, pause).await;
             // The channels that this shard owns are needed until the last subscriber has gone, whoever serves it.
             if deadline.is_some() && self.open_sockets.is_empty() {
                 return;
@@ -292,55 +321,38 @@ impl Reactor {
             {
                 return self.cut().await;
             }
-            // What has rung so far is seen below.
-            self.turn.rung.set(false);
-            let (work, stuck) = {
-                let shard = self.shard.borrow();
-                (shard.has_work() || !self.commands.is_empty(), shard.is_stuck())
-            };
-            if left || work {
-                pause.take().await;
-            } else if stuck {
-                self.metrics.count(Count::LaneFull);
-                monoio::time::sleep(STUCK).await;
-            } else if self.endpoint.borrow().fall_asleep() {
-                self.turn.wait().await;
+            match if self.commands.is_empty() { then } else { AfterTurn::Work } {
+                AfterTurn::Work => pause.take().await,
+                AfterTurn::Stuck => monoio::time::sleep(STUCK).await,
+                AfterTurn::Asleep => self.turn.wait().await,
             }
         }
     }
 
-    /// Takes what the lanes brought, and the shard's own parcels. Returns whether anything was left.
-    fn take_in(self: &Rc<Self>) -> bool {
+    async fn take_turn(self: &Rc<Self>, turn: &mut Turn, pause: &Pause) -> AfterTurn {
+        loop {
+            match self.step(turn) {
+                Next::Step => {}
+                Next::Yield => pause.take().await,
+                Next::Over { answers, then } => {
+                    self.answer_backend(answers);
+                    return then;
+                }
+            }
+        }
+    }
+
+    fn step(self: &Rc<Self>, turn: &mut Turn) -> Next {
         let mut endpoint = self.endpoint.borrow_mut();
-        endpoint.wake_up();
-
-        self.with(|shard, now| {
-            let left =
-                endpoint.drain(LANE_PARCELS, LANE_BYTES, Parcel::weight, |from, parcel| shard.take(from, parcel, now));
-            shard.turn(now);
-            // Before the flush: peers work while this shard sends.
-            endpoint.ship(shard.staging());
-            left
-        })
-    }
-
-    fn ship(&self) {
-        self.endpoint.borrow_mut().ship(self.shard.borrow_mut().staging());
-    }
-
-    async fn flush(self: &Rc<Self>, pause: &Pause) {
-        if !self.shard.borrow().wants_flush() {
-            return;
-        }
-        let started = Instant::now();
-        self.with(|shard, _| shard.begin_flush());
-        while !self.with_wire(|shard, wire, now| shard.flush_step(SENDS_PER_STEP, wire, now)) {
-            pause.take().await;
-        }
-        self.metrics.flushed(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let step =
+            |shard: &mut Shard, wire: &mut Sockets, now| turn.step(shard, &mut *endpoint, wire, SENDS_PER_STEP, now);
+        self.act_on(step).0
     }
 
     fn obey(self: &Rc<Self>, deadline: &mut Option<u64>) {
+        for number in self.errands_not_done.take() {
+            self.with(|shard, _| shard.errand_done(number, ErrandOutcome::NotDone));
+        }
         for command in self.commands.try_iter() {
             match command {
                 Command::Keys(verifier) => self.with(|shard, _| shard.set_verifier(verifier)),
@@ -360,6 +372,7 @@ impl Reactor {
                     let number = self.expect_answer(reply);
                     self.with(|shard, _| shard.ask_for_backend(number, ask));
                 }
+                Command::Done(number, outcome) => self.with(|shard, _| shard.errand_done(number, outcome)),
                 Command::EndWindows => self.with(|shard, now| shard.end_windows(now)),
                 Command::Drain(patience) => {
                     self.draining.set(true);
@@ -385,8 +398,8 @@ impl Reactor {
         number
     }
 
-    fn answer_backend(&self) {
-        for (number, answer) in self.shard.borrow_mut().take_backend_answers() {
+    fn answer_backend(&self, answers: Vec<(u32, Answer)>) {
+        for (number, answer) in answers {
             if let Some(reply) = self.backend.borrow_mut().remove(&number) {
                 // Whoever asked may have stopped waiting.
                 let _ = reply.try_send(answer);

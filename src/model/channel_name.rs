@@ -1,4 +1,4 @@
-//! Names of channels: `name` or `namespace:name` (docs/protocol.md, "Channels, recovery, acknowledgement"). Knows
+//! Names of channels: `name` or `namespace:name` (docs/protocol.md, "Channels"). Knows
 //! their syntax, not which namespaces there are nor who may do what in them.
 
 /// Longest name of a channel, its namespace included, in bytes.
@@ -11,11 +11,6 @@ pub fn is_channel_name(name: &str) -> bool {
         None => !name.is_empty(),
     };
     parts_are_there && name.len() <= MAX_CHANNEL_BYTES && name.bytes().all(is_channel_byte)
-}
-
-/// What stands before the first colon of a channel's name, if there is one.
-pub fn namespace_of(channel: &str) -> Option<&str> {
-    channel.split_once(':').map(|(namespace, _)| namespace)
 }
 
 fn is_channel_byte(byte: u8) -> bool {
@@ -38,12 +33,5 @@ mod tests {
         }
         let allowed = (0..=255u8).filter(|&byte| is_channel_byte(byte)).count();
         assert_eq!(allowed, 26 + 26 + 10 + r"_-=@.:/#".len());
-    }
-
-    #[test]
-    fn the_first_colon_ends_the_namespace() {
-        assert_eq!(namespace_of("chat:room1"), Some("chat"));
-        assert_eq!(namespace_of("a:b:c"), Some("a"));
-        assert_eq!(namespace_of("lobby"), None);
     }
 }

@@ -55,7 +55,7 @@ struct Walk {
 
 impl Shard {
     /// Seals what the turn brought. Not while a flush is under way.
-    pub fn begin_flush(&mut self) {
+    pub(super) fn begin_flush(&mut self) {
         assert!(self.flush.is_none(), "one flush at a time");
         let channels = self.fanout.take_dirty().into_iter().map(|channel| {
             let local = self.fanout.channel(channel);
@@ -67,7 +67,7 @@ impl Shard {
     }
 
     /// Sends to about `budget` connections. Returns true when the flush is over.
-    pub fn flush_step(&mut self, mut budget: usize, wire: &mut impl Wire, now: Now) -> bool {
+    pub(super) fn flush_step(&mut self, mut budget: usize, wire: &mut impl Wire, now: Now) -> bool {
         while budget > 0 {
             let Some(flush) = &mut self.flush else { return true };
             if let Some(slot) = flush.askers.pop() {

@@ -7,6 +7,7 @@ mod admission;
 mod answers;
 mod compression;
 mod conns;
+mod errands;
 mod farewell;
 mod flush;
 mod guard;
@@ -17,16 +18,18 @@ mod refusals;
 mod relief;
 mod rights;
 mod timers;
+pub mod turn;
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+pub use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
 
 use crate::auth::{Authenticator, CacheLimits, Verifier};
+use crate::dialect;
 use crate::dialect::native::decode::EnvelopeDecoder;
-use crate::dialect::native::encode::Reply;
 use crate::fanout::{Fanout, Subscription};
 use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
@@ -35,8 +38,11 @@ use crate::limits::{Guard, Peer};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::model::engine::Ticket;
-use crate::model::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
-use crate::model::publication::Publication;
+use crate::model::errand::Errand;
+use crate::model::notice::{Gap, GapReason, Reply};
+use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
+use crate::model::position::{Placed, Position};
+use crate::model::voice::Voice;
 use crate::site::Site;
 use crate::time::clock::Now;
 use crate::time::wheel::Wheel;
@@ -46,6 +52,7 @@ use crate::wire::deflate::inflate::Inflater;
 use crate::wire::{frame, handshake, websocket};
 use compression::{Slicing, packer};
 use conns::{Conns, Ending, Stage};
+use errands::Errands;
 use farewell::Progress;
 use flush::Flush;
 use pacing::Pacing;
@@ -67,10 +74,10 @@ pub const REPLY_BYTES: usize = 64 * 1024;
 const LARGE_BYTES: usize = 64 * 1024;
 /// How often memory is given back while large messages come.
 const GIVE_BACK_MS: u64 = 1_000;
-/// What a turn takes from one lane: so many parcels …
-pub const LANE_PARCELS: usize = 256;
-/// … and no more after so many bytes.
-pub const LANE_BYTES: usize = 256 * 1024;
+/// Most parcels that one turn takes from one lane.
+const LANE_PARCELS: usize = 256;
+/// A turn takes no more from a lane after so many bytes.
+const LANE_BYTES: usize = 256 * 1024;
 
 /// What a shard needs to know of the configuration.
 #[derive(Clone, Debug)]
@@ -168,6 +175,8 @@ pub enum Action {
     End(ConnId),
     /// See to a turn at this time, in milliseconds of the monotonic clock.
     Alarm(u64),
+    /// Have this done, and call [`Shard::errand_done`] with the number: once, in this turn or any later one.
+    Errand(u32, Errand),
 }
 
 /// What the shell may do with a connection's input.
@@ -217,6 +226,7 @@ pub struct Shard {
     had_large: bool,
     gave_back_ms: u64,
     credits: Vec<Credits>,
+    errands: Errands,
     wheel: Wheel<ConnId>,
     /// The clocks by which deadlines of the wall clock are filed in it.
     filed_by: Now,
@@ -263,6 +273,7 @@ impl Shard {
             had_large: false,
             gave_back_ms: 0,
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
+            errands: Errands::default(),
             wheel: Wheel::default(),
             filed_by: Now::default(),
             ticked_ms: 0,
@@ -282,9 +293,13 @@ impl Shard {
         }
     }
 
-    /// Parcels on their way out: the shell ships them.
-    pub fn staging(&mut self) -> &mut Staging<Parcel> {
+    /// Parcels that wait to be shipped.
+    fn staging(&mut self) -> &mut Staging<Parcel> {
         &mut self.staging
+    }
+
+    fn stopwatch_ns(&self) -> u64 {
+        (self.settings.stopwatch)()
     }
 
     /// What the shell is to do; the list is handed over.
@@ -303,7 +318,7 @@ impl Shard {
     }
 
     /// Takes one parcel from a lane.
-    pub fn take(&mut self, from: ShardId, parcel: Parcel, now: Now) {
+    fn take(&mut self, from: ShardId, parcel: Parcel, now: Now) {
         if from != self.own {
             self.metrics.count(Count::Parcels);
         }
@@ -314,27 +329,27 @@ impl Shard {
                 self.hub.unsubscribe(conn, request, &channel, now, &mut self.staging);
             }
             Parcel::Release { conn, user } => self.hub.release(conn, &user, now, &mut self.staging),
-            Parcel::Deliver { channel, publication } => {
-                self.deliver(&channel, &publication);
-            }
-            Parcel::DeliverBatch { channel, publications, .. } => {
-                for publication in &*publications {
-                    self.deliver(&channel, publication);
-                }
-            }
+            Parcel::Deliver { delivery } => self.deliver(&delivery),
+            Parcel::DeliverBatch { deliveries, .. } => deliveries.iter().for_each(|delivery| self.deliver(delivery)),
             Parcel::LateAnswers(answers) => {
                 for LateAnswer { conn, request, answer } in answers {
                     self.answered(conn, request, &answer, now);
                 }
             }
-            Parcel::Announce { channel, frame } => self.fanout.append(&channel, &frame, 0, 0),
+            Parcel::Announce { news } => {
+                let language = self.settings.hub.language;
+                let frame = news.frame(Voice::NativeText, |news, out| {
+                    dialect::write_presence(Voice::NativeText, out, news, language);
+                });
+                self.fanout.append(&news.value().channel, frame, 0, 0);
+            }
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
             Parcel::Deferred => self.give_credit(from),
             Parcel::FromEngine(news) => self.hub.hear_engine(*news, now, &mut self.staging),
             Parcel::ToEngine(ask) => unreachable!("{ask:?} is for the engine"),
-            Parcel::Gap { placed, from } => self.fanout.append_gap(&placed, from),
+            Parcel::Gap { placed, from } => self.lose(&placed, from),
             Parcel::Farewell(farewell) => self.hear_farewell(farewell),
             Parcel::Answer { asker: Asker::Conn(conn), request, answer, credit } => {
                 if credit {
@@ -353,14 +368,28 @@ impl Shard {
         }
     }
 
-    fn deliver(&mut self, channel: &str, publication: &Publication) {
+    fn deliver(&mut self, delivery: &Delivery) {
+        let publication = &**delivery.value();
         let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-        self.fanout.append(channel, publication.frame(), publication.offset, key);
+        let frame = delivery.frame(Voice::NativeText, |publication, out| {
+            dialect::write_publication(Voice::NativeText, out, publication);
+        });
+        self.fanout.append(&publication.placed.channel, frame, publication.offset(), key);
     }
 
-    /// The shard's own part of a turn: parcels to itself, within the same budget as a lane's, and asks that wait
-    /// for room.
-    pub fn turn(&mut self, now: Now) {
+    /// Tells the subscribers of a channel that its publications up to `placed` are lost for good.
+    fn lose(&mut self, placed: &Placed, from: u64) {
+        self.fanout.begin_epoch(&placed.channel, &placed.epoch);
+        let Position { channel, epoch, offset: to } = placed.position();
+        let mut frame = Vec::new();
+        let gap = Gap { channel, epoch, from, to, reason: GapReason::Engine };
+        dialect::write_gap(Voice::NativeText, &mut frame, &gap);
+        self.fanout.append(channel, &frame, 0, 0);
+    }
+
+    /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
+    /// takes longer than a turn.
+    fn work(&mut self, now: Now) {
         #[cfg(feature = "planted")]
         crate::planted::at_turn();
         let mut weight = 0;
@@ -414,20 +443,19 @@ impl Shard {
         metrics.set_count(Count::BatchesCut, held.batches_cut);
     }
 
-    /// The backend asks the owner of a channel, which is this shard. The answer is among
-    /// [`Shard::take_backend_answers`] in some later turn, under the same number.
+    /// The backend asks the owner of a channel, which is this shard. The answer comes at the end of some later turn
+    /// ([`turn::Next::Over`]), under the same number.
     pub fn ask_for_backend(&mut self, request: u32, ask: Ask) {
         self.staging.push(self.own, Parcel::Ask { asker: Asker::Backend, request, ask });
     }
 
-    /// Answers to the backend; the list is handed over.
-    pub fn take_backend_answers(&mut self) -> Vec<(u32, Answer)> {
+    fn take_backend_answers(&mut self) -> Vec<(u32, Answer)> {
         std::mem::take(&mut self.backend)
     }
 
     /// Whether something waits for another shard to make room: no turn helps before it has.
     pub fn is_stuck(&self) -> bool {
-        self.staging.has_outbound() || self.hub.is_waiting()
+        self.staging.has_outbound() || self.hub.is_waiting() || self.hub.has_news()
     }
 
     /// Whether something waits that a turn would take up.
@@ -437,7 +465,7 @@ impl Shard {
     }
 
     /// Whether a flush would find anything to do.
-    pub fn wants_flush(&self) -> bool {
+    fn wants_flush(&self) -> bool {
         self.fanout.is_dirty() || !self.dirty.is_empty() || !self.emptied.is_empty()
     }
 
@@ -452,15 +480,23 @@ impl Shard {
     pub fn is_quiescent(&self) -> bool {
         let all = mesh::credits(self.settings.lane_parcels);
         let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
-        answered && !self.hub.is_holding() && !self.is_stuck() && !self.has_work() && self.flush.is_none()
+        answered
+            && self.errands.is_idle()
+            && !self.hub.is_holding()
+            && !self.is_stuck()
+            && !self.has_work()
+            && self.flush.is_none()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.
     #[doc(hidden)]
     pub fn what_waits(&self) -> String {
-        let credits: Vec<_> = self.credits.iter().map(|credits| (credits.left, credits.waiting.len())).collect();
+        let all = mesh::credits(self.settings.lane_parcels);
+        let credits = self.credits.iter().map(|credits| (credits.left, credits.waiting.len())).enumerate();
+        let owed: Vec<_> = credits.filter(|(_, credits)| *credits != (all, 0)).collect();
         let (stuck, dirty, flush) = (self.is_stuck(), self.wants_flush(), self.flush.is_some());
-        format!("credits {credits:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, own {}", self.staging.own_len())
+        let (holding, own) = (self.hub.is_holding(), self.staging.own_len());
+        format!("credits {owed:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, holding {holding}, own {own}")
     }
 
     /// The channels that this shard owns, as it sees them.
@@ -523,7 +559,7 @@ impl Shard {
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
         let language = self.settings.hub.language;
-        let write = |out: &mut Vec<u8>| reply.encode(out, mark, language);
+        let write = |out: &mut Vec<u8>| dialect::write_reply(Voice::NativeText, out, reply, mark, language);
         if self.may_compress(reply) { self.push_message(id.slot, write) } else { self.push_private(id.slot, write) }
     }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::Shard;
 use crate::auth::{Lifted, Revocation, Revocations};
-use crate::dialect::native::encode::Reply;
 use crate::ids::ConnId;
 use crate::limits::refusals::quoted;
+use crate::model::notice::Reply;
 use crate::model::parcel::Answer;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
@@ -44,7 +44,7 @@ impl Sweep {
 
 impl Shard {
     /// The backend has revoked tokens: none of them is taken from now on, and whoever lives by one ends within the
-    /// next turns. Then [`Answer::Revoked`] is among [`Shard::take_backend_answers`], under the same number.
+    /// next turns. Then [`Answer::Revoked`] is among the answers of a turn, under the same number.
     pub fn revoke(&mut self, request: u32, revocation: &Revocation, now: Now) {
         self.authenticator.revoke(revocation, now.unix_ms);
         let (left, closed) = (self.conns.slots(), self.sweep.closed);

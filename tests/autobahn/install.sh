@@ -2,17 +2,26 @@
 # Makes the CPython 2.7 environment that Autobahn|Testsuite needs, and prints the path of its `wstest`.
 # The suite's last wheel installs on Python 3 but cannot be imported there, so the versions are pinned to the
 # last ones that work together on 2.7.
-#   install.sh DIRECTORY
+#   install.sh DIRECTORY              makes it, unless it is there
+#   install.sh --installed DIRECTORY  exit 0 if it is there
+#   install.sh --python               prints the CPython 2.7 that would be used
 # Exit 3: there is no CPython 2.7 on this machine (the caller decides whether that is a skip).
 set -euo pipefail
 
-venv=${1:?usage: install.sh DIRECTORY}
+usage="usage: install.sh DIRECTORY | --installed DIRECTORY | --python"
+mode=create
+case ${1:?$usage} in
+--installed) mode=installed venv=${2:?$usage} ;;
+--python) mode=python venv= ;;
+*) venv=$1 ;;
+esac
 stamp="$venv/.complete-1"
 
-if [[ -e $stamp ]] && "$venv/bin/wstest" --help >/dev/null 2>&1; then
-    echo "$venv/bin/wstest"
+if [[ $mode != python && -e $stamp ]] && "$venv/bin/wstest" --help >/dev/null 2>&1; then
+    [[ $mode == installed ]] || echo "$venv/bin/wstest"
     exit 0
 fi
+[[ $mode != installed ]] || exit 1
 
 python=
 for candidate in "${PYTHON27:-}" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7*/bin/python python2.7; do
@@ -24,6 +33,10 @@ done
 if [[ -z $python ]]; then
     echo "no CPython 2.7 found (tried \$PYTHON27, pyenv's 2.7*, python2.7)" >&2
     exit 3
+fi
+if [[ $mode == python ]]; then
+    echo "$python"
+    exit 0
 fi
 
 # The last virtualenv that can make a 2.7 environment runs on Python 3 and is itself only a tool for this step.

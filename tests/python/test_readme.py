@@ -1,4 +1,4 @@
-"""The shell blocks of README.md and docs/loadgen.md, pasted as they are into a fresh shell.
+"""The shell blocks of README.md, docs/loadgen.md and examples/README.md, pasted as they are into a fresh shell.
 
 Each runs in a network namespace of its own, where the default ports are free, and in a folder where `target/release`
 holds the programs under test. `cargo` and `openssl` are what a newcomer has; here `cargo` only starts what was built.
@@ -59,7 +59,8 @@ class Readme(unittest.TestCase):
         os.makedirs(os.path.join(self.folder, "target"))
         os.makedirs(os.path.join(self.folder, "bin"))
         os.symlink(os.path.dirname(BINARY), os.path.join(self.folder, "target", "release"))
-        os.symlink(os.path.join(ROOT, "benches"), os.path.join(self.folder, "benches"))
+        for name in ("benches", "examples"):
+            os.symlink(os.path.join(ROOT, name), os.path.join(self.folder, name))
         cargo = os.path.join(self.folder, "bin", "cargo")
         with open(cargo, "w", encoding="utf-8") as script:
             script.write(CARGO)
@@ -102,7 +103,7 @@ class Readme(unittest.TestCase):
             self.assertIn(part, told)
 
     def test_pages_of_other_origins_and_a_channel_that_members_publish_to(self):
-        (block,) = blocks("README.md")["A client in six lines"]
+        (block,) = blocks("README.md")["A client"]
         get = "curl -sS --retry 9 --retry-connrefused -i -H 'Origin: http://localhost:5173' http://127.0.0.1:2345"
         told = self.paste(f"{block.rstrip()} &\n{get}/uringcast.js\n{get}/token?name=Alice\necho that was all")
         self.assertIn("Access-Control-Allow-Origin: *", told)
@@ -118,6 +119,11 @@ class Readme(unittest.TestCase):
         self.assertIn('"data":{"headline":"It works"}', told)
         self.assertIn('"count":0', told)
         self.assertNotIn('"error"', told)
+
+    def test_the_examples_server(self):
+        (block,) = blocks("examples/README.md")["Start a server"]
+        told = self.paste(f"""{block}\n./publish.sh news '{{"headline":"It works"}}'\necho that was all""")
+        self.assertRegex(told, r'\{"channel":"news","epoch":"\w+","offset":1\}')
 
     def test_serve_for_real(self):
         (block,) = blocks("README.md")["Serve for real"]
@@ -136,7 +142,6 @@ class Readme(unittest.TestCase):
         for block in (blocks("README.md")["Measure it"][0], blocks("docs/loadgen.md")["Commands"][0]):
             told = self.paste(block + "\necho that was all")
             self.assertEqual(told.count("PASS"), 2, told)
-
 
     def test_one_block_after_the_other_in_one_shell(self):
         titles = ("Publish from your backend", "Serve for real", "Measure it")

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use uringcast::hub::owner_of;
-use uringcast::model::parcel::{Answer, Ask, Content, Publish, Refusal};
+use uringcast::model::parcel::{Answer, Ask, Refusal};
+use uringcast::model::publication::{Content, Publish};
 use uringcast::shard::Shard;
 
 use crate::channels::Place;
@@ -33,8 +34,9 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Publishes something somewhere; sometimes once more under the same key.
-    pub fn ask(&mut self, shards: &mut [Shard], said: u64, dice: &mut Dice) -> String {
+    /// Publishes something somewhere; sometimes once more under the same key. Returns what it did, and which shard it
+    /// asked.
+    pub fn ask(&mut self, shards: &mut [Shard], said: u64, dice: &mut Dice) -> (String, usize) {
         let channel = dice.pick(&CHANNELS[..CHANNELS.len() - 1]);
         let number = u32::try_from(self.asked.len()).expect("few");
         let again = self.asked.iter().rposition(|asked| asked.once && asked.channel == channel);
@@ -53,7 +55,7 @@ impl Backend {
         shards[owner].ask_for_backend(number, Ask::Publish(Box::new(publish)));
         self.asked.push(Asked { channel, once, said, answer: None, is_unknown: false });
         self.tags.insert(number, tag.clone());
-        format!("the backend publishes {tag} in {channel}, once {once}")
+        (format!("the backend publishes {tag} in {channel}, once {once}"), owner)
     }
 
     pub fn hear(&mut self, answers: Vec<(u32, Answer)>) -> Verdict {

@@ -324,7 +324,7 @@ impl Client {
         if renews {
             let renewed = data["epoch"].as_str().ok_or("no epoch")?.to_owned();
             subscribed.ended.push(std::mem::replace(&mut subscribed.epoch, renewed));
-            subscribed.last = 0;
+            (subscribed.start, subscribed.last) = (0, 0);
         }
         let next = renews || same && from == subscribed.position + 1 && from <= to;
         subscribed.position = to;

@@ -7,32 +7,15 @@ use std::sync::Arc;
 
 use uringcast::hub::LOBBY;
 use uringcast::model::engine::{EngineAsk, EngineNews, EngineOutcome, EnginePublication, KeepTerms, Ticket};
-use uringcast::model::parcel::{Content, Parcel, Placed, Publish, Refusal, Since};
+use uringcast::model::parcel::{Parcel, Refusal};
+use uringcast::model::position::{Placed, Since};
+use uringcast::model::publication::{Content, Publish};
 
 use crate::client::Verdict;
 use crate::dice::Dice;
 use crate::faults::{Fault, Lanes, Sabotage};
+use crate::plan::EnginePlan;
 use crate::world::World;
-
-/// What a seed decides about the engine. Each number is "once in so many"; 0 is never.
-#[derive(Debug, Clone, Copy)]
-pub struct EnginePlan {
-    /// The engine says that it did not accept a publication.
-    pub refuses: usize,
-    /// The engine does not know whether it accepted a publication.
-    pub forgets: usize,
-    /// The engine answers nothing.
-    pub keeps_silent: usize,
-    /// The engine loses the newest publications, or begins a new epoch.
-    pub loses: usize,
-}
-
-impl EnginePlan {
-    pub fn new(dice: &mut Dice) -> Self {
-        let mut odds = || dice.pick(&[0, 0, 40, 10]);
-        Self { refuses: odds(), forgets: odds(), keeps_silent: odds(), loses: odds() }
-    }
-}
 
 /// One channel as the engine keeps it.
 #[derive(Debug)]
@@ -86,6 +69,12 @@ fn channel_of(ask: &EngineAsk) -> &Arc<str> {
             channel
         }
     }
+}
+
+/// The ask that a parcel answers, if it comes from the engine with an outcome.
+pub fn ticket_of(parcel: &Parcel) -> Option<Ticket> {
+    let Parcel::FromEngine(news) = parcel else { return None };
+    if let EngineNews::Outcome { ticket, .. } = **news { Some(ticket) } else { None }
 }
 
 fn text_of(publish: &Publish) -> String {
@@ -421,18 +410,10 @@ impl World {
         self.engine.as_ref().is_none_or(ModelEngine::is_idle)
     }
 
-    /// A shard takes a parcel from the engine.
-    pub fn note_engine_news(&mut self, shard: usize, parcel: &Parcel) {
-        if let (Some(engine), Parcel::FromEngine(news)) = (&mut self.engine, parcel)
-            && let EngineNews::Outcome { ticket, .. } = **news
-        {
-            engine.taken.entry(shard).or_default().push(ticket);
-        }
-    }
-
-    /// After a turn: an outcome that a shard has taken is awaited no more.
-    pub fn judge_outcomes(&mut self, shard: usize) -> Verdict {
+    /// After a step of a turn: an outcome that a shard has taken is awaited no more.
+    pub fn judge_outcomes(&mut self, shard: usize, outcomes: Vec<Ticket>) -> Verdict {
         let Some(engine) = &mut self.engine else { return Ok(()) };
+        engine.taken.entry(shard).or_default().extend(outcomes);
         let owner = &self.shards[shard];
         if owner.has_engine_news() {
             return Ok(());

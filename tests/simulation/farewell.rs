@@ -42,6 +42,7 @@ fn go_away(world: &mut World) -> Verdict {
     for _ in 0..PATIENCE {
         if told < world.shards.len() && world.dice.once_in(12) {
             world.shards[told].drain(FOREVER_MS, world.now);
+            world.act(told)?;
             world.note(|| format!("shard {told} is told to go"));
             told += 1;
         }

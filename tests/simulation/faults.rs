@@ -3,9 +3,12 @@
 
 use std::collections::VecDeque;
 
+use uringcast::ids::ShardId;
 use uringcast::mesh::Staging;
 use uringcast::model::parcel::{Answer, Parcel};
-use uringcast::shard::Shard;
+use uringcast::shard::turn::ShardLanes;
+
+use crate::world::shard_id;
 
 /// What goes wrong, once in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub enum Fault {
     LoseByte,
     /// A shard says that it revoked what it did not.
     ForgetRevocation,
+    /// A shard that sleeps is not woken for what was shipped to it.
+    DropRing,
     /// The engine gives one publication two places.
     AppendTwice,
     /// The engine says of each of two publications what became of the other.
@@ -28,7 +33,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::DropDeliver,
         Self::SwapDelivers,
         Self::DuplicateDeliver,
@@ -37,6 +42,7 @@ impl Fault {
         Self::AnswerFirst,
         Self::LoseByte,
         Self::ForgetRevocation,
+        Self::DropRing,
         Self::AppendTwice,
         Self::SwapOutcomes,
     ];
@@ -78,50 +84,111 @@ pub struct Lanes {
     endpoints: usize,
     capacity: usize,
     queues: Vec<VecDeque<Parcel>>,
+    /// Whether each shard has told the others to ring when they ship.
+    asleep: Vec<bool>,
+    /// Whether each shard was rung for since its last turn began. A ring during a turn is for the next one.
+    rung: Vec<bool>,
     /// Deliveries shipped so far, by destination.
     pub delivered: Vec<usize>,
     pub sabotage: Sabotage,
 }
 
 impl Lanes {
+    /// Lanes between `endpoints`: the shards, and an engine behind them.
     pub fn new(endpoints: usize, capacity: usize, sabotage: Sabotage) -> Self {
         let queues = (0..endpoints * endpoints).map(|_| VecDeque::new()).collect();
-        Self { endpoints, capacity, queues, delivered: vec![0; endpoints], sabotage }
+        Self {
+            endpoints,
+            capacity,
+            queues,
+            asleep: vec![false; endpoints],
+            rung: vec![false; endpoints],
+            delivered: vec![0; endpoints],
+            sabotage,
+        }
     }
 
     pub fn is_empty(&self) -> bool {
         self.queues.iter().all(VecDeque::is_empty)
     }
 
-    pub fn len(&self, from: usize, to: usize) -> usize {
-        self.queues[from * self.endpoints + to].len()
+    pub fn has_room(&self, from: usize, to: usize) -> bool {
+        self.queues[from * self.endpoints + to].len() < self.capacity
     }
 
     pub fn pop(&mut self, from: usize, to: usize) -> Option<Parcel> {
         self.queues[from * self.endpoints + to].pop_front()
     }
 
-    pub fn has_room(&self, from: usize, to: usize) -> bool {
-        self.len(from, to) < self.capacity
-    }
-
-    /// Puts a parcel into a lane that has room.
+    /// Puts a parcel of the engine's into a lane that has room.
     pub fn put(&mut self, from: usize, to: usize, parcel: Parcel) {
         self.queues[from * self.endpoints + to].push_back(parcel);
+        self.rung[to] |= std::mem::take(&mut self.asleep[to]);
     }
 
-    /// Moves what a shard has staged into its lanes, as far as there is room.
-    pub fn ship(&mut self, from: usize, shard: &mut Shard) {
-        for to in (0..self.endpoints).filter(|&to| to != from) {
-            let queue = &mut self.queues[from * self.endpoints + to];
-            let free = self.capacity.saturating_sub(queue.len());
-            let (sabotage, delivered) = (&mut self.sabotage, &mut self.delivered[to]);
-            let staging: &mut Staging<Parcel> = shard.staging();
-            staging.ship_lane(crate::world::shard_id(to), free, |parcel| {
-                *delivered += usize::from(is_delivery(&parcel));
+    /// Whether somebody wants the shard to take a turn.
+    pub fn has_rung(&self, shard: usize) -> bool {
+        self.rung[shard]
+    }
+
+    /// Somebody wants the shard to take a turn.
+    pub fn ring(&mut self, shard: usize) {
+        self.rung[shard] = true;
+    }
+}
+
+/// One shard's ends of the lanes.
+pub struct Ends<'a> {
+    pub lanes: &'a mut Lanes,
+    pub own: usize,
+    /// How many parcels each lane gives in one turn, by its producer.
+    pub budgets: Vec<usize>,
+    /// The lane that is drained first.
+    pub first: usize,
+    /// Told of each parcel that comes out of a lane.
+    pub taken: &'a dyn Fn(usize, &Parcel),
+}
+
+impl ShardLanes for Ends<'_> {
+    fn drain(&mut self, mut take: impl FnMut(ShardId, Parcel)) -> bool {
+        let (endpoints, own) = (self.lanes.endpoints, self.own);
+        let mut has_left = false;
+        for from in (0..endpoints).map(|step| (self.first + step) % endpoints).filter(|&from| from != own) {
+            let queue = &mut self.lanes.queues[from * endpoints + own];
+            for parcel in queue.drain(..self.budgets[from].min(queue.len())) {
+                (self.taken)(from, &parcel);
+                take(shard_id(from), parcel);
+            }
+            has_left |= !queue.is_empty();
+        }
+        has_left
+    }
+
+    /// Moves what the shard has staged into its lanes, as far as there is room.
+    fn ship(&mut self, staging: &mut Staging<Parcel>) {
+        let Lanes { endpoints, capacity, queues, asleep, rung, delivered, sabotage } = &mut *self.lanes;
+        for to in (0..*endpoints).filter(|&to| to != self.own) {
+            let queue = &mut queues[self.own * *endpoints + to];
+            let free = capacity.saturating_sub(queue.len());
+            let has_moved = staging.ship_lane(shard_id(to), free, |parcel| {
+                delivered[to] += usize::from(is_delivery(&parcel));
                 put(queue, parcel, sabotage);
             });
+            if has_moved && std::mem::take(&mut asleep[to]) && !sabotage.strikes(Fault::DropRing) {
+                rung[to] = true;
+            }
         }
+    }
+
+    fn fall_asleep(&mut self) -> bool {
+        let (endpoints, own) = (self.lanes.endpoints, self.own);
+        let is_idle = (0..endpoints).all(|from| self.lanes.queues[from * endpoints + own].is_empty());
+        self.lanes.asleep[own] = is_idle;
+        is_idle
+    }
+
+    fn wake_up(&mut self) {
+        (self.lanes.asleep[self.own], self.lanes.rung[self.own]) = (false, false);
     }
 }
 
@@ -132,13 +199,11 @@ fn is_delivery(parcel: &Parcel) -> bool {
 /// The same delivery once more.
 fn again(parcel: &Parcel) -> Parcel {
     match parcel {
-        Parcel::Deliver { channel, publication } => {
-            Parcel::Deliver { channel: channel.clone(), publication: publication.clone() }
+        Parcel::Deliver { delivery } => Parcel::Deliver { delivery: delivery.clone() },
+        Parcel::DeliverBatch { deliveries, bytes } => {
+            Parcel::DeliverBatch { deliveries: deliveries.clone(), bytes: *bytes }
         }
-        Parcel::DeliverBatch { channel, publications, bytes } => {
-            Parcel::DeliverBatch { channel: channel.clone(), publications: publications.clone(), bytes: *bytes }
-        }
-        Parcel::Announce { channel, frame } => Parcel::Announce { channel: channel.clone(), frame: frame.clone() },
+        Parcel::Announce { news } => Parcel::Announce { news: news.clone() },
         parcel => unreachable!("{parcel:?} is no delivery"),
     }
 }

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use uringcast::auth::{CacheLimits, UserId, Verifier};
+use uringcast::auth::{CacheLimits, Verifier, user_id_from_json};
 use uringcast::config::{Auth, Config, Secret, StaticToken};
+use uringcast::dialect::native::encode::publication_frame_len;
 use uringcast::hub::HubSettings;
 use uringcast::hub::engine::{EngineKind, EngineSettings};
-use uringcast::limits::{Guard, Rate, Rules};
+use uringcast::limits::{Guard, GuardSettings, Rate};
 use uringcast::metrics::Metrics;
 use uringcast::model::namespace::{
     Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
@@ -22,7 +23,6 @@ use uringcast::wire::handshake::{self, Policy};
 use uringcast::wire::websocket;
 
 use crate::dice::Dice;
-use crate::engine::EnginePlan;
 use crate::tokens;
 
 /// One token and whom it stands for.
@@ -70,8 +70,34 @@ pub struct Plan {
     pub token_share: usize,
 }
 
+/// What a seed decides about the engine. Each number is "once in so many"; 0 is never.
+#[derive(Debug, Clone, Copy)]
+pub struct EnginePlan {
+    /// The engine says that it did not accept a publication.
+    pub refuses: usize,
+    /// The engine does not know whether it accepted a publication.
+    pub forgets: usize,
+    /// The engine answers nothing.
+    pub keeps_silent: usize,
+    /// The engine loses the newest publications, or begins a new epoch.
+    pub loses: usize,
+}
+
+impl EnginePlan {
+    pub fn new(dice: &mut Dice) -> Self {
+        let mut odds = || dice.pick(&[0, 0, 40, 10]);
+        Self { refuses: odds(), forgets: odds(), keeps_silent: odds(), loses: odds() }
+    }
+}
+
 impl Plan {
     pub fn new(dice: &mut Dice) -> Self {
+        let engine = dice.once_in(4).then(|| EnginePlan::new(dice));
+        Self::with(engine, dice)
+    }
+
+    /// With a late engine, or none.
+    pub fn with(engine: Option<EnginePlan>, dice: &mut Dice) -> Self {
         let mut accounts = accounts(dice.between(1, 6));
         for account in &mut accounts {
             account.channels = CHANNELS.iter().filter(|_| dice.once_in(2)).map(|&name| name.to_owned()).collect();
@@ -79,7 +105,6 @@ impl Plan {
         let channel_share = dice.pick(&[0, 20, 50, 90]);
         let token_share = dice.pick(&[0, 0, 50, 95]);
         let shards = if dice.once_in(16) { 16 } else { dice.pick(&[1, 2, 2, 3, 3, 4, 5]) };
-        let engine = dice.once_in(4).then(|| EnginePlan::new(dice));
         let kind = if engine.is_some() { EngineKind::Remote } else { EngineKind::Memory };
         Self {
             settings: Arc::new(settings(shards, kind, dice)),
@@ -109,7 +134,7 @@ impl Plan {
     /// Most connections that a user may have, if there is such a bound.
     pub fn most_connections(&self) -> Option<usize> {
         let hub = &self.settings.hub;
-        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.rules().exempt.is_empty();
+        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.settings().exempt.is_empty();
         (bounded && hub.connections_per_user > 0).then_some(hub.connections_per_user)
     }
 
@@ -138,7 +163,7 @@ fn weights(channel_share: usize, token_share: usize, has_engine: bool, dice: &mu
 fn accounts(users: usize) -> Vec<Account> {
     let names = ["Ann", "<b>Bo</b>", "张三", "D'Arcy & \"Co\"", "eve", "Zoë"];
     let mut all = vec![account(OBSERVER, json!("observer"), "Observer")];
-    let id = UserId::from_json(&all[OBSERVER].id).expect("an id");
+    let id = user_id_from_json(&all[OBSERVER].id).expect("an id");
     all[OBSERVER].token = tokens::observers(&id, all[OBSERVER].name);
     for (user, name) in names.into_iter().enumerate().take(users) {
         let id = if user % 2 == 0 { json!(user) } else { json!(format!("user-{user}")) };
@@ -200,15 +225,16 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
 
 /// Limits by address and rates have tests of their own. Here the connections of a user and large answers are measured, in
 /// lives where nobody is exempt: answers come later for it, and nothing else may change.
-fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
-    let admission = Rules { addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..Rules::default() };
+fn rules(outbox_bytes: u64, dice: &mut Dice) -> GuardSettings {
+    let admission =
+        GuardSettings { addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..GuardSettings::default() };
     if dice.once_in(2) {
-        return Rules { exempt: vec!["127.0.0.0/8".parse().expect("a network")], ..admission };
+        return GuardSettings { exempt: vec!["127.0.0.0/8".parse().expect("a network")], ..admission };
     }
     // Room for one of the largest, which is half of the bound, and compressed costs three times that.
     let answers = Rate::per_s(outbox_bytes * dice.pick(&[10, 100, 1_000]), 2 * outbox_bytes);
     let unread_answers = outbox_bytes * dice.pick(&[0, 1, 4]);
-    Rules { answers, unread_answers, users: 10_000, ..admission }
+    GuardSettings { answers, unread_answers, users: 10_000, ..admission }
 }
 
 fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
@@ -225,6 +251,7 @@ fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
             connections_per_user: dice.pick(&[0, 1, 2, 3]),
             probes: probe_ms > 0,
             guard: Arc::clone(&guard),
+            frame_len: publication_frame_len,
             push_bytes: dice.pick(&[1_024, 1 << 20]),
             recover_bytes: outbox_bytes / 2,
             patience_ms: request_ms / 2,

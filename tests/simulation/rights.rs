@@ -8,6 +8,9 @@ use serde_json::json;
 use uringcast::auth::{NewToken, UserId, Verifier, issue};
 use uringcast::config::{Auth, Secret};
 use uringcast::ids::{ConnId, ShardId};
+use uringcast::mesh::Staging;
+use uringcast::model::parcel::Parcel;
+use uringcast::shard::turn::{Next, ShardLanes, Turn};
 use uringcast::shard::{Sent, Settings, Shard, Wire};
 use uringcast::time::clock::Now;
 
@@ -34,8 +37,26 @@ impl Wire for Paper {
     }
 }
 
+/// One shard alone has no lanes.
+struct NoLanes;
+
+impl ShardLanes for NoLanes {
+    fn drain(&mut self, _: impl FnMut(ShardId, Parcel)) -> bool {
+        false
+    }
+
+    fn ship(&mut self, _: &mut Staging<Parcel>) {}
+
+    fn fall_asleep(&mut self) -> bool {
+        true
+    }
+
+    fn wake_up(&mut self) {}
+}
+
 struct Scene {
     shard: Shard,
+    turn: Turn,
     id: ConnId,
     paper: Paper,
     now: Now,
@@ -60,7 +81,7 @@ impl Scene {
             NewToken { user: &user, name: "A", ttl_s, channels: &[], issuer: None, audience: None, token_id: None };
         let jwt = issue(&Secret::new(SECRET), &token, START_MS).expect("signs");
         let auth = json!({"type": "auth", "data": {"token": jwt}}).to_string();
-        let mut scene = Self { shard, id, paper: Paper::default(), now };
+        let mut scene = Self { shard, turn: Turn::default(), id, paper: Paper::default(), now };
         for mut bytes in [codec::upgrade_request(""), codec::message(&auth, false, &mut dice)] {
             scene.shard.receive(id, &mut bytes, &mut scene.paper, now);
         }
@@ -76,10 +97,10 @@ impl Scene {
             self.now = Now { unix_ms: self.now.unix_ms + 64, mono_ms: self.now.mono_ms + 64 };
             self.shard.tick(&mut self.paper, self.now);
             for _ in 0..8 {
-                self.shard.turn(self.now);
+                let step =
+                    |scene: &mut Self| scene.turn.step(&mut scene.shard, &mut NoLanes, &mut scene.paper, 16, scene.now);
+                while !matches!(step(self), Next::Over { .. }) {}
             }
-            self.shard.begin_flush();
-            while !self.shard.flush_step(16, &mut self.paper, self.now) {}
             self.shard.take_actions();
         }
     }

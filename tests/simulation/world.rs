@@ -1,7 +1,9 @@
 //! N real shards, the lanes between them, the sockets of the clients and one clock; a step is one random action
-//! on one of them. Does to each part what `src/io/reactor.rs` and `src/io/conn.rs` do, in every order that they could.
+//! on one of them. Does to each part what `src/io/reactor.rs` and `src/io/conn.rs` do, in every order that they could;
+//! the order within a turn is the server's own, `shard::turn`. A shard that sleeps takes no turn until it is woken.
 //! An observer on the lobby's owner listens from the first step to the last: what it hears is the master sequence.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -9,6 +11,8 @@ use std::sync::Arc;
 use uringcast::hub::{LOBBY, owner_of};
 use uringcast::ids::{ConnId, ShardId};
 use uringcast::limits::Peer;
+use uringcast::model::parcel::Parcel;
+use uringcast::shard::turn::{AfterTurn, Next, Turn};
 use uringcast::shard::{Action, Arrival, Input, Shard};
 use uringcast::time::clock::Now;
 
@@ -18,8 +22,8 @@ use crate::client::{Client, Verdict, What};
 use crate::codec;
 use crate::deflate::OFFERS;
 use crate::dice::Dice;
-use crate::engine::ModelEngine;
-use crate::faults::{Fault, Lanes, Sabotage};
+use crate::engine::{ModelEngine, ticket_of};
+use crate::faults::{Ends, Fault, Lanes, Sabotage};
 use crate::plan::{OBSERVER, Plan};
 use crate::tokens::{Law, START_MS};
 use crate::wire::{Net, Reader};
@@ -50,12 +54,22 @@ pub fn shard_id(index: usize) -> ShardId {
     ShardId(u16::try_from(index).expect("few shards"))
 }
 
+fn note(trace: bool, now: Now, line: impl FnOnce() -> String) {
+    if trace {
+        println!("{:>7} {}", now.mono_ms, line());
+    }
+}
+
 pub struct World {
     pub plan: Plan,
     pub dice: Dice,
     pub now: Now,
     pub shards: Vec<Shard>,
-    flushing: Vec<bool>,
+    turns: Vec<Turn>,
+    /// What the last turn of each shard said about the next one.
+    after: Vec<AfterTurn>,
+    /// The moments at which shards asked to be woken, with the shard.
+    alarms: BTreeSet<(u64, usize)>,
     pub lanes: Lanes,
     pub net: Net,
     pub clients: Vec<Client>,
@@ -90,7 +104,9 @@ impl World {
         });
         let world = Self {
             shards: shards.collect(),
-            flushing: vec![false; count],
+            turns: (0..count).map(|_| Turn::default()).collect(),
+            after: vec![AfterTurn::Work; count],
+            alarms: BTreeSet::new(),
             engine: plan.engine.map(|engine| ModelEngine::new(engine, count, sabotage.clone())),
             lanes: Lanes::new(plan.settings.hub.endpoints(), plan.settings.lane_parcels, sabotage.clone()),
             net: Net::new(count, Dice::new(seed ^ 0x5eed), sabotage),
@@ -112,9 +128,7 @@ impl World {
 
     /// Prints a line of the story, if it is to be told.
     pub fn note(&self, line: impl FnOnce() -> String) {
-        if self.trace {
-            println!("{:>7} {}", self.now.mono_ms, line());
-        }
+        note(self.trace, self.now, line);
     }
 
     /// The observer comes, then anything may happen.
@@ -341,19 +355,34 @@ impl World {
         let pipe = &mut self.net.pipes[client];
         pipe.writer = false;
         let id = pipe.id;
-        self.sending(shard, |shard, net, now| shard.writable(id, net, now))
+        let before = self.held_bytes(shard);
+        self.shards[shard].writable(id, &mut self.net, self.now);
+        self.judge_slow(shard, before)?;
+        self.act(shard)
+    }
+
+    /// What the shell does after each call of a shard: carries out its actions, and sees to a turn if one is needed.
+    pub fn act(&mut self, shard: usize) -> Verdict {
+        if self.shards[shard].has_work() || self.shards[shard].is_stuck() {
+            self.lanes.ring(shard);
+        }
+        self.carry_out(shard)
     }
 
     /// Does to the sockets what the shard asks for.
-    fn act(&mut self, shard: usize) -> Verdict {
+    fn carry_out(&mut self, shard: usize) -> Verdict {
         for action in self.shards[shard].take_actions() {
-            let (Action::Resume(id)
-            | Action::AwaitWritable(id)
-            | Action::Finish(id)
-            | Action::Abort(id)
-            | Action::End(id)) = action
-            else {
-                continue; // An alarm: time passes here by itself.
+            let id = match action {
+                Action::Alarm(at_ms) => {
+                    self.alarms.insert((at_ms, shard));
+                    continue;
+                }
+                Action::Errand(..) => return Err("an errand where no keys come by an address".into()),
+                Action::Resume(id)
+                | Action::AwaitWritable(id)
+                | Action::Finish(id)
+                | Action::Abort(id)
+                | Action::End(id) => id,
             };
             let Some(client) = self.net.client(id) else { return Err(format!("{action:?} for nobody")) };
             if self.net.pipes[client].reader == Reader::Ended {
@@ -376,7 +405,7 @@ impl World {
                         pipe.reader = Reader::Woken;
                     }
                 }
-                Action::Abort(_) | Action::Alarm(_) => self.abort(client)?,
+                Action::Abort(_) | Action::Alarm(_) | Action::Errand(..) => self.abort(client)?,
             }
         }
         Ok(())
@@ -407,28 +436,31 @@ impl World {
         self.turn(shard)
     }
 
-    /// A turn, or the next step of the flush in which it is.
+    /// A turn, or the next step of the flush in which it is. Nothing if the shard sleeps.
     pub fn turn(&mut self, shard: usize) -> Verdict {
-        if !self.flushing[shard] {
-            self.take_in(shard)?;
-            if !self.shards[shard].wants_flush() {
-                return Ok(());
-            }
-            self.shards[shard].begin_flush();
-            self.flushing[shard] = true;
-            if self.dice.once_in(2) {
-                self.flush_step(shard, usize::MAX)?;
+        if self.after[shard] == AfterTurn::Asleep && !self.lanes.has_rung(shard) && !self.law.is_pending(shard) {
+            return Ok(());
+        }
+        if !self.turns[shard].is_flushing() {
+            self.tell(shard)?;
+            self.after[shard] = AfterTurn::Work;
+            self.step(shard, 0)?;
+            if self.turns[shard].is_flushing() && self.dice.once_in(2) {
+                self.step(shard, usize::MAX)?;
                 return self.within_bounds(shard);
             }
         }
-        let budget = self.dice.between(1, self.plan.flush_budget);
-        self.flush_step(shard, budget)
+        if self.turns[shard].is_flushing() {
+            let sends = self.dice.between(1, self.plan.flush_budget);
+            self.step(shard, sends)?;
+        }
+        Ok(())
     }
 
     /// Turns until a shard has nothing to do: a second is long for it.
     pub fn finish_turns(&mut self, shard: usize) -> Verdict {
         for _ in 0..10_000 {
-            if !self.flushing[shard] && !self.shards[shard].has_work() {
+            if !self.turns[shard].is_flushing() && !self.shards[shard].has_work() {
                 return Ok(());
             }
             self.turn(shard)?;
@@ -436,51 +468,50 @@ impl World {
         Err(format!("shard {shard} never comes to rest"))
     }
 
-    fn take_in(&mut self, shard: usize) -> Verdict {
+    /// One step of a turn. A step that sends may give up connections, those alone for which too much waits.
+    fn step(&mut self, shard: usize, sends: usize) -> Verdict {
+        let is_sending = self.turns[shard].is_flushing();
+        let before = if is_sending { self.held_bytes(shard) } else { Vec::new() };
         let count = self.plan.settings.hub.endpoints();
-        let first = self.dice.below(count);
-        for from in (0..count).map(|step| (first + step) % count).filter(|&from| from != shard) {
-            let budget = self.dice.between(0, self.plan.lane_budget);
-            for _ in 0..budget.min(self.lanes.len(from, shard)) {
-                let Some(parcel) = self.lanes.pop(from, shard) else { break };
-                self.note(|| format!("shard {shard} takes from {from} {parcel:?}"));
-                self.note_engine_news(shard, &parcel);
-                self.shards[shard].take(shard_id(from), parcel, self.now);
-            }
-        }
-        self.tell(shard)?;
-        self.note(|| format!("shard {shard} takes a turn"));
-        self.shards[shard].turn(self.now);
-        let answers = self.shards[shard].take_backend_answers();
-        let answers = self.law.hear(answers)?;
-        self.backend.hear(answers)?;
-        self.judge_outcomes(shard)?;
-        self.lanes.ship(shard, &mut self.shards[shard]);
-        self.act(shard)
-    }
-
-    fn flush_step(&mut self, shard: usize, budget: usize) -> Verdict {
-        let mut over = false;
-        self.sending(shard, |shard, net, now| over = shard.flush_step(budget, net, now))?;
-        self.note(|| format!("shard {shard} flushes {budget}, over {over}"));
-        if over {
-            self.flushing[shard] = false;
-            self.lanes.ship(shard, &mut self.shards[shard]);
+        let (budgets, first) = if is_sending {
+            (Vec::new(), 0)
+        } else {
+            ((0..count).map(|_| self.dice.between(0, self.plan.lane_budget)).collect(), self.dice.below(count))
+        };
+        let (trace, now) = (self.trace, self.now);
+        let outcomes = RefCell::new(Vec::new());
+        let taken = |from: usize, parcel: &Parcel| {
+            note(trace, now, || format!("shard {shard} takes from {from} {parcel:?}"));
+            outcomes.borrow_mut().extend(ticket_of(parcel));
+        };
+        let mut ends = Ends { lanes: &mut self.lanes, own: shard, budgets, first, taken: &taken };
+        let next = self.turns[shard].step(&mut self.shards[shard], &mut ends, &mut self.net, sends, now);
+        self.note(|| match is_sending {
+            true => format!("shard {shard} flushes {sends}: {next:?}"),
+            false => format!("shard {shard} takes a turn: {next:?}"),
+        });
+        self.judge_slow(shard, before)?;
+        self.judge_outcomes(shard, outcomes.into_inner())?;
+        // The shell does not count these as a reason for another turn.
+        self.carry_out(shard)?;
+        if let Next::Over { answers, then } = next {
+            self.after[shard] = then;
+            let answers = self.law.hear(answers)?;
+            self.backend.hear(answers)?;
         }
         Ok(())
     }
 
-    /// Lets a shard send. What makes it give up a connection in there can only be that too much waits for it.
-    fn sending(&mut self, shard: usize, send: impl FnOnce(&mut Shard, &mut Net, Now)) -> Verdict {
-        let before: Vec<_> = self
-            .connections(shard)
-            .into_iter()
-            .map(|(client, id)| {
-                let shard = &mut self.shards[shard];
-                (client, id, shard.held_bytes(id).unwrap_or_default().1, shard.is_closing(id))
-            })
-            .collect();
-        send(&mut self.shards[shard], &mut self.net, self.now);
+    /// The shard's open connections: its client, the most that is held for it, and whether it is closing.
+    fn held_bytes(&mut self, shard: usize) -> Vec<(usize, ConnId, usize, bool)> {
+        let connections = self.connections(shard).into_iter();
+        let shard = &mut self.shards[shard];
+        let held = |(client, id)| (client, id, shard.held_bytes(id).unwrap_or_default().1, shard.is_closing(id));
+        connections.map(held).collect()
+    }
+
+    /// Sending makes a shard give up a connection only if too much waits for it.
+    fn judge_slow(&mut self, shard: usize, before: Vec<(usize, ConnId, usize, bool)>) -> Verdict {
         for (client, id, most, was_closing) in before {
             if !was_closing && self.shards[shard].is_closing(id) {
                 if most <= self.plan.settings.outbox_bytes {
@@ -489,7 +520,7 @@ impl World {
                 self.slow.insert(client);
             }
         }
-        self.act(shard)
+        Ok(())
     }
 
     fn connections(&self, shard: usize) -> Vec<(usize, ConnId)> {
@@ -509,7 +540,8 @@ impl World {
     }
 
     fn backend_asks(&mut self) -> Verdict {
-        let said = self.backend.ask(&mut self.shards, self.law.moment(), &mut self.dice);
+        let (said, owner) = self.backend.ask(&mut self.shards, self.law.moment(), &mut self.dice);
+        self.lanes.ring(owner);
         self.note(|| said);
         Ok(())
     }
@@ -549,6 +581,12 @@ impl World {
         self.now.mono_ms += ms;
         self.now.unix_ms += ms;
         self.law.now_ms = self.now.unix_ms;
+        while let Some(&(at_ms, shard)) = self.alarms.first()
+            && at_ms <= self.now.mono_ms
+        {
+            self.alarms.pop_first();
+            self.lanes.ring(shard);
+        }
         // The observer lives, come what may.
         let alive = codec::frame(codec::PONG, true, &[], &mut self.dice);
         self.net.pipes[WATCH].up.extend(alive);

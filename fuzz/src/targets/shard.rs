@@ -6,13 +6,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use uringcast::limits::Peer;
+use uringcast::shard::turn::{Next, Turn};
 use uringcast::shard::{Action, Arrival, Input, Shard};
 use uringcast::time::clock::Now;
 
 use super::{envelope, frames};
 use crate::codec::{self, Ear};
 use crate::dice::Dice;
-use crate::faults::{Lanes, Sabotage};
+use crate::faults::{Ends, Lanes, Sabotage};
 use crate::mutate::mutate;
 use crate::plan::Plan;
 use crate::wire::{Net, Reader};
@@ -27,6 +28,7 @@ const PATIENCE: usize = 2_000;
 struct Hostile {
     plan: Plan,
     shards: Vec<Shard>,
+    turns: Vec<Turn>,
     lanes: Lanes,
     net: Net,
     /// What each client was sent.
@@ -39,12 +41,14 @@ struct Hostile {
 /// gone, nothing is left of them.
 pub fn run(bytes: &[u8]) {
     let mut dice = Dice::loaded(bytes);
-    let plan = Plan::new(&mut dice);
+    // The hostile clients need no engine.
+    let plan = Plan::with(None, &mut dice);
     let count = plan.settings.hub.shards;
     let none = Sabotage::new(None, 0);
     let shard = |own| Shard::new(shard_id(own), Arc::clone(&plan.settings), Arc::clone(&plan.verifier), own as u64);
     let mut world = Hostile {
         shards: (0..count).map(shard).collect(),
+        turns: (0..count).map(|_| Turn::default()).collect(),
         lanes: Lanes::new(count, plan.settings.lane_parcels, none.clone()),
         net: Net::new(count, Dice::new(1), none),
         sent: Vec::new(),
@@ -231,7 +235,7 @@ impl Hostile {
                 }
                 Action::Finish(_) => pipe.finished = true,
                 Action::Abort(_) | Action::End(_) => pipe.aborted = true,
-                Action::Resume(_) | Action::Alarm(_) => {}
+                Action::Resume(_) | Action::Alarm(_) | Action::Errand(..) => {}
             }
             if matches!(action, Action::Resume(_) | Action::Abort(_) | Action::End(_)) && pipe.reader == Reader::Paused
             {
@@ -240,22 +244,17 @@ impl Hostile {
         }
     }
 
+    /// A whole turn.
     fn turn(&mut self, shard: usize) {
-        for from in (0..self.shards.len()).filter(|&from| from != shard) {
-            for _ in 0..self.lanes.len(from, shard).min(self.plan.lane_budget) {
-                let Some(parcel) = self.lanes.pop(from, shard) else { break };
-                self.shards[shard].take(shard_id(from), parcel, self.now);
+        loop {
+            let budgets = vec![self.plan.lane_budget; self.shards.len()];
+            let mut ends = Ends { lanes: &mut self.lanes, own: shard, budgets, first: 0, taken: &|_, _| {} };
+            let next = self.turns[shard].step(&mut self.shards[shard], &mut ends, &mut self.net, usize::MAX, self.now);
+            self.act(shard);
+            if let Next::Over { .. } = next {
+                return;
             }
         }
-        self.shards[shard].turn(self.now);
-        self.lanes.ship(shard, &mut self.shards[shard]);
-        self.act(shard);
-        if self.shards[shard].wants_flush() {
-            self.shards[shard].begin_flush();
-            while !self.shards[shard].flush_step(usize::MAX, &mut self.net, self.now) {}
-        }
-        self.act(shard);
-        self.lanes.ship(shard, &mut self.shards[shard]);
     }
 
     fn pass(&mut self, ms: u64) {

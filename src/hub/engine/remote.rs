@@ -8,7 +8,9 @@ use super::{EngineSettings, Submitted};
 use crate::ids::ShardId;
 use crate::mesh::Staging;
 use crate::model::engine::{EngineAsk, KeepTerms, Ticket};
-use crate::model::parcel::{Parcel, Placed, Publish, Refusal, Since};
+use crate::model::parcel::{Parcel, Refusal};
+use crate::model::position::{Placed, Since};
+use crate::model::publication::Publish;
 
 /// As long as an epoch is: 64 bits in hexadecimal digits.
 const WIDEST_EPOCH: &str = "ffffffffffffffff";

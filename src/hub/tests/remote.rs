@@ -4,7 +4,7 @@
 use super::*;
 use crate::hub::remote::NEWS_MAX;
 use crate::model::engine::{EngineAsk, EngineNews, EngineOutcome, EnginePublication, Ticket};
-use crate::model::parcel::Placed;
+use crate::model::position::Placed;
 
 const OTHER: ShardId = ShardId(1);
 const ENGINE: ShardId = ShardId(2);
