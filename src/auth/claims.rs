@@ -33,7 +33,7 @@ pub struct Identity {
     /// From this moment on the server does not take the token (`exp` plus the configured leeway). `None` for a
     /// static token only.
     pub expires_at_ms: Option<u64>,
-    /// `iat`, for revocations: [`Rules::issued_at`] says how a time ahead of our clock counts.
+    /// `iat`, for revocations: [`ClaimRules::issued_at`] says how a time ahead of our clock counts.
     pub issued_at_ms: Option<u64>,
     /// `jti`.
     pub token_id: Option<String>,
@@ -58,13 +58,13 @@ pub struct ChannelGrant {
 
 /// What the configuration asks of claims.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rules {
+pub(super) struct ClaimRules {
     pub(super) issuer: Option<String>,
     pub(super) audience: Option<String>,
     pub(super) leeway_ms: u64,
 }
 
-impl Rules {
+impl ClaimRules {
     /// Checks the claims of a token whose signature is good.
     pub(super) fn check(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<Identity, TokenError> {
         // The right to one channel, handed to whoever may have that and no more.

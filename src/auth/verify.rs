@@ -10,7 +10,9 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, Rules, displayable, is_channel_length, user_id_from_json};
+use super::claims::{
+    ChannelGrant, ClaimRules, Identity, MAX_NAME_BYTES, displayable, is_channel_length, user_id_from_json,
+};
 use super::jwks::FetchedKeys;
 use super::key::{VerifyKey, is_name_of, is_public};
 use super::keys;
@@ -30,7 +32,7 @@ pub struct Verifier {
     keys: Vec<VerifyKey>,
     by_url: ByUrl,
     tokens: Vec<(Secret, Identity)>,
-    rules: Rules,
+    rules: ClaimRules,
     warnings: Vec<String>,
 }
 
@@ -70,7 +72,7 @@ impl Verifier {
             keys,
             by_url: if auth.jwks_url.is_some() { ByUrl::Awaited } else { ByUrl::No },
             tokens: tokens.collect::<Result<_, _>>()?,
-            rules: Rules {
+            rules: ClaimRules {
                 issuer: auth.issuer.clone(),
                 audience: auth.audience.clone(),
                 leeway_ms: auth.leeway_s.saturating_mul(1000),

@@ -50,7 +50,6 @@ impl Scene {
     fn with(kind: EngineKind) -> Self {
         let settings = HubSettings {
             shards: if kind == EngineKind::Remote { 2 } else { 1 },
-            language: Language::En,
             namespaces: Arc::new(Namespaces::new(namespace("lobby", 0), namespace("", 0), [namespace("slow", 100)])),
             duplicate_login: DuplicateLogin::Allow,
             connections_per_user: 0,
