@@ -87,6 +87,10 @@ metrics! {
         Turns "turns" "Turns of the shards' loops",
         TokensKnown "token_cache_hits" "Tokens whose signature was known to be good (auth.cached_tokens)",
         TokensNew "token_cache_misses" "Tokens whose signature was not known and found good, of the kinds that are remembered: all but HS256",
+        TokensPutOff "tokens_put_off" "Tokens with an unknown key that waited for auth.jwks_url to be fetched again",
+        TokensWaitedInVain "tokens_waited_in_vain" "Tokens that waited longer than limits.request_ms for that, and were judged by the keys that were known",
+        Errands "errands" "Errands that shards gave to the control thread",
+        ErrandsNotGiven "errands_not_given" "Errands that were not given to the control thread, as it is behind with the same one, or with all that it may have",
         TlsFailures "tls_failures" "Connections ended for what their peer sent as TLS",
         Panics "panics" "Panics that ended one connection",
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::claims::{ChannelGrant, Identity};
 use super::refused::RefusedToken;
 use super::revocations::{Lifted, Revocation, Revocations, TokenMark};
+use super::token_error::TokenError;
 use super::verified::{CacheLimits, VerifiedTokens};
-use super::verify::{TokenError, Verifier};
+use super::verify::Verifier;
 
 /// Judges the tokens that come to one shard.
 #[derive(Debug)]
@@ -50,6 +51,11 @@ impl Authenticator {
         let user_key = &grant.user_key;
         let mark = TokenMark { user_key, issued_at_ms: grant.issued_at_ms, token_id: grant.token_id.as_deref() };
         if self.revocations.revokes(mark, now_ms) { Err(TokenError::Revoked) } else { Ok(grant) }
+    }
+
+    /// Whether this token is refused now and could be good by keys that are to be fetched (`auth.jwks_url`).
+    pub fn awaits_keys(&self, token: &str) -> bool {
+        self.verifier.awaits_keys(token, &mut self.verified.borrow_mut())
     }
 
     /// What the log is to tell of a token that [`Authenticator::verify`] or [`Authenticator::verify_channel`] refused.

@@ -1,6 +1,9 @@
-//! A JSON Web Key Set (RFC 7517) in, the keys that can check a token out. What the set has beside them is passed over with
-//! its reason, as RFC 7517 §5 wants: an issuer may add kinds of keys that we don't know. A key of a kind that we do know,
-//! with a fault by which it could never verify anything, refuses the set. Called by `keys`.
+//! A JSON Web Key Set (RFC 7517) in, the keys that can check a token out. A key of a kind that this server does not know is
+//! passed over with a warning, as RFC 7517 §5 wants: an issuer may add kinds of keys at any time. A key of a known kind with
+//! a fault refuses a set that comes from a file, because the operator is there to mend it. The same key is passed over in
+//! a set that was fetched, so that one new key of the issuer's locks nobody out who uses the others.
+
+use std::fmt;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, EcdsaVerificationAlgorithm};
 use base64::Engine as _;
@@ -10,8 +13,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
-use super::keys::{RSA_ALGORITHMS, ec_key, rsa_key, without_zeros};
-use super::verify::{Key, is_name_of};
+use super::key::{RSA_ALGORITHMS, VerifyKey, ec_key, is_name_of, is_public, rsa_key, without_zeros};
 use crate::config::Auth;
 
 /// Some issuers pad.
@@ -21,29 +23,97 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 );
 /// The members that only a private key has (RFC 7518 §6.2.2, §6.3.2).
 const PRIVATE: [&str; 2] = ["d", "p"];
+const NO_SET: &str = "not a JSON Web Key Set: it must be {\"keys\": [ … ]}";
 
-/// The keys of a set. What it has beside them is told in `warnings`.
-pub(super) fn key_set(jwks: &str, warnings: &mut Vec<String>) -> Result<Vec<Key>, String> {
-    let document: Value = serde_json::from_str(jwks)
-        .map_err(|error| format!("not JSON: line {}, column {}", error.line(), error.column()))?;
-    let Some(Value::Array(entries)) = document.get("keys") else {
-        return Err("not a JSON Web Key Set: it must be {\"keys\": [ … ]}".to_owned());
-    };
-    let (mut keys, mut unused) = (Vec::new(), Vec::new());
-    for (number, entry) in (1..).zip(entries) {
-        let Value::Object(jwk) = entry else { return Err(format!("key number {number}: not an object")) };
-        match key_of_jwk(jwk) {
+/// The keys of a set that a file holds. What else the set has is told in `warnings`.
+pub(super) fn key_set(jwks: &str, warnings: &mut Vec<String>) -> Result<Vec<VerifyKey>, String> {
+    let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
+    for (number, entry) in (1..).zip(entries(jwks.as_bytes())?) {
+        match key_of_entry(&entry) {
             Ok(key) => keys.push(key),
-            Err(Unusable::Unknown(what)) => unused.push(format!("key number {number} is not used: {what}")),
+            Err(Unusable::Unknown(what)) => passed_over.push(not_used(number, &what)),
             Err(Unusable::Broken(what)) => return Err(format!("key number {number}: {what}")),
         }
     }
-    if keys.is_empty() {
-        let why = if unused.is_empty() { "it is empty".to_owned() } else { unused.join("; ") };
-        return Err(format!("there is no key in it that could check a signature: {why}"));
-    }
-    warnings.extend(unused.into_iter().map(|what| format!("auth.jwks_file: {what}")));
+    require_keys(&keys, &passed_over)?;
+    warnings.extend(passed_over.into_iter().map(|what| format!("auth.jwks_file: {what}")));
     Ok(keys)
+}
+
+/// The keys of a set that was fetched from `auth.jwks_url`.
+#[derive(Clone)]
+pub struct FetchedKeys {
+    pub(super) keys: Vec<VerifyKey>,
+    passed_over: Vec<String>,
+}
+
+impl FetchedKeys {
+    /// Reads a set. Shared secrets (kty "oct") are passed over: whoever may read the address could sign with them.
+    ///
+    /// # Errors
+    /// What is wrong with the set, if no key of it can be used.
+    pub fn parse(jwks: &[u8]) -> Result<Self, String> {
+        let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
+        for (number, entry) in (1..).zip(entries(jwks)?) {
+            match key_of_entry(&entry) {
+                Ok(key) if key.algorithms.contains(&Algorithm::HS256) => {
+                    passed_over.push(not_used(number, "it is a shared secret, which must not come from an address"));
+                }
+                Ok(key) => keys.push(key),
+                Err(Unusable::Unknown(what) | Unusable::Broken(what)) => passed_over.push(not_used(number, &what)),
+            }
+        }
+        require_keys(&keys, &passed_over)?;
+        Ok(Self { keys, passed_over })
+    }
+
+    /// How many keys of it can be used.
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// What of the set is not used, each with the reason.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
+    }
+}
+
+impl fmt::Debug for FetchedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<_> = self.keys.iter().map(|key| &key.id).collect();
+        f.debug_struct("FetchedKeys").field("ids", &ids).field("passed_over", &self.passed_over).finish()
+    }
+}
+
+fn entries(jwks: &[u8]) -> Result<Vec<Value>, String> {
+    let document: Value = serde_json::from_slice(jwks)
+        .map_err(|error| format!("not JSON: line {}, column {}", error.line(), error.column()))?;
+    match document {
+        Value::Object(mut members) => match members.remove("keys") {
+            Some(Value::Array(entries)) => Ok(entries),
+            _ => Err(NO_SET.to_owned()),
+        },
+        _ => Err(NO_SET.to_owned()),
+    }
+}
+
+fn key_of_entry(entry: &Value) -> Result<VerifyKey, Unusable> {
+    match entry {
+        Value::Object(jwk) => key_of_jwk(jwk),
+        _ => Err(Unusable::Broken("not an object".to_owned())),
+    }
+}
+
+fn not_used(number: usize, why: &str) -> String {
+    format!("key number {number} is not used: {why}")
+}
+
+fn require_keys(keys: &[VerifyKey], passed_over: &[String]) -> Result<(), String> {
+    if !keys.is_empty() {
+        return Ok(());
+    }
+    let why = if passed_over.is_empty() { "it is empty".to_owned() } else { passed_over.join("; ") };
+    Err(format!("there is no key in it that could check a signature: {why}"))
 }
 
 enum Unusable {
@@ -53,7 +123,7 @@ enum Unusable {
     Broken(String),
 }
 
-fn key_of_jwk(jwk: &Map<String, Value>) -> Result<Key, Unusable> {
+fn key_of_jwk(jwk: &Map<String, Value>) -> Result<VerifyKey, Unusable> {
     let text = |name: &str| match jwk.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str())),
@@ -110,7 +180,7 @@ fn key_of_jwk(jwk: &Map<String, Value>) -> Result<Key, Unusable> {
             _ => Err(format!("k is too short to be a secret: at least {} bytes", Auth::MIN_SECRET_BYTES)),
         },
     };
-    Ok(Key { id: text("kid")?.map(str::to_owned), algorithms, key: key.map_err(broken)? })
+    Ok(VerifyKey { id: text("kid")?.map(str::to_owned), algorithms, key: key.map_err(broken)? })
 }
 
 /// The algorithms that a kind of key can be for.
@@ -127,8 +197,7 @@ fn fitting(kind: &str, curve: Option<&str>) -> Option<&'static [Algorithm]> {
 
 /// Whether the name is that of an algorithm which some key could have here.
 fn is_known(name: &str) -> bool {
-    let others = [Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA, Algorithm::HS256];
-    RSA_ALGORITHMS.iter().chain(&others).any(|known| is_name_of(name, *known))
+    is_public(name) || is_name_of(name, Algorithm::HS256)
 }
 
 /// A key of its coordinates, which should have the curve's size (RFC 7518 §6.2.1.2) and may have lost or got leading zeros.

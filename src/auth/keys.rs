@@ -4,34 +4,25 @@
 
 use std::path::Path;
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, EcdsaVerificationAlgorithm, ParsedPublicKey,
-    RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::jwks::key_set;
-use super::verify::{Key, is_name_of, name_of};
+use super::key::{RSA_ALGORITHMS, VerifyKey, ec_key, is_name_of, name_of, rsa_key};
+
 use crate::config::{Auth, ConfigError, PublicKeyFile, Secret, read_text};
 
 /// RFC 7518 §3.2: an HS256 key has at least the size of the hash.
 const GOOD_SECRET_BYTES: usize = 32;
-/// What the RSA verification takes (RFC 7518 §3.3 asks for 2048 too).
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
-/// The largest exponent that the RSA verification takes.
-const EXPONENT_BITS_MAX: usize = 33;
 /// The DER of the curves' object identifiers: 1.2.840.10045.3.1.7 and 1.3.132.0.34.
 const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const P384_OID: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
 
-pub(super) const RSA_ALGORITHMS: &[Algorithm] =
-    &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
-
 /// All keys of the configuration.
-pub(super) fn load(auth: &Auth, warnings: &mut Vec<String>) -> Result<Vec<Key>, ConfigError> {
+pub(super) fn load(auth: &Auth, warnings: &mut Vec<String>) -> Result<Vec<VerifyKey>, ConfigError> {
     let mut keys = Vec::new();
     if let Some(secret) = hs256_secret(auth)? {
         let bytes = secret.expose().len();
@@ -40,7 +31,7 @@ pub(super) fn load(auth: &Auth, warnings: &mut Vec<String>) -> Result<Vec<Key>, 
                 "auth.hs256_secret has {bytes} bytes; {GOOD_SECRET_BYTES} random ones are harder to guess"
             ));
         }
-        keys.push(Key {
+        keys.push(VerifyKey {
             id: None,
             algorithms: &[Algorithm::HS256],
             key: DecodingKey::from_secret(secret.expose().as_bytes()),
@@ -98,7 +89,7 @@ pub(super) fn of_file(key: &str, file: &Path, problem: String) -> ConfigError {
     ConfigError::of_key(key, format!("{}: {problem}", file.display()))
 }
 
-fn public_key(pem: &str, file: &PublicKeyFile) -> Result<Key, String> {
+fn public_key(pem: &str, file: &PublicKeyFile) -> Result<VerifyKey, String> {
     if pem.contains("PRIVATE KEY-----") {
         return Err("this is a private key, which the server must not have: make the public one \
                     with `openssl pkey -pubout`"
@@ -121,7 +112,7 @@ fn public_key(pem: &str, file: &PublicKeyFile) -> Result<Key, String> {
             format!("algorithm {name:?} does not fit this key: use {}", names.join(", "))
         })?,
     };
-    Ok(Key { id: None, algorithms: &fitting[at..=at], key })
+    Ok(VerifyKey { id: None, algorithms: &fitting[at..=at], key })
 }
 
 /// The key of a PEM text and the algorithms that fit it, the usual one first.
@@ -151,40 +142,4 @@ fn parse_pem(pem: &str) -> Result<(DecodingKey, &'static [Algorithm]), String> {
         Ok(key) if key.try_get_as_bytes().is_ok_and(|bytes| bytes.len() == 32) => Ok((key, &[Algorithm::EdDSA])),
         _ => Err("not a PEM public key of RSA, EC (P-256, P-384) or Ed25519".to_owned()),
     }
-}
-
-/// An RSA key of its two numbers, with leading zero octets or without (Java writes one; RFC 7518 §6.3.1.1 warns of it).
-pub(super) fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, String> {
-    let (modulus, exponent) = (without_zeros(modulus), without_zeros(exponent));
-    let bits = bits(modulus);
-    if !RSA_BITS.contains(&bits) {
-        return Err(format!("an RSA key must have 2048 to 8192 bits, and this has {bits}"));
-    }
-    let is_odd = |number: &[u8]| number.last().is_some_and(|byte| byte % 2 == 1);
-    if !is_odd(modulus) {
-        return Err("its modulus is even, so it is no RSA key".to_owned());
-    }
-    if !is_odd(exponent) || exponent == [1] || self::bits(exponent) > EXPONENT_BITS_MAX {
-        return Err(format!("its exponent must be odd, above 1 and have at most {EXPONENT_BITS_MAX} bits"));
-    }
-    let numbers = RsaPublicKeyComponents { n: modulus, e: exponent };
-    let parsed = numbers.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256);
-    parsed.map_err(|error| format!("not an RSA key that can be used: {error}"))?;
-    Ok(DecodingKey::from_rsa_raw_components(modulus, exponent))
-}
-
-/// A key on a curve, of its uncompressed point.
-pub(super) fn ec_key(point: &[u8], curve: &'static EcdsaVerificationAlgorithm) -> Result<DecodingKey, String> {
-    ParsedPublicKey::new(curve, point).map_err(|_| "x and y are no point on its curve".to_owned())?;
-    Ok(DecodingKey::from_ec_der(point))
-}
-
-/// A big-endian number without leading zero octets.
-pub(super) fn without_zeros(number: &[u8]) -> &[u8] {
-    let first = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
-    &number[first..]
-}
-
-fn bits(number: &[u8]) -> usize {
-    number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
 }

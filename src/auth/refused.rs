@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::verify::{MAX_TOKEN_BYTES, TokenError};
+use super::token_error::TokenError;
+use super::verify::MAX_TOKEN_BYTES;
 use crate::limits::refusals::{TokenReason, quoted};
 
 /// Bytes of a close frame's reason (RFC 6455 §5.5).

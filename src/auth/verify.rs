@@ -1,17 +1,22 @@
-//! The verifier: one per process, made at boot from the configuration and shared by the shards, since it does
-//! not change. The algorithm is always the key's and never the token's: a token's header only chooses among the
+//! The verifier: made from the configuration, and made again when the keys of `auth.jwks_url` have changed. It does not
+//! change itself, so the shards share one. The algorithm is always the key's and never the token's: a token's header only chooses among the
 //! keys. So `alg: none` and a public key taken for a shared secret find no key. Time is an argument.
 
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, Rules, UserId, displayable, is_channel_length};
+use super::claims::{
+    ChannelGrant, ClaimRules, Identity, MAX_NAME_BYTES, displayable, is_channel_length, user_id_from_json,
+};
+use super::jwks::FetchedKeys;
+use super::key::{VerifyKey, is_name_of, is_public};
 use super::keys;
+use super::token_error::TokenError;
 use super::verified::{CacheLimits, VerifiedTokens};
 use crate::config::{Auth, ConfigError, Secret, StaticToken};
 
@@ -20,45 +25,26 @@ pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// A token without `kid` is tried on each key of its algorithm: what a stranger can make the server compute.
 pub(super) const MAX_KEYS: usize = 32;
 
-/// Why a token is refused. For the log; outside dev mode a client is only told that it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
-    /// It isn't a JWT, or too long, or it depends on an extension (`crit`).
-    #[error("not a token that can be read")]
-    Malformed,
-    /// No configured key has its algorithm and `kid`.
-    #[error("no key for its algorithm and kid")]
-    NoKey,
-    /// It was not signed with the key, or was changed since.
-    #[error("wrong signature")]
-    Signature,
-    /// Its time has passed.
-    #[error("expired")]
-    Expired,
-    /// Its time has not come.
-    #[error("not valid yet")]
-    NotYet,
-    /// It was revoked.
-    #[error("revoked")]
-    Revoked,
-    /// A claim is missing or not as it must be.
-    #[error("claim {0} is missing or wrong")]
-    Claims(&'static str),
-}
-
-/// One key and what it is for: one algorithm, or the family of a key whose set names none. Never both HMAC and others.
-pub(super) struct Key {
-    pub(super) id: Option<String>,
-    pub(super) algorithms: &'static [Algorithm],
-    pub(super) key: DecodingKey,
-}
-
 /// Everything that tokens are checked with.
+#[derive(Clone)]
 pub struct Verifier {
-    keys: Vec<Key>,
+    /// The configured keys, then those that were fetched.
+    keys: Vec<VerifyKey>,
+    by_url: ByUrl,
     tokens: Vec<(Secret, Identity)>,
-    rules: Rules,
+    rules: ClaimRules,
     warnings: Vec<String>,
+}
+
+/// Whether keys come from `auth.jwks_url` too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ByUrl {
+    /// No address is configured.
+    No,
+    /// No set has been fetched yet.
+    Awaited,
+    /// A set was fetched, and its keys are among the others.
+    Fetched,
 }
 
 /// What matters of a JOSE header. The rest (`jku`, `jwk`, `x5u` …) would let the token bring its own key.
@@ -84,8 +70,9 @@ impl Verifier {
         });
         Ok(Verifier {
             keys,
+            by_url: if auth.jwks_url.is_some() { ByUrl::Awaited } else { ByUrl::No },
             tokens: tokens.collect::<Result<_, _>>()?,
-            rules: Rules {
+            rules: ClaimRules {
                 issuer: auth.issuer.clone(),
                 audience: auth.audience.clone(),
                 leeway_ms: auth.leeway_s.saturating_mul(1000),
@@ -94,9 +81,36 @@ impl Verifier {
         })
     }
 
-    /// Whether there is no key at all, so that nobody could ever sign in.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.tokens.is_empty()
+    /// The configured keys with those that were fetched. Where both have a `kid`, the configured key counts: the address
+    /// can't replace what the operator wrote. Made of the verifier of the configuration, not of one with fetched keys.
+    ///
+    /// # Errors
+    /// When there are more keys than a token without `kid` may be tried on.
+    pub fn with_fetched(&self, fetched: &FetchedKeys) -> Result<Verifier, String> {
+        let is_ours = |key: &&VerifyKey| key.id.is_some() && self.keys.iter().any(|own| own.id == key.id);
+        let mut verifier = Self { by_url: ByUrl::Fetched, ..self.clone() };
+        verifier.keys.extend(fetched.keys.iter().filter(|key| !is_ours(key)).cloned());
+        match verifier.keys.len() {
+            count if count > MAX_KEYS => Err(format!("with it there would be {count} keys; the most is {MAX_KEYS}")),
+            _ => Ok(verifier),
+        }
+    }
+
+    /// Whether this token is refused now, and could be good by keys that are to be fetched: no key has its `kid`, or no set
+    /// has been fetched yet. Never for HS256, whose secrets don't come from an address.
+    pub(super) fn awaits_keys(&self, token: &str, verified: &mut VerifiedTokens) -> bool {
+        if self.by_url == ByUrl::No || token.len() > MAX_TOKEN_BYTES || self.static_identity(token).is_some() {
+            return false;
+        }
+        let header = token.split_once('.').and_then(|(header, _)| decode::<Header>(header).ok());
+        let Some(header) = header.filter(|header| header.crit.is_none() && is_public(&header.alg)) else {
+            return false;
+        };
+        let is_unknown = match &header.kid {
+            Some(_) => self.keys.iter().all(|key| key.id != header.kid),
+            None => self.by_url == ByUrl::Awaited,
+        };
+        is_unknown && matches!(self.signed_claims(token, verified), Err(TokenError::NoKey | TokenError::Signature))
     }
 
     /// What the operator should hear about the keys at boot.
@@ -190,7 +204,7 @@ impl Verifier {
     /// The keys that a token may have been signed with. A `kid` that we know means that key and no other; one
     /// that we don't know leaves the keys that have none (a secret or a PEM file, beside which issuers like to
     /// write a `kid` all the same).
-    fn candidates<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = (&'a Key, Algorithm)> {
+    fn candidates<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = (&'a VerifyKey, Algorithm)> {
         let known = self.keys.iter().any(|key| key.id.is_some() && key.id == header.kid);
         let of_id = self.keys.iter().filter(move |key| match &header.kid {
             Some(_) if known => key.id == header.kid,
@@ -222,7 +236,7 @@ fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, TokenError> {
 }
 
 fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
-    let id = UserId::from_json(&entry.user).ok_or_else(|| {
+    let id = user_id_from_json(&entry.user).ok_or_else(|| {
         format!("user must be an integer within ±(2^53−1) or a text of 1 to 128 bytes, not {}", entry.user)
     })?;
     let name = match entry.name.as_deref() {
@@ -252,27 +266,4 @@ fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
 pub(super) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     let difference = a.iter().zip(b).fold(0, |all, (x, y)| std::hint::black_box(all | (x ^ y)));
     a.len() == b.len() && difference == 0
-}
-
-/// Whether a JOSE header, or a key, means the algorithm by this name. RFC 9864 calls EdDSA with that curve Ed25519.
-pub(super) fn is_name_of(name: &str, algorithm: Algorithm) -> bool {
-    name == name_of(algorithm) || (algorithm == Algorithm::EdDSA && name == "Ed25519")
-}
-
-/// The algorithm's name in a JOSE header.
-pub(super) fn name_of(algorithm: Algorithm) -> &'static str {
-    match algorithm {
-        Algorithm::HS256 => "HS256",
-        Algorithm::RS256 => "RS256",
-        Algorithm::RS384 => "RS384",
-        Algorithm::RS512 => "RS512",
-        Algorithm::PS256 => "PS256",
-        Algorithm::PS384 => "PS384",
-        Algorithm::PS512 => "PS512",
-        Algorithm::ES256 => "ES256",
-        Algorithm::ES384 => "ES384",
-        Algorithm::EdDSA => "EdDSA",
-        // `keys` makes no key of any other.
-        _ => "",
-    }
 }

@@ -1,5 +1,5 @@
 //! The HTTP API at the start: reads its keys and binds its socket before any thread runs, so that a mistake ends the
-//! start; then starts its thread with the way to the shards.
+//! start; then puts together what its thread is made of.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::auth::ApiKeys;
 use crate::boot::error::BootError;
 use crate::boot::threads::{ShardThread, SharedParts};
 use crate::config::{Config, ConfigError, ListenAddr};
-use crate::control::{self, Control, Ledger, Owners};
+use crate::control::{self, KeySetCounts, Ledger, Owners};
 use crate::io::listener;
 use crate::io::socket_file::SocketFile;
 use crate::log::LostLines;
@@ -17,7 +17,7 @@ use crate::wire::origin::Origins;
 /// The API's keys and its bound socket.
 pub(super) struct BoundApi {
     keys: ApiKeys,
-    listener: control::Listener,
+    listener: control::ApiListener,
 }
 
 /// Reads the keys and binds the socket; `None` if no API is configured. The file of a unix socket is added to
@@ -29,11 +29,11 @@ pub(super) fn bind(config: &Config, socket_files: &mut Vec<SocketFile>) -> Resul
     let Some(addr) = config.http.listener() else { return Ok(None) };
     let keys = ApiKeys::new(&config.http)?;
     let listener = match addr {
-        ListenAddr::Tcp(addr) => TcpListener::bind(addr).map(control::Listener::Tcp),
+        ListenAddr::Tcp(addr) => TcpListener::bind(addr).map(control::ApiListener::Tcp),
         ListenAddr::Unix(path) => {
             SocketFile::listen(path, config.listen_mode.0, listener::BACKLOG).map(|(listener, file)| {
                 socket_files.push(file);
-                control::Listener::Unix(listener, path.clone())
+                control::ApiListener::Unix(listener, path.clone())
             })
         }
     };
@@ -42,12 +42,12 @@ pub(super) fn bind(config: &Config, socket_files: &mut Vec<SocketFile>) -> Resul
 }
 
 impl BoundApi {
-    /// Starts the API's thread. `descriptors` are those that its connections may take.
+    /// What the API is made of. `descriptors` are those that its connections may take, `key_set` is what is counted of
+    /// `auth.jwks_url`.
     ///
     /// # Errors
-    /// [`BootError::Config`] if `http.cors_origins` holds no origins, [`BootError::System`] if the kernel refuses a
-    /// thread.
-    pub(super) fn start(
+    /// [`BootError::Config`] if `http.cors_origins` holds no origins.
+    pub(super) fn into_parts(
         self,
         config: &Config,
         shared: &SharedParts,
@@ -55,11 +55,12 @@ impl BoundApi {
         descriptors: usize,
         ledger: Ledger,
         lost: LostLines,
-    ) -> Result<Control, BootError> {
+        key_set: Option<Arc<KeySetCounts>>,
+    ) -> Result<control::ApiParts, BootError> {
         let settings = &shared.settings;
-        let parts = control::Parts {
+        Ok(control::ApiParts {
             listener: self.listener,
-            room: control::Room::within(descriptors),
+            room: control::ApiRoom::within(descriptors),
             hosts: config.http.hosts.clone(),
             cors: Origins::list(&config.http.cors_origins)
                 .map_err(|fault| ConfigError::of_key("http.cors_origins", fault))?,
@@ -72,19 +73,11 @@ impl BoundApi {
             guard: Arc::clone(&settings.guard),
             metrics: settings.metrics.clone(),
             lost,
+            key_set,
             refusals: Arc::clone(&settings.refusals),
             push_bytes: config.limits.push_bytes,
             request_ms: config.limits.request_ms,
             head_ms: config.limits.handshake_ms,
-        };
-        let control = Control::start(parts).map_err(BootError::system("starting the control thread"))?;
-        match control.addr() {
-            ListenAddr::Tcp(addr) => tracing::info!("HTTP API on http://{addr}"),
-            addr @ ListenAddr::Unix(_) => tracing::info!("HTTP API on {addr}"),
-        }
-        if !control.addr().is_local() {
-            tracing::warn!("the HTTP API can be reached from other machines and its keys travel in the clear");
-        }
-        Ok(control)
+        })
     }
 }

@@ -5,7 +5,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::boot::error::BootError;
 use crate::config::Config;
-use crate::control::Room;
+use crate::control::ApiRoom;
 
 /// Descriptors that the process needs beside its connections, per shard and in all.
 const PER_SHARD: u64 = 8;
@@ -18,7 +18,7 @@ pub fn needed(shards: u64) -> u64 {
 
 /// Descriptors that the API's connections have for themselves, of those that the process doesn't need.
 pub fn of_api(left: usize) -> usize {
-    Room::DESCRIPTORS.min(left / 4)
+    ApiRoom::DESCRIPTORS.min(left / 4)
 }
 
 /// How the descriptors are shared out that the process doesn't need for itself.

@@ -5,12 +5,14 @@
 //! - `settings`: the configuration as the shards' settings.
 //! - `listeners`, `certificate`, `api`: what is bound and loaded before any thread runs, so that a mistake ends the
 //!   start.
+//! - `control`: the control thread, with the API and the errands of the shards.
 //! - `threads`: the shards' threads.
 //! - `signals`, `reload`, `end`: what happens while the server runs, and how it ends.
 //! - `error`: why a start failed, with what to do about it.
 
 mod api;
 mod certificate;
+mod control;
 pub mod cpus;
 pub mod descriptors;
 mod end;
@@ -35,7 +37,9 @@ use crate::io::socket_file::SocketFile;
 use crate::limits::refusals::RefusalLog;
 use crate::log::LostLines;
 use crate::tls;
+use api::BoundApi;
 use certificate::Certificate;
+use control::ErrandQueue;
 pub use error::BootError;
 pub use listeners::ListenAddrs;
 use listeners::ShardListeners;
@@ -83,6 +87,7 @@ impl Server {
         let certificate = Certificate::load(config)?;
         let ShardListeners { addrs, by_shard, mut socket_files } = listeners::bind(config, shard_count)?;
         let api = api::bind(config, &mut socket_files)?;
+        let errands = ErrandQueue::new(config, shard_count)?;
         let revoked = config.auth.revocations_file.as_deref();
         let ledger = Ledger::open(revoked, config.limits.revocations, clock.now().unix_ms)?;
         let shared = SharedParts {
@@ -100,10 +105,14 @@ impl Server {
                 refusals: Arc::clone(&settings.refusals),
             },
             clock,
+            errands: errands.as_ref().map(ErrandQueue::sender),
         };
         let pinned_to = if config.pin_cpus { cpus } else { Vec::new() };
         let shards = threads::start(&shared, by_shard, &pinned_to)?;
-        let control = api.map(|api| api.start(config, &shared, &shards, descriptors.api, ledger, lost)).transpose()?;
+        let key_set = errands.as_ref().map(ErrandQueue::counts);
+        let into_parts =
+            |api: BoundApi| api.into_parts(config, &shared, &shards, descriptors.api, ledger, lost, key_set);
+        let control = control::start(config, &shared, &shards, api.map(into_parts).transpose()?, errands)?;
         let certificate = certificate.map(|found| found.watch(&shards, settings.metrics.clone())).transpose()?;
         let memory_bound = memory::bound(config.limits.memory_bytes);
         let memory = MemoryWatch::start(memory_bound, Arc::clone(&settings.guard), give_back)

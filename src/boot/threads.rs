@@ -17,6 +17,7 @@ use crate::io::driver::Driver;
 use crate::io::listener::Door;
 use crate::io::reactor::{Command, Entry, OpenSockets, Parts, Reactor};
 use crate::mesh::{self, Endpoint, Waker};
+use crate::model::errand::ErrandOrder;
 use crate::model::parcel::Parcel;
 use crate::shard::{Settings, Shard};
 use crate::time::clock::Clock;
@@ -37,6 +38,8 @@ pub(super) struct SharedParts {
     pub(super) open_sockets: Arc<OpenSockets>,
     pub(super) entry: Entry,
     pub(super) clock: Clock,
+    /// The way to whoever does errands, if anyone does.
+    pub(super) errands: Option<flume::Sender<ErrandOrder>>,
 }
 
 /// A running shard, as the other threads see it.
@@ -109,6 +112,7 @@ pub(super) fn start(
             open_sockets: Arc::clone(&shared.open_sockets),
             entry: shared.entry.clone(),
             clock: shared.clock,
+            errands: shared.errands.clone(),
         };
         let ready = ready.clone();
         let thread = std::thread::Builder::new()
@@ -147,6 +151,7 @@ struct ShardBody {
     open_sockets: Arc<OpenSockets>,
     entry: Entry,
     clock: Clock,
+    errands: Option<flume::Sender<ErrandOrder>>,
 }
 
 impl ShardBody {
@@ -183,6 +188,7 @@ impl ShardBody {
                 shard,
                 endpoint: self.endpoint,
                 commands: self.commands,
+                errands: self.errands,
                 doors: self.doors,
                 certificate: self.certificate,
                 open_sockets: self.open_sockets,

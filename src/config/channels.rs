@@ -6,12 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::namespace::{
-    self, Compress, LOBBY, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
-};
+use crate::model::namespace::{self, Compress, LOBBY, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
 
-use super::schema::{Config, DAY_MS};
-use super::setting::{Fault, Item, Raw, Section, range, settings, textual};
+use super::setting::{DAY_MS, DescribedItem, Raw, Section, SettingError, range, settings, textual};
 
 /// The longest time that history may be kept.
 const MONTH_MS: u64 = 31 * DAY_MS;
@@ -77,7 +74,7 @@ impl ChannelRules {
     }
 
     /// These rules as the shards take them.
-    pub fn namespace(&self, name: &str) -> Namespace {
+    pub(super) fn namespace(&self, name: &str) -> Namespace {
         let rules = self.clone();
         Namespace {
             name: name.to_owned(),
@@ -96,31 +93,17 @@ impl ChannelRules {
     }
 }
 
-impl Config {
-    /// The rules of all channels, as the shards take them.
-    pub fn channel_namespaces(&self) -> Namespaces {
-        let named = self.namespaces.iter().map(|(name, rules)| rules.namespace(name));
-        Namespaces::new(self.lobby.namespace(LOBBY), self.channels.namespace(""), named)
-    }
-
-    /// Each section of rules with its path.
-    pub(super) fn all_rules(&self) -> impl Iterator<Item = (String, &ChannelRules)> {
-        let named = self.namespaces.iter().map(|(name, rules)| (format!("namespaces.{name}"), rules));
-        [("lobby".to_owned(), &self.lobby), ("channels".to_owned(), &self.channels)].into_iter().chain(named)
-    }
-}
-
 impl Section for BTreeMap<String, ChannelRules> {
-    fn enter(&mut self, path: &[&str]) -> Result<(), Fault> {
+    fn enter(&mut self, path: &[&str]) -> Result<(), SettingError> {
         let [name, rest @ ..] = path else {
             return Ok(());
         };
         entry(self, name)?.enter(rest)
     }
 
-    fn set(&mut self, path: &[&str], raw: Raw<'_>) -> Result<(), Fault> {
+    fn set(&mut self, path: &[&str], raw: Raw<'_>) -> Result<(), SettingError> {
         let [name, rest @ ..] = path else {
-            return Err(Fault::Unknown);
+            return Err(SettingError::Unknown);
         };
         entry(self, name)?.set(rest, raw)
     }
@@ -130,27 +113,27 @@ impl Section for BTreeMap<String, ChannelRules> {
         path.len() < 2
     }
 
-    fn walk(&self, prefix: &str, out: &mut Vec<Item>) {
+    fn walk(&self, prefix: &str, out: &mut Vec<DescribedItem>) {
         for (name, rules) in self {
             let path = format!("{prefix}{name}");
             let mut items = Vec::new();
             rules.walk(&format!("{path}."), &mut items);
-            out.push(Item::Section { path, docs: &[" The keys mean what they mean in [channels]."] });
+            out.push(DescribedItem::Section { path, docs: &[" The keys mean what they mean in [channels]."] });
             // What they mean is said there; ten namespaces needn't say it ten times.
             out.extend(items.into_iter().map(|item| match item {
-                Item::Key { path, shown, .. } => Item::Key { path, docs: &[], shown },
+                DescribedItem::Key { path, shown, .. } => DescribedItem::Key { path, docs: &[], shown },
                 section => section,
             }));
         }
     }
 }
 
-fn entry<'a>(all: &'a mut BTreeMap<String, ChannelRules>, name: &str) -> Result<&'a mut ChannelRules, Fault> {
+fn entry<'a>(all: &'a mut BTreeMap<String, ChannelRules>, name: &str) -> Result<&'a mut ChannelRules, SettingError> {
     if name == LOBBY {
-        return Err(Fault::invalid("the lobby's section is [lobby], and no namespace can have its name"));
+        return Err(SettingError::invalid("the lobby's section is [lobby], and no namespace can have its name"));
     }
     if !namespace::is_name(name) {
-        return Err(Fault::invalid(format!(
+        return Err(SettingError::invalid(format!(
             "a namespace's name has 1 to {} of A-Z, a-z, 0-9, _ and -",
             namespace::MAX_NAME_BYTES
         )));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// Where a setting came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     /// No one place: a default, or the combination of several settings.
     Unset,
     /// A line of the configuration file.
@@ -23,14 +23,14 @@ pub enum Origin {
     Flag(&'static str),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Unset => f.write_str("configuration"),
-            Origin::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
-            Origin::File { path, line: None } => write!(f, "{}", path.display()),
-            Origin::Variable(name) => write!(f, "environment variable {name}"),
-            Origin::Flag(name) => f.write_str(name),
+            SettingOrigin::Unset => f.write_str("configuration"),
+            SettingOrigin::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
+            SettingOrigin::File { path, line: None } => write!(f, "{}", path.display()),
+            SettingOrigin::Variable(name) => write!(f, "environment variable {name}"),
+            SettingOrigin::Flag(name) => f.write_str(name),
         }
     }
 }
@@ -40,7 +40,7 @@ impl fmt::Display for Origin {
 #[error("{origin}: {}{problem}", .key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default())]
 pub struct ConfigError {
     /// Where the fault is.
-    pub origin: Origin,
+    pub origin: SettingOrigin,
     /// The dotted key at fault, if it is one key.
     pub key: Option<String>,
     /// What is wrong and what to do.
@@ -50,16 +50,16 @@ pub struct ConfigError {
 impl ConfigError {
     /// A fault of one key whose place is not known any more, as with the content of a file that it names.
     pub fn of_key(key: &str, problem: impl Into<String>) -> ConfigError {
-        ConfigError { origin: Origin::Unset, key: Some(key.to_owned()), problem: problem.into() }
+        ConfigError { origin: SettingOrigin::Unset, key: Some(key.to_owned()), problem: problem.into() }
     }
 
     /// A fault that is not one key's.
     pub fn general(problem: impl Into<String>) -> ConfigError {
-        ConfigError { origin: Origin::Unset, key: None, problem: problem.into() }
+        ConfigError { origin: SettingOrigin::Unset, key: None, problem: problem.into() }
     }
 
     /// A fault of a command-line flag.
     pub fn of_flag(flag: &'static str, problem: impl Into<String>) -> ConfigError {
-        ConfigError { origin: Origin::Flag(flag), key: None, problem: problem.into() }
+        ConfigError { origin: SettingOrigin::Flag(flag), key: None, problem: problem.into() }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::setting::{Fault, Setting, Shown, show_plain};
+use super::setting::{Setting, SettingError, ShownValue, show_plain};
 
 /// What the path of a unix socket begins with.
 const UNIX: &str = "unix:";
@@ -135,9 +135,9 @@ impl Setting for Listeners {
     const WANTED: &'static str = "an address and a port such as 127.0.0.1:2345 or [::]:2345, a unix socket such as unix:/run/push.sock, or a \
          list of these";
 
-    fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Self, Fault> {
+    fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Self, SettingError> {
         let at = value.span().start;
-        let invalid = |problem| Fault::Invalid { problem, at: Some(at) };
+        let invalid = |problem| SettingError::Invalid { problem, at: Some(at) };
         let wrong = || invalid(format!("must be {}", Self::WANTED));
         match value.get_ref() {
             DeValue::String(text) if text.trim().is_empty() => Ok(Self(Vec::new())),
@@ -150,17 +150,17 @@ impl Setting for Listeners {
         }
     }
 
-    fn from_text(text: &str) -> Result<Self, Fault> {
+    fn from_text(text: &str) -> Result<Self, SettingError> {
         let text = text.trim();
         if text.starts_with("[\"") {
             let words: Vec<String> =
-                serde_json::from_str(text).map_err(|_| Fault::invalid(format!("must be {}", Self::WANTED)))?;
-            return Self::of_words(words.iter().map(String::as_str)).map_err(Fault::invalid);
+                serde_json::from_str(text).map_err(|_| SettingError::invalid(format!("must be {}", Self::WANTED)))?;
+            return Self::of_words(words.iter().map(String::as_str)).map_err(SettingError::invalid);
         }
-        Self::of_words(text.split(',').filter(|word| !word.trim().is_empty())).map_err(Fault::invalid)
+        Self::of_words(text.split(',').filter(|word| !word.trim().is_empty())).map_err(SettingError::invalid)
     }
 
-    fn show(&self) -> Shown {
+    fn show(&self) -> ShownValue {
         match &self.0[..] {
             [] => show_plain(&""),
             [one] => show_plain(one),
@@ -209,7 +209,7 @@ mod tests {
             ("", "\"\""),
         ] {
             let read = listeners(text);
-            let Shown::Plain(toml) = read.show() else { panic!("{read:?}") };
+            let ShownValue::Plain(toml) = read.show() else { panic!("{read:?}") };
             assert_eq!(toml, shown);
             let document = format!("x = {toml}");
             let mut table = toml::de::DeTable::parse(&document).unwrap().into_inner();

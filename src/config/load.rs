@@ -10,11 +10,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::environment::{PREFIX, is_our_variable};
-use super::error::{ConfigError, Origin};
+use super::error::{ConfigError, SettingOrigin};
 use super::files::read_text;
+use super::key_set_url::KeySetUrl;
 use super::listen::Listeners;
 use super::schema::{Auth, Config};
-use super::setting::{Fault, Item, Raw, Secret, Section};
+use super::setting::{DescribedItem, Raw, Secret, Section, SettingError};
 
 /// Keys that other servers have, and what is called so here: no likeness of letters leads from one to the other.
 const MEANT: [(&[&str], &str); 4] = [
@@ -62,7 +63,7 @@ impl Config {
     #[doc(hidden)]
     pub fn of_text(path: &Path, text: &str) -> Result<Config, ConfigError> {
         let mut loader = Loader::new(false);
-        loader.toml(&Source { path, text })?;
+        loader.toml(&ConfigText { path, text })?;
         loader.finish()
     }
 
@@ -82,7 +83,8 @@ impl Config {
             "there is no key to check tokens with, so nobody could sign in. Give one of:\n  \
              1. a shared secret (HS256): auth.hs256_secret_file, auth.hs256_secret, or in the environment\n     \
              URINGCAST_AUTH__HS256_SECRET=\"$(openssl rand -base64 32)\"\n  \
-             2. public keys (RS256, ES256, EdDSA): auth.public_key_files or auth.jwks_file\n  \
+             2. public keys (RS256, ES256, EdDSA): auth.public_key_files, auth.jwks_file or\n     \
+             auth.jwks_url\n  \
              3. fixed tokens, for trying things out: [[auth.tokens]] with token, user and name\n\
              Or run `uringcast --dev`, which makes a secret of its own and listens on this machine only.",
         ))
@@ -92,7 +94,7 @@ impl Config {
 /// A configuration that is being put together, and where each key came from.
 struct Loader {
     config: Config,
-    origins: BTreeMap<String, Origin>,
+    origins: BTreeMap<String, SettingOrigin>,
 }
 
 impl Loader {
@@ -109,14 +111,14 @@ impl Loader {
 
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let text = read_text(path).map_err(|error| ConfigError {
-            origin: Origin::File { path: path.to_owned(), line: None },
+            origin: SettingOrigin::File { path: path.to_owned(), line: None },
             key: None,
             problem: format!("cannot read the configuration file: {error}"),
         })?;
-        self.toml(&Source { path, text: &text })
+        self.toml(&ConfigText { path, text: &text })
     }
 
-    fn toml(&mut self, source: &Source<'_>) -> Result<(), ConfigError> {
+    fn toml(&mut self, source: &ConfigText<'_>) -> Result<(), ConfigError> {
         let table = DeTable::parse(source.text).map_err(|error| ConfigError {
             origin: source.origin(error.span().map(|span| span.start)),
             key: None,
@@ -126,7 +128,12 @@ impl Loader {
         self.table(source, &mut Vec::new(), table.into_inner())
     }
 
-    fn table(&mut self, source: &Source<'_>, path: &mut Vec<String>, table: DeTable<'_>) -> Result<(), ConfigError> {
+    fn table(
+        &mut self,
+        source: &ConfigText<'_>,
+        path: &mut Vec<String>,
+        table: DeTable<'_>,
+    ) -> Result<(), ConfigError> {
         // The parser sorts by key; faults should be told in the order of the file.
         let mut entries: Vec<_> = table.into_iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
@@ -153,19 +160,19 @@ impl Loader {
         Ok(())
     }
 
-    fn enter(&mut self, source: &Source<'_>, names: &[&str], at: usize) -> Result<(), ConfigError> {
+    fn enter(&mut self, source: &ConfigText<'_>, names: &[&str], at: usize) -> Result<(), ConfigError> {
         match self.config.enter(names) {
-            Err(Fault::Invalid { problem, .. }) => {
+            Err(SettingError::Invalid { problem, .. }) => {
                 Err(ConfigError { origin: source.origin(Some(at)), key: Some(names.join(".")), problem })
             }
             // It is a section, or this would not be called.
-            Ok(()) | Err(Fault::Unknown) => Ok(()),
+            Ok(()) | Err(SettingError::Unknown) => Ok(()),
         }
     }
 
     fn file_key(
         &mut self,
-        source: &Source<'_>,
+        source: &ConfigText<'_>,
         names: &[&str],
         at: usize,
         value: Spanned<DeValue<'_>>,
@@ -176,12 +183,12 @@ impl Loader {
                 self.origins.insert(key, source.origin(Some(at)));
                 Ok(())
             }
-            Err(Fault::Unknown) => Err(ConfigError {
+            Err(SettingError::Unknown) => Err(ConfigError {
                 origin: source.origin(Some(at)),
                 problem: self.unknown("unknown key", &key, str::to_owned),
                 key: Some(key),
             }),
-            Err(Fault::Invalid { problem, at: narrower }) => {
+            Err(SettingError::Invalid { problem, at: narrower }) => {
                 Err(ConfigError { origin: source.origin(Some(narrower.unwrap_or(at))), key: Some(key), problem })
             }
         }
@@ -194,7 +201,7 @@ impl Loader {
         for (name, value) in ours {
             let key = key_of_variable(&name);
             match key.as_deref() {
-                Some(key) => self.text(key, &value, Origin::Variable(name))?,
+                Some(key) => self.text(key, &value, SettingOrigin::Variable(name))?,
                 None => {
                     let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
                     return Err(self.unknown_variable(name, &key));
@@ -206,27 +213,29 @@ impl Loader {
 
     fn flags(&mut self, flags: &Flags) -> Result<(), ConfigError> {
         if let Some(listen) = &flags.listen {
-            self.text("listen", listen, Origin::Flag("--listen"))?;
+            self.text("listen", listen, SettingOrigin::Flag("--listen"))?;
         }
         if let Some(shards) = &flags.shards {
-            self.text("shards", shards, Origin::Flag("--shards"))?;
+            self.text("shards", shards, SettingOrigin::Flag("--shards"))?;
         }
         if flags.echo {
-            self.text("echo", "true", Origin::Flag("--echo"))?;
+            self.text("echo", "true", SettingOrigin::Flag("--echo"))?;
         }
         Ok(())
     }
 
-    fn text(&mut self, key: &str, value: &str, origin: Origin) -> Result<(), ConfigError> {
+    fn text(&mut self, key: &str, value: &str, origin: SettingOrigin) -> Result<(), ConfigError> {
         let names: Vec<&str> = key.split('.').collect();
         match self.config.set(&names, Raw::Text(value)) {
             Ok(()) => {
                 self.origins.insert(key.to_owned(), origin);
                 Ok(())
             }
-            Err(Fault::Invalid { problem, .. }) => Err(ConfigError { origin, key: Some(key.to_owned()), problem }),
-            Err(Fault::Unknown) => match origin {
-                Origin::Variable(name) => Err(self.unknown_variable(name, key)),
+            Err(SettingError::Invalid { problem, .. }) => {
+                Err(ConfigError { origin, key: Some(key.to_owned()), problem })
+            }
+            Err(SettingError::Unknown) => match origin {
+                SettingOrigin::Variable(name) => Err(self.unknown_variable(name, key)),
                 origin => Err(ConfigError { origin, key: Some(key.to_owned()), problem: "unknown key".to_owned() }),
             },
         }
@@ -243,6 +252,7 @@ impl Loader {
             ));
         }
         self.check_tls()?;
+        self.check_key_set()?;
         let unmeant = self.config.all_rules().find_map(|(path, rules)| rules.users_fault().map(|fault| (path, fault)));
         if let Some((path, fault)) = unmeant {
             return Err(self.blame(&format!("{path}.users"), fault));
@@ -282,8 +292,26 @@ impl Loader {
         }
     }
 
-    fn origin_of(&self, key: &str) -> Origin {
-        self.origins.get(key).cloned().unwrap_or(Origin::Unset)
+    fn check_key_set(&self) -> Result<(), ConfigError> {
+        let auth = &self.config.auth;
+        let url = auth.jwks_url.as_deref().map(KeySetUrl::parse).transpose();
+        let url = url.map_err(|problem| self.blame("auth.jwks_url", problem))?;
+        match url {
+            Some(url) if url.is_open_to_others() && !auth.jwks_allow_http => Err(self.blame(
+                "auth.jwks_url",
+                "whoever is on the way of plain http could replace the keys: write https://, or set \
+                 auth.jwks_allow_http = true if nobody is"
+                    .to_owned(),
+            )),
+            None if auth.jwks_ca_file.is_some() => {
+                Err(self.blame("auth.jwks_ca_file", "needs auth.jwks_url beside it".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn origin_of(&self, key: &str) -> SettingOrigin {
+        self.origins.get(key).cloned().unwrap_or(SettingOrigin::Unset)
     }
 
     fn blame(&self, key: &str, problem: String) -> ConfigError {
@@ -292,7 +320,7 @@ impl Loader {
 
     fn unknown_variable(&self, name: String, key: &str) -> ConfigError {
         let problem = self.unknown("there is no such setting", key, variable_of_key);
-        ConfigError { origin: Origin::Variable(name), key: None, problem }
+        ConfigError { origin: SettingOrigin::Variable(name), key: None, problem }
     }
 
     /// The message for a key that doesn't exist, with the nearest one that does.
@@ -309,8 +337,8 @@ impl Loader {
         let nearest = items
             .into_iter()
             .filter_map(|item| match item {
-                Item::Key { path, .. } => Some((likeness(wrong, &path), path)),
-                Item::Section { .. } => None,
+                DescribedItem::Key { path, .. } => Some((likeness(wrong, &path), path)),
+                DescribedItem::Section { .. } => None,
             })
             .min();
         match nearest {
@@ -323,18 +351,18 @@ impl Loader {
 }
 
 /// The configuration file, for telling lines.
-struct Source<'a> {
+struct ConfigText<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
-impl Source<'_> {
-    fn origin(&self, at: Option<usize>) -> Origin {
+impl ConfigText<'_> {
+    fn origin(&self, at: Option<usize>) -> SettingOrigin {
         let line = at.map(|at| {
             let before = &self.text.as_bytes()[..at.min(self.text.len())];
             1 + before.iter().filter(|byte| **byte == b'\n').count()
         });
-        Origin::File { path: self.path.to_owned(), line }
+        SettingOrigin::File { path: self.path.to_owned(), line }
     }
 }
 

@@ -19,11 +19,10 @@ use crate::wire::forwarded::ForwardedHeader;
 use crate::wire::origin::{Origins, split_port};
 
 use super::channels::ChannelRules;
+use super::key_set_url::is_key_set_url;
 use super::listen::{FileMode, ListenAddr, Listeners};
-use super::setting::{Element, Secret, Shown, if_set, range, settings, show_plain, textual};
+use super::setting::{DAY_MS, ListElement, Secret, ShownValue, if_set, range, settings, show_plain, textual};
 
-/// The longest time that most settings in milliseconds may name: a day.
-pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// The largest size that a setting in bytes may name, for one message or connection …
 const GIB: usize = 1 << 30;
 /// … and for the whole process.
@@ -76,7 +75,7 @@ settings! {
         /// Encryption of what clients send and are sent: wss. Without a certificate there is none.
         tls: Tls;
         /// Compression of what clients send and are sent: permessage-deflate (RFC 7692).
-        compression: Compression;
+        compression: CompressionSection;
         /// The backend's way in: publishing, presence and history over HTTP, on a listener of its own.
         http: Http;
         /// The channel that every authenticated connection is on.
@@ -130,6 +129,18 @@ settings! {
         /// A file with a JSON Web Key Set. A token's `kid` and `alg` choose the key. What can't check a token, as keys for
         /// encryption, is passed over with a warning; a key that is broken is refused.
         jwks_file: Option<PathBuf> = None, if_set(path_not_empty);
+        /// The https:// address of a JSON Web Key Set, as identity providers publish it. Its keys join the configured
+        /// ones. The server fetches it at the start, before the keys get old, at SIGHUP, and for a token whose `kid` is
+        /// unknown, at most once in 30 s. Old keys stay in force while that fails. (docs/security.md, "Keys by URL")
+        jwks_url: Option<String> = None, if_set(is_key_set_url);
+        /// A PEM file with the certificate authorities that count for `auth.jwks_url`, in place of the system's.
+        jwks_ca_file: Option<PathBuf> = None, if_set(path_not_empty);
+        /// How long fetched keys are used before they are fetched again, in seconds, if the answer has no `max-age`. A
+        /// `max-age` counts from one minute to one day.
+        jwks_refresh_s: u64 = 600, range(60..=86_400);
+        /// Fetch keys over plain http:// from another machine too. Whoever can change what passes on the way can then
+        /// sign in as anyone.
+        jwks_allow_http: bool = false;
         /// What the `iss` claim must be. Unset: it is not looked at.
         issuer: Option<String> = None, if_set(not_empty);
         /// What the `aud` claim must be or contain. Unset: it is not looked at.
@@ -306,7 +317,7 @@ settings! {
 
 settings! {
     /// Compression of what clients send and are sent.
-    pub struct Compression {
+    pub struct CompressionSection {
         /// "off"; "on" (with clients that offer it, as browsers do); "forced" (a client that offers none that can be
         /// taken is answered 400: where traffic costs more than a client that is turned away). What is secret and what
         /// an attacker may write should not be compressed in one message: docs/security.md.
@@ -388,7 +399,7 @@ fn this_machine() -> Vec<Net> {
     ["127.0.0.0/8", "::1", "unix"].into_iter().filter_map(|net| net.parse().ok()).collect()
 }
 
-impl Element for Net {
+impl ListElement for Net {
     const WANTED_LIST: &'static str =
         "a list of networks such as \"10.0.0.0/8\" or \"2001:db8::/32\", and \"unix\" for peers of unix sockets";
 
@@ -396,7 +407,7 @@ impl Element for Net {
         word.parse().ok()
     }
 
-    fn show_list(list: &[Net]) -> Shown {
+    fn show_list(list: &[Net]) -> ShownValue {
         show_plain(&list)
     }
 }
@@ -480,14 +491,14 @@ impl From<PublicKeyFileForm> for PublicKeyFile {
     }
 }
 
-impl Element for PublicKeyFile {
+impl ListElement for PublicKeyFile {
     const WANTED_LIST: &'static str = "a list whose elements are paths or { file = \"…\", algorithm = \"…\" }";
 
     fn from_word(word: &str) -> Option<PublicKeyFile> {
         Some(PublicKeyFile { file: word.into(), algorithm: None })
     }
 
-    fn show_list(list: &[PublicKeyFile]) -> Shown {
+    fn show_list(list: &[PublicKeyFile]) -> ShownValue {
         show_plain(&list)
     }
 }
@@ -507,22 +518,22 @@ pub struct StaticToken {
     pub channels: Vec<String>,
 }
 
-impl Element for StaticToken {
+impl ListElement for StaticToken {
     const WANTED_LIST: &'static str = "a list of { token = \"…\", user = 1, name = \"…\" }";
 
     fn from_word(_: &str) -> Option<StaticToken> {
         None
     }
 
-    fn show_list(list: &[StaticToken]) -> Shown {
+    fn show_list(list: &[StaticToken]) -> ShownValue {
         if list.is_empty() {
-            return Shown::Plain("[]".to_owned());
+            return ShownValue::Plain("[]".to_owned());
         }
         let shown = list.iter().map(|entry| {
             let name = entry.name.as_deref().unwrap_or_default();
             format!("{{ token = \"…\", user = {}, name = {name:?} }}", entry.user)
         });
-        Shown::Redacted(format!("[{}]", shown.collect::<Vec<_>>().join(", ")))
+        ShownValue::Redacted(format!("[{}]", shown.collect::<Vec<_>>().join(", ")))
     }
 }
 
@@ -535,6 +546,7 @@ impl Auth {
         self.hs256_secret.is_some()
             || self.hs256_secret_file.is_some()
             || self.jwks_file.is_some()
+            || self.jwks_url.is_some()
             || !self.public_key_files.is_empty()
             || !self.tokens.is_empty()
     }

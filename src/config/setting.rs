@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::DeValue;
 
+/// A day in milliseconds: the longest time that most settings may name.
+pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// A value on its way into a key.
 pub(super) enum Raw<'a> {
     /// From the file, already known to be TOML.
@@ -23,22 +26,22 @@ pub(super) enum Raw<'a> {
 
 /// Why a value did not get into its key.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum SettingError {
     /// No such key.
     Unknown,
     /// The key exists and the value is wrong; `at` is a byte offset into the file, if narrower than the key.
     Invalid { problem: String, at: Option<usize> },
 }
 
-impl Fault {
-    pub(super) fn invalid(problem: impl Into<String>) -> Fault {
-        Fault::Invalid { problem: problem.into(), at: None }
+impl SettingError {
+    pub(super) fn invalid(problem: impl Into<String>) -> SettingError {
+        SettingError::Invalid { problem: problem.into(), at: None }
     }
 }
 
 /// How a value is shown to the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum ShownValue {
     /// As TOML.
     Plain(String),
     /// There is no value.
@@ -53,9 +56,9 @@ pub(super) trait Setting: DeserializeOwned {
     const WANTED: &'static str;
 
     /// From TOML.
-    fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Self, Fault> {
+    fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Self, SettingError> {
         let found = value.get_ref().type_str();
-        Self::deserialize(value.into_deserializer()).map_err(|error| Fault::Invalid {
+        Self::deserialize(value.into_deserializer()).map_err(|error| SettingError::Invalid {
             // The library's own words tell of unknown fields inside a list; for the rest ours are plainer.
             problem: match error.message() {
                 message if message.starts_with("unknown field") => message.to_owned(),
@@ -67,16 +70,16 @@ pub(super) trait Setting: DeserializeOwned {
     }
 
     /// From a variable or a flag.
-    fn from_text(text: &str) -> Result<Self, Fault> {
+    fn from_text(text: &str) -> Result<Self, SettingError> {
         let deserializer: StrDeserializer<'_, TextError> = text.into_deserializer();
-        Self::deserialize(deserializer).map_err(|_| Fault::invalid(format!("must be {}", Self::WANTED)))
+        Self::deserialize(deserializer).map_err(|_| SettingError::invalid(format!("must be {}", Self::WANTED)))
     }
 
     /// As TOML.
-    fn show(&self) -> Shown;
+    fn show(&self) -> ShownValue;
 
     /// From either.
-    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+    fn read(raw: Raw<'_>) -> Result<Self, SettingError> {
         match raw {
             Raw::Toml(value) => Self::from_toml(value),
             Raw::Text(text) => Self::from_text(text),
@@ -85,10 +88,10 @@ pub(super) trait Setting: DeserializeOwned {
 }
 
 /// Any value that serde can write, as an inline TOML value.
-pub(super) fn show_plain(value: &impl Serialize) -> Shown {
+pub(super) fn show_plain(value: &impl Serialize) -> ShownValue {
     match toml::Value::try_from(value) {
-        Ok(value) => Shown::Plain(value.to_string()),
-        Err(_) => Shown::Unset,
+        Ok(value) => ShownValue::Plain(value.to_string()),
+        Err(_) => ShownValue::Unset,
     }
 }
 
@@ -97,7 +100,7 @@ macro_rules! textual {
     ($($Type:ty: $wanted:literal;)*) => {$(
         impl $crate::config::setting::Setting for $Type {
             const WANTED: &'static str = $wanted;
-            fn show(&self) -> $crate::config::setting::Shown {
+            fn show(&self) -> $crate::config::setting::ShownValue {
                 $crate::config::setting::show_plain(self)
             }
         }
@@ -115,10 +118,10 @@ macro_rules! parsed {
     ($($Type:ty: $wanted:literal;)*) => {$(
         impl Setting for $Type {
             const WANTED: &'static str = $wanted;
-            fn from_text(text: &str) -> Result<Self, Fault> {
-                text.trim().parse().map_err(|_| Fault::invalid(concat!("must be ", $wanted)))
+            fn from_text(text: &str) -> Result<Self, SettingError> {
+                text.trim().parse().map_err(|_| SettingError::invalid(concat!("must be ", $wanted)))
             }
-            fn show(&self) -> Shown {
+            fn show(&self) -> ShownValue {
                 show_plain(self)
             }
         }
@@ -136,16 +139,16 @@ parsed! {
 impl Setting for bool {
     const WANTED: &'static str = "true or false";
 
-    fn from_text(text: &str) -> Result<bool, Fault> {
+    fn from_text(text: &str) -> Result<bool, SettingError> {
         match text.trim() {
             // 1 and 0 are what people write into environment variables.
             "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
-            _ => Err(Fault::invalid("must be true or false")),
+            _ => Err(SettingError::invalid("must be true or false")),
         }
     }
 
-    fn show(&self) -> Shown {
+    fn show(&self) -> ShownValue {
         show_plain(self)
     }
 }
@@ -153,60 +156,61 @@ impl Setting for bool {
 impl<T: Setting> Setting for Option<T> {
     const WANTED: &'static str = T::WANTED;
 
-    fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Self, Fault> {
+    fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Self, SettingError> {
         T::from_toml(value).map(Some)
     }
 
-    fn from_text(text: &str) -> Result<Self, Fault> {
+    fn from_text(text: &str) -> Result<Self, SettingError> {
         T::from_text(text).map(Some)
     }
 
-    fn show(&self) -> Shown {
-        self.as_ref().map_or(Shown::Unset, Setting::show)
+    fn show(&self) -> ShownValue {
+        self.as_ref().map_or(ShownValue::Unset, Setting::show)
     }
 }
 
 /// An element of a list that can be written without JSON in a variable.
-pub(super) trait Element: DeserializeOwned {
+pub(super) trait ListElement: DeserializeOwned {
     const WANTED_LIST: &'static str;
     fn from_word(word: &str) -> Option<Self>;
-    fn show_list(list: &[Self]) -> Shown;
+    fn show_list(list: &[Self]) -> ShownValue;
 }
 
-impl Element for String {
+impl ListElement for String {
     const WANTED_LIST: &'static str = "a list of texts";
 
     fn from_word(word: &str) -> Option<String> {
         Some(word.to_owned())
     }
 
-    fn show_list(list: &[String]) -> Shown {
+    fn show_list(list: &[String]) -> ShownValue {
         show_plain(&list)
     }
 }
 
-impl<T: Element> Setting for Vec<T> {
+impl<T: ListElement> Setting for Vec<T> {
     const WANTED: &'static str = T::WANTED_LIST;
 
-    fn from_text(text: &str) -> Result<Self, Fault> {
+    fn from_text(text: &str) -> Result<Self, SettingError> {
         let text = text.trim();
         if text.starts_with('[') {
             // The error's position is told, not its text: it might quote a secret.
             return serde_json::from_str(text).map_err(|error| {
                 let (wanted, column) = (T::WANTED_LIST, error.column());
-                Fault::invalid(format!("must be {wanted}; the JSON is wrong at column {column}"))
+                SettingError::invalid(format!("must be {wanted}; the JSON is wrong at column {column}"))
             });
         }
         text.split(',')
             .map(str::trim)
             .filter(|word| !word.is_empty())
             .map(|word| {
-                T::from_word(word).ok_or_else(|| Fault::invalid(format!("must be {}, here as JSON", T::WANTED_LIST)))
+                T::from_word(word)
+                    .ok_or_else(|| SettingError::invalid(format!("must be {}, here as JSON", T::WANTED_LIST)))
             })
             .collect()
     }
 
-    fn show(&self) -> Shown {
+    fn show(&self) -> ShownValue {
         T::show_list(self)
     }
 }
@@ -253,22 +257,22 @@ impl fmt::Debug for Secret {
 impl Setting for Secret {
     const WANTED: &'static str = "a text";
 
-    fn show(&self) -> Shown {
-        Shown::Redacted("\"…\"".to_owned())
+    fn show(&self) -> ShownValue {
+        ShownValue::Redacted("\"…\"".to_owned())
     }
 }
 
-impl Element for Secret {
+impl ListElement for Secret {
     const WANTED_LIST: &'static str = "a list of texts";
 
     fn from_word(word: &str) -> Option<Secret> {
         Some(Secret::new(word))
     }
 
-    fn show_list(list: &[Secret]) -> Shown {
+    fn show_list(list: &[Secret]) -> ShownValue {
         match list {
-            [] => Shown::Plain("[]".to_owned()),
-            _ => Shown::Redacted(format!("[{}]", vec!["\"…\""; list.len()].join(", "))),
+            [] => ShownValue::Plain("[]".to_owned()),
+            _ => ShownValue::Redacted(format!("[{}]", vec!["\"…\""; list.len()].join(", "))),
         }
     }
 }
@@ -293,29 +297,29 @@ pub(super) fn if_set<T>(check: impl Fn(&T) -> Result<(), String>) -> impl Fn(&Op
 }
 
 /// Runs a check; a function of its own so that closures in the key list need no type annotations.
-pub(super) fn run<T>(value: &T, check: impl Fn(&T) -> Result<(), String>) -> Result<(), Fault> {
-    check(value).map_err(Fault::invalid)
+pub(super) fn run<T>(value: &T, check: impl Fn(&T) -> Result<(), String>) -> Result<(), SettingError> {
+    check(value).map_err(SettingError::invalid)
 }
 
 /// One entry of the description, in the order of the file.
 #[derive(Debug)]
-pub(super) enum Item {
+pub(super) enum DescribedItem {
     /// What follows is in this section.
     Section { path: String, docs: &'static [&'static str] },
     /// One key.
-    Key { path: String, docs: &'static [&'static str], shown: Shown },
+    Key { path: String, docs: &'static [&'static str], shown: ShownValue },
 }
 
 /// A section: something that keys can be set in. A struct made by `settings!`, or a map of them.
 pub(super) trait Section {
     /// The section at `path` is named, with keys in it or without: in a map that makes the entry.
-    fn enter(&mut self, path: &[&str]) -> Result<(), Fault>;
+    fn enter(&mut self, path: &[&str]) -> Result<(), SettingError>;
     /// Sets the key at `path`, counted from this section.
-    fn set(&mut self, path: &[&str], raw: Raw<'_>) -> Result<(), Fault>;
+    fn set(&mut self, path: &[&str], raw: Raw<'_>) -> Result<(), SettingError>;
     /// Whether `path` is a section itself.
     fn is_section(&self, path: &[&str]) -> bool;
     /// Appends everything in this section, keys first.
-    fn walk(&self, prefix: &str, out: &mut Vec<Item>);
+    fn walk(&self, prefix: &str, out: &mut Vec<DescribedItem>);
 }
 
 /// A section as a struct. Each key is its comment (which `uringcast config` prints), its name, type and
@@ -355,7 +359,7 @@ macro_rules! settings {
                 &mut self,
                 path: &[&str],
                 raw: $crate::config::setting::Raw<'_>,
-            ) -> Result<(), $crate::config::setting::Fault> {
+            ) -> Result<(), $crate::config::setting::SettingError> {
                 match path {
                     $( [name] if *name == stringify!($key) => {
                         let value = <$Type as $crate::config::setting::Setting>::read(raw)?;
@@ -366,17 +370,17 @@ macro_rules! settings {
                     $( $( [name, rest @ ..] if *name == stringify!($section) => {
                         self.$section.set(rest, raw)
                     } )* )?
-                    _ => Err($crate::config::setting::Fault::Unknown),
+                    _ => Err($crate::config::setting::SettingError::Unknown),
                 }
             }
 
-            fn enter(&mut self, path: &[&str]) -> Result<(), $crate::config::setting::Fault> {
+            fn enter(&mut self, path: &[&str]) -> Result<(), $crate::config::setting::SettingError> {
                 match path {
                     [] => Ok(()),
                     $( $( [name, rest @ ..] if *name == stringify!($section) => {
                         self.$section.enter(rest)
                     } )* )?
-                    _ => Err($crate::config::setting::Fault::Unknown),
+                    _ => Err($crate::config::setting::SettingError::Unknown),
                 }
             }
 
@@ -390,8 +394,8 @@ macro_rules! settings {
                 }
             }
 
-            fn walk(&self, prefix: &str, out: &mut Vec<$crate::config::setting::Item>) {
-                $( out.push($crate::config::setting::Item::Key {
+            fn walk(&self, prefix: &str, out: &mut Vec<$crate::config::setting::DescribedItem>) {
+                $( out.push($crate::config::setting::DescribedItem::Key {
                     path: format!("{prefix}{}", stringify!($key)),
                     docs: &[$($kdoc),+],
                     shown: $crate::config::setting::Setting::show(&self.$key),
@@ -399,7 +403,7 @@ macro_rules! settings {
                 $( $(
                     let path = format!("{prefix}{}", stringify!($section));
                     let inside = format!("{path}.");
-                    out.push($crate::config::setting::Item::Section { path, docs: &[$($sdoc),+] });
+                    out.push($crate::config::setting::DescribedItem::Section { path, docs: &[$($sdoc),+] });
                     self.$section.walk(&inside, out);
                 )* )?
             }

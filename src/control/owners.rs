@@ -4,14 +4,15 @@
 
 use std::sync::Arc;
 
-use crate::auth::{Lifted, Revocation};
+use crate::auth::{Lifted, Revocation, Verifier};
 use crate::hub::owner_of;
+use crate::ids::ShardId;
 use crate::io::reactor::Command;
 use crate::mesh::Waker;
 use crate::model::parcel::{Answer, Ask};
 
 /// All shards, in order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Owners {
     shards: Arc<[(flume::Sender<Command>, Waker)]>,
 }
@@ -34,6 +35,22 @@ impl Owners {
     /// How many shards there are.
     pub fn count(&self) -> usize {
         self.shards.len()
+    }
+
+    /// Tells one shard something, and waits until its queue has room. A shard that has ended needs no telling.
+    pub async fn tell(&self, shard: ShardId, command: Command) {
+        let (commands, waker) = &self.shards[shard.index()];
+        let _ = commands.send_async(command).await;
+        waker.wake();
+    }
+
+    /// Tells all shards by which keys tokens are judged from now on.
+    pub async fn publish_keys(&self, verifier: Verifier) {
+        let verifier = Arc::new(verifier);
+        for (commands, waker) in self.shards.iter() {
+            let _ = commands.send_async(Command::Keys(Arc::clone(&verifier))).await;
+            waker.wake();
+        }
     }
 
     /// Tells all shards that tokens count no more, and waits until each has ended whoever lived by them. Returns how

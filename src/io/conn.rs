@@ -384,6 +384,7 @@ pub fn act(reactor: &Rc<Reactor>, actions: Vec<Action>) {
         let mut sockets = reactor.sockets.borrow_mut();
         match action {
             Action::Alarm(at_ms) => reactor.turn_at(at_ms),
+            Action::Errand(number, errand) => reactor.give_errand(number, errand),
             Action::Resume(id) => sockets.wake_reader(id),
             Action::AwaitWritable(id) => {
                 if let Some(transport) = sockets.transport(id) {

@@ -16,7 +16,7 @@ use monoio::net::UnixStream;
 use rustls::ServerConfig;
 
 use crate::auth::{Lifted, Revocation, Verifier};
-use crate::ids::ConnId;
+use crate::ids::{ConnId, ShardId};
 use crate::io::conn::{self, RECEIVE_BYTES, Sockets};
 use crate::io::driver::{Driver, Pause, Turnstile, pollable};
 use crate::io::listener::Door;
@@ -24,6 +24,7 @@ use crate::limits::refusals::{RefusalLog, RefusalNote};
 use crate::limits::{Guard, Peer};
 use crate::mesh::Endpoint;
 use crate::metrics::ShardMetrics;
+use crate::model::errand::{Errand, ErrandOrder, ErrandOutcome};
 use crate::model::parcel::{Answer, Ask, Parcel};
 use crate::shard::Shard;
 use crate::shard::turn::{AfterTurn, Next, SENDS_PER_STEP, Turn};
@@ -47,6 +48,8 @@ pub enum Command {
     Lift(Arc<Lifted>, flume::Sender<()>),
     /// Ask the hub of this shard, on the backend's behalf.
     Ask(Ask, flume::Sender<Answer>),
+    /// The errand with this number has been done.
+    Done(u32, ErrandOutcome),
     /// Answer publications at once from now on, whatever their channel's batch window.
     EndWindows,
     /// Say goodbye to everyone, wait so long at most, and end.
@@ -101,6 +104,11 @@ pub struct Reactor {
     shard: RefCell<Shard>,
     endpoint: RefCell<Endpoint<Parcel>>,
     commands: flume::Receiver<Command>,
+    /// The way to whoever does errands, if anyone does.
+    errands: Option<flume::Sender<ErrandOrder>>,
+    /// Numbers of errands that found no room on that way: the shard is told in the next turn.
+    errands_not_done: RefCell<Vec<u32>>,
+    own: ShardId,
     doors: Vec<Rc<Door>>,
     /// Where tasks wait that the driver would not interrupt.
     pub turnstile: Turnstile,
@@ -166,6 +174,8 @@ pub struct Parts {
     pub endpoint: Endpoint<Parcel>,
     /// What the control thread says; its sender rings the endpoint's bell.
     pub commands: flume::Receiver<Command>,
+    /// The way to whoever does errands, if anyone does.
+    pub errands: Option<flume::Sender<ErrandOrder>>,
     /// Its own listeners; the kernel spreads connections over all shards'.
     pub doors: Vec<Door>,
     /// What TLS is served with, if it is.
@@ -185,8 +195,11 @@ impl Reactor {
             metrics: Arc::clone(parts.shard.metrics()),
             entry: parts.entry,
             shard: RefCell::new(parts.shard),
+            own: parts.endpoint.own(),
             endpoint: RefCell::new(parts.endpoint),
             commands: parts.commands,
+            errands: parts.errands,
+            errands_not_done: RefCell::new(Vec::new()),
             turnstile: Turnstile::default(),
             doors: parts.doors.into_iter().map(Rc::new).collect(),
             buffer: RefCell::new(vec![0; RECEIVE_BYTES].into()),
@@ -242,6 +255,16 @@ impl Reactor {
             monoio::time::sleep(wait).await;
             reactor.turn.ring();
         });
+    }
+
+    /// Hands an errand on. The shard is told in its next turn if that can't be.
+    pub fn give_errand(&self, number: u32, errand: Errand) {
+        let order = ErrandOrder { shard: self.own, number, errand };
+        let is_given = self.errands.as_ref().is_some_and(|errands| errands.try_send(order).is_ok());
+        if !is_given {
+            self.errands_not_done.borrow_mut().push(number);
+            self.turn.ring();
+        }
     }
 
     /// Tells in the log what was refused before it came to the shard.
@@ -327,6 +350,9 @@ impl Reactor {
     }
 
     fn obey(self: &Rc<Self>, deadline: &mut Option<u64>) {
+        for number in self.errands_not_done.take() {
+            self.with(|shard, _| shard.errand_done(number, ErrandOutcome::NotDone));
+        }
         for command in self.commands.try_iter() {
             match command {
                 Command::Keys(verifier) => self.with(|shard, _| shard.set_verifier(verifier)),
@@ -346,6 +372,7 @@ impl Reactor {
                     let number = self.expect_answer(reply);
                     self.with(|shard, _| shard.ask_for_backend(number, ask));
                 }
+                Command::Done(number, outcome) => self.with(|shard, _| shard.errand_done(number, outcome)),
                 Command::EndWindows => self.with(|shard, now| shard.end_windows(now)),
                 Command::Drain(patience) => {
                     self.draining.set(true);

@@ -52,7 +52,7 @@ impl Shard {
         if !guard.take_place() {
             return Err(Limit::Connections);
         }
-        let shard_max = guard.rules().connections_per_shard;
+        let shard_max = guard.settings().connections_per_shard;
         let admitted = if shard_max > 0 && self.connections() >= shard_max {
             Err(Limit::ConnectionsPerShard)
         } else if guard.is_short_of_memory() {
@@ -70,7 +70,7 @@ impl Shard {
     pub(super) fn place(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) -> Result<(), Limit> {
         let Some(proxy) = self.conns.at(id.slot).take_proxy() else { return Ok(()) };
         let guard = &self.settings.guard;
-        let header = guard.rules().forwarded_header;
+        let header = guard.settings().forwarded_header;
         let client = header.client(request.headers(header.name()), |addr| guard.is_proxy(addr.into()));
         let client = client.map_or(proxy, Peer::Ip);
         tracing::debug!(conn = %id, %client, "through a proxy");

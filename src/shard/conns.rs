@@ -63,12 +63,22 @@ struct Held {
     pacing: Pacing,
     /// Bytes of an unfinished message that the limits' guard counts for this connection.
     unfinished: usize,
+    /// A message that waits for an errand; nothing is read meanwhile.
+    put_off: Option<PutOff>,
     /// What the peer of a closing connection has yet to take.
     last_words: Option<LastWords>,
     /// The peer has ended its direction, and is owed something.
     heard_out: bool,
     /// The connection was reset or lost: nothing is owed any more.
     lost: bool,
+}
+
+/// A message that is taken when an errand is done.
+#[derive(Debug)]
+struct PutOff {
+    text: Box<[u8]>,
+    /// The wait has ended.
+    is_ready: bool,
 }
 
 /// What was said last, as far as the peer has not taken it yet.
@@ -81,8 +91,8 @@ struct LastWords {
 
 impl Held {
     fn is_empty(&self) -> bool {
-        let Self { input, parked, proxy, pacing, unfinished, last_words, heard_out, lost } = self;
-        let waits = !input.is_empty() || !parked.is_empty() || !pacing.is_empty();
+        let Self { input, parked, proxy, pacing, unfinished, put_off, last_words, heard_out, lost } = self;
+        let waits = !input.is_empty() || !parked.is_empty() || !pacing.is_empty() || put_off.is_some();
         !waits && proxy.is_none() && *unfinished == 0 && last_words.is_none() && !heard_out && !lost
     }
 }
@@ -195,7 +205,8 @@ impl Conn {
     pub(super) fn owes(&self) -> bool {
         let is_lost = self.held.as_ref().is_some_and(|held| held.lost);
         let is_serving = self.stage != Stage::Handshake;
-        let waits = self.session.deadline_ms().is_some() || self.pacing().is_some_and(Pacing::holds_back);
+        let is_put_off = self.put_off_bytes() > 0;
+        let waits = is_put_off || self.session.deadline_ms().is_some() || self.pacing().is_some_and(Pacing::holds_back);
         !is_lost && is_serving && (waits || !self.outbox.is_empty())
     }
 
@@ -224,9 +235,42 @@ impl Conn {
         self.held.get_or_insert_default().parked.push(parked);
     }
 
-    /// An ask waits for a credit or for the turn of its answer.
+    /// An ask waits for a credit or for the turn of its answer, or a message for an errand.
     pub(super) fn is_waiting(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| !held.parked.is_empty() || held.pacing.holds_back())
+        let waits = |held: &Held| !held.parked.is_empty() || held.pacing.holds_back() || held.put_off.is_some();
+        self.held.as_deref().is_some_and(waits)
+    }
+
+    /// Keeps a message until an errand is done.
+    pub(super) fn put_off(&mut self, text: &[u8]) {
+        self.held.get_or_insert_default().put_off = Some(PutOff { text: text.into(), is_ready: false });
+    }
+
+    /// The message that was put off can be taken now.
+    pub(super) fn end_wait(&mut self) {
+        if let Some(put_off) = self.held.as_mut().and_then(|held| held.put_off.as_mut()) {
+            put_off.is_ready = true;
+        }
+    }
+
+    /// Whether there is a message that was put off and can be taken now.
+    pub(super) fn is_put_off_ready(&self) -> bool {
+        self.held.as_ref().and_then(|held| held.put_off.as_ref()).is_some_and(|put_off| put_off.is_ready)
+    }
+
+    /// Bytes of the message that was put off; 0 if there is none.
+    pub(super) fn put_off_bytes(&self) -> usize {
+        self.held.as_ref().and_then(|held| held.put_off.as_ref()).map_or(0, |put_off| put_off.text.len())
+    }
+
+    /// The message that was put off, if it can be taken now.
+    pub(super) fn take_put_off(&mut self) -> Option<Box<[u8]>> {
+        self.change_held(|held| held.put_off.take_if(|put_off| put_off.is_ready)).map(|put_off| put_off.text)
+    }
+
+    /// Nobody needs the message any more that was put off.
+    pub(super) fn forget_put_off(&mut self) {
+        self.change_held(|held| held.put_off = None);
     }
 
     /// The first parked ask for the owner, which has a credit for it now.

@@ -4,10 +4,10 @@
 use super::refusals::TokenUse;
 use super::{Shard, Stage};
 use crate::auth::RefusedToken;
-use crate::dialect::native::decode::Command;
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::limits::{Address, Limit};
+use crate::model::command::Command;
 use crate::model::text::{Text, escape_growth};
 use crate::time::clock::Now;
 use crate::wire::codes::close;
@@ -19,7 +19,7 @@ const UNFINISHED_MIN_BYTES: usize = 4 * 1024;
 impl Shard {
     /// Counts received bytes.
     pub(super) fn measure(&mut self, id: ConnId, bytes: usize, now: Now) {
-        let rates = self.settings.guard.rules().connection;
+        let rates = self.settings.guard.settings().connection;
         if rates.bytes.is_none() || *self.conns.address(id.slot) == Address::NONE {
             return;
         }
@@ -34,7 +34,7 @@ impl Shard {
         if *self.conns.address(id.slot) == Address::NONE {
             return Ok(());
         }
-        let rates = self.settings.guard.rules().connection;
+        let rates = self.settings.guard.settings().connection;
         let conn = self.conns.at(id.slot);
         if rates.messages.is_some() || rates.bytes.is_some() {
             conn.meters.get_or_insert_default().message(&rates, now.mono_ms)?;
@@ -62,7 +62,7 @@ impl Shard {
     /// finds no room is closed.
     pub(super) fn count_unfinished(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.slot);
-        let (before, kept) = (conn.unfinished(), conn.decoder.heap_bytes());
+        let (before, kept) = (conn.unfinished(), conn.decoder.heap_bytes() + conn.put_off_bytes());
         let kept = if kept < UNFINISHED_MIN_BYTES { 0 } else { kept };
         if kept == before {
             return;
@@ -153,7 +153,7 @@ impl Shard {
         self.settings.guard.sign_in_failed(address, now.mono_ms);
         let conn = self.conns.at(id.slot);
         conn.failures = conn.failures.saturating_add(1);
-        let most = self.settings.guard.rules().auth_attempts;
+        let most = self.settings.guard.settings().auth_attempts;
         if !conn.is_closing() && most > 0 && conn.failures >= most {
             self.too_many_attempts(id, mark, Limit::AuthAttempts, now);
         }

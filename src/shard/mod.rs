@@ -7,6 +7,7 @@ mod admission;
 mod answers;
 mod compression;
 mod conns;
+mod errands;
 mod farewell;
 mod flush;
 mod guard;
@@ -23,11 +24,12 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+pub use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
 
 use crate::auth::{Authenticator, CacheLimits, Verifier};
+use crate::dialect;
 use crate::dialect::native::decode::EnvelopeDecoder;
-use crate::dialect::native::encode::Reply;
 use crate::fanout::{Fanout, Subscription};
 use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
@@ -35,8 +37,11 @@ use crate::limits::refusals::RefusalLog;
 use crate::limits::{Guard, Peer};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
-use crate::model::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
-use crate::model::publication::Publication;
+use crate::model::errand::Errand;
+use crate::model::notice::Reply;
+use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
+use crate::model::text::Language;
+use crate::model::voice::Voice;
 use crate::site::Site;
 use crate::time::clock::Now;
 use crate::time::wheel::Wheel;
@@ -46,6 +51,7 @@ use crate::wire::deflate::inflate::Inflater;
 use crate::wire::{frame, handshake, websocket};
 use compression::{Slicing, packer};
 use conns::{Conns, Ending, Stage};
+use errands::Errands;
 use farewell::Progress;
 use flush::Flush;
 use pacing::Pacing;
@@ -77,6 +83,8 @@ const LANE_BYTES: usize = 256 * 1024;
 pub struct Settings {
     /// Of the owner's side, and what both sides share.
     pub hub: HubSettings,
+    /// The language of the sentences for people.
+    pub language: Language,
     /// Limits that no connection can judge by itself; all shards share it.
     pub guard: Arc<Guard>,
     /// Where all shards count.
@@ -168,6 +176,8 @@ pub enum Action {
     End(ConnId),
     /// See to a turn at this time, in milliseconds of the monotonic clock.
     Alarm(u64),
+    /// Have this done, and call [`Shard::errand_done`] with the number: once, in this turn or any later one.
+    Errand(u32, Errand),
 }
 
 /// What the shell may do with a connection's input.
@@ -217,6 +227,7 @@ pub struct Shard {
     had_large: bool,
     gave_back_ms: u64,
     credits: Vec<Credits>,
+    errands: Errands,
     wheel: Wheel<ConnId>,
     /// The clocks by which deadlines of the wall clock are filed in it.
     filed_by: Now,
@@ -262,6 +273,7 @@ impl Shard {
             had_large: false,
             gave_back_ms: 0,
             credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
+            errands: Errands::default(),
             wheel: Wheel::default(),
             filed_by: Now::default(),
             ticked_ms: 0,
@@ -317,20 +329,20 @@ impl Shard {
                 self.hub.unsubscribe(conn, request, &channel, now, &mut self.staging);
             }
             Parcel::Release { conn, user } => self.hub.release(conn, &user, now, &mut self.staging),
-            Parcel::Deliver { channel, publication } => {
-                self.deliver(&channel, &publication);
-            }
-            Parcel::DeliverBatch { channel, publications, .. } => {
-                for publication in &*publications {
-                    self.deliver(&channel, publication);
-                }
-            }
+            Parcel::Deliver { delivery } => self.deliver(&delivery),
+            Parcel::DeliverBatch { deliveries, .. } => deliveries.iter().for_each(|delivery| self.deliver(delivery)),
             Parcel::LateAnswers(answers) => {
                 for LateAnswer { conn, request, answer } in answers {
                     self.answered(conn, request, &answer, now);
                 }
             }
-            Parcel::Announce { channel, frame } => self.fanout.append(&channel, &frame, 0, 0),
+            Parcel::Announce { news } => {
+                let language = self.settings.language;
+                let frame = news.frame(Voice::NativeText, |news, out| {
+                    dialect::write_presence(Voice::NativeText, out, news, language);
+                });
+                self.fanout.append(&news.value().channel, frame, 0, 0);
+            }
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
@@ -353,9 +365,13 @@ impl Shard {
         }
     }
 
-    fn deliver(&mut self, channel: &str, publication: &Publication) {
+    fn deliver(&mut self, delivery: &Delivery) {
+        let publication = &**delivery.value();
         let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-        self.fanout.append(channel, publication.frame(), publication.offset, key);
+        let frame = delivery.frame(Voice::NativeText, |publication, out| {
+            dialect::write_publication(Voice::NativeText, out, publication);
+        });
+        self.fanout.append(&publication.placed.channel, frame, publication.offset(), key);
     }
 
     /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
@@ -451,7 +467,12 @@ impl Shard {
     pub fn is_quiescent(&self) -> bool {
         let all = mesh::credits(self.settings.lane_parcels);
         let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
-        answered && !self.hub.is_holding() && !self.is_stuck() && !self.has_work() && self.flush.is_none()
+        answered
+            && self.errands.is_idle()
+            && !self.hub.is_holding()
+            && !self.is_stuck()
+            && !self.has_work()
+            && self.flush.is_none()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.
@@ -512,8 +533,8 @@ impl Shard {
 
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
-        let language = self.settings.hub.language;
-        let write = |out: &mut Vec<u8>| reply.encode(out, mark, language);
+        let language = self.settings.language;
+        let write = |out: &mut Vec<u8>| dialect::write_reply(Voice::NativeText, out, reply, mark, language);
         if self.may_compress(reply) { self.push_message(id.slot, write) } else { self.push_private(id.slot, write) }
     }
 

@@ -9,12 +9,14 @@ use super::guard::shows_token;
 use super::refusals::token_use;
 use super::{Action, Input, REPLY_BYTES, Shard, Wire};
 use crate::auth::RefusedToken;
-use crate::dialect::native::decode::{Rejected, Request};
-use crate::dialect::native::encode::Reply;
+use crate::dialect::native::decode::Rejected;
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::metrics::Count;
+use crate::model::command::Request;
+use crate::model::notice::Reply;
+use crate::model::refusal::RequestError;
 use crate::model::text::{Language, Text};
 use crate::session::{Effect, Local, Rules};
 use crate::site::Route;
@@ -26,6 +28,15 @@ use crate::wire::websocket::{self, Decoder, Event, ProtocolError};
 
 /// A masked control frame at its longest (RFC 6455 §5.5).
 const CONTROL_FRAME_MAX: usize = 2 + 4 + 125;
+
+/// How often a message has come to be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum MessageCome {
+    /// From the wire.
+    First,
+    /// After it was put off: it is not counted twice, and not put off again.
+    Again,
+}
 
 impl Shard {
     /// Takes what was received; it is unmasked in place. Replies leave at once, those of one read in one send. Only
@@ -67,6 +78,9 @@ impl Shard {
     }
 
     fn consume_held(&mut self, id: ConnId, now: Now) {
+        if let Some(text) = self.take_put_off(id) {
+            self.message(id, &text, MessageCome::Again, now);
+        }
         if let Some(conn) = self.conns.get(id) {
             let mut held = conn.take_input();
             self.consume(id, &mut held, now);
@@ -135,6 +149,9 @@ impl Shard {
         // A message may have been under way when we said Close. Of a client that goes on beyond that nothing is read.
         let skipped_max = 2 * self.settings.messages.message_bytes;
         let conn = self.conns.at(id.slot);
+        if conn.is_put_off_ready() && !conn.is_closing() {
+            return true;
+        }
         if conn.is_heard_out() {
             return !conn.owes();
         }
@@ -337,13 +354,16 @@ impl Shard {
                 });
                 self.close(id, close::UNACCEPTABLE, "only text messages are taken here", now);
             }
-            (Event::Text(text), _) => self.message(id, text, now),
+            (Event::Text(text), _) => self.message(id, text, MessageCome::First, now),
         }
     }
 
-    fn message(&mut self, id: ConnId, text: &[u8], now: Now) {
-        let over = self.take_message(id, text.len(), now).err();
-        self.metrics.count(Count::MessagesIn);
+    fn message(&mut self, id: ConnId, text: &[u8], come: MessageCome, now: Now) {
+        let mut over = None;
+        if come == MessageCome::First {
+            over = self.take_message(id, text.len(), now).err();
+            self.metrics.count(Count::MessagesIn);
+        }
         let mut envelopes = self.envelopes.take().unwrap_or_default();
         match (envelopes.decode(text), over) {
             (Ok(Request { id: mark, .. }) | Err(Rejected { id: mark, .. }), Some(limit)) => {
@@ -357,6 +377,7 @@ impl Shard {
             (Ok(request), None) if shows_token(&request.command) && !self.may_sign_in(id, now) => {
                 self.too_many_attempts(id, request.id, Limit::AuthFailuresPerIp, now);
             }
+            (Ok(request), None) if come == MessageCome::First && self.puts_off(id, &request.command, text, now) => {}
             (Ok(request), None) => {
                 self.charge_escaping(id, &request.command, now);
                 let token_use = token_use(&request.command);
@@ -379,7 +400,13 @@ impl Shard {
                     Effect::Ask(asked) => self.ask(id, asked, now),
                     Effect::Local(what, channel, mark) => self.local(id, what, channel, mark, now),
                     Effect::Cancel(cancelled, channel, mark) => {
-                        self.local(id, Local::Refuse(409, Text::Cancelled), channel, cancelled.as_deref(), now);
+                        self.local(
+                            id,
+                            Local::Refuse(RequestError::new(409, Text::Cancelled)),
+                            channel,
+                            cancelled.as_deref(),
+                            now,
+                        );
                         self.say(id, &Reply::Unsubscribed { channel, code: 200 }, mark);
                     }
                     Effect::Refreshed(reply, mark) => {

@@ -19,6 +19,7 @@ mod farewell;
 mod faults;
 mod ghosts;
 mod handshake;
+mod jwks;
 mod keys;
 mod limits;
 mod listening;

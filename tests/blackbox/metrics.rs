@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::api::Backend;
+use crate::support::key_server::{KeyServer, TestKey};
 use crate::support::tls::Files;
 use crate::support::{Client, DEADLINE, Options, Server, now_s, until};
 
@@ -118,8 +119,12 @@ fn served(text: &str) -> Table {
 #[tokio::test]
 async fn what_is_served_is_what_is_documented() {
     let files = Files::new();
-    let server = files.beside(options()).shards(2).start();
-    let (head, body) = Metrics::of(&server).await.scrape("").await;
+    let keys = KeyServer::start(&[&TestKey::ed("a")]).await;
+    let options = options().env("URINGCAST_AUTH__JWKS_URL", keys.url());
+    let server = files.beside(options).shards(2).start();
+    let metrics = Metrics::of(&server).await;
+    metrics.reach("uringcast_jwks_keys", |keys| keys == 1).await;
+    let (head, body) = metrics.scrape("").await;
     assert!(head.to_lowercase().contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
     assert!(body.ends_with("# EOF\n"), "{body}");
     let served = served(&body);

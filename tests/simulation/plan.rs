@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use uringcast::auth::{CacheLimits, UserId, Verifier};
+use uringcast::auth::{CacheLimits, Verifier, user_id_from_json};
 use uringcast::config::{Auth, Config, Secret, StaticToken};
+use uringcast::dialect::native::encode::publication_frame_len;
 use uringcast::hub::HubSettings;
 use uringcast::hub::engine::EngineSettings;
-use uringcast::limits::{Guard, Rate, Rules};
+use uringcast::limits::{Guard, GuardSettings, Rate};
 use uringcast::metrics::Metrics;
 use uringcast::model::namespace::{
     Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
@@ -103,7 +104,7 @@ impl Plan {
     /// Most connections that a user may have, if there is such a bound.
     pub fn most_connections(&self) -> Option<usize> {
         let hub = &self.settings.hub;
-        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.rules().exempt.is_empty();
+        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.settings().exempt.is_empty();
         (bounded && hub.connections_per_user > 0).then_some(hub.connections_per_user)
     }
 
@@ -128,7 +129,7 @@ fn weights(channel_share: usize, token_share: usize, dice: &mut Dice) -> [usize;
 fn accounts(users: usize) -> Vec<Account> {
     let names = ["Ann", "<b>Bo</b>", "张三", "D'Arcy & \"Co\"", "eve", "Zoë"];
     let mut all = vec![account(OBSERVER, json!("observer"), "Observer")];
-    let id = UserId::from_json(&all[OBSERVER].id).expect("an id");
+    let id = user_id_from_json(&all[OBSERVER].id).expect("an id");
     all[OBSERVER].token = tokens::observers(&id, all[OBSERVER].name);
     for (user, name) in names.into_iter().enumerate().take(users) {
         let id = if user % 2 == 0 { json!(user) } else { json!(format!("user-{user}")) };
@@ -190,15 +191,16 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
 
 /// Limits by address and rates have tests of their own. Here the connections of a user and large answers are measured, in
 /// lives where nobody is exempt: answers come later for it, and nothing else may change.
-fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
-    let admission = Rules { addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..Rules::default() };
+fn rules(outbox_bytes: u64, dice: &mut Dice) -> GuardSettings {
+    let admission =
+        GuardSettings { addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..GuardSettings::default() };
     if dice.once_in(2) {
-        return Rules { exempt: vec!["127.0.0.0/8".parse().expect("a network")], ..admission };
+        return GuardSettings { exempt: vec!["127.0.0.0/8".parse().expect("a network")], ..admission };
     }
     // Room for one of the largest, which is half of the bound, and compressed costs three times that.
     let answers = Rate::per_s(outbox_bytes * dice.pick(&[10, 100, 1_000]), 2 * outbox_bytes);
     let unread_answers = outbox_bytes * dice.pick(&[0, 1, 4]);
-    Rules { answers, unread_answers, users: 10_000, ..admission }
+    GuardSettings { answers, unread_answers, users: 10_000, ..admission }
 }
 
 fn settings(shards: usize, dice: &mut Dice) -> Settings {
@@ -206,15 +208,16 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
     let probe_ms = dice.pick(&[0, 100, 700, 2_000]);
     let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);
     let guard = Arc::new(Guard::new(rules(outbox_bytes as u64, dice)));
+    let language = dice.pick(&[Language::En, Language::Zh]);
     Settings {
         hub: HubSettings {
             shards,
-            language: dice.pick(&[Language::En, Language::Zh]),
             namespaces: namespaces(dice.once_in(2), dice),
             duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
             connections_per_user: dice.pick(&[0, 1, 2, 3]),
             probes: probe_ms > 0,
             guard: Arc::clone(&guard),
+            frame_len: publication_frame_len,
             push_bytes: dice.pick(&[1_024, 1 << 20]),
             recover_bytes: outbox_bytes / 2,
             patience_ms: request_ms / 2,
@@ -223,6 +226,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
             presence_digest_above: 1_000,
             presence_list: 100,
         },
+        language,
         guard,
         metrics: Metrics::new(shards),
         refusals: Arc::default(),

@@ -369,6 +369,7 @@ impl World {
                     self.alarms.insert((at_ms, shard));
                     continue;
                 }
+                Action::Errand(..) => return Err("an errand where no keys come by an address".into()),
                 Action::Resume(id)
                 | Action::AwaitWritable(id)
                 | Action::Finish(id)
@@ -396,7 +397,7 @@ impl World {
                         pipe.reader = Reader::Woken;
                     }
                 }
-                Action::Abort(_) | Action::Alarm(_) => self.abort(client)?,
+                Action::Abort(_) | Action::Alarm(_) | Action::Errand(..) => self.abort(client)?,
             }
         }
         Ok(())

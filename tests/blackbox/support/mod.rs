@@ -4,6 +4,7 @@
 //! wire contract, and nothing of the library.
 
 mod client;
+pub mod key_server;
 mod machine;
 mod random;
 mod raw;
