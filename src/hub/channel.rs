@@ -6,9 +6,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::engine::{Engine, LogId};
+use super::follow::FollowState;
 use super::presence::{Announcer, Members};
 use super::queue::AnswerQueue;
-use super::remote::FollowState;
 use crate::ids::{ConnId, ShardId};
 use crate::model::namespace::Namespace;
 use crate::model::parcel::{Ask, Asker};

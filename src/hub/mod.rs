@@ -7,6 +7,7 @@ mod batch;
 mod caller;
 mod channel;
 pub mod engine;
+mod follow;
 pub mod presence;
 mod publish;
 mod queue;

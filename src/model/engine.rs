@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 
-use super::parcel::Refusal;
 use super::position::{Placed, Since};
 use super::publication::Publish;
+use super::refusal::Refusal;
 
 /// Names one ask of one owner. Later asks have higher tickets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

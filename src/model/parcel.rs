@@ -9,6 +9,7 @@ use crate::model::engine::{EngineAsk, EngineNews};
 use crate::model::position::{Placed, Since};
 use crate::model::presence::PresenceNews;
 use crate::model::publication::{Publication, Publish};
+pub use crate::model::refusal::Refusal;
 use crate::model::user::User;
 use crate::model::voice::Voiced;
 
@@ -261,31 +262,6 @@ pub struct UsersPage {
     pub members: Vec<(Arc<User>, u64)>,
     /// Where the next page starts, if there is one.
     pub cursor: Option<Arc<str>>,
-}
-
-/// Why an owner did not do what it was asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// The user has another connection, which stays (`reject_new`).
-    AlreadyOnline,
-    /// The user has another connection, which was accepted later (`kick_old`).
-    SignedInElsewhere,
-    /// Too many sign-ins of this user have taken each other's place.
-    TooManySignIns,
-    /// The user has as many connections as a user may have.
-    TooManyConnections,
-    /// This connection may not publish here.
-    Forbidden,
-    /// The encoded push would be over its limit.
-    TooLarge,
-    /// The idempotency key was used for other content.
-    KeyReused,
-    /// The owner has as many channels as it may have.
-    TooManyChannels,
-    /// The lanes had no room for the deliveries in time.
-    Busy,
-    /// The engine did not answer in time: it may have been done.
-    Unanswered,
 }
 
 impl Ask {
