@@ -1,4 +1,5 @@
-//! Who asked, and how an answer gets there. Part of `hub`.
+//! Who asked an owner, and how the answer gets there. Everything that the hub answers, it answers by these functions.
+//! Part of `hub`.
 
 use crate::mesh::Staging;
 use crate::model::parcel::{Answer, Asker, Parcel};
