@@ -106,7 +106,7 @@ impl ShardCore {
         let Some(conn) = self.conns.get(id) else { return };
         conn.dirty = false;
         self.blocked -= usize::from(conn.blocked);
-        self.event_streams -= usize::from(conn.voice == Voice::EventStream);
+        self.event_streams -= usize::from(conn.framing.voice() == Voice::EventStream);
         self.queued_bytes -= conn.outbox.forget_count();
         let was_refused = conn.refused.is_some();
         self.leave(id);

@@ -34,7 +34,7 @@ impl ShardCore {
         }
         let (outcome, after) = self.conns.at(id.slot).session.answered(request, answer);
         match (outcome, answer) {
-            (Outcome::SignedIn(..), _) if self.conns.at(id.slot).voice == Voice::EventStream => {
+            (Outcome::SignedIn(..), _) if self.conns.at(id.slot).framing.voice() == Voice::EventStream => {
                 self.begin_stream(id, &after, now);
             }
             (Outcome::SignedIn(mark, user), Answer::Claimed { lobby, online_count }) => {
@@ -130,7 +130,7 @@ impl ShardCore {
     /// From here on the connection gets what the channel's lane brings.
     fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) {
         let sending = self.sending(&placed.channel);
-        let voice = self.conns.at(id.slot).voice;
+        let voice = self.conns.at(id.slot).framing.voice();
         let mut subscription = self.fanout.subscribe((&placed.channel, voice), &placed.epoch, sending, id.slot);
         subscription.request = request;
         self.conns.at(id.slot).subscriptions.push(subscription);
@@ -175,7 +175,7 @@ impl ShardCore {
             // What came before is the client's.
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
-            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
+            let packer = packer(conn.framing.deflate(), &self.settings, &mut self.compressors, &self.metrics);
             let kept = conn.kept_frames();
             let frames = local.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
@@ -206,7 +206,7 @@ impl ShardCore {
 
     pub(super) fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<usize> {
         let conn = self.conns.at(id.slot);
-        let channel = self.fanout.find(channel, conn.voice)?;
+        let channel = self.fanout.find(channel, conn.framing.voice())?;
         conn.subscriptions.iter().position(|subscription| subscription.channel == channel)
     }
 
@@ -242,7 +242,7 @@ impl ShardCore {
         let from = attached.lost_from;
         let is_lost = attached.recovered == Some(false) && from <= *offset;
         let gap = is_lost.then_some(Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
-        match (self.conns.at(id.slot).voice, gap) {
+        match (self.conns.at(id.slot).framing.voice(), gap) {
             (Voice::EventStream, gap) => self.say_gap_on_stream(id, attached, gap),
             (voice, Some(gap)) => self.push_private(id.slot, |out| dialect::write_gap(voice, out, &gap)),
             (_, None) => {}

@@ -38,10 +38,7 @@ pub struct Conn {
     /// Tokens of it that were refused.
     pub(super) failures: u8,
     pub(super) stage: Stage,
-    /// In which form it is spoken to.
-    pub(super) voice: Voice,
-    /// What was agreed on about compression.
-    pub(super) deflate: Option<Deflate>,
+    pub(super) framing: Framing,
     pub(super) decoder: Decoder,
     pub(super) session: Session,
     held: Option<Box<Held>>,
@@ -55,6 +52,39 @@ pub struct Conn {
     pinged_after_ms: Option<NonZeroU32>,
     /// The tick of the wheel under which it is filed; entries under others are stale. 32 bits last for eight years.
     pub(super) filed: u32,
+}
+
+/// How the messages to a connection are framed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Framing {
+    /// As WebSocket frames, with what was agreed on about compression.
+    WebSocket(Option<Deflate>),
+    /// As server-sent events.
+    EventStream,
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self::WebSocket(None)
+    }
+}
+
+impl Framing {
+    /// In which form the connection is spoken to.
+    pub(super) fn voice(self) -> Voice {
+        match self {
+            Self::WebSocket(_) => Voice::NativeText,
+            Self::EventStream => Voice::EventStream,
+        }
+    }
+
+    /// What was agreed on about compression.
+    pub(super) fn deflate(self) -> Option<Deflate> {
+        match self {
+            Self::WebSocket(deflate) => deflate,
+            Self::EventStream => None,
+        }
+    }
 }
 
 /// What is kept of a connection that has to wait.
@@ -222,7 +252,7 @@ impl Conn {
 
     /// It is an event stream from here on, whose request is still to be answered.
     pub(super) fn begin_stream(&mut self, stream: EventStream) {
-        self.voice = Voice::EventStream;
+        self.framing = Framing::EventStream;
         self.held.get_or_insert_default().stream = Some(stream);
     }
 
@@ -249,7 +279,7 @@ impl Conn {
 
     /// It is an event stream of several channels: each event gets their positions as its id right before it is sent.
     pub(super) fn stamps(&self) -> bool {
-        self.voice == Voice::EventStream && self.held.as_ref().is_some_and(|held| held.stream.is_some())
+        self.framing.voice() == Voice::EventStream && self.held.as_ref().is_some_and(|held| held.stream.is_some())
     }
 
     /// What stays a frame of its channel in the outbox.
@@ -284,7 +314,7 @@ impl Conn {
     pub(super) fn settle(&mut self) {
         match self.held.as_mut().and_then(|held| held.stream.as_mut()) {
             Some(stream) => self.outbox.stamp(stream.positions()),
-            _ => self.outbox.settle(self.voice),
+            _ => self.outbox.settle(self.framing.voice()),
         }
     }
 

@@ -156,7 +156,7 @@ impl ShardCore {
         for subscription in &conn.subscriptions {
             let local = self.fanout.channel(subscription.channel);
             let outbox = &mut conn.outbox;
-            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
+            let packer = packer(conn.framing.deflate(), &self.settings, &mut self.compressors, &self.metrics);
             local.take_sealed(subscription.index as usize, packer, |run, start, end| {
                 self.metrics.add(Count::Deliveries, run.count(start, end));
                 outbox.push_slice(run, start, end);
@@ -169,7 +169,8 @@ impl ShardCore {
         let id = self.conns.id(slot);
         let mut rest: Option<(Run, usize, usize, usize)> = None;
         let mut sent = Sent::Bytes(0);
-        let packer = packer(self.conns.at(slot).deflate, &self.settings, &mut self.compressors, &self.metrics);
+        let packer =
+            packer(self.conns.at(slot).framing.deflate(), &self.settings, &mut self.compressors, &self.metrics);
         self.fanout.channel(channel).take_sealed(index, packer, |run, start, end| {
             sent = wire.send(id, &[IoSlice::new(&run.bytes[start..end])]);
             let count = if let Sent::Bytes(count) = sent { count } else { 0 };
@@ -259,7 +260,7 @@ impl ShardCore {
     fn check_bound(&mut self, slot: u32, now: Now) {
         let conn = self.conns.at(slot);
         if !conn.is_closing() && conn.stage != Stage::Echo {
-            match conn.outbox.keep_within(self.settings.outbox_bytes, conn.voice) {
+            match conn.outbox.keep_within(self.settings.outbox_bytes, conn.framing.voice()) {
                 Kept::Untouched | Kept::Tidied => {}
                 Kept::Shed => self.metrics.count(Count::Sheds),
                 Kept::TooMuch => {

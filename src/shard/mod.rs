@@ -401,10 +401,12 @@ impl ShardCore {
     fn lose(&mut self, placed: &Placed, from: u64) {
         self.fanout.begin_epoch(&placed.channel, &placed.epoch);
         let Position { channel, epoch, offset: to } = placed.position();
-        let mut frame = Vec::new();
         let gap = Gap { channel, epoch, from, to, reason: GapReason::Engine };
-        dialect::write_gap(Voice::NativeText, &mut frame, &gap);
-        self.fanout.append(channel, &frame, 0, 0);
+        for voice in self.fanout.voices(channel) {
+            let mut frame = Vec::new();
+            dialect::write_gap(voice, &mut frame, &gap);
+            self.fanout.append(channel, voice, &frame, 0, 0);
+        }
     }
 
     /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
@@ -552,7 +554,7 @@ impl ShardCore {
 
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
-        if self.conns.at(id.slot).voice == Voice::EventStream {
+        if self.conns.at(id.slot).framing.voice() == Voice::EventStream {
             return self.say_on_stream(id, reply);
         }
         let language = self.settings.language;
@@ -571,7 +573,7 @@ impl ShardCore {
         let kept = conn.kept_frames();
         for subscription in &conn.subscriptions {
             let channel = self.fanout.channel(subscription.channel);
-            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
+            let packer = packer(conn.framing.deflate(), &self.settings, &mut self.compressors, &self.metrics);
             let frames = channel.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
@@ -587,7 +589,7 @@ impl ShardCore {
 
     /// Starts the closing handshake from our side.
     fn close(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
-        if self.conns.at(id.slot).voice == Voice::EventStream {
+        if self.conns.at(id.slot).framing.voice() == Voice::EventStream {
             return self.close_stream(id, code, reason, now);
         }
         self.metrics.closed(code);
@@ -612,7 +614,7 @@ impl ShardCore {
         self.leave(id);
         let conn = self.conns.at(id.slot);
         self.queued_bytes -= conn.outbox.forget_count();
-        conn.outbox.drop_unstarted(conn.voice);
+        conn.outbox.drop_unstarted(conn.framing.voice());
         self.close(id, close::SLOW_CONSUMER, "slow consumer", now);
     }
 }

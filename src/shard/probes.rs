@@ -53,7 +53,7 @@ impl ShardCore {
         if !conn.has_begun_stream() {
             return;
         }
-        let (voice, wants_ping) = (conn.voice, conn.session.wants_ping());
+        let (voice, wants_ping) = (conn.framing.voice(), conn.session.wants_ping());
         self.push_private(id.slot, |out| dialect::write_ping(voice, out));
         if wants_ping {
             self.say(id, &Reply::Ping, None);

@@ -5,7 +5,7 @@
 //! [`ShardCore::command`], which has the session judge it and carries out the effect.
 
 use super::admission::refusal_of;
-use super::conns::{Ending, Stage};
+use super::conns::{Ending, Framing, Stage};
 use super::guard::shows_token;
 use super::{Action, Input, REPLY_BYTES, ShardCore, Wire};
 use crate::dialect::native::decode::{EnvelopeDecoder, Rejected};
@@ -84,7 +84,7 @@ impl Reading {
 
     fn consume_held(&mut self, core: &mut ShardCore, id: ConnId, now: Now) {
         if let Some(text) = core.take_put_off(id) {
-            match core.conns.at(id.slot).voice {
+            match core.conns.at(id.slot).framing.voice() {
                 Voice::EventStream => core.sign_in_stream(id, MessageCome::Again, now),
                 Voice::NativeText => message(core, &mut self.envelopes, id, &text, MessageCome::Again, now),
             }
@@ -111,7 +111,7 @@ impl Reading {
             let conn = core.conns.at(id.slot);
             let used = match conn.stage {
                 Stage::Handshake => core.handshake(id, rest, now),
-                Stage::Native if conn.voice == Voice::EventStream => {
+                Stage::Native if conn.framing.voice() == Voice::EventStream => {
                     core.stream_input(id, now);
                     rest.len()
                 }
@@ -319,8 +319,8 @@ impl ShardCore {
             }
         };
         let conn = self.conns.at(id.slot);
-        conn.deflate = upgrade.deflate();
-        if conn.deflate.is_some() {
+        conn.framing = Framing::WebSocket(upgrade.deflate());
+        if conn.framing.deflate().is_some() {
             conn.decoder.allow_deflate();
             self.metrics.count(Count::UpgradesDeflate);
         }
@@ -339,7 +339,7 @@ impl ShardCore {
     /// What the connection sent made us panic: says so (1011) and takes nothing more from it.
     pub(super) fn fail_internally(&mut self, id: ConnId, now: Now) -> Input {
         let Some(Stage::Native | Stage::Echo) = self.conns.get(id).map(|conn| conn.stage) else { return Input::Ended };
-        let voice = self.conns.at(id.slot).voice;
+        let voice = self.conns.at(id.slot).framing.voice();
         if voice == Voice::EventStream {
             self.close(id, close::INTERNAL, "internal error", now);
         } else {

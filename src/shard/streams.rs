@@ -174,7 +174,7 @@ impl ShardCore {
     /// A sign-in was refused without a close: a WebSocket client may try again, a request is over.
     pub(super) fn end_unopened_stream(&mut self, id: ConnId, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
-        if conn.voice == Voice::EventStream
+        if conn.framing.voice() == Voice::EventStream
             && !conn.is_closing()
             && !conn.has_begun_stream()
             && conn.session.is_anonymous()
@@ -193,7 +193,7 @@ impl ShardCore {
 
     /// Whether the peer of an event stream has shown that it lives: its kernel has acknowledged all that was sent.
     pub(super) fn has_taken_all(&mut self, id: ConnId, wire: &mut impl Wire) -> bool {
-        self.conns.get(id).is_some_and(|conn| conn.voice == Voice::EventStream && conn.outbox.is_empty())
+        self.conns.get(id).is_some_and(|conn| conn.framing.voice() == Voice::EventStream && conn.outbox.is_empty())
             && wire.unacknowledged(id) == 0
     }
 }

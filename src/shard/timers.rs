@@ -146,7 +146,7 @@ impl ShardCore {
             conn.seen(now.mono_ms);
         }
         let silent = conn.seen_ms + self.settings.ping_interval_ms <= now.mono_ms;
-        if conn.voice == Voice::EventStream && !conn.blocked {
+        if conn.framing.voice() == Voice::EventStream && !conn.blocked {
             // It answers nothing. If its peer is dead the kernel finds that out and ends the connection.
             if silent || conn.pinged_ms().is_some() {
                 conn.seen(now.mono_ms);

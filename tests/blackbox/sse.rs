@@ -321,10 +321,11 @@ async fn nginx_passes_events_on_as_they_come() {
         .await;
         let tcp = tokio::time::timeout(DEADLINE, tokio::net::TcpStream::connect(nginx.addr)).await.unwrap().unwrap();
         let raw = Raw { tcp, received: Vec::new() };
-        let mut stream = EventStream::ask_over(raw, &server, &ann(&["news"])).await.map_err(|(response, body)| {
-            panic!("nginx answered {response:?} {body}");
-        });
-        let Ok(stream) = &mut stream else { unreachable!("just judged") };
+        let query = StreamQuery { is_http_1_0: true, ..ann(&["news"]) };
+        let mut stream = match EventStream::ask_over(raw, &server, &query).await {
+            Ok(stream) => stream,
+            Err((response, body)) => panic!("nginx answered {response:?} {body}"),
+        };
         stream.subscribed(1).await;
         for n in 0..3 {
             // Each arrives before the next one is published: nothing is held back.

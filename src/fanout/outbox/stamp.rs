@@ -122,7 +122,8 @@ impl Queue {
                             positions.write_moved(&run.origin.channel, &run.origin.epoch, mark.offset, &mut out);
                             out.extend_from_slice(split_id(event).1);
                         } else {
-                            out.extend_from_slice(event);
+                            // News of members, which moves nothing, or a gap that all subscribers are told.
+                            positions.write_events(&run.origin.channel, event, &mut out);
                         }
                         at = mark.end;
                     }

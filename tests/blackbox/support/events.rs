@@ -26,6 +26,8 @@ pub struct StreamQuery {
     pub last_event_id: String,
     /// Further header lines, each with its line end.
     pub headers: String,
+    /// HTTP/1.0: a proxy must not chunk its answer.
+    pub is_http_1_0: bool,
 }
 
 impl StreamQuery {
@@ -48,7 +50,9 @@ impl StreamQuery {
     }
 
     fn text(&self, server: &Server) -> String {
-        let mut head = format!("GET {} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n", self.path, server.addr);
+        let version = if self.is_http_1_0 { "1.0" } else { "1.1" };
+        let (path, host) = (&self.path, server.addr);
+        let mut head = format!("GET {path} HTTP/{version}\r\nHost: {host}\r\nAccept: text/event-stream\r\n");
         if !self.token.is_empty() {
             head += &format!("Authorization: Bearer {}\r\n", self.token);
         }
