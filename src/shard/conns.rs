@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::deadlines::FiledTick;
 use super::pacing::Pacing;
-use super::sender::SendState;
+use super::send_state::SendState;
 use crate::fanout::Subscription;
 use crate::fanout::outbox::Outbox;
 use crate::ids::{ConnId, ShardId};

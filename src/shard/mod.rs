@@ -58,6 +58,7 @@ mod receive;
 mod refusals;
 mod relief;
 mod rights;
+mod send_state;
 mod sender;
 mod timers;
 pub mod turn;

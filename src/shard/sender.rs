@@ -4,27 +4,6 @@
 use super::conns::{Conn, Conns};
 use crate::fanout::Fanout;
 
-/// The sending side's part of one connection.
-#[derive(Debug, Default)]
-pub(super) struct SendState {
-    /// The kernel takes no more; the driver waits for writability.
-    is_blocked: bool,
-    /// The connection is in [`Sender::dirty`].
-    is_dirty: bool,
-}
-
-impl SendState {
-    /// Whether the kernel takes no more.
-    pub(super) fn is_blocked(&self) -> bool {
-        self.is_blocked
-    }
-
-    /// Whether the connection has something of its own to send.
-    pub(super) fn is_dirty(&self) -> bool {
-        self.is_dirty
-    }
-}
-
 /// What a shard has to send.
 #[derive(Debug, Default)]
 pub(super) struct Sender {
@@ -69,7 +48,7 @@ pub(super) enum FlushTarget {
 impl Sender {
     /// The connection in `slot` has something of its own to send.
     pub(super) fn mark_dirty(&mut self, slot: u32, conn: &mut Conn) {
-        if !std::mem::replace(&mut conn.send_state.is_dirty, true) {
+        if !conn.send_state.set_dirty(true) {
             self.dirty.push(slot);
         }
     }
@@ -78,7 +57,7 @@ impl Sender {
     pub(super) fn unmark_last(&mut self, slot: u32, conn: &mut Conn) {
         if self.dirty.last() == Some(&slot) {
             self.dirty.pop();
-            conn.send_state.is_dirty = false;
+            conn.send_state.set_dirty(false);
         }
     }
 
@@ -115,7 +94,7 @@ impl Sender {
             let flush = self.flush.as_mut()?;
             if let Some(slot) = flush.askers.pop() {
                 let Some(conn) = conns.get_slot(slot) else { continue };
-                conn.send_state.is_dirty = false;
+                conn.send_state.set_dirty(false);
                 return Some(FlushTarget::Asker(slot));
             }
             let Some(walk) = flush.channels.last_mut() else {
@@ -136,14 +115,14 @@ impl Sender {
 
     /// The kernel takes no more of a connection.
     pub(super) fn block(&mut self, conn: &mut Conn) {
-        if !std::mem::replace(&mut conn.send_state.is_blocked, true) {
+        if !conn.send_state.set_blocked(true) {
             self.blocked += 1;
         }
     }
 
     /// The kernel takes bytes of a connection again, or the connection goes.
     pub(super) fn unblock(&mut self, conn: &mut Conn) {
-        if std::mem::take(&mut conn.send_state.is_blocked) {
+        if conn.send_state.set_blocked(false) {
             self.blocked -= 1;
         }
         self.forget_queued(conn);
@@ -151,7 +130,7 @@ impl Sender {
 
     /// Counts what is held for a connection, if it is blocked.
     pub(super) fn count_queued(&mut self, conn: &mut Conn) {
-        if conn.send_state.is_blocked {
+        if conn.send_state.is_blocked() {
             let (held, counted) = conn.outbox.recount();
             self.queued_bytes = self.queued_bytes + held - counted;
         }
