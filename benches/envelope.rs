@@ -4,14 +4,22 @@
 
 use std::borrow::Cow;
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use uringcast::dialect::native::decode::{Command, EnvelopeDecoder};
-use uringcast::dialect::native::encode::{Element, Kind, Message, Position, Publication, Reply};
+use uringcast::dialect::native::decode::EnvelopeDecoder;
+use uringcast::dialect::native::encode::{publication_frame_len, write_element};
+use uringcast::dialect::{write_publication, write_reply};
+use uringcast::model::command::Command;
+use uringcast::model::notice::Reply;
+use uringcast::model::position::{Placed, Position};
+use uringcast::model::publication::{Content, Publication};
 use uringcast::model::text::Language;
+use uringcast::model::user::{User, UserId};
+use uringcast::model::voice::Voice;
 use uringcast::wire::frame::{self, Opcode};
 
 const MESSAGE: &str = r#"{"type":"message","id":"17","data":{"text":"a line of some length, as people"}}"#;
@@ -142,17 +150,26 @@ fn decode(criterion: &mut Criterion) {
 
 fn encode(criterion: &mut Criterion) {
     let user = serde_json::value::to_raw_value(&json!({ "id": 1, "username": "Ann" })).expect("JSON");
+    let sender = Arc::new(User::new(&UserId::int(1).expect("an id"), "Ann"));
     let shown = json!({ "id": 1, "username": "Ann" });
     let data = br#"{"bid":187.31,"ask":187.33,"size":[100,200],"at":"2025-01-01T12:00:00Z"}"#;
     let position = Position { channel: "prices:eur", epoch: "0f3a9c6d7be1425f", offset: 41 };
+    let publication = |content: Content, key: Option<&str>| {
+        let Position { channel, epoch, offset } = position;
+        let placed = Placed { channel: channel.into(), epoch: epoch.into(), offset };
+        let (timestamp, sender, key) = (1_700_000_000_000, Some(Arc::clone(&sender)), key.map(Into::into));
+        let mut publication = Publication { placed, timestamp, sender, escape: true, content, key, frame_bytes: 0 };
+        publication.frame_bytes = publication_frame_len(&publication);
+        publication
+    };
     let mut out = Vec::with_capacity(64 * 1024);
 
+    let message = publication(Content::Text("a line of some length, as people write".into()), None);
     let mut group = criterion.benchmark_group("encode message");
     group.bench_function("one pass", |bencher| {
         bencher.iter(|| {
             out.clear();
-            let text = black_box("a line of some length, as people write");
-            Message { position, sender: Some(&user), text, timestamp: 1_700_000_000_000 }.encode(&mut out)
+            write_publication(Voice::NativeText, &mut out, black_box(&message));
         })
     });
     let id = format!("{}-{}", position.epoch, position.offset);
@@ -178,19 +195,12 @@ fn encode(criterion: &mut Criterion) {
     });
     group.finish();
 
-    let publication = Publication {
-        channel: position.channel,
-        offset: 41,
-        data,
-        key: Some("AAPL"),
-        sender: Some(&user),
-        timestamp: 1_700_000_000_000,
-    };
+    let publication = publication(Content::Json(data[..].into()), Some("AAPL"));
     let mut group = criterion.benchmark_group("encode publication");
     group.bench_function("one pass", |bencher| {
         bencher.iter(|| {
             out.clear();
-            black_box(&publication).encode(&mut out)
+            write_publication(Voice::NativeText, &mut out, black_box(&publication));
         })
     });
     group.bench_function("json!", |bencher| {
@@ -206,16 +216,16 @@ fn encode(criterion: &mut Criterion) {
     });
     group.finish();
 
-    let mut stored = Vec::new();
-    let range = publication.encode(&mut stored);
-    let publications = vec![Element { kind: Kind::Publication, fields: &stored[range.clone()] }; 100];
-    let fields = format!("{{\"type\":\"publication\",{}}}", String::from_utf8_lossy(&stored[range]));
+    let mut element = Vec::new();
+    write_element(&mut element, &publication);
+    let fields = String::from_utf8(element).expect("JSON");
+    let publications = vec![Arc::new(publication); 100];
     let mut group = criterion.benchmark_group("encode a history of 100");
-    group.bench_function("copied", |bencher| {
+    group.bench_function("one pass", |bencher| {
         bencher.iter(|| {
             out.clear();
             let reply = Reply::History { position, publications: black_box(&publications) };
-            reply.encode(&mut out, Some("5"), Language::En);
+            write_reply(Voice::NativeText, &mut out, &reply, Some("5"), Language::En);
         })
     });
     group.bench_function("json!", |bencher| {

@@ -5,13 +5,22 @@
 #[path = "oracles/envelope.rs"]
 mod envelope;
 
+use std::sync::Arc;
+
 use envelope::{Members, decoded, is_allowed, reference};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::value::RawValue;
-use uringcast::dialect::native::decode::{Command, EnvelopeDecoder, MAX_DEPTH, Request};
-use uringcast::dialect::native::encode::{Element, Kind, Message, Position, Publication, Recovery, Reply};
+use uringcast::dialect::native::decode::{EnvelopeDecoder, MAX_DEPTH};
+use uringcast::dialect::native::encode::publication_frame_len;
+use uringcast::dialect::{write_publication, write_reply};
+use uringcast::model::command::{Command, Request};
+use uringcast::model::notice::{Recovered, Reply};
+use uringcast::model::position::{Placed, Position};
+use uringcast::model::publication::{Content, Publication};
 use uringcast::model::text::Language;
+use uringcast::model::user::{User, UserId};
+use uringcast::model::voice::Voice;
 
 /// JSON before it is printed. Numbers are as they are written.
 #[derive(Debug, Clone)]
@@ -324,36 +333,42 @@ proptest! {
         values in vec((json(), vec(any::<u8>(), 1..32), texts(), any::<bool>()), 0..8),
         padding in prop_oneof![Just(0), 60..130usize, 65_000..66_000usize],
     ) {
-        let user = serde_json::value::to_raw_value(&serde_json::json!({ "id": 1, "username": "Ann" })).unwrap();
-        let (mut stored, mut pushed) = (Vec::new(), Vec::new());
-        for (offset, (json, style, text, is_message)) in values.iter().enumerate() {
-            let data = print(json, style);
+        let user = Arc::new(User::new(&UserId::int(1).unwrap(), "Ann \\ <\u{1}>"));
+        let (mut publications, mut pushed) = (Vec::new(), Vec::new());
+        for (offset, (json, style, text, is_message)) in (1..).zip(&values) {
             let text = text.repeat(1 + padding / text.len().max(1));
-            let (channel, offset) = ("news", offset as u64);
-            let mut frame = Vec::new();
-            let range = if *is_message {
-                let position = Position { channel, epoch: "e", offset };
-                Message { position, sender: Some(&user), text: &text, timestamp: 7 }.encode(&mut frame)
+            let (content, key) = if *is_message {
+                (Content::Text(text.into()), None)
             } else {
-                let (data, key) = (data.as_bytes(), Some(&text[..]));
-                Publication { channel, offset, data, key, sender: Some(&user), timestamp: 7 }.encode(&mut frame)
+                (Content::Json(print(json, style).into_bytes().into()), Some(text.into()))
             };
+            let mut publication = Publication {
+                placed: Placed { channel: "news".into(), epoch: "e".into(), offset },
+                timestamp: 7,
+                sender: (offset % 3 > 0).then(|| Arc::clone(&user)),
+                escape: offset % 2 == 0,
+                content,
+                key,
+                frame_bytes: 0,
+            };
+            publication.frame_bytes = publication_frame_len(&publication);
+            let mut frame = Vec::new();
+            write_publication(Voice::NativeText, &mut frame, &publication);
+            prop_assert_eq!(frame.len(), publication.frame_bytes);
             let push = payload(&frame);
             prop_assert!(is_allowed(push));
             let push = Members::of(push).unwrap();
             pushed.push((push.last("type").unwrap().to_owned(), push.last("data").unwrap().to_owned()));
-            stored.push((if *is_message { Kind::Message } else { Kind::Publication }, frame[range].to_vec()));
+            publications.push(Arc::new(publication));
         }
-        let publications: Vec<Element<'_>> =
-            stored.iter().map(|(kind, fields)| Element { kind: *kind, fields }).collect();
         let position = Position { channel: "news", epoch: "e", offset: 9 };
-        let recovery = Some(Recovery { recovered: true, publications: &publications });
+        let recovery = Some(Recovered { recovered: true, publications: &publications });
         for reply in [
             Reply::History { position, publications: &publications },
             Reply::Subscribed { position, recovery, overflow: "conflate", expires_at: Some(u64::MAX) },
         ] {
             let mut frame = Vec::new();
-            reply.encode(&mut frame, Some("1"), Language::En);
+            write_reply(Voice::NativeText, &mut frame, &reply, Some("1"), Language::En);
             let data = Members::of(Members::of(payload(&frame)).unwrap().last("data").unwrap()).unwrap();
             let elements: Vec<&RawValue> = serde_json::from_str(data.last("publications").unwrap()).unwrap();
             prop_assert_eq!(elements.len(), pushed.len());

@@ -7,20 +7,20 @@ use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use uringcast::auth::{GrantedChannels, Identity, UserId};
-use uringcast::dialect::native::encode::Kind;
 use uringcast::hub::engine::budget::Budget;
 use uringcast::hub::engine::dedup::{Dedup, KEPT_MS, KEYS_PER_USER, KeySeen};
 use uringcast::hub::engine::history::{History, HistoryBounds, HistoryRecovery};
-use uringcast::hub::presence::{Announcement, Announcer, AnnouncerSettings, Members};
+use uringcast::hub::presence::{Announcer, AnnouncerSettings, Members};
 use uringcast::ids::{ConnId, ShardId};
 use uringcast::model::namespace::PresenceMode as Mode;
-use uringcast::model::parcel::{PageSize, Placed};
-use uringcast::model::publication::Publication;
-use uringcast::model::user::User;
+use uringcast::model::parcel::PageSize;
+use uringcast::model::position::Placed;
+use uringcast::model::presence::Announcement;
+use uringcast::model::publication::{Content, Publication};
+use uringcast::model::user::{User, UserId};
 
 fn offsets(publications: &[Arc<Publication>]) -> Vec<u64> {
-    publications.iter().map(|publication| publication.offset).collect()
+    publications.iter().map(|publication| publication.offset()).collect()
 }
 
 #[derive(Clone, Debug)]
@@ -112,8 +112,15 @@ proptest! {
                 Step::Push { channel, bytes } => {
                     let offset = naive[channel].top + 1;
                     let key = (bytes % 2 == 0).then(|| "k".into());
-                    let publication = Publication::new(offset, 0, key, Kind::Message, vec![0; bytes].into(), 0..0);
-                    let publication = Arc::new(publication);
+                    let publication = Arc::new(Publication {
+                        placed: Placed { channel: "c".into(), epoch: "e".into(), offset },
+                        timestamp: 0,
+                        sender: None,
+                        escape: false,
+                        content: Content::Json(vec![0; bytes].into()),
+                        key,
+                        frame_bytes: bytes,
+                    });
                     naive[channel].all.push((offset, now, bytes, publication.weight()));
                     naive[channel].top = offset;
                     let before = naive[channel].bytes();
@@ -498,15 +505,7 @@ impl World {
 }
 
 fn user(id: &str) -> Arc<User> {
-    let identity = Identity {
-        id: UserId::text(id).unwrap(),
-        name: id.to_owned(),
-        expires_at_ms: None,
-        issued_at_ms: None,
-        token_id: None,
-        channels: GrantedChannels::default(),
-    };
-    Arc::new(User::new(&identity))
+    Arc::new(User::new(&UserId::text(id).unwrap(), id))
 }
 
 fn id(slot: u32) -> ConnId {

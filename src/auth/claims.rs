@@ -1,98 +1,25 @@
 //! The rules for what a token says, once its signature has been found good: who the user is, until when, and
 //! which channels are granted. Pure; knows neither keys nor signatures. Called by `verify`.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::token_error::TokenError;
+use crate::model::user::{MAX_SAFE_INTEGER, UserId};
 
-/// The longest user id that is a text.
-pub const MAX_ID_BYTES: usize = 128;
 /// The longest user name; a token's longer one is cut.
 pub const MAX_NAME_BYTES: usize = 128;
 /// The longest token id (`jti`).
 pub const MAX_TOKEN_ID_BYTES: usize = 256;
 /// The longest channel name there can be; a longer one in a token is a fault of whoever issued it.
 const MAX_CHANNEL_BYTES: usize = 200;
-/// Integers beyond this don't survive a JavaScript client.
-const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
-
-/// Who a user is. The number 1 and the text "1" are the same user (and equal here), shown to clients in the
-/// type that the user's present token has.
-#[derive(Clone, Debug)]
-pub enum UserId {
-    /// Within ±(2^53−1).
-    Int(i64),
-    /// 1 to 128 bytes.
-    Text(Box<str>),
-}
-
-impl UserId {
-    /// A number as an id, if it is within bounds.
-    pub fn int(number: i64) -> Option<UserId> {
-        (number.unsigned_abs() <= MAX_SAFE_INTEGER).then_some(UserId::Int(number))
-    }
-
-    /// A text as an id, if it is within bounds.
-    pub fn text(text: &str) -> Option<UserId> {
-        (1..=MAX_ID_BYTES).contains(&text.len()).then(|| UserId::Text(text.into()))
-    }
-
-    /// An id as it stands in JSON. A number must be written as an integer: 1.0 and 1e3 are none.
-    pub fn from_json(value: &Value) -> Option<UserId> {
-        match value {
-            Value::Number(number) => UserId::int(number.as_i64()?),
-            Value::String(text) => UserId::text(text),
-            _ => None,
-        }
-    }
-
-    /// What tells users apart, and finds them in a table.
-    pub fn key(&self) -> Cow<'_, str> {
-        match self {
-            UserId::Int(number) => Cow::Owned(number.to_string()),
-            UserId::Text(text) => Cow::Borrowed(text),
-        }
-    }
-}
-
-impl PartialEq for UserId {
-    fn eq(&self, other: &UserId) -> bool {
-        match (self, other) {
-            (UserId::Int(a), UserId::Int(b)) => a == b,
-            _ => self.key() == other.key(),
-        }
-    }
-}
-
-impl Eq for UserId {}
-
-impl Hash for UserId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
-    }
-}
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            UserId::Int(number) => write!(f, "{number}"),
-            UserId::Text(text) => f.write_str(text),
-        }
-    }
-}
-
-impl Serialize for UserId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            UserId::Int(number) => serializer.serialize_i64(*number),
-            UserId::Text(text) => serializer.serialize_str(text),
-        }
+/// An id as it stands in JSON. A number must be written as an integer: 1.0 and 1e3 are none.
+pub fn user_id_from_json(value: &Value) -> Option<UserId> {
+    match value {
+        Value::Number(number) => UserId::int(number.as_i64()?),
+        Value::String(text) => UserId::text(text),
+        _ => None,
     }
 }
 
@@ -227,7 +154,7 @@ fn user_id(claims: &Map<String, Value>) -> Result<UserId, TokenError> {
     // A `user_id` that is there but wrong is refused, not passed over: `sub` may be someone else.
     for name in ["user_id", "sub"] {
         if let Some(value) = present(claims, name) {
-            return UserId::from_json(value).ok_or(TokenError::Claims(name));
+            return user_id_from_json(value).ok_or(TokenError::Claims(name));
         }
     }
     Err(TokenError::Claims("user_id"))

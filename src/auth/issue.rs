@@ -4,8 +4,9 @@
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-use super::claims::{MAX_NAME_BYTES, UserId, is_channel_length};
+use super::claims::{MAX_NAME_BYTES, is_channel_length};
 use crate::config::Secret;
+use crate::model::user::UserId;
 
 /// What a new token says.
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ mod tests;
 
 pub use api_keys::ApiKeys;
 pub use authenticator::Authenticator;
-pub use claims::{ChannelGrant, GrantedChannels, Identity, MAX_ID_BYTES, MAX_NAME_BYTES, MAX_TOKEN_ID_BYTES, UserId};
+pub use claims::{ChannelGrant, GrantedChannels, Identity, MAX_NAME_BYTES, MAX_TOKEN_ID_BYTES, user_id_from_json};
 pub use issue::{IssueError, NewChannelToken, NewToken, issue, issue_channel};
 pub use jwks::FetchedKeys;
 pub use keys::hs256_secret;
@@ -34,3 +34,5 @@ pub use revocations::{Lifted, Revocation, Revocations, Revoked, TokenMark};
 pub use token_error::TokenError;
 pub use verified::CacheLimits;
 pub use verify::{MAX_TOKEN_BYTES, Verifier};
+
+pub use crate::model::user::{MAX_ID_BYTES, UserId};

@@ -10,7 +10,7 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, Rules, UserId, displayable, is_channel_length};
+use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, Rules, displayable, is_channel_length, user_id_from_json};
 use super::jwks::FetchedKeys;
 use super::key::{VerifyKey, is_name_of, is_public};
 use super::keys;
@@ -234,7 +234,7 @@ fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, TokenError> {
 }
 
 fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
-    let id = UserId::from_json(&entry.user).ok_or_else(|| {
+    let id = user_id_from_json(&entry.user).ok_or_else(|| {
         format!("user must be an integer within ±(2^53−1) or a text of 1 to 128 bytes, not {}", entry.user)
     })?;
     let name = match entry.name.as_deref() {

@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::auth::{self, CacheLimits, Verifier};
 use crate::boot::error::BootError;
 use crate::config::{Config, ConfigError, Limits};
+use crate::dialect::native::encode::publication_frame_len;
 use crate::hub::HubSettings;
 use crate::hub::engine::EngineSettings;
 use crate::limits::{Guard, GuardSettings, Rate, Rates};
@@ -64,6 +65,7 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             connections_per_user: limits.connections_per_user,
             probes: probe_ms > 0,
             guard: Arc::clone(&guard),
+            frame_len: publication_frame_len,
             push_bytes: limits.push_bytes,
             recover_bytes: limits.outbox_bytes / 2,
             patience_ms: limits.request_ms / 2,

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use super::HubSettings;
 use super::channel::Channel;
-use super::presence::{Announcement, Change};
+use super::presence::Change;
 use super::users::{Claimed, Released, Users, Waiter};
-use crate::dialect::native::encode::{PresenceChange, Push};
 use crate::ids::ConnId;
 use crate::mesh::Staging;
 use crate::model::namespace::{LOBBY, PresenceMode};
 use crate::model::parcel::{Claim, Parcel, Refusal};
+use crate::model::presence::{Announcement, PresenceNews};
 use crate::model::user::User;
+use crate::model::voice::Voiced;
 use crate::time::clock::Now;
 
 /// Signs a user in on a connection and attaches it to the lobby, in one step. Under `allow` they may have `most`
@@ -31,7 +32,7 @@ pub fn claim(
     out: &mut Staging<Parcel>,
 ) -> Result<(), Refusal> {
     match users.claim(conn, claim, settings.duplicate_login, most, now.mono_ms)? {
-        Claimed::First => announce(settings, lobby, Change::Joined(Arc::clone(&claim.user)), users.count(), now, out),
+        Claimed::First => announce(lobby, Change::Joined(Arc::clone(&claim.user)), users.count(), now, out),
         Claimed::Another => {}
         Claimed::Instead(old) => {
             lobby.detach(old, None);
@@ -48,7 +49,6 @@ pub fn claim(
 /// that. Such a sign-in is attached to the lobby and returned, to be answered. The second part are sign-ins that
 /// waited in vain.
 pub fn release(
-    settings: &HubSettings,
     users: &mut Users,
     lobby: &mut Channel,
     (conn, user): (ConnId, &User),
@@ -70,7 +70,7 @@ pub fn release(
         }
         Released::Last(user) => {
             lobby.detach(conn, None);
-            announce(settings, lobby, Change::Left(user), users.count(), now, out);
+            announce(lobby, Change::Left(user), users.count(), now, out);
         }
     }
     (None, refused)
@@ -78,7 +78,6 @@ pub fn release(
 
 /// Attaches a connection to a channel. In the lobby it changes nothing about who is online.
 pub fn subscribe(
-    settings: &HubSettings,
     channel: &mut Channel,
     (conn, request): (ConnId, u32),
     user: &Arc<User>,
@@ -88,20 +87,13 @@ pub fn subscribe(
     if has_members(channel) {
         let change = channel.members.join(conn, user);
         let count = channel.members.count();
-        announce(settings, channel, change, count, now, out);
+        announce(channel, change, count, now, out);
     }
     channel.attach(conn, request);
 }
 
 /// Detaches a connection, unless a later ask has attached it anew.
-pub fn unsubscribe(
-    settings: &HubSettings,
-    channel: &mut Channel,
-    conn: ConnId,
-    request: u32,
-    now: Now,
-    out: &mut Staging<Parcel>,
-) {
+pub fn unsubscribe(channel: &mut Channel, conn: ConnId, request: u32, now: Now, out: &mut Staging<Parcel>) {
     if !channel.detach(conn, Some(request)) {
         return;
     }
@@ -109,15 +101,15 @@ pub fn unsubscribe(
     if has_members(channel) {
         let change = channel.members.leave(conn);
         let count = channel.members.count();
-        announce(settings, channel, change, count, now, out);
+        announce(channel, change, count, now, out);
     }
 }
 
 /// Ends the presence window, if it is time.
-pub fn poll(settings: &HubSettings, users: &Users, channel: &mut Channel, now: Now, out: &mut Staging<Parcel>) {
+pub fn poll(users: &Users, channel: &mut Channel, now: Now, out: &mut Staging<Parcel>) {
     let count = if **channel.name() == *LOBBY { users.count() } else { channel.members.count() };
     if let Some(digest) = channel.announcer.poll(count, now.mono_ms) {
-        push(settings, channel, &Announcement::Digest(digest), now, out);
+        push(channel, Announcement::Digest(digest), now, out);
     }
 }
 
@@ -126,51 +118,17 @@ fn has_members(channel: &Channel) -> bool {
     **channel.name() != *LOBBY && channel.namespace.presence != PresenceMode::Off
 }
 
-fn announce(
-    settings: &HubSettings,
-    channel: &mut Channel,
-    change: Change,
-    count: u64,
-    now: Now,
-    out: &mut Staging<Parcel>,
-) {
+fn announce(channel: &mut Channel, change: Change, count: u64, now: Now, out: &mut Staging<Parcel>) {
     if let Some(announcement) = channel.announcer.change(change, count, now.mono_ms) {
-        push(settings, channel, &announcement, now, out);
+        push(channel, announcement, now, out);
     }
 }
 
-fn push(
-    settings: &HubSettings,
-    channel: &mut Channel,
-    announcement: &Announcement,
-    now: Now,
-    out: &mut Staging<Parcel>,
-) {
+fn push(channel: &mut Channel, announcement: Announcement, now: Now, out: &mut Staging<Parcel>) {
     let timestamp = channel.timestamp(now.unix_ms);
-    let escape = channel.namespace.escape;
-    let name = Arc::clone(channel.name());
-    let mut frame = Vec::new();
-    match announcement {
-        Announcement::Event { joined, user, count } if *name == *LOBBY => {
-            let user = user.json(escape);
-            PresenceChange { online: *joined, user, online_count: *count, timestamp }
-                .encode(&mut frame, settings.language);
-        }
-        Announcement::Event { joined, user, count } => {
-            let user = user.json(escape);
-            Push::JoinLeave { joined: *joined, channel: &name, user, count: *count, timestamp }.encode(&mut frame);
-        }
-        Announcement::Digest(digest) => {
-            let joined: Vec<_> = digest.joined.iter().map(|user| user.json(escape)).collect();
-            let left: Vec<_> = digest.left.iter().map(|user| user.json(escape)).collect();
-            let (truncated, reset) = (digest.truncated, digest.reset);
-            let (channel, count) = (&*name, digest.count);
-            Push::PresenceDigest { channel, count, joined: &joined, left: &left, truncated, reset, timestamp }
-                .encode(&mut frame);
-        }
-    }
-    let frame: Arc<[u8]> = frame.into();
+    let (escape, name) = (channel.namespace.escape, Arc::clone(channel.name()));
+    let news = Arc::new(Voiced::new(PresenceNews { channel: name, timestamp, escape, announcement }));
     for shard in channel.interested() {
-        out.push(shard, Parcel::Announce { channel: Arc::clone(&name), frame: Arc::clone(&frame) });
+        out.push(shard, Parcel::Announce { news: Arc::clone(&news) });
     }
 }

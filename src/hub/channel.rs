@@ -10,7 +10,8 @@ use super::engine::{Engine, LogId};
 use super::presence::{Announcer, Members};
 use crate::ids::{ConnId, ShardId};
 use crate::model::namespace::Namespace;
-use crate::model::parcel::{Answer, Ask, Asker, Placed};
+use crate::model::parcel::{Answer, Ask, Asker};
+use crate::model::position::Placed;
 use crate::model::publication::Publication;
 
 /// Most publications that wait in one batch window, and most answers.

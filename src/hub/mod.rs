@@ -19,7 +19,9 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::Guard;
 use crate::mesh::Staging;
 use crate::model::namespace::Namespaces;
-use crate::model::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, Since, UsersPage};
+use crate::model::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, UsersPage};
+use crate::model::position::Since;
+use crate::model::publication::Publication;
 use crate::model::text::Language;
 use crate::model::user::{DuplicateLogin, User};
 use crate::time::clock::Now;
@@ -70,6 +72,8 @@ pub struct HubSettings {
     pub probes: bool,
     /// Knows when memory is short: then no channel is made.
     pub guard: Arc<Guard>,
+    /// The length of a publication's frame in the native protocol, which limits count in. The hub knows no dialect.
+    pub frame_len: fn(&Publication) -> usize,
     /// Largest encoded push, in bytes.
     pub push_bytes: usize,
     /// Most bytes of publications in one recovery or page.
@@ -250,7 +254,7 @@ impl Hub {
             return;
         }
         let Some(lobby) = self.channels.get_mut(LOBBY) else { return };
-        let (next, refused) = attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
+        let (next, refused) = attach::release(&mut self.users, lobby, (conn, user), now, out);
         if let Some(next) = next {
             let outcome = claimed(&self.settings, &self.engine, &self.users, lobby, &next.claim);
             answer(out, next.caller(), outcome);
@@ -273,7 +277,7 @@ impl Hub {
     /// A subscription is over. Never refused either.
     pub fn unsubscribe(&mut self, conn: ConnId, request: u32, channel: &str, now: Now, out: &mut Staging<Parcel>) {
         let Some(local) = self.channels.get_mut(channel) else { return };
-        attach::unsubscribe(&self.settings, local, conn, request, now, out);
+        attach::unsubscribe(local, conn, request, now, out);
         self.settle(channel, now);
     }
 
@@ -285,7 +289,7 @@ impl Hub {
                     continue;
                 };
                 channel.filed = 0;
-                attach::poll(&self.settings, &self.users, channel, now, out);
+                attach::poll(&self.users, channel, now, out);
                 self.engine.logs_mut().expire(channel.log, now.mono_ms);
                 if is_disused(&self.engine, channel, now) {
                     self.remove(&name);
@@ -361,7 +365,7 @@ impl Hub {
         channel.used_ms = now.mono_ms;
         match (ask, asker) {
             (Ask::Publish(publish), asker) => {
-                let answer = publisher.publish(settings, engine, channel, asker, &publish, now, out);
+                let answer = publisher.publish(settings, engine, channel, asker, *publish, now, out);
                 *publications += u64::from(matches!(answer, Answer::Published { duplicate: false, .. }));
                 if channel.batch.publications.len() == 1 {
                     batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
@@ -373,7 +377,7 @@ impl Hub {
                 if **channel.name() == *LOBBY && !users.holds(conn, user.key()) {
                     return Answer::Refused(Refusal::Forbidden);
                 }
-                attach::subscribe(settings, channel, (conn, request), &user, now, out);
+                attach::subscribe(channel, (conn, request), &user, now, out);
                 Answer::Subscribed(Box::new(recovered(settings, engine, channel, recover.as_deref())))
             }
             (Ask::History { since, limit, reverse, .. }, _) => {

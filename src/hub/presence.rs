@@ -16,6 +16,7 @@ use hashbrown::HashMap;
 use crate::ids::ConnId;
 use crate::model::namespace::PresenceMode;
 use crate::model::parcel::{PageSize, UsersPage};
+use crate::model::presence::{Announcement, PresenceDigest};
 use crate::model::user::User;
 
 /// What a join or leave changed.
@@ -107,39 +108,6 @@ pub struct AnnouncerSettings {
     pub list_max: usize,
 }
 
-/// What to broadcast.
-#[derive(Debug)]
-pub enum Announcement {
-    /// One user came or went.
-    Event {
-        /// Came.
-        joined: bool,
-        /// Who.
-        user: Arc<User>,
-        /// Members now.
-        count: u64,
-    },
-    /// The changes of a window.
-    Digest(Digest),
-}
-
-/// The changes of a window, less those that undid each other.
-#[derive(Debug)]
-pub struct Digest {
-    /// Members at the window's end.
-    pub count: u64,
-    /// Members now who were not at its start, in the order of keys.
-    pub joined: Vec<Arc<User>>,
-    /// The opposite.
-    pub left: Vec<Arc<User>>,
-    /// The lists don't tell all that changed: `count` is right, a copy of the members isn't any more. Always so
-    /// under `count`, whose lists are empty by design: a client that wants only the number has no need to ask,
-    /// one that keeps a copy has.
-    pub truncated: bool,
-    /// Something before this was lost: whatever one knew, ask again.
-    pub reset: bool,
-}
-
 /// Turns a channel's changes into announcements.
 #[derive(Debug)]
 pub struct Announcer {
@@ -217,7 +185,7 @@ impl Announcer {
 
     /// Ends the window, if it is time; there are `count` members. Whether a channel is no longer crowded is
     /// decided here and nowhere else, so every event comes after the digest of all that went before it.
-    pub fn poll(&mut self, count: u64, mono_ms: u64) -> Option<Digest> {
+    pub fn poll(&mut self, count: u64, mono_ms: u64) -> Option<PresenceDigest> {
         if self.deadline_ms.is_none_or(|deadline_ms| mono_ms < deadline_ms) {
             return None;
         }
@@ -235,7 +203,7 @@ impl Announcer {
         } else {
             truncated || !joined.is_empty() || !left.is_empty()
         };
-        (changed || reset).then_some(Digest { count, joined, left, truncated, reset })
+        (changed || reset).then_some(PresenceDigest { count, joined, left, truncated, reset })
     }
 
     /// An announcement could not be sent to all. Until the digest that says so, at the window's end, there are
@@ -347,7 +315,7 @@ mod tests {
         fn poll(&mut self, mono_ms: u64) -> String {
             let digest = self.announcer.poll(self.members.count(), mono_ms);
             digest.map_or_else(String::new, |digest| {
-                let Digest { count, joined, left, truncated, reset } = digest;
+                let PresenceDigest { count, joined, left, truncated, reset } = digest;
                 let flags = [(truncated, " truncated"), (reset, " reset")];
                 let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
                 format!("{count} +[{}] -[{}]{flags}", keys(&joined), keys(&left))

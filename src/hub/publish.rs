@@ -1,34 +1,31 @@
 //! A publication's way through its owner. *Before* the engine: the right to publish and the size. The engine decides
-//! whether the publication is accepted and where it stands. *After* the engine: the publication is encoded for its
-//! place, kept in the history, and delivered or put into the batch window. Part of `hub`.
+//! whether the publication is accepted and where it stands. *After* the engine: the publication gets its place, is kept
+//! in the history, and is delivered or put into the batch window. Part of `hub`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::HubSettings;
 use super::channel::{Batch, Behind, Channel};
 use super::engine::{Engine, Submitted};
-use crate::dialect::native::encode::{self, Kind, Position};
 use crate::mesh::Staging;
-use crate::model::parcel::{Answer, Asker, Content, Parcel, Placed, Publish, Refusal};
-use crate::model::publication::Publication;
+use crate::model::parcel::{Answer, Asker, Delivery, Parcel, Refusal};
+use crate::model::position::Placed;
+use crate::model::publication::{Content, Publication, Publish};
 use crate::model::text::escape_html;
 use crate::planted::Fault;
 use crate::time::clock::Now;
 
-/// A scratch buffer above this size is given back.
-const KEEP_BYTES: usize = 64 * 1024;
 /// Escaping makes at most this many bytes of one: `'` becomes `&#039;` in HTML, and a control character `\u0007` in JSON.
 const ESCAPED_BYTES: usize = 6;
 /// The bytes of a push beside its names, its sender and its content, rounded up.
 const ENVELOPE_BYTES: usize = 512;
 
-/// Encodes publications, and counts those in batch windows.
+/// Takes publications to their channels, and counts those in batch windows.
 #[derive(Debug, Default)]
 pub struct Publisher {
     /// The bytes of all frames in open batch windows.
     pub batched_bytes: usize,
-    /// Scratch for one frame.
-    frame: Vec<u8>,
 }
 
 impl Publisher {
@@ -40,7 +37,7 @@ impl Publisher {
         engine: &mut Engine,
         channel: &mut Channel,
         asker: Asker,
-        publish: &Publish,
+        publish: Publish,
         now: Now,
         out: &mut Staging<Parcel>,
     ) -> Answer {
@@ -51,12 +48,13 @@ impl Publisher {
         }
         let timestamp = channel.timestamp(now.unix_ms);
         let fits = |placed: &Placed| {
-            most_bytes(channel, publish) <= settings.push_bytes
-                || self.encode(channel, placed, timestamp, publish).1 <= settings.push_bytes
+            most_bytes(channel, &publish) <= settings.push_bytes
+                || place(settings, channel, placed.clone(), timestamp, publish.clone()).frame_bytes
+                    <= settings.push_bytes
         };
-        match engine.submit(channel.log, publish, fits, timestamp, now.mono_ms) {
+        match engine.submit(channel.log, &publish, fits, timestamp, now.mono_ms) {
             Submitted::Accepted(placed, timestamp) => {
-                let (publication, _) = self.encode(channel, &placed, timestamp, publish);
+                let publication = Arc::new(place(settings, channel, placed.clone(), timestamp, publish));
                 engine.logs_mut().keep(channel.log, &publication, now.mono_ms);
                 self.hand_on(channel, publication, now, out);
                 Answer::Published { placed, duplicate: false }
@@ -71,14 +69,14 @@ impl Publisher {
     fn hand_on(&mut self, channel: &mut Channel, publication: Arc<Publication>, now: Now, out: &mut Staging<Parcel>) {
         let window_ms = channel.namespace.batch_window_ms;
         if window_ms == 0 {
-            return deliver(channel, &publication, out);
+            return deliver(channel, publication, out);
         }
         let batch = &mut channel.batch;
         if !batch.is_open() {
             batch.until_ms = now.mono_ms + window_ms;
         }
-        batch.bytes += publication.frame().len();
-        self.batched_bytes += publication.frame().len();
+        batch.bytes += publication.frame_bytes;
+        self.batched_bytes += publication.frame_bytes;
         batch.publications.push(publication);
     }
 
@@ -92,75 +90,51 @@ impl Publisher {
         }
         match &*publications {
             [] => {}
-            [one] => deliver(channel, one, out),
+            [one] => deliver(channel, Arc::clone(one), out),
             _ => {
-                let publications: Arc<[_]> = publications.into();
+                let deliveries: Arc<[_]> = publications.into_iter().map(Delivery::new).collect();
                 for shard in channel.interested() {
-                    let (channel, publications) = (Arc::clone(channel.name()), Arc::clone(&publications));
-                    out.push(shard, Parcel::DeliverBatch { channel, publications, bytes });
+                    out.push(shard, Parcel::DeliverBatch { deliveries: Arc::clone(&deliveries), bytes });
                 }
             }
         }
         behind
     }
-
-    /// The publication in its place, and how many bytes its frame has.
-    fn encode(
-        &mut self,
-        channel: &Channel,
-        placed: &Placed,
-        timestamp: u64,
-        publish: &Publish,
-    ) -> (Arc<Publication>, usize) {
-        let escape = channel.namespace.escape;
-        let position = placed.position();
-        let sender = publish.sender.as_ref().map(|user| user.json(escape));
-        let frame = &mut self.frame;
-        frame.clear();
-        let (kind, fields) = match &publish.content {
-            Content::Text(text) => {
-                let text = if escape { escape_html(text) } else { (&**text).into() };
-                (Kind::Message, encode::Message { position, sender, text: &text, timestamp }.encode(frame))
-            }
-            Content::Json(data) => {
-                let key = publish.key.as_deref();
-                let Position { channel, offset, .. } = position;
-                let push = encode::Publication { channel, offset, data, key, sender, timestamp };
-                (Kind::Publication, push.encode(frame))
-            }
-        };
-        let bytes = frame.len();
-        let fields = short(fields.start)..short(fields.end);
-        let shared = Arc::from(&**frame);
-        if frame.capacity() > KEEP_BYTES {
-            *frame = Vec::new();
-        }
-        let publication = Publication::new(placed.offset, timestamp, publish.key.clone(), kind, shared, fields);
-        (Arc::new(publication), bytes)
-    }
 }
 
 /// An upper bound of the push's size that takes no look at the content. Most pushes are far below the limit, and then
-/// nobody has to know the exact size.
+/// the exact size need not be known before the engine is asked.
 fn most_bytes(channel: &Channel, publish: &Publish) -> usize {
     let content = match &publish.content {
         Content::Text(text) => ESCAPED_BYTES * text.len(),
         Content::Json(json) => json.len(),
     };
     let names = channel.name().len() + publish.key.as_ref().map_or(0, |key| key.len());
-    let sender = publish.sender.as_ref().map_or(0, |user| user.json(channel.namespace.escape).get().len());
-    ENVELOPE_BYTES + ESCAPED_BYTES * names + sender + content
+    let sender = publish.sender.as_ref().map_or(0, |user| user.key().len() + user.name().len());
+    ENVELOPE_BYTES + ESCAPED_BYTES * (names + sender) + content
 }
 
-fn short(at: usize) -> u32 {
-    u32::try_from(at).expect("a push is below 1 GiB")
+/// The publication in its place.
+fn place(settings: &HubSettings, channel: &Channel, placed: Placed, timestamp: u64, publish: Publish) -> Publication {
+    let Publish { sender, content, key, .. } = publish;
+    let escape = channel.namespace.escape;
+    let content = match content {
+        Content::Text(text) if escape => Content::Text(match escape_html(&text) {
+            Cow::Owned(escaped) => escaped.into(),
+            Cow::Borrowed(_) => text,
+        }),
+        content => content,
+    };
+    let mut publication = Publication { placed, timestamp, sender, escape, content, key, frame_bytes: 0 };
+    publication.frame_bytes = (settings.frame_len)(&publication);
+    publication
 }
 
 /// Sends one publication to every shard with subscribers.
-fn deliver(channel: &Channel, publication: &Arc<Publication>, out: &mut Staging<Parcel>) {
-    let dropped = Fault::DroppedParcel.is_planted() && publication.offset.is_multiple_of(16); // PLANTED
+fn deliver(channel: &Channel, publication: Arc<Publication>, out: &mut Staging<Parcel>) {
+    let dropped = Fault::DroppedParcel.is_planted() && publication.offset().is_multiple_of(16); // PLANTED
+    let delivery = Arc::new(Delivery::new(publication));
     for shard in channel.interested().skip(usize::from(dropped)) {
-        let (channel, publication) = (Arc::clone(channel.name()), Arc::clone(publication));
-        out.push(shard, Parcel::Deliver { channel, publication });
+        out.push(shard, Parcel::Deliver { delivery: Arc::clone(&delivery) });
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::limits::GuardSettings;
 use crate::model::namespace::{Compress, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
-use crate::model::parcel::{Content, Publish};
+use crate::model::publication::{Content, Publish};
 use crate::model::user::tests::user;
 
 const CHANNELS: usize = 4;
@@ -49,6 +49,7 @@ impl Scene {
             connections_per_user: 0,
             probes: false,
             guard: Arc::new(Guard::new(GuardSettings::default())),
+            frame_len: crate::dialect::native::encode::publication_frame_len,
             push_bytes: 10_000,
             recover_bytes: 10_000,
             patience_ms: 1_000,
@@ -257,9 +258,10 @@ fn taken(scene: &mut Scene) -> Vec<String> {
     while let Some(parcel) = scene.out.pop_own() {
         match parcel {
             Parcel::Deferred => told.push("deferred".to_owned()),
-            Parcel::Deliver { publication, .. } => told.push(format!("deliver {}", publication.offset)),
-            Parcel::DeliverBatch { publications, .. } => {
-                let (first, last) = (publications[0].offset, publications[publications.len() - 1].offset);
+            Parcel::Deliver { delivery } => told.push(format!("deliver {}", delivery.value().offset())),
+            Parcel::DeliverBatch { deliveries, .. } => {
+                let offset = |at: usize| deliveries[at].value().offset();
+                let (first, last) = (offset(0), offset(deliveries.len() - 1));
                 told.push(format!("deliver {first}-{last}"));
             }
             Parcel::LateAnswers(answers) => {

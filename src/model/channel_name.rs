@@ -13,11 +13,6 @@ pub fn is_channel_name(name: &str) -> bool {
     parts_are_there && name.len() <= MAX_CHANNEL_BYTES && name.bytes().all(is_channel_byte)
 }
 
-/// What stands before the first colon of a channel's name, if there is one.
-pub fn namespace_of(channel: &str) -> Option<&str> {
-    channel.split_once(':').map(|(namespace, _)| namespace)
-}
-
 fn is_channel_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'=' | b'@' | b'.' | b':' | b'/' | b'#')
 }
@@ -38,12 +33,5 @@ mod tests {
         }
         let allowed = (0..=255u8).filter(|&byte| is_channel_byte(byte)).count();
         assert_eq!(allowed, 26 + 26 + 10 + r"_-=@.:/#".len());
-    }
-
-    #[test]
-    fn the_first_colon_ends_the_namespace() {
-        assert_eq!(namespace_of("chat:room1"), Some("chat"));
-        assert_eq!(namespace_of("a:b:c"), Some("a"));
-        assert_eq!(namespace_of("lobby"), None);
     }
 }

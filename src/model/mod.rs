@@ -2,9 +2,15 @@
 //! channel's namespace allows, who a user is. Every layer may use them.
 
 pub mod channel_name;
+pub mod command;
 pub mod errand;
 pub mod namespace;
+pub mod notice;
 pub mod parcel;
+pub mod position;
+pub mod presence;
 pub mod publication;
+pub mod refusal;
 pub mod text;
 pub mod user;
+pub mod voice;

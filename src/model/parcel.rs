@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
-use crate::dialect::native::encode::Position;
 use crate::ids::ConnId;
-use crate::model::publication::Publication;
+use crate::model::position::{Placed, Since};
+use crate::model::presence::PresenceNews;
+use crate::model::publication::{Publication, Publish};
 use crate::model::user::User;
+use crate::model::voice::Voiced;
 
 /// One message between two shards.
 #[derive(Debug)]
@@ -73,31 +75,29 @@ pub enum Parcel {
     Farewell(Farewell),
     /// Owner → shard: a publication for every subscriber of the channel there.
     Deliver {
-        /// The channel.
-        channel: Arc<str>,
-        /// Encoded once, for all shards and for the history.
-        publication: Arc<Publication>,
+        /// The publication, and what the voices make of it: encoded once for all shards.
+        delivery: Arc<Delivery>,
     },
     /// Owner → shard: the publications of a batch window, in order, for every subscriber of the channel there. One parcel,
     /// so that no window takes more of a lane than a publication does.
     DeliverBatch {
-        /// The channel.
-        channel: Arc<str>,
-        /// Each encoded once, for all shards and for the history.
-        publications: Arc<[Arc<Publication>]>,
-        /// The length of their frames together.
+        /// The publications, and what the voices make of each.
+        deliveries: Arc<[Delivery]>,
+        /// The sum of their `frame_bytes`.
         bytes: usize,
     },
     /// Owner → shard: answers that waited for the end of a batch window, in order. Their credits went back before.
     LateAnswers(Vec<LateAnswer>),
-    /// Owner → shard: an event, which has no offset and no history, for every subscriber of the channel there.
+    /// Owner → shard: news of the channel's members, for every subscriber of the channel there.
     Announce {
-        /// The channel.
-        channel: Arc<str>,
-        /// Encoded once, for all shards.
-        frame: Arc<[u8]>,
+        /// The news, and what the voices make of it: encoded once for all shards.
+        news: Arc<Voiced<PresenceNews>>,
     },
 }
+
+/// A publication on its way to the subscribers. The lanes share it and what the voices make of it; the history keeps the
+/// publication alone.
+pub type Delivery = Voiced<Arc<Publication>>;
 
 /// What comes no more through a lane after it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,41 +188,6 @@ pub struct Claim {
     pub accepted_ns: u64,
 }
 
-/// A place in a channel that a client had reached: everything up to the offset it has.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Since {
-    /// Which life of the offsets.
-    pub epoch: Box<str>,
-    /// The newest publication that it has; 0 for none.
-    pub offset: u64,
-}
-
-/// A publication on its way to the owner.
-#[derive(Debug)]
-pub struct Publish {
-    /// Where to.
-    pub channel: Arc<str>,
-    /// Who says it; the backend is nobody.
-    pub sender: Option<Arc<User>>,
-    /// What.
-    pub content: Content,
-    /// What it is the newest state of, for `conflate`.
-    pub key: Option<Box<str>>,
-    /// Under which it is accepted once.
-    pub idempotency_key: Option<Box<str>>,
-    /// Only if the channel is in this life.
-    pub epoch: Option<Box<str>>,
-}
-
-/// What is published.
-#[derive(Debug)]
-pub enum Content {
-    /// A text, trimmed, not escaped: the tutorial's `message`.
-    Text(Box<str>),
-    /// JSON, forwarded byte for byte.
-    Json(Box<[u8]>),
-}
-
 /// The outcome of an [`Ask`].
 #[derive(Debug)]
 pub enum Answer {
@@ -257,24 +222,6 @@ pub enum Answer {
     Refused(Refusal),
     /// Not done: the channel began a new life. This is where it stands.
     EpochChanged(Placed),
-}
-
-/// A position in a channel, owned.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Placed {
-    /// The channel.
-    pub channel: Arc<str>,
-    /// Which life of its offsets.
-    pub epoch: Arc<str>,
-    /// The newest publication's number.
-    pub offset: u64,
-}
-
-impl Placed {
-    /// The position as messages show it.
-    pub fn position(&self) -> Position<'_> {
-        Position { channel: &self.channel, epoch: &self.epoch, offset: self.offset }
-    }
 }
 
 /// Where a channel stands, with what came before.
@@ -328,10 +275,7 @@ impl Ask {
     /// Bytes that the ask carries beyond its own size.
     pub fn weight(&self) -> usize {
         match self {
-            Self::Publish(publish) => match &publish.content {
-                Content::Text(text) => text.len(),
-                Content::Json(json) => json.len(),
-            },
+            Self::Publish(publish) => publish.content.len(),
             _ => 0,
         }
     }
@@ -354,7 +298,7 @@ impl Ask {
 pub struct PageSize {
     /// Most users.
     pub users: usize,
-    /// Most bytes of them, as they are sent. The first one always has room.
+    /// Most bytes of them, about as they are sent. The first one always has room.
     pub bytes: usize,
 }
 
@@ -375,9 +319,9 @@ impl UsersPage {
     }
 }
 
-/// Bytes of a member in a page: `{"user":…,"connections":1},`.
+/// About how many bytes a member takes in a page.
 fn member_bytes(user: &User) -> usize {
-    user.json(true).get().len() + 27
+    user.shown_bytes() + 27
 }
 
 impl Answer {
@@ -396,7 +340,7 @@ impl Answer {
 
 impl Attached {
     fn weight(&self) -> usize {
-        self.publications.iter().map(|publication| publication.fields().len()).sum()
+        self.publications.iter().map(|publication| publication.frame_bytes).sum()
     }
 }
 
@@ -405,9 +349,9 @@ impl Parcel {
     pub fn weight(&self) -> usize {
         match self {
             Self::Ask { ask, .. } => ask.weight(),
-            Self::Deliver { publication, .. } => publication.frame().len(),
+            Self::Deliver { delivery } => delivery.value().frame_bytes,
             Self::DeliverBatch { bytes, .. } => *bytes,
-            Self::Announce { frame, .. } => frame.len(),
+            Self::Announce { news } => news.value().weight(),
             Self::Answer { answer, .. } => answer.weight(),
             _ => 0,
         }

@@ -1,64 +1,110 @@
-//! An accepted publication: its place in the channel and its frame, encoded once. Shared by `Arc` between the
-//! lanes, the owner's history and the answers that recover it. Pure data; the hub makes it.
+//! Publications, without a format: on their way to the owner, and accepted. An accepted one has its place in the channel.
+//! It is shared by `Arc` between the lanes, the owner's history and the answers that recover it. The hub makes it, a
+//! dialect writes it.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use crate::dialect::native::encode::{Element, Kind};
+use crate::model::position::Placed;
+use crate::model::user::User;
 
-/// One accepted publication, encoded once.
+/// One accepted publication.
 #[derive(Debug)]
 pub struct Publication {
-    /// Its number in the channel.
-    pub offset: u64,
-    /// Unix milliseconds, the owner's.
+    /// The channel, its epoch, and the publication's offset.
+    pub placed: Placed,
+    /// Unix milliseconds, by the owner's clock.
     pub timestamp: u64,
-    /// What it is a value of, for `conflate`.
+    /// Who published it; `None` if the backend did.
+    pub sender: Option<Arc<User>>,
+    /// The name of the sender is shown HTML-escaped.
+    pub escape: bool,
+    /// What was published. A text is HTML-escaped already where the namespace asks for that.
+    pub content: Content,
+    /// Under `conflate`, of what it is the newest state.
     pub key: Option<Box<str>>,
-    /// Which push it is.
-    pub kind: Kind,
-    frame: Arc<[u8]>,
-    /// Where in `frame` the fields of the push's `data` stand.
-    fields: Range<u32>,
+    /// The length of the frame of the native protocol, in bytes. Limits count it whatever a client's voice is.
+    pub frame_bytes: usize,
 }
 
 impl Publication {
-    /// What a publication costs beyond its frame and key: itself, the counts of two `Arc`s, and its place in a
-    /// queue that may be half empty.
-    pub const OVERHEAD: usize = size_of::<Self>() + 4 * size_of::<usize>() + 4 * size_of::<usize>();
+    /// What a publication costs beyond its texts: itself, the counts of an `Arc`, and its place in a queue that may be
+    /// half empty.
+    pub const OVERHEAD: usize = size_of::<Self>() + 2 * size_of::<usize>() + 4 * size_of::<usize>();
 
-    /// `fields` is where in `frame` the fields of `data` stand, without the braces: an element of
-    /// `publications` is made of them.
-    pub fn new(
-        offset: u64,
-        timestamp: u64,
-        key: Option<Box<str>>,
-        kind: Kind,
-        frame: Arc<[u8]>,
-        fields: Range<u32>,
-    ) -> Self {
-        assert!(offset > 0, "offsets start at 1");
-        assert!(fields.start <= fields.end && fields.end as usize <= frame.len(), "the fields are part of the frame");
-        Self { offset, timestamp, key, kind, frame, fields }
+    /// Its number in the channel, from 1 up.
+    pub fn offset(&self) -> u64 {
+        self.placed.offset
     }
 
-    /// The whole push, framed.
-    pub fn frame(&self) -> &Arc<[u8]> {
-        &self.frame
-    }
-
-    /// The fields of the push's `data`, without braces.
-    pub fn fields(&self) -> &[u8] {
-        &self.frame[self.fields.start as usize..self.fields.end as usize]
-    }
-
-    /// The publication as an answer lists it.
-    pub fn element(&self) -> Element<'_> {
-        Element { kind: self.kind, fields: self.fields() }
-    }
-
-    /// The bytes that keeping it holds.
+    /// The bytes of memory that keeping it holds. A sender is counted as if nothing else held it.
     pub fn weight(&self) -> usize {
-        self.frame.len() + self.key.as_ref().map_or(0, |key| key.len()) + Self::OVERHEAD
+        let key = self.key.as_ref().map_or(0, |key| key.len());
+        let sender = self.sender.as_ref().map_or(0, |user| user.weight());
+        self.content.len() + key + sender + Self::OVERHEAD
+    }
+}
+
+/// A publication on its way to the owner.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// Where to.
+    pub channel: Arc<str>,
+    /// Who says it; the backend is nobody.
+    pub sender: Option<Arc<User>>,
+    /// What.
+    pub content: Content,
+    /// What it is the newest state of, for `conflate`.
+    pub key: Option<Box<str>>,
+    /// Under which it is accepted once.
+    pub idempotency_key: Option<Box<str>>,
+    /// Only if the channel is in this life.
+    pub epoch: Option<Box<str>>,
+}
+
+/// What is published.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A text, trimmed, not escaped: the tutorial's `message`.
+    Text(Box<str>),
+    /// JSON, forwarded byte for byte.
+    Json(Box<[u8]>),
+}
+
+impl Content {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Json(json) => json.len(),
+        }
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A publication of the backend whose frame counts as long as its content: for the tests of modules that hold
+    /// publications.
+    pub(crate) fn publication_of(offset: u64, json: Box<[u8]>) -> Arc<Publication> {
+        let placed = Placed { channel: "c".into(), epoch: "e".into(), offset };
+        let (frame_bytes, content) = (json.len(), Content::Json(json));
+        let (timestamp, sender, escape, key) = (offset, None, false, None);
+        Arc::new(Publication { placed, timestamp, sender, escape, content, key, frame_bytes })
+    }
+
+    #[test]
+    fn what_a_publication_holds_is_counted() {
+        let mut publication = publication_of(7, (*b"12345").into());
+        assert_eq!(publication.weight(), 5 + Publication::OVERHEAD);
+        let user = crate::model::user::tests::user("ann");
+        let changed = Arc::get_mut(&mut publication).expect("not shared");
+        (changed.key, changed.sender) = (Some("key".into()), Some(Arc::clone(&user)));
+        assert_eq!(publication.weight(), 8 + user.weight() + Publication::OVERHEAD);
     }
 }

@@ -43,8 +43,6 @@ pub enum Text {
     Malformed,
     /// A `type` that the protocol does not have.
     UnknownType,
-    /// A fault of the server.
-    Internal,
     /// The channel named is not subscribed.
     NotSubscribed,
     /// Certainly not done; the client may try again.
@@ -61,12 +59,8 @@ pub enum Text {
     BadChannel,
     /// The channel's namespace is not configured.
     UnknownNamespace,
-    /// There is no such channel.
-    UnknownChannel,
     /// The user may not do this in this channel.
     Forbidden,
-    /// The token for a channel was refused.
-    ChannelTokenInvalid,
     /// `refresh` with another user's token.
     OtherUser,
     /// `subscribe` to a channel that is subscribed, or about to be.
@@ -111,7 +105,6 @@ impl Text {
             Self::EmptyText => ("message text must not be empty", "消息内容不能为空"),
             Self::Malformed => ("malformed message", "消息格式错误"),
             Self::UnknownType => ("unknown message type", "未知消息类型"),
-            Self::Internal => ("internal server error", "服务器内部错误"),
             Self::NotSubscribed => ("not subscribed to this channel", "未订阅该频道"),
             Self::Busy => ("server busy, not done, try again", "服务器繁忙,请稍后重试"),
             Self::TooLarge => ("message too large", "消息过大"),
@@ -122,9 +115,7 @@ impl Text {
             Self::TooManySignIns => ("too many sign-ins", "登录过于频繁"),
             Self::BadChannel => ("not a channel name", "频道名称无效"),
             Self::UnknownNamespace => ("unknown namespace", "未知命名空间"),
-            Self::UnknownChannel => ("unknown channel", "频道不存在"),
             Self::Forbidden => ("not allowed in this channel", "无权在该频道执行此操作"),
-            Self::ChannelTokenInvalid => ("channel token invalid or expired", "频道token失效或无效"),
             Self::OtherUser => ("the token is another user's", "token属于其他用户"),
             Self::AlreadySubscribed => ("already subscribed", "已订阅该频道"),
             Self::TooManySubscriptions => ("too many subscriptions", "订阅的频道过多"),

@@ -10,13 +10,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::auth::{Identity, Revocations};
-use crate::dialect::native::decode::{self, Command, Request, SubscribeTo};
-use crate::dialect::native::encode::{About, Reply};
-use crate::hub::LOBBY;
 use crate::limits::refusals::TokenReason;
 use crate::model::channel_name::is_channel_name;
-use crate::model::namespace::{Namespace, Namespaces, PublishRule};
-use crate::model::parcel::{Answer, Ask, Claim, Content, Publish, Refusal, Since};
+use crate::model::command::{Command, Request, SubscribeTo};
+use crate::model::namespace::{LOBBY, Namespace, Namespaces, PublishRule};
+use crate::model::notice::{About, Reply};
+use crate::model::parcel::{Answer, Ask, Claim, Refusal};
+use crate::model::position::{Since, SinceRef};
+use crate::model::publication::{Content, Publish};
+use crate::model::refusal::RequestError;
 use crate::model::text::{Text, trim};
 use crate::model::user::User;
 use crate::planted::Fault;
@@ -118,7 +120,7 @@ struct Stalled {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Local {
     /// `error` with this code and text.
-    Refuse(u16, Text),
+    Refuse(RequestError),
     /// End the subscription and say `unsubscribed`.
     Unsubscribe,
 }
@@ -164,10 +166,10 @@ pub enum Outcome {
     Reply(Option<Box<str>>),
     /// Nothing to say: the client didn't ask for an acknowledgement.
     Silent,
-    /// Say `error` with this code and text under this id, about this channel.
-    Error(Option<Box<str>>, u16, Text, Arc<str>),
-    /// The same, then close with the last code.
-    Close(Option<Box<str>>, u16, Text, u16),
+    /// Say `error` under this id, about this channel.
+    Error(Option<Box<str>>, RequestError, Arc<str>),
+    /// Say `error` under this id, then close with the code.
+    Close(Option<Box<str>>, RequestError, u16),
     /// The request is not under way any more. What the owner attached is to be detached.
     Stale,
 }
@@ -261,7 +263,7 @@ impl Session {
     /// Judges one command.
     pub fn command<'a>(&mut self, request: Request<'a>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let id = request.id;
-        let refuse = |code, text| Effect::Reply(Reply::Error { code, text, about: None }, id);
+        let refuse = |code, text| Effect::Reply(Reply::Error { error: RequestError::new(code, text), about: None }, id);
         match request.command {
             Command::Heartbeat => Effect::Reply(Reply::Heartbeat { timestamp: now.unix_ms }, id),
             Command::Auth { .. } if self.stage != Stage::Anonymous => refuse(409, Text::AuthTwice),
@@ -278,14 +280,14 @@ impl Session {
             Command::Refresh { token, channel: Some(channel) } => self.refresh_grant(channel, token, id, rules, now),
             Command::Subscribe(to) => match self.subscribe(&Wanted::from(&to), id, rules, now) {
                 Ok(asked) => Effect::Ask(asked),
-                Err((code, text)) => self.local(Local::Refuse(code, text), to.channel, id),
+                Err(error) => self.local(Local::Refuse(error), to.channel, id),
             },
             Command::Unsubscribe { channel } => self.unsubscribe(channel, id, rules),
             Command::Message { text, channel, idempotency_key } => {
                 let channel = channel.unwrap_or(LOBBY);
                 match self.message(text, channel, idempotency_key, rules) {
                     Ok(publish) => self.publish(publish, id, rules, now),
-                    Err((code, text)) => self.local(Local::Refuse(code, text), channel, id),
+                    Err(error) => self.local(Local::Refuse(error), channel, id),
                 }
             }
             Command::Publish { channel, data, key, idempotency_key, epoch } => {
@@ -297,11 +299,11 @@ impl Session {
                         publish.epoch = epoch.map(Into::into);
                         self.publish(publish, id, rules, now)
                     }
-                    Err((code, text)) => self.local(Local::Refuse(code, text), channel, id),
+                    Err(error) => self.local(Local::Refuse(error), channel, id),
                 }
             }
             Command::Users { .. } if !self.may_stay(LOBBY, rules.namespaces) || !rules.shows_members(LOBBY) => {
-                self.local(Local::Refuse(403, Text::Forbidden), LOBBY, id)
+                self.local(Local::Refuse(RequestError::new(403, Text::Forbidden)), LOBBY, id)
             }
             Command::Users { cursor, limit } => {
                 let ask = Ask::Users { cursor: cursor.map(Into::into), limit: page(limit) };
@@ -310,16 +312,16 @@ impl Session {
             Command::History { channel, .. } | Command::Presence { channel, .. }
                 if !self.takes_part(channel, rules) =>
             {
-                self.local(Local::Refuse(403, Text::NotSubscribed), channel, id)
+                self.local(Local::Refuse(RequestError::new(403, Text::NotSubscribed)), channel, id)
             }
             Command::History { channel, since, limit, reverse } => {
                 let channel: Arc<str> = channel.into();
-                let since = since.as_ref().map(owned);
+                let since = since.as_ref().map(SinceRef::to_owned);
                 let ask = Ask::History { channel: Arc::clone(&channel), since, limit: page(limit), reverse };
                 Effect::Ask(self.ask(Kind::Page, id, channel, ask, rules, now))
             }
             Command::Presence { channel, .. } if !rules.shows_members(channel) => {
-                self.local(Local::Refuse(403, Text::Forbidden), channel, id)
+                self.local(Local::Refuse(RequestError::new(403, Text::Forbidden)), channel, id)
             }
             Command::Presence { channel, cursor, limit } => {
                 let channel: Arc<str> = channel.into();
@@ -334,12 +336,12 @@ impl Session {
         &mut self,
         identity: &Identity,
         id: Option<&str>,
-        recover: Option<decode::Since<'_>>,
+        recover: Option<SinceRef<'_>>,
         channels: Vec<SubscribeTo<'_>>,
         rules: &Rules<'_>,
         now: Now,
     ) -> Effect<'a> {
-        let user = Arc::new(User::new(identity));
+        let user = Arc::new(User::new(&identity.id, &identity.name));
         self.stage = Stage::SigningIn;
         self.user = Some(Arc::clone(&user));
         let rights = Rights::new(identity);
@@ -347,13 +349,14 @@ impl Session {
         self.notice_ms = rights.notice_ms(now.unix_ms);
         self.rights = Some(Box::new(rights));
         let wanted = channels.iter().map(Wanted::from).collect();
-        let (recover, bounded, accepted_ns) = (recover.as_ref().map(owned), rules.bounded, rules.accepted_ns);
+        let (recover, bounded, accepted_ns) =
+            (recover.as_ref().map(SinceRef::to_owned), rules.bounded, rules.accepted_ns);
         let ask = Ask::Claim(Box::new(Claim { user, recover, lobby, bounded, accepted_ns }));
         Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
     }
 
     fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
-        let refused = Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about: None }, id);
+        let refused = Effect::Reply(Reply::Error { error: RequestError::new(403, Text::OtherUser), about: None }, id);
         let Some(identity) = rules.verify(token, now) else { return refused };
         let key = identity.id.key();
         if self.user.as_ref().is_none_or(|user| **user.key() != *key) {
@@ -377,12 +380,12 @@ impl Session {
         now: Now,
     ) -> Effect<'a> {
         if !rules.subscribed {
-            return self.local(Local::Refuse(404, Text::NotSubscribed), channel, id);
+            return self.local(Local::Refuse(RequestError::new(404, Text::NotSubscribed)), channel, id);
         }
         let user = self.user.as_ref().expect("signed in");
         let Some(grant) = grant_for(channel, Some(token), user, rules, now) else {
             let about = Some(About::Channel { channel });
-            return Effect::Reply(Reply::Error { code: 403, text: Text::OtherUser, about }, id);
+            return Effect::Reply(Reply::Error { error: RequestError::new(403, Text::OtherUser), about }, id);
         };
         let expires_at = grant.expires_at_ms().unwrap_or(NEVER_MS);
         self.rights.as_mut().expect("signed in").add(*grant);
@@ -395,28 +398,28 @@ impl Session {
         id: Option<&str>,
         rules: &Rules<'_>,
         now: Now,
-    ) -> Result<Asked, (u16, Text)> {
+    ) -> Result<Asked, RequestError> {
         let channel = &*wanted.channel;
         if !is_channel_name(channel) {
-            return Err((400, Text::BadChannel));
+            return Err(RequestError::new(400, Text::BadChannel));
         }
-        let namespace = rules.namespaces.of(channel).ok_or((404, Text::UnknownNamespace))?;
+        let namespace = rules.namespaces.of(channel).ok_or(RequestError::new(404, Text::UnknownNamespace))?;
         let waiting = self.pending().filter(|pending| matches!(pending.kind, Kind::Subscribe(_)));
         if rules.subscribed || waiting.clone().any(|pending| *pending.channel == *channel) {
-            return Err((409, Text::AlreadySubscribed));
+            return Err(RequestError::new(409, Text::AlreadySubscribed));
         }
         if rules.subscriptions + waiting.count() >= rules.subscriptions_max && channel != LOBBY {
-            return Err((429, Text::TooManySubscriptions));
+            return Err(RequestError::new(429, Text::TooManySubscriptions));
         }
         let user = Arc::clone(self.user.as_ref().expect("signed in"));
         let mut grant = None;
         if !namespace.may_subscribe(user.key(), self.rights().is_some_and(|rights| rights.names(channel))) {
             if wanted.token.is_some() && !rules.looks_at_tokens {
-                return Err((429, Text::TooManyAttempts));
+                return Err(RequestError::new(429, Text::TooManyAttempts));
             }
             grant = grant_for(channel, wanted.token.as_deref(), &user, rules, now);
             if !namespace.may_subscribe(user.key(), grant.is_some()) {
-                return Err((403, Text::Forbidden));
+                return Err(RequestError::new(403, Text::Forbidden));
             }
         }
         let channel: Arc<str> = channel.into();
@@ -442,7 +445,11 @@ impl Session {
             pending.kind = Kind::Cancelled;
             return Effect::Cancel(pending.id.take(), channel, id);
         }
-        let what = if rules.subscribed { Local::Unsubscribe } else { Local::Refuse(404, Text::NotSubscribed) };
+        let what = if rules.subscribed {
+            Local::Unsubscribe
+        } else {
+            Local::Refuse(RequestError::new(404, Text::NotSubscribed))
+        };
         self.local(what, channel, id)
     }
 
@@ -477,23 +484,23 @@ impl Session {
         channel: &str,
         idempotency_key: Option<&str>,
         rules: &Rules<'_>,
-    ) -> Result<Publish, (u16, Text)> {
+    ) -> Result<Publish, RequestError> {
         let text = trim(text.unwrap_or_default());
         if text.is_empty() {
-            return Err((400, Text::EmptyText));
+            return Err(RequestError::new(400, Text::EmptyText));
         }
         let mut publish = self.publication(channel, Content::Text(text.into()), rules)?;
         publish.idempotency_key = idempotency_key.map(Into::into);
         Ok(publish)
     }
 
-    fn publication(&self, channel: &str, content: Content, rules: &Rules<'_>) -> Result<Publish, (u16, Text)> {
+    fn publication(&self, channel: &str, content: Content, rules: &Rules<'_>) -> Result<Publish, RequestError> {
         let may = |namespace: &Arc<Namespace>| namespace.publish == PublishRule::Members;
         if !self.takes_part(channel, rules) {
-            return Err((403, Text::NotSubscribed));
+            return Err(RequestError::new(403, Text::NotSubscribed));
         }
         if !rules.namespaces.of(channel).is_some_and(may) {
-            return Err((403, Text::Forbidden));
+            return Err(RequestError::new(403, Text::Forbidden));
         }
         let sender = self.user.clone();
         Ok(Publish { channel: channel.into(), sender, content, key: None, idempotency_key: None, epoch: None })
@@ -546,7 +553,7 @@ impl Session {
             (Answer::Published { .. }, Kind::Publish) if id.is_none() => Outcome::Silent,
             (Answer::Published { .. }, Kind::Publish)
             | (Answer::Users(_) | Answer::Presence(..) | Answer::History(_), Kind::Page) => Outcome::Reply(id),
-            (Answer::EpochChanged(_), _) => Outcome::Error(id, 409, Text::EpochChanged, channel),
+            (Answer::EpochChanged(_), _) => Outcome::Error(id, RequestError::new(409, Text::EpochChanged), channel),
             (Answer::Refused(refusal), kind) => self.refused(*refusal, &kind, id, channel),
             (answer, kind) => unreachable!("{answer:?} can't answer {kind:?}"),
         };
@@ -557,7 +564,7 @@ impl Session {
     pub fn subscribe_to<'a>(&mut self, wanted: &'a Wanted, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         match self.subscribe(wanted, None, rules, now) {
             Ok(asked) => Effect::Ask(asked),
-            Err((code, text)) => self.local(Local::Refuse(code, text), &wanted.channel, None),
+            Err(error) => self.local(Local::Refuse(error), &wanted.channel, None),
         }
     }
 
@@ -567,23 +574,25 @@ impl Session {
             self.user = None;
             self.rights = None;
         }
-        let (code, text) = match refusal {
+        let error = match refusal {
             Refusal::AlreadyOnline => {
-                return Outcome::Close(id, 409, Text::AlreadyOnline, close::SIGNED_IN_ELSEWHERE);
+                return Outcome::Close(id, RequestError::new(409, Text::AlreadyOnline), close::SIGNED_IN_ELSEWHERE);
             }
             Refusal::SignedInElsewhere => {
-                return Outcome::Close(id, 409, Text::SignedInElsewhere, close::SIGNED_IN_ELSEWHERE);
+                return Outcome::Close(id, RequestError::new(409, Text::SignedInElsewhere), close::SIGNED_IN_ELSEWHERE);
             }
-            Refusal::TooManySignIns => return Outcome::Close(id, 429, Text::TooManySignIns, close::RATE_LIMITED),
+            Refusal::TooManySignIns => {
+                return Outcome::Close(id, RequestError::new(429, Text::TooManySignIns), close::RATE_LIMITED);
+            }
             Refusal::TooManyConnections => {
-                return Outcome::Close(id, 429, Text::TooManyConnections, close::RATE_LIMITED);
+                return Outcome::Close(id, RequestError::new(429, Text::TooManyConnections), close::RATE_LIMITED);
             }
-            Refusal::Forbidden => (403, Text::NotSubscribed),
-            Refusal::TooLarge => (413, Text::TooLarge),
-            Refusal::KeyReused => (409, Text::KeyReused),
-            Refusal::TooManyChannels | Refusal::Busy => (503, Text::Busy),
+            Refusal::Forbidden => RequestError::new(403, Text::NotSubscribed),
+            Refusal::TooLarge => RequestError::new(413, Text::TooLarge),
+            Refusal::KeyReused => RequestError::new(409, Text::KeyReused),
+            Refusal::TooManyChannels | Refusal::Busy => RequestError::new(503, Text::Busy),
         };
-        Outcome::Error(id, code, text, channel)
+        Outcome::Error(id, error, channel)
     }
 
     /// Ends the session: no answer is awaited, nothing is held. Returns whom the owner may still hold.
@@ -624,12 +633,12 @@ impl Wanted {
 
 impl From<&SubscribeTo<'_>> for Wanted {
     fn from(to: &SubscribeTo<'_>) -> Self {
-        Self { channel: to.channel.into(), token: to.token.map(Into::into), recover: to.recover.as_ref().map(owned) }
+        Self {
+            channel: to.channel.into(),
+            token: to.token.map(Into::into),
+            recover: to.recover.as_ref().map(SinceRef::to_owned),
+        }
     }
-}
-
-fn owned(since: &decode::Since<'_>) -> Box<Since> {
-    Box::new(Since { epoch: since.epoch.into(), offset: since.offset })
 }
 
 fn page(limit: Option<u32>) -> u32 {

@@ -8,17 +8,20 @@ use super::compression::packer;
 use super::conns::{Conn, Parked};
 use super::refusals::TokenUse;
 use super::{Shard, Stage};
-use crate::dialect::native::encode::{About, Element, GapReason, Member, Push, Recovery, Reply};
+use crate::dialect;
 use crate::fanout::Subscription;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::Address;
 use crate::metrics::Count;
 use crate::model::namespace::{PresenceMode, Sending};
-use crate::model::parcel::{Answer, Ask, Asker, Attached, Parcel, Placed, UsersPage};
-use crate::model::publication::Publication;
+use crate::model::notice::{About, Gap, GapReason, Recovered, Reply};
+use crate::model::parcel::{Answer, Ask, Asker, Attached, Parcel};
+use crate::model::position::Placed;
+use crate::model::refusal::RequestError;
 use crate::model::text::{Language, Text};
 use crate::model::user::User;
+use crate::model::voice::Voice;
 use crate::session::{Asked, Effect, Local, Outcome, Rules, Wanted};
 use crate::time::clock::Now;
 
@@ -41,8 +44,7 @@ impl Shard {
             (Outcome::Subscribed(mark), Answer::Subscribed(attached)) => {
                 self.attach(id, request, &attached.placed);
                 let overflow = self.sending(&attached.placed.channel).overflow.as_str();
-                let publications = elements(&attached.publications);
-                let recovery = recovery(attached, &publications);
+                let recovery = recovery(attached);
                 let position = attached.placed.position();
                 let expires_at = self.conns.at(id.slot).session.grant_expires_at_ms(position.channel);
                 self.say(id, &Reply::Subscribed { position, recovery, overflow, expires_at }, mark.as_deref());
@@ -52,16 +54,16 @@ impl Shard {
                 self.file_deadline(id);
             }
             (Outcome::Reply(mark), answer) => self.say_answer(id, answer, mark.as_deref()),
-            (Outcome::Error(mark, code, text, channel), answer) => {
+            (Outcome::Error(mark, error, channel), answer) => {
                 let about = match answer {
                     Answer::EpochChanged(placed) => Some(About::Position(placed.position())),
                     _ => about(&channel),
                 };
-                self.say(id, &Reply::Error { code, text, about }, mark.as_deref());
+                self.say(id, &Reply::Error { error, about }, mark.as_deref());
             }
-            (Outcome::Close(mark, code, text, close_code), _) => {
-                self.error(id, mark.as_deref(), code, text);
-                self.close(id, close_code, text.in_language(Language::En), now);
+            (Outcome::Close(mark, error, close_code), _) => {
+                self.error(id, mark.as_deref(), error.code, error.text);
+                self.close(id, close_code, error.text.in_language(Language::En), now);
             }
             (Outcome::Stale, answer) => self.detach_stale(id, request, answer),
             // It has nothing to be told, but its own publication to come.
@@ -84,9 +86,9 @@ impl Shard {
     /// Answers without an owner.
     pub(super) fn local(&mut self, id: ConnId, what: Local, channel: &str, mark: Option<&str>, now: Now) {
         match what {
-            Local::Refuse(code, text) => {
-                self.tell_local_refusal(id, channel, text, now);
-                self.say(id, &Reply::Error { code, text, about: about(channel) }, mark);
+            Local::Refuse(error) => {
+                self.tell_local_refusal(id, channel, error.text, now);
+                self.say(id, &Reply::Error { error, about: about(channel) }, mark);
             }
             Local::Unsubscribe => {
                 self.unsubscribe(id, channel);
@@ -130,14 +132,13 @@ impl Shard {
             self.attach(id, request, &lobby.placed);
         }
         let rules = Arc::clone(self.settings.hub.namespaces.lobby());
-        let user = user.json(rules.escape);
         let expires_at = self.conns.at(id.slot).session.expires_at_ms();
         // What nobody may ask for is not told here either.
         let online_count = (lobby.is_some() && rules.presence != PresenceMode::Off).then_some(online_count);
-        let publications = lobby.map(|lobby| elements(&lobby.publications)).unwrap_or_default();
-        let recovery = lobby.and_then(|lobby| recovery(lobby, &publications));
+        let recovery = lobby.and_then(recovery);
         let position = lobby.map(|lobby| lobby.placed.position());
-        self.say(id, &Reply::AuthSuccess { user, expires_at, online_count, lobby: position, recovery }, mark);
+        let escape = rules.escape;
+        self.say(id, &Reply::AuthSuccess { user, escape, expires_at, online_count, lobby: position, recovery }, mark);
         if let Some(lobby) = lobby {
             self.say_gap(id, lobby);
             // The rights may have changed since it was asked for.
@@ -158,9 +159,9 @@ impl Shard {
             match effect {
                 Effect::Ask(asked) => self.ask(id, asked, now),
                 // Told from the answer to `auth` by the channel that it names, the lobby too.
-                Effect::Local(Local::Refuse(code, text), channel, mark) => {
-                    self.tell_local_refusal(id, channel, text, now);
-                    self.say(id, &Reply::Error { code, text, about: Some(About::Channel { channel }) }, mark);
+                Effect::Local(Local::Refuse(error), channel, mark) => {
+                    self.tell_local_refusal(id, channel, error.text, now);
+                    self.say(id, &Reply::Error { error, about: Some(About::Channel { channel }) }, mark);
                 }
                 Effect::Wait => {}
                 effect => unreachable!("{effect:?} doesn't come of a subscribe"),
@@ -264,21 +265,18 @@ impl Shard {
                 self.say(id, &Reply::Ack { position: placed.position(), duplicate: *duplicate }, mark);
             }
             Answer::History(attached) => {
-                let publications = elements(&attached.publications);
-                let position = attached.placed.position();
-                self.say(id, &Reply::History { position, publications: &publications }, mark);
+                let (position, publications) = (attached.placed.position(), &*attached.publications);
+                self.say(id, &Reply::History { position, publications }, mark);
             }
             Answer::Users(page) => {
                 let escape = escape(&self.settings.hub.namespaces, LOBBY);
-                let members = members(page, escape);
-                let (count, cursor) = (page.count, page.cursor.as_deref());
-                self.say(id, &Reply::Users { count, members: &members, cursor }, mark);
+                let (count, members, cursor) = (page.count, &*page.members, page.cursor.as_deref());
+                self.say(id, &Reply::Users { count, members, escape, cursor }, mark);
             }
             Answer::Presence(channel, page) => {
                 let escape = escape(&self.settings.hub.namespaces, channel);
-                let members = members(page, escape);
-                let (count, cursor) = (page.count, page.cursor.as_deref());
-                self.say(id, &Reply::Presence { channel, count, members: &members, cursor }, mark);
+                let (count, members, cursor) = (page.count, &*page.members, page.cursor.as_deref());
+                self.say(id, &Reply::Presence { channel, count, members, escape, cursor }, mark);
             }
             answer => unreachable!("{answer:?} is no reply"),
         }
@@ -289,8 +287,8 @@ impl Shard {
         let Placed { channel, epoch, offset } = &attached.placed;
         let from = attached.lost_from;
         if attached.recovered == Some(false) && from <= *offset {
-            let gap = Push::Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost };
-            self.push_private(id.slot, |out| gap.encode(out));
+            let gap = Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost };
+            self.push_private(id.slot, |out| dialect::write_gap(Voice::NativeText, out, &gap));
         }
     }
 
@@ -326,7 +324,7 @@ impl Shard {
     }
 
     pub(super) fn error(&mut self, id: ConnId, mark: Option<&str>, code: u16, text: Text) {
-        self.say(id, &Reply::Error { code, text, about: None }, mark);
+        self.say(id, &Reply::Error { error: RequestError::new(code, text), about: None }, mark);
     }
 }
 
@@ -346,17 +344,6 @@ fn parcel(conn: ConnId, request: u32, ask: Ask) -> Parcel {
     Parcel::Ask { asker: Asker::Conn(conn), request, ask }
 }
 
-fn elements(publications: &[Arc<Publication>]) -> Vec<Element<'_>> {
-    publications.iter().map(|publication| publication.element()).collect()
-}
-
-fn recovery<'a>(attached: &Attached, publications: &'a [Element<'a>]) -> Option<Recovery<'a>> {
-    attached.recovered.map(|recovered| Recovery { recovered, publications })
-}
-
-fn members(page: &UsersPage, escape: bool) -> Vec<Member<'_>> {
-    page.members
-        .iter()
-        .map(|(user, connections)| Member { user: user.json(escape), connections: *connections })
-        .collect()
+fn recovery(attached: &Attached) -> Option<Recovered<'_>> {
+    attached.recovered.map(|recovered| Recovered { recovered, publications: &attached.publications })
 }

@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 
 use super::{Compression, Settings, Shard};
-use crate::dialect::native::encode::Reply;
 use crate::fanout::run::Packer;
 use crate::ids::ConnId;
 use crate::metrics::{Count, ShardMetrics};
 use crate::model::namespace::{Compress, LOBBY};
+use crate::model::notice::Reply;
 use crate::time::clock::Now;
 use crate::wire::deflate::Deflate;
 use crate::wire::deflate::compress::{Compressors, Sliced, Slicer};

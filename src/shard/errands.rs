@@ -7,9 +7,9 @@
 //! errand that finds no credit is not given: the message is taken at once, by the keys that are known.
 
 use super::{Action, Shard};
-use crate::dialect::native::decode::Command;
 use crate::ids::ConnId;
 use crate::metrics::Count;
+use crate::model::command::Command;
 use crate::model::errand::{Errand, ErrandOutcome};
 use crate::time::clock::Now;
 

@@ -5,8 +5,8 @@
 
 use super::conns::Stage;
 use super::{Action, Shard};
-use crate::dialect::native::encode::Reply;
 use crate::ids::ShardId;
+use crate::model::notice::Reply;
 use crate::model::parcel::{Farewell, Parcel};
 use crate::time::clock::Now;
 use crate::wire::codes::close;

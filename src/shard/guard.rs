@@ -4,10 +4,10 @@
 use super::refusals::TokenUse;
 use super::{Shard, Stage};
 use crate::auth::RefusedToken;
-use crate::dialect::native::decode::Command;
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::limits::{Address, Limit};
+use crate::model::command::Command;
 use crate::model::text::{Text, escape_growth};
 use crate::time::clock::Now;
 use crate::wire::codes::close;

@@ -28,8 +28,8 @@ pub use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
 
 use crate::auth::{Authenticator, CacheLimits, Verifier};
+use crate::dialect;
 use crate::dialect::native::decode::EnvelopeDecoder;
-use crate::dialect::native::encode::Reply;
 use crate::fanout::{Fanout, Subscription};
 use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
@@ -38,8 +38,9 @@ use crate::limits::{Guard, Peer};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::model::errand::Errand;
-use crate::model::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
-use crate::model::publication::Publication;
+use crate::model::notice::Reply;
+use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
+use crate::model::voice::Voice;
 use crate::site::Site;
 use crate::time::clock::Now;
 use crate::time::wheel::Wheel;
@@ -325,20 +326,20 @@ impl Shard {
                 self.hub.unsubscribe(conn, request, &channel, now, &mut self.staging);
             }
             Parcel::Release { conn, user } => self.hub.release(conn, &user, now, &mut self.staging),
-            Parcel::Deliver { channel, publication } => {
-                self.deliver(&channel, &publication);
-            }
-            Parcel::DeliverBatch { channel, publications, .. } => {
-                for publication in &*publications {
-                    self.deliver(&channel, publication);
-                }
-            }
+            Parcel::Deliver { delivery } => self.deliver(&delivery),
+            Parcel::DeliverBatch { deliveries, .. } => deliveries.iter().for_each(|delivery| self.deliver(delivery)),
             Parcel::LateAnswers(answers) => {
                 for LateAnswer { conn, request, answer } in answers {
                     self.answered(conn, request, &answer, now);
                 }
             }
-            Parcel::Announce { channel, frame } => self.fanout.append(&channel, &frame, 0, 0),
+            Parcel::Announce { news } => {
+                let language = self.settings.hub.language;
+                let frame = news.frame(Voice::NativeText, |news, out| {
+                    dialect::write_presence(Voice::NativeText, out, news, language);
+                });
+                self.fanout.append(&news.value().channel, frame, 0, 0);
+            }
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
@@ -361,9 +362,13 @@ impl Shard {
         }
     }
 
-    fn deliver(&mut self, channel: &str, publication: &Publication) {
+    fn deliver(&mut self, delivery: &Delivery) {
+        let publication = &**delivery.value();
         let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-        self.fanout.append(channel, publication.frame(), publication.offset, key);
+        let frame = delivery.frame(Voice::NativeText, |publication, out| {
+            dialect::write_publication(Voice::NativeText, out, publication);
+        });
+        self.fanout.append(&publication.placed.channel, frame, publication.offset(), key);
     }
 
     /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
@@ -526,7 +531,7 @@ impl Shard {
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
         let language = self.settings.hub.language;
-        let write = |out: &mut Vec<u8>| reply.encode(out, mark, language);
+        let write = |out: &mut Vec<u8>| dialect::write_reply(Voice::NativeText, out, reply, mark, language);
         if self.may_compress(reply) { self.push_message(id.slot, write) } else { self.push_private(id.slot, write) }
     }
 

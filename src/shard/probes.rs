@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 
 use super::{REPLY_BYTES, Shard};
-use crate::dialect::native::encode::Reply;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::ConnId;
 use crate::metrics::Count;
+use crate::model::notice::Reply;
 use crate::model::parcel::Parcel;
 use crate::planted::Fault;
 use crate::time::clock::Now;

@@ -9,12 +9,14 @@ use super::guard::shows_token;
 use super::refusals::token_use;
 use super::{Action, Input, REPLY_BYTES, Shard, Wire};
 use crate::auth::RefusedToken;
-use crate::dialect::native::decode::{Rejected, Request};
-use crate::dialect::native::encode::Reply;
+use crate::dialect::native::decode::Rejected;
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::metrics::Count;
+use crate::model::command::Request;
+use crate::model::notice::Reply;
+use crate::model::refusal::RequestError;
 use crate::model::text::{Language, Text};
 use crate::session::{Effect, Local, Rules};
 use crate::site::Route;
@@ -398,7 +400,13 @@ impl Shard {
                     Effect::Ask(asked) => self.ask(id, asked, now),
                     Effect::Local(what, channel, mark) => self.local(id, what, channel, mark, now),
                     Effect::Cancel(cancelled, channel, mark) => {
-                        self.local(id, Local::Refuse(409, Text::Cancelled), channel, cancelled.as_deref(), now);
+                        self.local(
+                            id,
+                            Local::Refuse(RequestError::new(409, Text::Cancelled)),
+                            channel,
+                            cancelled.as_deref(),
+                            now,
+                        );
                         self.say(id, &Reply::Unsubscribed { channel, code: 200 }, mark);
                     }
                     Effect::Refreshed(reply, mark) => {

@@ -5,11 +5,11 @@ use std::fmt;
 
 use super::Shard;
 use crate::auth::RefusedToken;
-use crate::dialect::native::decode::{Command, SubscribeTo};
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::limits::refusals::{RefusalNote, quoted, quoted_place};
 use crate::metrics::Count;
+use crate::model::command::{Command, SubscribeTo};
 use crate::model::parcel;
 use crate::model::text::Text;
 use crate::time::clock::Now;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::Shard;
 use crate::auth::{Lifted, Revocation, Revocations};
-use crate::dialect::native::encode::Reply;
 use crate::ids::ConnId;
 use crate::limits::refusals::quoted;
+use crate::model::notice::Reply;
 use crate::model::parcel::Answer;
 use crate::time::clock::Now;
 use crate::wire::codes::close;

@@ -5,10 +5,11 @@ use super::admission::REFUSED_MS;
 use super::conns::{Conn, Ending, Stage};
 use super::pacing::Pacing;
 use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, Shard, Wire};
-use crate::dialect::native::encode::Reply;
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::limits::refusals::quoted;
+use crate::model::notice::Reply;
+use crate::model::refusal::RequestError;
 use crate::model::text::Text;
 use crate::session::Local;
 use crate::time::clock::Now;
@@ -130,7 +131,8 @@ impl Shard {
             self.large_answer_given_up(id, timed_out.request, now);
             let channel = &timed_out.channel;
             self.refused(id, Limit::Requests, now, || format!("no answer in time (504), channel {}", quoted(channel)));
-            self.local(id, Local::Refuse(504, Text::Timeout), &timed_out.channel, timed_out.id.as_deref(), now);
+            let error = RequestError::new(504, Text::Timeout);
+            self.local(id, Local::Refuse(error), &timed_out.channel, timed_out.id.as_deref(), now);
             if timed_out.is_final {
                 return self.close(id, close::INTERNAL, "sign-in timed out", now);
             }

@@ -235,9 +235,14 @@ fn encode_header(opcode: Opcode, len: usize) -> ([u8; 10], usize) {
     (header, header_len)
 }
 
+/// The length of a server frame with a payload of `payload` bytes.
+pub fn frame_len(payload: usize) -> usize {
+    header_len(payload) + payload
+}
+
 /// Appends a whole server frame.
 pub fn write_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
-    out.reserve(header_len(payload.len()) + payload.len());
+    out.reserve(frame_len(payload.len()));
     write_header(out, opcode, payload.len());
     out.extend_from_slice(payload);
 }

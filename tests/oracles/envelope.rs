@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use uringcast::dialect::native::decode::{Command, EnvelopeDecoder, MAX_DEPTH, Request};
+use uringcast::dialect::native::decode::{EnvelopeDecoder, MAX_DEPTH};
+use uringcast::model::command::{Command, Request};
 
 /// An object's members in order, their values as they are written.
 #[derive(Default)]

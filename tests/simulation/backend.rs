@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use uringcast::hub::owner_of;
-use uringcast::model::parcel::{Answer, Ask, Content, Publish};
+use uringcast::model::parcel::{Answer, Ask};
+use uringcast::model::publication::{Content, Publish};
 use uringcast::shard::Shard;
 
 use crate::channels::Place;

@@ -178,13 +178,11 @@ fn is_delivery(parcel: &Parcel) -> bool {
 /// The same delivery once more.
 fn again(parcel: &Parcel) -> Parcel {
     match parcel {
-        Parcel::Deliver { channel, publication } => {
-            Parcel::Deliver { channel: channel.clone(), publication: publication.clone() }
+        Parcel::Deliver { delivery } => Parcel::Deliver { delivery: delivery.clone() },
+        Parcel::DeliverBatch { deliveries, bytes } => {
+            Parcel::DeliverBatch { deliveries: deliveries.clone(), bytes: *bytes }
         }
-        Parcel::DeliverBatch { channel, publications, bytes } => {
-            Parcel::DeliverBatch { channel: channel.clone(), publications: publications.clone(), bytes: *bytes }
-        }
-        Parcel::Announce { channel, frame } => Parcel::Announce { channel: channel.clone(), frame: frame.clone() },
+        Parcel::Announce { news } => Parcel::Announce { news: news.clone() },
         parcel => unreachable!("{parcel:?} is no delivery"),
     }
 }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use uringcast::auth::{CacheLimits, UserId, Verifier};
+use uringcast::auth::{CacheLimits, Verifier, user_id_from_json};
 use uringcast::config::{Auth, Config, Secret, StaticToken};
+use uringcast::dialect::native::encode::publication_frame_len;
 use uringcast::hub::HubSettings;
 use uringcast::hub::engine::EngineSettings;
 use uringcast::limits::{Guard, GuardSettings, Rate};
@@ -128,7 +129,7 @@ fn weights(channel_share: usize, token_share: usize, dice: &mut Dice) -> [usize;
 fn accounts(users: usize) -> Vec<Account> {
     let names = ["Ann", "<b>Bo</b>", "张三", "D'Arcy & \"Co\"", "eve", "Zoë"];
     let mut all = vec![account(OBSERVER, json!("observer"), "Observer")];
-    let id = UserId::from_json(&all[OBSERVER].id).expect("an id");
+    let id = user_id_from_json(&all[OBSERVER].id).expect("an id");
     all[OBSERVER].token = tokens::observers(&id, all[OBSERVER].name);
     for (user, name) in names.into_iter().enumerate().take(users) {
         let id = if user % 2 == 0 { json!(user) } else { json!(format!("user-{user}")) };
@@ -216,6 +217,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
             connections_per_user: dice.pick(&[0, 1, 2, 3]),
             probes: probe_ms > 0,
             guard: Arc::clone(&guard),
+            frame_len: publication_frame_len,
             push_bytes: dice.pick(&[1_024, 1 << 20]),
             recover_bytes: outbox_bytes / 2,
             patience_ms: request_ms / 2,

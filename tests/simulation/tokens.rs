@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use uringcast::auth::{NewToken, Revocation, Revoked, UserId, issue};
+use uringcast::auth::{NewToken, Revocation, Revoked, UserId, issue, user_id_from_json};
 use uringcast::config::Secret;
 use uringcast::model::parcel::Answer as Told;
 
@@ -111,7 +111,7 @@ impl Law {
         self.issued += 1;
         let ttl_s = dice.pick(&[2, 20, 100, 100_000, 100_000]);
         let id = dice.once_in(2).then(|| format!("token {}", self.issued));
-        let user = UserId::from_json(&shown.id).expect("an id");
+        let user = user_id_from_json(&shown.id).expect("an id");
         let (name, channels) = (shown.name, &shown.channels[..]);
         let new =
             NewToken { user: &user, name, ttl_s, channels, issuer: None, audience: None, token_id: id.as_deref() };

@@ -4,7 +4,8 @@
 use std::cell::RefCell;
 
 use serde_json::value::RawValue;
-use uringcast::dialect::native::decode::{Command, EnvelopeDecoder, Request};
+use uringcast::dialect::native::decode::EnvelopeDecoder;
+use uringcast::model::command::{Command, Request};
 
 use crate::dice::Dice;
 use crate::oracles::envelope::{Members, decoded, is_allowed, reference};

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::response::json;
-use crate::model::parcel::{Answer, Placed, Refusal};
+use crate::model::parcel::{Answer, Refusal};
+use crate::model::position::Placed;
 use crate::model::text::{Language, Text};
 
 /// Why a request, or one channel's part of it, was not done, or may not have been done.

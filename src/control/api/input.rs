@@ -3,9 +3,10 @@
 
 use super::error::ApiError;
 use super::fields::{JsonFields, QueryFields};
-use crate::auth::{Lifted, MAX_ID_BYTES, MAX_TOKEN_ID_BYTES, Revocation, Revoked, UserId};
-use crate::dialect::native::decode::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
-use crate::model::parcel::{Content, Publish, Since};
+use crate::auth::{Lifted, MAX_ID_BYTES, MAX_TOKEN_ID_BYTES, Revocation, Revoked, user_id_from_json};
+use crate::model::command::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
+use crate::model::position::Since;
+use crate::model::publication::{Content, Publish};
 use crate::model::text::{Language, Text, trim};
 
 /// Data nested deeper than this is refused.
@@ -43,14 +44,10 @@ pub struct PublicationInput {
 impl PublicationInput {
     /// The publication for one channel.
     pub fn to(&self, channel: &str) -> Box<Publish> {
-        let content = match &self.content {
-            Content::Text(text) => Content::Text(text.clone()),
-            Content::Json(json) => Content::Json(json.clone()),
-        };
         Box::new(Publish {
             channel: channel.into(),
             sender: None,
-            content,
+            content: self.content.clone(),
             key: self.key.clone(),
             idempotency_key: self.idempotency_key.clone(),
             epoch: self.epoch.clone(),
@@ -164,7 +161,7 @@ fn check_cutoff(before_ms: u64, now_ms: u64) -> Result<(), ApiError> {
 
 /// The key of the user that the JSON value `user` names.
 fn user_key(user: &serde_json::Value) -> Result<Box<str>, ApiError> {
-    let id = UserId::from_json(user).ok_or_else(|| {
+    let id = user_id_from_json(user).ok_or_else(|| {
         ApiError::malformed(format!("user must be an integer within ±(2^53−1) or a text of 1 to {MAX_ID_BYTES} bytes"))
     })?;
     Ok((&*id.key()).into())

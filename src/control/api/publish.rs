@@ -15,7 +15,8 @@ use super::input::{self, PublicationInput};
 use super::response::json;
 use super::state::{ApiState, not_asked};
 use crate::control::owners::NotAsked;
-use crate::model::parcel::{Answer, Ask, Placed};
+use crate::model::parcel::{Answer, Ask};
+use crate::model::position::Placed;
 
 /// How many channels of one broadcast are asked at a time. It is a part of what a shard's queue of commands holds.
 const BROADCAST_WINDOW: usize = 32;

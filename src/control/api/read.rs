@@ -6,13 +6,12 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::Serialize;
 
 use super::error::ApiError;
 use super::input::{HistoryRequest, PresenceRequest};
-use super::response::{json, json_bytes, to_json};
+use super::response::json_bytes;
 use super::state::{ApiState, query_of, seat_of};
-use crate::dialect::native::encode::Member;
+use crate::dialect::native::encode::{ObjectWriter, write_members, write_position, write_publications};
 use crate::model::namespace::{LOBBY, PresenceMode};
 use crate::model::parcel::{Answer, Ask};
 
@@ -31,14 +30,6 @@ pub(super) async fn presence_by_query(
 }
 
 async fn members(state: &ApiState, wanted: PresenceRequest) -> Result<Response, ApiError> {
-    #[derive(Serialize)]
-    struct MembersPage<'a> {
-        channel: &'a str,
-        count: u64,
-        members: Vec<Member<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        cursor: Option<&'a str>,
-    }
     let PresenceRequest { channel, cursor, limit } = wanted;
     state.check_channel(&channel)?;
     let namespace = state.namespaces.of(&channel);
@@ -57,15 +48,14 @@ async fn members(state: &ApiState, wanted: PresenceRequest) -> Result<Response, 
         Answer::Users(page) | Answer::Presence(_, page) => page,
         other => return Err(ApiError::from_answer(other)),
     };
-    let members =
-        page.members.iter().map(|(user, connections)| Member { user: user.json(escape), connections: *connections });
-    let shown = MembersPage {
-        channel: &channel,
-        count: page.count,
-        members: members.collect(),
-        cursor: page.cursor.as_deref(),
-    };
-    Ok(json(StatusCode::OK, &shown))
+    let mut out = Vec::new();
+    let mut object = ObjectWriter::begin(&mut out);
+    object.text("channel", &channel);
+    object.number("count", page.count);
+    write_members(&mut object, &page.members, escape);
+    object.optional_text("cursor", page.cursor.as_deref());
+    object.end();
+    Ok(json_bytes(StatusCode::OK, out))
 }
 
 pub(super) async fn history(State(state): State<Arc<ApiState>>, request: Request) -> Result<Response, ApiError> {
@@ -77,16 +67,10 @@ pub(super) async fn history(State(state): State<Arc<ApiState>>, request: Request
         Answer::History(attached) => attached,
         other => return Err(ApiError::from_answer(other)),
     };
-    // Publications are kept encoded, so they are put in as they are.
-    let mut out = to_json(&attached.placed.position());
-    out.pop();
-    out.extend_from_slice(b",\"publications\":[");
-    for (at, publication) in attached.publications.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        publication.element().write(&mut out);
-    }
-    out.extend_from_slice(b"]}");
+    let mut out = Vec::new();
+    let mut object = ObjectWriter::begin(&mut out);
+    write_position(&mut object, attached.placed.position());
+    write_publications(&mut object, &attached.publications);
+    object.end();
     Ok(json_bytes(StatusCode::OK, out))
 }

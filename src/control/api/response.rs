@@ -7,17 +7,13 @@ use serde::Serialize;
 
 /// A response with `value` as its JSON body.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    json_bytes(status, to_json(value))
+    let bytes = serde_json::to_vec(value).expect("these types have string keys and no failing fields");
+    json_bytes(status, bytes)
 }
 
 /// A response with a body that is JSON already.
 pub fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response()
-}
-
-/// Encodes a value of this module's own types, which always can be encoded.
-pub fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("these types have string keys and no failing fields")
 }
 
 /// Makes `response` the last one of its connection.

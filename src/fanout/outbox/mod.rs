@@ -15,9 +15,11 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::Rc;
 
-use crate::dialect::native::encode::{GapReason, Push};
+use crate::dialect;
 use crate::fanout::run::{Frames, Origin, Run, place};
 use crate::model::namespace::Overflow;
+use crate::model::notice::{Gap, GapReason};
+use crate::model::voice::Voice;
 use crate::wire::frame;
 
 /// At most this many pieces go into one send.
@@ -362,7 +364,8 @@ impl Queue {
             }
             let mut bytes = Vec::new();
             let (channel, epoch) = (&*origin.channel, &*origin.epoch);
-            Push::Gap { channel, epoch, from: *from, to: *to, reason: *reason }.encode(&mut bytes);
+            let gap = Gap { channel, epoch, from: *from, to: *to, reason: *reason };
+            dialect::write_gap(Voice::NativeText, &mut bytes, &gap);
             self.bytes += bytes.len();
             self.told += bytes.len();
             self.held += bytes.capacity();

@@ -12,9 +12,9 @@ use std::rc::Rc;
 use hashbrown::{HashMap, HashSet};
 
 use super::{Queue, Segment};
-use crate::dialect::native::encode::GapReason;
 use crate::fanout::run::{Frames, Mark, Origin, Run, place};
 use crate::model::namespace::Overflow;
+use crate::model::notice::GapReason;
 
 type ByAddress<V> = HashMap<usize, V, foldhash::fast::RandomState>;
 

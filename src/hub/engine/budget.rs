@@ -104,14 +104,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::dialect::native::encode::Kind;
     use crate::hub::engine::history::HistoryBounds;
     use crate::model::publication::Publication;
+    use crate::model::publication::tests::publication_of;
 
     const BOUNDS: HistoryBounds = HistoryBounds { count: 100, age_ms: u64::MAX };
 
     fn publication(offset: u64) -> Arc<Publication> {
-        Arc::new(Publication::new(offset, 0, None, Kind::Publication, [0; 16].into(), 0..16))
+        publication_of(offset, [0; 16].into())
     }
 
     /// Evicts until the bound is kept; says from which channels.

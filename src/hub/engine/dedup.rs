@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashTable};
 
-use crate::model::parcel::Placed;
+use crate::model::position::Placed;
 
 /// How long a key is kept.
 pub const KEPT_MS: u64 = 5 * 60_000;

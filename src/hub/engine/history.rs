@@ -69,7 +69,7 @@ impl History {
     /// Takes the next publication and lets go of what is then too much or too old; says how many bytes that
     /// freed. The first one after `clear` may have any offset, the others follow without a hole.
     pub fn push(&mut self, publication: Arc<Publication>, mono_ms: u64, bounds: HistoryBounds) -> usize {
-        let offset = publication.offset;
+        let offset = publication.offset();
         assert!(self.newest.is_none_or(|newest| newest + 1 == offset), "a hole before offset {offset}");
         assert!(self.kept.back().is_none_or(|last| last.at_ms <= mono_ms), "the monotonic clock went back");
         self.newest = Some(offset);
@@ -135,7 +135,7 @@ impl History {
         if offset == top {
             return HistoryRecovery::Complete(Vec::new());
         }
-        let Some(first) = self.kept.front().map(|first| first.publication.offset) else {
+        let Some(first) = self.kept.front().map(|first| first.publication.offset()) else {
             return HistoryRecovery::Incomplete;
         };
         if offset > top || first > offset + 1 || self.newest.is_none_or(|newest| newest < top) {
@@ -145,7 +145,7 @@ impl History {
         let missed = self.kept.range(index(offset + 1 - first)..index(top + 1 - first));
         let mut room = max_bytes;
         for kept in missed.clone() {
-            match room.checked_sub(kept.publication.frame().len()) {
+            match room.checked_sub(kept.publication.frame_bytes) {
                 Some(left) => room = left,
                 None => return HistoryRecovery::Incomplete,
             }
@@ -165,13 +165,13 @@ impl History {
         reverse: bool,
     ) -> Vec<Arc<Publication>> {
         let since = since.filter(|since| *since > 0);
-        let Some(first) = self.kept.front().map(|first| first.publication.offset) else { return Vec::new() };
+        let Some(first) = self.kept.front().map(|first| first.publication.offset()) else { return Vec::new() };
         // How many of those kept are at or before `since`, and before it.
         let shown = clamp(top.saturating_add(1).saturating_sub(first), self.kept.len());
         let upto = since.map_or(0, |since| clamp(since.saturating_add(1).saturating_sub(first), shown));
         let before = since.map_or(shown, |since| clamp(since.saturating_sub(first), shown));
         let mut room = PageRoom { first: true, bytes: Some(max_bytes) };
-        let fits = |kept: &&KeptPublication| room.take(kept.publication.frame().len());
+        let fits = |kept: &&KeptPublication| room.take(kept.publication.frame_bytes);
         if reverse {
             self.kept.range(..before).rev().take(limit).take_while(fits).map(shared).collect()
         } else {
@@ -209,13 +209,12 @@ fn index(distance: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::native::encode::Kind;
+    use crate::model::publication::tests::publication_of;
 
     const ALL: HistoryBounds = HistoryBounds { count: 1000, age_ms: u64::MAX };
 
     fn publication(offset: u64) -> Arc<Publication> {
-        let frame = format!("frame {offset:04}").into_bytes().into();
-        Arc::new(Publication::new(offset, offset, None, Kind::Message, frame, 6..10))
+        publication_of(offset, format!("frame {offset:04}").into_bytes().into())
     }
 
     fn filled(offsets: std::ops::RangeInclusive<u64>, bounds: HistoryBounds) -> History {
@@ -227,7 +226,7 @@ mod tests {
     }
 
     fn offsets(publications: &[Arc<Publication>]) -> Vec<u64> {
-        publications.iter().map(|publication| publication.offset).collect()
+        publications.iter().map(|publication| publication.offset()).collect()
     }
 
     fn recovered(recovery: HistoryRecovery) -> Option<Vec<u64>> {
@@ -235,13 +234,6 @@ mod tests {
             HistoryRecovery::Complete(all) => Some(offsets(&all)),
             HistoryRecovery::Incomplete => None,
         }
-    }
-
-    #[test]
-    fn fields_are_a_part_of_the_frame_and_count_once() {
-        let publication = publication(7);
-        assert_eq!(publication.fields(), b"0007");
-        assert_eq!(publication.weight(), 10 + Publication::OVERHEAD);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use slab::Slab;
 
 use super::budget::Budget;
 use super::history::{History, HistoryBounds, HistoryRecovery};
-use crate::model::parcel::Placed;
+use crate::model::position::Placed;
 use crate::model::publication::Publication;
 
 /// Names the log of one channel.

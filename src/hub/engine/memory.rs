@@ -9,7 +9,9 @@ use super::epochs::Epochs;
 use super::history::HistoryBounds;
 use super::logs::{ChannelLogs, LogId};
 use super::{EngineSettings, Submitted};
-use crate::model::parcel::{Content, Placed, Publish, Refusal};
+use crate::model::parcel::Refusal;
+use crate::model::position::Placed;
+use crate::model::publication::{Content, Publish};
 
 /// Orders and keeps publications in the memory of one shard.
 #[derive(Debug)]

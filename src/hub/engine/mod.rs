@@ -10,7 +10,9 @@ mod memory;
 
 use std::sync::Arc;
 
-use crate::model::parcel::{Placed, Publish, Refusal};
+use crate::model::parcel::Refusal;
+use crate::model::position::Placed;
+use crate::model::publication::Publish;
 use history::HistoryBounds;
 use logs::ChannelLogs;
 use memory::MemoryEngine;

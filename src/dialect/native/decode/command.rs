@@ -3,13 +3,15 @@
 
 use simd_json::{Node, StaticNode};
 
+use super::Rejected;
 use super::fields::{Fields, Member};
 use super::source::Source;
-use super::{
-    Command, MAX_AUTH_CHANNELS, MAX_EPOCH_BYTES, MAX_ID_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES, Rejected,
-    Request, Since, SubscribeTo,
-};
 use crate::model::channel_name::MAX_CHANNEL_BYTES;
+use crate::model::command::{
+    Command, MAX_AUTH_CHANNELS, MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES, MAX_REQUEST_ID_BYTES,
+    Request, SubscribeTo,
+};
+use crate::model::position::SinceRef;
 use crate::model::text::Text;
 
 /// The envelope's own fields.
@@ -34,7 +36,7 @@ impl<'t, 'a> Envelope<'t, 'a> {
         }
         let id = match id.map(|member| member.node) {
             None | Some(Node::Static(StaticNode::Null)) => None,
-            Some(Node::String(id)) if id.len() <= MAX_ID_BYTES => Some(id),
+            Some(Node::String(id)) if id.len() <= MAX_REQUEST_ID_BYTES => Some(id),
             Some(_) => return Err(rejected(None)),
         };
         let Some(Node::String(kind)) = kind.map(|member| member.node) else { return Err(rejected(id)) };
@@ -159,10 +161,10 @@ impl<'a> Fields<'_, 'a> {
         Ok(SubscribeTo { channel, token: self.optional_str("token")?, recover: self.since("recover")? })
     }
 
-    fn since(self, name: &str) -> Result<Option<Since<'a>>, Text> {
+    fn since(self, name: &str) -> Result<Option<SinceRef<'a>>, Text> {
         let Some(since) = self.optional_object(name)? else { return Ok(None) };
         let epoch = since.optional_str_within("epoch", 0..=MAX_EPOCH_BYTES)?.ok_or(Text::Malformed)?;
         let offset = since.optional_u64("offset")?.ok_or(Text::Malformed)?;
-        Ok(Some(Since { epoch, offset }))
+        Ok(Some(SinceRef { epoch, offset }))
     }
 }

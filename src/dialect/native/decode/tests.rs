@@ -2,6 +2,9 @@
 //! Unit tests: the property tests over the same code stand in tests/.
 
 use super::*;
+use crate::model::command::{
+    Command, MAX_AUTH_CHANNELS, MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES, MAX_REQUEST_ID_BYTES,
+};
 
 fn decode(text: &str) -> Result<String, String> {
     let mut decoder = EnvelopeDecoder::default();
@@ -74,7 +77,7 @@ fn malformed_is_malformed() {
     assert_eq!(decode(r#"{"type":"users","id":"9","data":{"limit":1.5}}"#), Err(r#"Some("9") Malformed"#.into()));
     assert_eq!(decode(r#"{"type":"nope","id":"9"}"#), Err(r#"Some("9") UnknownType"#.into()));
     assert_eq!(decode(r#"{"type":"heartbeat","id":5}"#), Err("None Malformed".into()));
-    let long = format!(r#"{{"type":"heartbeat","id":"{}"}}"#, "i".repeat(MAX_ID_BYTES + 1));
+    let long = format!(r#"{{"type":"heartbeat","id":"{}"}}"#, "i".repeat(MAX_REQUEST_ID_BYTES + 1));
     assert_eq!(decode(&long), Err("None Malformed".into()));
 }
 
@@ -155,7 +158,7 @@ fn reads_the_channels_commands() {
         (
             "subscribe",
             r#"{"channel":"news","token":"t","recover":{"epoch":"e","offset":18446744073709551615}}"#,
-            r#"Subscribe(SubscribeTo { channel: "news", token: Some("t"), recover: Some(Since { epoch: "e", offset: 18446744073709551615 }) })"#,
+            r#"Subscribe(SubscribeTo { channel: "news", token: Some("t"), recover: Some(SinceRef { epoch: "e", offset: 18446744073709551615 }) })"#,
         ),
         (
             "subscribe",
@@ -186,7 +189,7 @@ fn reads_the_channels_commands() {
         (
             "history",
             r#"{"channel":"news","since":{"epoch":"","offset":-0},"limit":9,"reverse":true}"#,
-            r#"History { channel: "news", since: Some(Since { epoch: "", offset: 0 }), limit: Some(9), reverse: true }"#,
+            r#"History { channel: "news", since: Some(SinceRef { epoch: "", offset: 0 }), limit: Some(9), reverse: true }"#,
         ),
         (
             "presence",
@@ -198,7 +201,7 @@ fn reads_the_channels_commands() {
         (
             "auth",
             r#"{"token":"t","ping":true,"recover":{"epoch":"e","offset":1},"channels":[{"channel":"a","x":[{}]},{"channel":"b","recover":{"epoch":"f","offset":2}}]}"#,
-            r#"Auth { token: Some("t"), ping: true, recover: Some(Since { epoch: "e", offset: 1 }), channels: [SubscribeTo { channel: "a", token: None, recover: None }, SubscribeTo { channel: "b", token: None, recover: Some(Since { epoch: "f", offset: 2 }) }] }"#,
+            r#"Auth { token: Some("t"), ping: true, recover: Some(SinceRef { epoch: "e", offset: 1 }), channels: [SubscribeTo { channel: "a", token: None, recover: None }, SubscribeTo { channel: "b", token: None, recover: Some(SinceRef { epoch: "f", offset: 2 }) }] }"#,
         ),
     ] {
         assert_eq!(command(kind, data).as_deref(), Ok(expected), "{kind} {data}");

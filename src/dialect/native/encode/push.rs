@@ -1,284 +1,169 @@
-//! What is said to all subscribers of a channel: encoded once, the frame shared by all of them. A publication's frame
-//! is what history keeps too, with the place of its fields, so that an answer copies them and encodes nothing again.
+//! What all subscribers of a channel are told: publications and presence. A publication is also an element of
+//! `publications` in the answers that recover it, with the same fields in the same order.
 
-use std::ops::Range;
+use std::borrow::Cow;
 
-use serde::Serialize;
-use serde_json::value::RawValue;
-
-use super::{Envelope, Event, Position, frame_json, is_false, write_json};
-use crate::model::text::{Language, Text};
+use super::object::{ObjectWriter, number_len, text_len, write_number, write_text};
+use super::write_push;
+use crate::model::notice::{Gap, GapReason};
+use crate::model::presence::{Announcement, PresenceNews};
+use crate::model::publication::{Content, Publication};
+use crate::model::text::{Language, Text, escape_html};
+use crate::model::user::User;
 use crate::wire::frame;
 
-/// Which push a publication is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// Any JSON.
-    Publication,
-    /// A text by a user.
-    Message,
+/// Appends a publication as a push: a `publication`, or a `message` if it is a text.
+pub fn write_publication(out: &mut Vec<u8>, publication: &Publication) {
+    out.reserve(publication.frame_bytes);
+    let mut push = ObjectWriter::begin(out);
+    push.value("type").extend_from_slice(quoted_kind(publication));
+    if let Content::Text(_) = publication.content {
+        push.number("code", 200);
+    }
+    push.object("data", |data| write_fields(data, publication));
+    push.end();
 }
 
-/// One element of `publications`, its fields taken from the stored push.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Element<'a> {
-    /// Which push it was.
-    pub kind: Kind,
-    /// The range of the frame that [`Publication::encode`] or [`Message::encode`] gave.
-    pub fields: &'a [u8],
+/// Appends a publication as an answer lists it.
+pub fn write_element(out: &mut Vec<u8>, publication: &Publication) {
+    out.reserve(publication.frame_bytes);
+    let mut element = ObjectWriter::begin(out);
+    element.value("type").extend_from_slice(quoted_kind(publication));
+    write_fields(&mut element, publication);
+    element.end();
 }
 
-impl Element<'_> {
-    /// How many bytes it takes within an answer, the comma counted.
-    pub fn encoded_len(&self) -> usize {
-        self.opening().len() + self.fields.len() + 2
+fn quoted_kind(publication: &Publication) -> &'static [u8] {
+    match publication.content {
+        Content::Json(_) => b"\"publication\"",
+        Content::Text(_) => b"\"message\"",
     }
+}
 
-    /// Appends the element, without a comma.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        out.reserve(self.encoded_len());
-        out.extend_from_slice(self.opening());
-        out.extend_from_slice(self.fields);
-        out.push(b'}');
-    }
-
-    fn opening(&self) -> &'static [u8] {
-        match self.kind {
-            Kind::Publication => br#"{"type":"publication","#,
-            Kind::Message => br#"{"type":"message","#,
+fn write_fields(data: &mut ObjectWriter<'_>, publication: &Publication) {
+    let Publication { placed, timestamp, sender, escape, content, key, .. } = publication;
+    let write_sender = |data: &mut ObjectWriter<'_>| {
+        if let Some(sender) = sender {
+            write_user(data.value("sender"), sender, *escape);
+        }
+    };
+    match content {
+        Content::Json(json) => {
+            data.text("channel", &placed.channel);
+            data.number("offset", placed.offset);
+            data.value("data").extend_from_slice(json);
+            data.optional_text("key", key.as_deref());
+            write_sender(data);
+        }
+        Content::Text(text) => {
+            write_message_id(data.value("id"), &placed.epoch, placed.offset);
+            data.text("channel", &placed.channel);
+            data.number("offset", placed.offset);
+            write_sender(data);
+            data.text("text", text);
         }
     }
+    data.number("timestamp", *timestamp);
 }
 
-/// A `publication` push.
-#[derive(Debug)]
-pub struct Publication<'a> {
-    /// The channel.
-    pub channel: &'a str,
-    /// Its number in the channel.
-    pub offset: u64,
-    /// One JSON value; goes out as it is.
-    pub data: &'a [u8],
-    /// What it is about.
-    pub key: Option<&'a str>,
-    /// Who published it, if not the backend.
-    pub sender: Option<&'a RawValue>,
-    /// Unix milliseconds, the owner's.
-    pub timestamp: u64,
+/// The id of a message, unique for ever: the epoch is random, the offset counts.
+fn write_message_id(out: &mut Vec<u8>, epoch: &str, offset: u64) {
+    write_text(out, epoch);
+    out.pop();
+    out.push(b'-');
+    write_number(out, offset);
+    out.push(b'"');
 }
 
-impl Publication<'_> {
-    /// Appends the push as one text frame. Returns where its fields stand, counted from the start of the frame.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Range<usize> {
-        #[derive(Serialize)]
-        struct Head<'a> {
-            channel: &'a str,
-            offset: u64,
+/// The length of a publication's push as one text frame, its header included.
+pub fn publication_frame_len(publication: &Publication) -> usize {
+    let Publication { placed, timestamp, sender, escape, content, key, .. } = publication;
+    let place = text_len(&placed.channel) + number_len(placed.offset);
+    let sender = sender.as_ref().map_or(0, |user| r#","sender":"#.len() + user_len(user, *escape));
+    let of_kind = match content {
+        Content::Json(json) => {
+            const FIXED: usize = r#"{"type":"publication","data":{"channel":,"offset":,"data":,"timestamp":}}"#.len();
+            let key = key.as_deref().map_or(0, |key| r#","key":"#.len() + text_len(key));
+            FIXED + json.len() + key
         }
-        frame_fields(out, br#"{"type":"publication","data":"#, |out| {
-            write_json(out, &Head { channel: self.channel, offset: self.offset });
-            out.pop();
-            out.extend_from_slice(b",\"data\":");
-            out.extend_from_slice(self.data);
-            if let Some(key) = self.key {
-                out.extend_from_slice(b",\"key\":");
-                write_json(out, key);
-            }
-            if let Some(sender) = self.sender {
-                out.extend_from_slice(b",\"sender\":");
-                out.extend_from_slice(sender.get().as_bytes());
-            }
-            out.extend_from_slice(b",\"timestamp\":");
-            write_json(out, &self.timestamp);
-            out.push(b'}');
-        })
+        Content::Text(text) => {
+            const FIXED: usize =
+                r#"{"type":"message","code":200,"data":{"id":-,"channel":,"offset":,"text":,"timestamp":}}"#.len();
+            FIXED + text_len(&placed.epoch) + number_len(placed.offset) + text_len(text)
+        }
+    };
+    frame::frame_len(of_kind + place + sender + number_len(*timestamp))
+}
+
+/// Appends a user as everybody is shown them.
+pub fn write_user(out: &mut Vec<u8>, user: &User, escape: bool) {
+    let name: Cow<'_, str> = if escape { escape_html(user.name()) } else { user.name().into() };
+    let mut object = ObjectWriter::begin(out);
+    match user.has_number() {
+        true => object.value("id").extend_from_slice(user.key().as_bytes()),
+        false => object.text("id", user.key()),
+    }
+    object.text("username", &name);
+    object.end();
+}
+
+fn user_len(user: &User, escape: bool) -> usize {
+    let id = if user.has_number() { user.key().len() } else { text_len(user.key()) };
+    let name = if escape { text_len(&escape_html(user.name())) } else { text_len(user.name()) };
+    r#"{"id":,"username":}"#.len() + id + name
+}
+
+/// Appends news of a channel's members.
+pub fn write_presence(out: &mut Vec<u8>, news: &PresenceNews, is_lobby: bool, language: Language) {
+    let PresenceNews { channel, timestamp, escape, announcement } = news;
+    match announcement {
+        Announcement::Event { joined, user, count } if is_lobby => {
+            let (kind, text) =
+                if *joined { ("user_online", Text::UserOnline) } else { ("user_offline", Text::UserOffline) };
+            let mut push = ObjectWriter::begin(out);
+            push.text("type", kind);
+            push.number("code", 200);
+            push.text("message", text.in_language(language));
+            push.object("data", |data| {
+                write_user(data.value("user"), user, *escape);
+                data.number("online_count", *count);
+                data.number("timestamp", *timestamp);
+            });
+            push.end();
+        }
+        Announcement::Event { joined, user, count } => {
+            write_push(out, if *joined { "join" } else { "leave" }, |data| {
+                data.text("channel", channel);
+                write_user(data.value("user"), user, *escape);
+                data.number("count", *count);
+                data.number("timestamp", *timestamp);
+            });
+        }
+        Announcement::Digest(digest) => write_push(out, "presence_digest", |data| {
+            data.text("channel", channel);
+            data.number("count", digest.count);
+            data.list("joined", &digest.joined, |out, user| write_user(out, user, *escape));
+            data.list("left", &digest.left, |out, user| write_user(out, user, *escape));
+            data.flag_if_set("truncated", digest.truncated);
+            data.flag_if_set("reset", digest.reset);
+            data.number("timestamp", *timestamp);
+        }),
     }
 }
 
-/// A `message` push.
-#[derive(Debug)]
-pub struct Message<'a> {
-    /// The channel, its epoch and this message's offset.
-    pub position: Position<'a>,
-    /// Who said it, if not the backend.
-    pub sender: Option<&'a RawValue>,
-    /// Trimmed, and escaped where the namespace says so.
-    pub text: &'a str,
-    /// Unix milliseconds, the owner's.
-    pub timestamp: u64,
-}
-
-impl Message<'_> {
-    /// Appends the push as one text frame. Its `id` is unique for ever: the epoch is random, the offset counts.
-    /// Returns where its fields stand, counted from the start of the frame.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Range<usize> {
-        #[derive(Serialize)]
-        struct Data<'a> {
-            id: std::fmt::Arguments<'a>,
-            channel: &'a str,
-            offset: u64,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            sender: Option<&'a RawValue>,
-            text: &'a str,
-            timestamp: u64,
-        }
-        let Self { sender, text, timestamp, position: Position { channel, epoch, offset } } = *self;
-        frame_fields(out, br#"{"type":"message","code":200,"data":"#, |out| {
-            let id = format_args!("{epoch}-{offset}");
-            write_json(out, &Data { id, channel, offset, sender, text, timestamp });
-        })
-    }
-}
-
-/// Frames `head`, the object that `write` appends, and a closing bracket. Returns the object's place in the frame,
-/// less its brackets.
-fn frame_fields(out: &mut Vec<u8>, head: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
-    let start = out.len();
-    let mark = frame::begin_text(out);
-    out.extend_from_slice(head);
-    let object = out.len();
-    write(out);
-    let len = out.len() - object - 2;
-    out.push(b'}');
-    // The frame's header settles only here, so the place is counted from the end.
-    frame::end_text(out, mark);
-    let end = out.len() - start - 2;
-    end - len..end
-}
-
-/// A `user_online` or `user_offline` push.
-#[derive(Debug)]
-pub struct PresenceChange<'a> {
-    /// Came, or went.
-    pub online: bool,
-    /// Who.
-    pub user: &'a RawValue,
-    /// Users online after it.
-    pub online_count: u64,
-    /// Unix milliseconds, the owner's.
-    pub timestamp: u64,
-}
-
-impl PresenceChange<'_> {
-    /// Appends the push as one text frame.
-    pub fn encode(&self, out: &mut Vec<u8>, language: Language) {
-        #[derive(Serialize)]
-        struct Data<'a> {
-            user: &'a RawValue,
-            online_count: u64,
-            timestamp: u64,
-        }
-        let (kind, text) =
-            if self.online { ("user_online", Text::UserOnline) } else { ("user_offline", Text::UserOffline) };
-        let data = Data { user: self.user, online_count: self.online_count, timestamp: self.timestamp };
-        frame_json(out, &Envelope::bare(kind, 200).with(data).saying(text.in_language(language)));
-    }
-}
-
-/// Why publications are missing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GapReason {
-    /// This connection read too slowly.
-    SlowConsumer,
-    /// Newer ones of the same keys took their place.
-    Conflated,
-    /// The channel's history doesn't hold them any more.
-    HistoryLost,
-    /// The engine didn't deliver them.
-    Engine,
-}
-
-/// What is said of a channel besides its publications.
-#[derive(Debug)]
-pub enum Push<'a> {
-    /// Publications that this connection doesn't receive.
-    Gap {
-        /// Of which channel.
-        channel: &'a str,
-        /// The epoch of `from` and `to`.
-        epoch: &'a str,
-        /// The first one missing.
-        from: u64,
-        /// The last one missing.
-        to: u64,
-        /// Why.
-        reason: GapReason,
-    },
-    /// A user came or went.
-    JoinLeave {
-        /// Came, or went.
-        joined: bool,
-        /// Which channel.
-        channel: &'a str,
-        /// Who.
-        user: &'a RawValue,
-        /// Users in the channel after it.
-        count: u64,
-        /// Unix milliseconds, the owner's.
-        timestamp: u64,
-    },
-    /// Who came and went within a window of time.
-    PresenceDigest {
-        /// Which channel.
-        channel: &'a str,
-        /// Users in the channel at the window's end.
-        count: u64,
-        /// Who came, in order.
-        joined: &'a [&'a RawValue],
-        /// Who went, in order.
-        left: &'a [&'a RawValue],
-        /// There were more.
-        truncated: bool,
-        /// What the client knows of the members is void: fetch them again.
-        reset: bool,
-        /// Unix milliseconds, the owner's.
-        timestamp: u64,
-    },
-}
-
-impl Push<'_> {
-    /// Appends the push as one text frame.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        match *self {
-            Self::Gap { channel, epoch, from, to, reason } => {
-                #[derive(Serialize)]
-                struct Data<'a> {
-                    channel: &'a str,
-                    epoch: &'a str,
-                    from: u64,
-                    to: u64,
-                    reason: GapReason,
-                }
-                frame_json(out, &Event::new("gap", Data { channel, epoch, from, to, reason }));
-            }
-            Self::JoinLeave { joined, channel, user, count, timestamp } => {
-                #[derive(Serialize)]
-                struct Data<'a> {
-                    channel: &'a str,
-                    user: &'a RawValue,
-                    count: u64,
-                    timestamp: u64,
-                }
-                let kind = if joined { "join" } else { "leave" };
-                frame_json(out, &Event::new(kind, Data { channel, user, count, timestamp }));
-            }
-            Self::PresenceDigest { channel, count, joined, left, truncated, reset, timestamp } => {
-                #[derive(Serialize)]
-                struct Data<'a> {
-                    channel: &'a str,
-                    count: u64,
-                    joined: &'a [&'a RawValue],
-                    left: &'a [&'a RawValue],
-                    #[serde(skip_serializing_if = "is_false")]
-                    truncated: bool,
-                    #[serde(skip_serializing_if = "is_false")]
-                    reset: bool,
-                    timestamp: u64,
-                }
-                let data = Data { channel, count, joined, left, truncated, reset, timestamp };
-                frame_json(out, &Event::new("presence_digest", data));
-            }
-        }
-    }
+/// Appends a gap.
+pub fn write_gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
+    let reason = match gap.reason {
+        GapReason::SlowConsumer => "slow_consumer",
+        GapReason::Conflated => "conflated",
+        GapReason::HistoryLost => "history_lost",
+        GapReason::Engine => "engine",
+    };
+    write_push(out, "gap", |data| {
+        data.text("channel", gap.channel);
+        data.text("epoch", gap.epoch);
+        data.number("from", gap.from);
+        data.number("to", gap.to);
+        data.text("reason", reason);
+    });
 }

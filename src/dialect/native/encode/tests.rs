@@ -2,26 +2,49 @@
 //! Unit tests: the property tests over the same code stand in tests/.
 
 use super::*;
+use crate::model::notice::{Gap, GapReason};
+use crate::model::position::Placed;
+use crate::model::presence::{Announcement, PresenceDigest, PresenceNews};
+use crate::model::publication::Content;
+use crate::model::refusal::RequestError;
+use crate::model::user::UserId;
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    // Not at the start of the buffer: what stands there stays.
+    let mut out = b"before".to_vec();
+    write(&mut out);
+    assert!(out.starts_with(b"before"));
+    String::from_utf8(out.split_off("before".len())).expect("text")
+}
 
 fn reply(reply: Reply<'_>, id: Option<&str>) -> String {
-    let mut out = Vec::new();
-    reply.encode(&mut out, id, Language::En);
-    payload(&out)
+    written(|out| write_reply(out, &reply, id, Language::En))
 }
 
-fn payload(frame: &[u8]) -> String {
-    assert_eq!(frame[0], 0x81);
-    let skip = if frame[1] < 126 { 2 } else { 4 };
-    String::from_utf8(frame[skip..].to_vec()).expect("text")
+fn push(publication: &Publication) -> String {
+    written(|out| write_publication(out, publication))
 }
 
-fn raw(json: &str) -> Box<RawValue> {
-    RawValue::from_string(json.to_owned()).expect("JSON")
+fn ann() -> Arc<User> {
+    Arc::new(User::new(&UserId::int(1).expect("an id"), "Ann"))
+}
+
+fn bo() -> Arc<User> {
+    Arc::new(User::new(&UserId::text("b").expect("an id"), "Bo"))
+}
+
+fn publication(epoch: &str, offset: u64, content: Content) -> Publication {
+    let placed = Placed { channel: "news".into(), epoch: epoch.into(), offset };
+    Publication { placed, timestamp: 6, sender: None, escape: true, content, key: None, frame_bytes: 0 }
+}
+
+fn json(text: &str) -> Content {
+    Content::Json(text.as_bytes().into())
 }
 
 #[test]
 fn shapes_are_the_contracts() {
-    let user = raw(r#"{"id":1,"username":"Ann"}"#);
+    let user = ann();
     let lobby = Position { channel: "lobby", epoch: "e", offset: 4 };
     assert_eq!(
         reply(Reply::System { connection_id: "c", timestamp: 5 }, None),
@@ -31,6 +54,7 @@ fn shapes_are_the_contracts() {
         reply(
             Reply::AuthSuccess {
                 user: &user,
+                escape: true,
                 expires_at: Some(9),
                 online_count: Some(2),
                 lobby: Some(lobby),
@@ -40,7 +64,14 @@ fn shapes_are_the_contracts() {
         ),
         r#"{"type":"auth_success","code":200,"message":"authenticated","data":{"user":{"id":1,"username":"Ann"},"expires_at":9,"online_count":2,"lobby":{"channel":"lobby","epoch":"e","offset":4}}}"#
     );
-    let outside = Reply::AuthSuccess { user: &user, expires_at: None, online_count: None, lobby: None, recovery: None };
+    let outside = Reply::AuthSuccess {
+        user: &user,
+        escape: true,
+        expires_at: None,
+        online_count: None,
+        lobby: None,
+        recovery: None,
+    };
     assert_eq!(
         reply(outside, None),
         r#"{"type":"auth_success","code":200,"message":"authenticated","data":{"user":{"id":1,"username":"Ann"}}}"#
@@ -54,9 +85,9 @@ fn shapes_are_the_contracts() {
         reply(Reply::Heartbeat { timestamp: 9 }, Some("h")),
         r#"{"type":"heartbeat","id":"h","code":200,"message":"pong","timestamp":9}"#
     );
-    let members = [Member { user: &user, connections: 3 }];
+    let members = [(Arc::clone(&user), 3)];
     assert_eq!(
-        reply(Reply::Users { count: 7, members: &members, cursor: Some("x") }, Some("1")),
+        reply(Reply::Users { count: 7, members: &members, escape: true, cursor: Some("x") }, Some("1")),
         r#"{"type":"users","id":"1","code":200,"data":{"count":7,"members":[{"user":{"id":1,"username":"Ann"},"connections":3}],"cursor":"x"}}"#
     );
     assert_eq!(
@@ -64,7 +95,7 @@ fn shapes_are_the_contracts() {
         r#"{"type":"ack","id":"4","code":200,"data":{"channel":"lobby","epoch":"e","offset":4}}"#
     );
     assert_eq!(
-        reply(Reply::Error { code: 401, text: Text::AuthFirst, about: None }, None),
+        reply(Reply::Error { error: RequestError::new(401, Text::AuthFirst), about: None }, None),
         r#"{"type":"error","code":401,"message":"please authenticate first"}"#
     );
     assert_eq!(reply(Reply::Ping, None), r#"{"type":"ping"}"#);
@@ -76,85 +107,57 @@ fn shapes_are_the_contracts() {
 
 #[test]
 fn pushes_are_the_contracts() {
-    let user = raw(r#"{"id":"b","username":"Bo"}"#);
-    let mut out = Vec::new();
-    let position = Position { channel: "lobby", epoch: "e", offset: 4 };
-    Message { position, sender: Some(&user), text: "a\"b", timestamp: 6 }.encode(&mut out);
+    let message = Publication { sender: Some(bo()), ..publication("e", 4, Content::Text("a\"b".into())) };
     assert_eq!(
-        payload(&out),
-        r#"{"type":"message","code":200,"data":{"id":"e-4","channel":"lobby","offset":4,"sender":{"id":"b","username":"Bo"},"text":"a\"b","timestamp":6}}"#
+        push(&message),
+        r#"{"type":"message","code":200,"data":{"id":"e-4","channel":"news","offset":4,"sender":{"id":"b","username":"Bo"},"text":"a\"b","timestamp":6}}"#
     );
-    out.clear();
-    PresenceChange { online: false, user: &user, online_count: 1, timestamp: 6 }.encode(&mut out, Language::Zh);
+    let event = Announcement::Event { joined: false, user: bo(), count: 1 };
+    let news = PresenceNews { channel: "lobby".into(), timestamp: 6, escape: true, announcement: event };
     assert_eq!(
-        payload(&out),
+        written(|out| write_presence(out, &news, true, Language::Zh)),
         r#"{"type":"user_offline","code":200,"message":"用户下线","data":{"user":{"id":"b","username":"Bo"},"online_count":1,"timestamp":6}}"#
     );
 }
 
-/// The whole frame, and what its fields are.
-fn encoded(encode: impl FnOnce(&mut Vec<u8>) -> std::ops::Range<usize>) -> (String, Vec<u8>) {
-    // Not at the start of the buffer: ranges count from the start of the frame.
-    let mut out = b"before".to_vec();
-    let range = encode(&mut out);
-    let frame = out.split_off("before".len());
-    (payload(&frame), frame[range].to_vec())
+#[test]
+fn a_name_is_shown_as_the_namespace_asks() {
+    let user = |id: &str, name: &str| User::new(&UserId::text(id).expect("an id"), name);
+    let shown = |user: &User, escape| written(|out| write_user(out, user, escape));
+    let odd = user("<b>\"", "<b>\"");
+    assert_eq!(shown(&odd, true), r#"{"id":"<b>\"","username":"&lt;b&gt;&quot;"}"#);
+    assert_eq!(shown(&odd, false), r#"{"id":"<b>\"","username":"<b>\""}"#);
+    assert_eq!(shown(&user("1", "ann"), true), r#"{"id":"1","username":"ann"}"#);
+    assert_eq!(shown(&ann(), false), r#"{"id":1,"username":"Ann"}"#);
 }
 
 #[test]
 fn a_publication_is_the_contracts() {
-    let user = raw(r#"{"id":1,"username":"Ann"}"#);
-    let least = Publication { channel: "news", offset: 45, data: b"1.0", key: None, sender: None, timestamp: 6 };
-    let (push, fields) = encoded(|out| least.encode(out));
-    assert_eq!(push, r#"{"type":"publication","data":{"channel":"news","offset":45,"data":1.0,"timestamp":6}}"#);
-    assert_eq!(fields, br#""channel":"news","offset":45,"data":1.0,"timestamp":6"#);
-
-    let data = br#"{ "b":123456789012345678901234567890, "a":"\u00e9\/" }"#;
-    let most = Publication { data, key: Some("A\"L"), sender: Some(&user), ..least };
-    let (push, fields) = encoded(|out| most.encode(out));
+    let least = publication("e", 45, json("1.0"));
     assert_eq!(
-        push,
+        push(&least),
+        r#"{"type":"publication","data":{"channel":"news","offset":45,"data":1.0,"timestamp":6}}"#
+    );
+    let data = json(r#"{ "b":123456789012345678901234567890, "a":"\u00e9\/" }"#);
+    let most = Publication { content: data, key: Some("A\"L".into()), sender: Some(ann()), ..least };
+    assert_eq!(
+        push(&most),
         r#"{"type":"publication","data":{"channel":"news","offset":45,"data":{ "b":123456789012345678901234567890, "a":"\u00e9\/" },"key":"A\"L","sender":{"id":1,"username":"Ann"},"timestamp":6}}"#
     );
-    assert_eq!(push, format!(r#"{{"type":"publication","data":{{{}}}}}"#, String::from_utf8_lossy(&fields)));
-}
-
-#[test]
-fn fields_are_found_behind_headers_of_every_length() {
-    let user = raw("{}");
-    for len in [0, 20, 60, 80, 126, 1000, 65_400, 65_535, 70_000] {
-        let data = format!("\"{}\"", "x".repeat(len));
-        let publication =
-            Publication { channel: "c", offset: 1, data: data.as_bytes(), key: None, sender: None, timestamp: 2 };
-        let mut out = b"before".to_vec();
-        let range = publication.encode(&mut out);
-        let fields = &out["before".len()..][range];
-        assert_eq!(fields, format!(r#""channel":"c","offset":1,"data":{data},"timestamp":2"#).as_bytes(), "{len}");
-
-        let position = Position { channel: "c", epoch: "e", offset: 1 };
-        let message = Message { position, sender: Some(&user), text: &data[1..=len], timestamp: 2 };
-        let mut out = b"before".to_vec();
-        let range = message.encode(&mut out);
-        let fields = &out["before".len()..][range];
-        let expected = format!(r#""id":"e-1","channel":"c","offset":1,"sender":{{}},"text":{data},"timestamp":2"#);
-        assert_eq!(fields, expected.as_bytes(), "{len}");
-    }
 }
 
 #[test]
 fn answers_hold_the_pushes_fields_and_type() {
-    let user = raw(r#"{"id":1,"username":"Ann"}"#);
+    let user = ann();
     let position = Position { channel: "news", epoch: "e\"", offset: 44 };
-    let publication = Publication { channel: "news", offset: 43, data: b"[1]", key: None, sender: None, timestamp: 6 };
-    let (_, first) = encoded(|out| publication.encode(out));
-    let message = Message { position, sender: Some(&user), text: "hi", timestamp: 7 };
-    let (_, second) = encoded(|out| message.encode(out));
-    let publications =
-        [Element { kind: Kind::Publication, fields: &first }, Element { kind: Kind::Message, fields: &second }];
+    let first = publication("e\"", 43, json("[1]"));
+    let second = Publication {
+        sender: Some(Arc::clone(&user)),
+        timestamp: 7,
+        ..publication("e\"", 44, Content::Text("hi".into()))
+    };
+    let publications = [Arc::new(first), Arc::new(second)];
     let array = r#"[{"type":"publication","channel":"news","offset":43,"data":[1],"timestamp":6},{"type":"message","id":"e\"-44","channel":"news","offset":44,"sender":{"id":1,"username":"Ann"},"text":"hi","timestamp":7}]"#;
-    // Brackets and a comma less.
-    assert_eq!(publications.iter().map(Element::encoded_len).sum::<usize>(), array.len() - 1);
-
     let subscribed =
         |recovery| reply(Reply::Subscribed { position, recovery, overflow: "disconnect", expires_at: None }, Some("1"));
     assert_eq!(
@@ -162,11 +165,11 @@ fn answers_hold_the_pushes_fields_and_type() {
         r#"{"type":"subscribed","id":"1","code":200,"data":{"channel":"news","epoch":"e\"","offset":44,"overflow":"disconnect"}}"#
     );
     assert_eq!(
-        subscribed(Some(Recovery { recovered: false, publications: &[] })),
+        subscribed(Some(Recovered { recovered: false, publications: &[] })),
         r#"{"type":"subscribed","id":"1","code":200,"data":{"channel":"news","epoch":"e\"","offset":44,"recovered":false,"publications":[],"overflow":"disconnect"}}"#
     );
     assert_eq!(
-        subscribed(Some(Recovery { recovered: true, publications: &publications })),
+        subscribed(Some(Recovered { recovered: true, publications: &publications })),
         format!(
             r#"{{"type":"subscribed","id":"1","code":200,"data":{{"channel":"news","epoch":"e\"","offset":44,"recovered":true,"publications":{array},"overflow":"disconnect"}}}}"#
         )
@@ -181,11 +184,12 @@ fn answers_hold_the_pushes_fields_and_type() {
         reply(Reply::History { position, publications: &[] }, None),
         r#"{"type":"history","code":200,"data":{"channel":"news","epoch":"e\"","offset":44,"publications":[]}}"#
     );
-    let recovery = Some(Recovery { recovered: true, publications: &publications });
+    let recovery = Some(Recovered { recovered: true, publications: &publications });
     assert_eq!(
         reply(
             Reply::AuthSuccess {
                 user: &user,
+                escape: true,
                 expires_at: None,
                 online_count: Some(2),
                 lobby: Some(position),
@@ -201,7 +205,7 @@ fn answers_hold_the_pushes_fields_and_type() {
 
 #[test]
 fn answers_about_channels_are_the_contracts() {
-    let user = raw(r#"{"id":1,"username":"Ann"}"#);
+    let user = ann();
     let position = Position { channel: "news", epoch: "e", offset: 45 };
     assert_eq!(
         reply(Reply::Unsubscribed { channel: "news", code: 200 }, Some("2")),
@@ -215,9 +219,12 @@ fn answers_about_channels_are_the_contracts() {
         reply(Reply::Ack { position, duplicate: true }, Some("3")),
         r#"{"type":"ack","id":"3","code":200,"data":{"channel":"news","epoch":"e","offset":45,"duplicate":true}}"#
     );
-    let members = [Member { user: &user, connections: 3 }];
+    let members = [(Arc::clone(&user), 3)];
     assert_eq!(
-        reply(Reply::Presence { channel: "news", count: 7, members: &members, cursor: Some("x") }, Some("6")),
+        reply(
+            Reply::Presence { channel: "news", count: 7, members: &members, escape: true, cursor: Some("x") },
+            Some("6")
+        ),
         r#"{"type":"presence","id":"6","code":200,"data":{"channel":"news","count":7,"members":[{"user":{"id":1,"username":"Ann"},"connections":3}],"cursor":"x"}}"#
     );
     assert_eq!(
@@ -238,53 +245,51 @@ fn answers_about_channels_are_the_contracts() {
     );
     let about = Some(About::Channel { channel: "news" });
     assert_eq!(
-        reply(Reply::Error { code: 409, text: Text::Cancelled, about }, Some("1")),
+        reply(Reply::Error { error: RequestError::new(409, Text::Cancelled), about }, Some("1")),
         r#"{"type":"error","id":"1","code":409,"message":"cancelled","data":{"channel":"news"}}"#
     );
     let about = Some(About::Position(position));
     assert_eq!(
-        reply(Reply::Error { code: 409, text: Text::EpochChanged, about }, Some("5")),
+        reply(Reply::Error { error: RequestError::new(409, Text::EpochChanged), about }, Some("5")),
         r#"{"type":"error","id":"5","code":409,"message":"the channel's epoch has changed","data":{"channel":"news","epoch":"e","offset":45}}"#
     );
 }
 
 #[test]
 fn pushes_about_channels_are_the_contracts() {
-    let ann = raw(r#"{"id":1,"username":"Ann"}"#);
-    let bo = raw(r#"{"id":"b","username":"Bo"}"#);
-    let push = |push: Push<'_>| {
-        let mut out = Vec::new();
-        push.encode(&mut out);
-        payload(&out)
-    };
     for (reason, name) in [
         (GapReason::SlowConsumer, "slow_consumer"),
         (GapReason::Conflated, "conflated"),
         (GapReason::HistoryLost, "history_lost"),
         (GapReason::Engine, "engine"),
     ] {
+        let gap = Gap { channel: "news", epoch: "e", from: 4, to: 7, reason };
         assert_eq!(
-            push(Push::Gap { channel: "news", epoch: "e", from: 4, to: 7, reason }),
+            written(|out| write_gap(out, &gap)),
             format!(r#"{{"type":"gap","data":{{"channel":"news","epoch":"e","from":4,"to":7,"reason":"{name}"}}}}"#)
         );
     }
+    let told = |announcement| {
+        let news = PresenceNews { channel: "news".into(), timestamp: 6, escape: true, announcement };
+        written(|out| write_presence(out, &news, false, Language::En))
+    };
     for (joined, kind) in [(true, "join"), (false, "leave")] {
         assert_eq!(
-            push(Push::JoinLeave { joined, channel: "news", user: &ann, count: 2, timestamp: 6 }),
+            told(Announcement::Event { joined, user: ann(), count: 2 }),
             format!(
                 r#"{{"type":"{kind}","data":{{"channel":"news","user":{{"id":1,"username":"Ann"}},"count":2,"timestamp":6}}}}"#
             )
         );
     }
-    let digest = |joined: &[&RawValue], left: &[&RawValue], truncated, reset| {
-        push(Push::PresenceDigest { channel: "news", count: 2, joined, left, truncated, reset, timestamp: 6 })
+    let digest = |joined, left, truncated, reset| {
+        told(Announcement::Digest(PresenceDigest { count: 2, joined, left, truncated, reset }))
     };
     assert_eq!(
-        digest(&[&ann, &bo], &[], false, false),
+        digest(vec![ann(), bo()], vec![], false, false),
         r#"{"type":"presence_digest","data":{"channel":"news","count":2,"joined":[{"id":1,"username":"Ann"},{"id":"b","username":"Bo"}],"left":[],"timestamp":6}}"#
     );
     assert_eq!(
-        digest(&[], &[&bo], true, true),
+        digest(vec![], vec![bo()], true, true),
         r#"{"type":"presence_digest","data":{"channel":"news","count":2,"joined":[],"left":[{"id":"b","username":"Bo"}],"truncated":true,"reset":true,"timestamp":6}}"#
     );
 }
