@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use crate::boot::error::BootError;
 use crate::boot::threads::ShardThread;
 use crate::config::{Config, ConfigError};
-use crate::io::reactor::Command;
+use crate::io::commands::Command;
 use crate::metrics::Metrics;
 use crate::tls::{self, Identity, Pair, Served};
 

@@ -9,7 +9,7 @@ use crate::boot::settings;
 use crate::boot::threads::ShardThread;
 use crate::config::{Config, ConfigError};
 use crate::control::{ConfiguredKeys, Control, Source};
-use crate::io::reactor::Command;
+use crate::io::commands::Command;
 
 pub(super) fn keys(config: &Config, shards: &[ShardThread], control: Option<&Control>) {
     match token_keys(config) {

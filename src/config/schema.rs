@@ -104,7 +104,7 @@ settings! {
     /// What is written to stderr.
     pub struct Log {
         /// The least important level that is written: "error", "warn", "info", "debug" or "off"; or a filter that names
-        /// parts of the server, such as "info,uringcast::io::conn=debug".
+        /// parts of the server, such as "info,uringcast::io::accept=debug".
         level: String = "info".to_owned(), log_filter;
         /// "text" for people or "json" for machines.
         format: LogFormat = LogFormat::Text;
@@ -593,11 +593,11 @@ fn log_filter(filter: &String) -> Result<(), String> {
             Some((part, level)) if is_part(part) && is_level(level) => continue,
             Some((part, level)) if is_part(part) => format!("{level:?} is no level"),
             Some((part, _)) => {
-                format!("{part:?} is no part of this server, which are uringcast::io::conn and the like")
+                format!("{part:?} is no part of this server, which are uringcast::io::accept and the like")
             }
             None => format!("{directive:?} is no level"),
         };
-        return Err(format!("{fault}: write one of {levels}, or a filter such as \"info,uringcast::io::conn=debug\""));
+        return Err(format!("{fault}: write one of {levels}, or a filter such as \"info,uringcast::io::accept=debug\""));
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::fetch::{Document, FetchError, Source};
 use super::key_set::{KeySet, KeySetCounts};
 use super::owners::Owners;
 use crate::auth::Verifier;
-use crate::io::reactor::Command;
+use crate::io::commands::Command;
 use crate::model::errand::{Errand, ErrandOrder, ErrandOutcome};
 use crate::time::clock::Clock;
 

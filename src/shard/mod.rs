@@ -1,7 +1,7 @@
 //! One core's whole state, without its sockets: connections and sessions, the fan-out to subscribers, and the hub
 //! of the channels it owns. Bytes, parcels and the time go in; parcels, sends and [`Action`]s come out. A *turn*
 //! takes what the lanes brought, handles it and flushes. Pure, so that N of them run as a simulation;
-//! `reactor` gives it sockets, lanes and a clock.
+//! `io::turns` gives it sockets, lanes and a clock.
 
 mod admission;
 mod answers;

@@ -1,5 +1,5 @@
 //! Time as data: the pure modules are told what time it is. Only the shell reads a clock.
-//! `Now` is what they are given; `Clock` is read by `reactor` and `server`.
+//! `Now` is what they are given; `io` and `boot` read the `Clock`.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

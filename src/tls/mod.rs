@@ -8,7 +8,7 @@ mod validity;
 mod watch;
 
 pub use identity::{Identity, Pair, Served};
-pub use stream::{Fault, Opened, Scratch, Stream};
+pub use stream::{TlsError, Opened, Scratch, Stream};
 pub use validity::{Concern, Validity};
 pub use watch::Watch;
 

@@ -23,7 +23,7 @@ const BATCH_BYTES: usize = BATCH_RECORDS * (RECORD_BYTES + RECORD_OVERHEAD);
 
 /// Why a connection's TLS came to its end.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
-pub enum Fault {
+pub enum TlsError {
     /// It is no TLS at all: somebody speaks HTTP.
     #[error("plain HTTP")]
     PlainHttp,
@@ -73,7 +73,7 @@ impl Stream {
     ///
     /// # Errors
     /// When rustls finds the configuration unusable.
-    pub fn new(config: Arc<ServerConfig>) -> Result<Self, Fault> {
+    pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let session = UnbufferedServerConnection::new(config)?;
         Ok(Self { session, held: Vec::new(), unsent: Vec::new(), owed: false, begun: false, closed: false })
     }
@@ -82,8 +82,8 @@ impl Stream {
     /// has to answer waits for [`Stream::flush`], the alert that goes with a fault included.
     ///
     /// # Errors
-    /// [`Fault`]: the connection can't go on.
-    pub fn open(&mut self, received: &mut [u8], plain: &mut Vec<u8>) -> Result<Opened, Fault> {
+    /// [`TlsError`]: the connection can't go on.
+    pub fn open(&mut self, received: &mut [u8], plain: &mut Vec<u8>) -> Result<Opened, TlsError> {
         let mut joined = std::mem::take(&mut self.held);
         let continued = !joined.is_empty();
         let incoming = if continued {
@@ -95,13 +95,13 @@ impl Stream {
         let (used, result) = self.process(incoming, plain);
         let rest = &incoming[used..];
         let result = match result {
-            Ok(Opened::Open) if rest.len() > RECEIVED_MAX => Err(Fault::TooLarge),
+            Ok(Opened::Open) if rest.len() > RECEIVED_MAX => Err(TlsError::TooLarge),
             result => result,
         };
         let opened = result.map_err(|fault| {
             self.closed = true;
             match incoming.first() {
-                Some(byte) if !self.begun && byte.is_ascii_uppercase() => Fault::PlainHttp,
+                Some(byte) if !self.begun && byte.is_ascii_uppercase() => TlsError::PlainHttp,
                 _ => fault,
             }
         })?;
@@ -114,7 +114,7 @@ impl Stream {
     }
 
     /// Lets rustls have the bytes; returns how many it is done with.
-    fn process(&mut self, incoming: &mut [u8], plain: &mut Vec<u8>) -> (usize, Result<Opened, Fault>) {
+    fn process(&mut self, incoming: &mut [u8], plain: &mut Vec<u8>) -> (usize, Result<Opened, TlsError>) {
         let mut used = 0;
         let mut opened = Opened::Open;
         loop {

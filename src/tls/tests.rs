@@ -101,7 +101,7 @@ fn flushed(stream: &mut Stream) -> Vec<u8> {
 }
 
 /// Has the client's bytes arrive in parts of `step`.
-fn arrive(stream: &mut Stream, bytes: &[u8], step: usize) -> Result<(Vec<u8>, Opened), Fault> {
+fn arrive(stream: &mut Stream, bytes: &[u8], step: usize) -> Result<(Vec<u8>, Opened), TlsError> {
     let (mut plain, mut opened) = (Vec::new(), Opened::Open);
     for part in bytes.chunks(step) {
         opened = stream.open(&mut part.to_vec(), &mut plain)?;
@@ -246,12 +246,12 @@ fn what_is_no_tls_ends_with_an_alert_or_is_known_as_http() {
         (fault, flushed(&mut stream))
     };
     for step in [1, 4, 100] {
-        assert_eq!(fault(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", step).0, Fault::PlainHttp);
+        assert_eq!(fault(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", step).0, TlsError::PlainHttp);
         let (found, said) = fault(&[0xff; 50], step);
-        assert!(matches!(found, Fault::Tls(_)), "{found}");
+        assert!(matches!(found, TlsError::Tls(_)), "{found}");
         assert_eq!(alert(&said).map(|(level, _)| level), Some(2), "fatal: {said:?}");
         // A record whose length is beyond what is allowed.
-        assert!(matches!(fault(&[22, 3, 1, 0xff, 0xff, 1, 0, 0, 0], step).0, Fault::Tls(_)));
+        assert!(matches!(fault(&[22, 3, 1, 0xff, 0xff, 1, 0, 0, 0], step).0, TlsError::Tls(_)));
     }
     // A hello that claims 60,000 bytes and brings them.
     let mut hello = Vec::new();
@@ -260,7 +260,7 @@ fn what_is_no_tls_ends_with_an_alert_or_is_known_as_http() {
         hello.extend([22, 3, 1, (part.len() >> 8) as u8, part.len() as u8]);
         hello.extend_from_slice(part);
     }
-    assert_eq!(fault(&hello, 10_000).0, Fault::TooLarge);
+    assert_eq!(fault(&hello, 10_000).0, TlsError::TooLarge);
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn an_old_version_and_another_protocol_are_refused_with_their_alerts() {
     ] {
         let mut stream = Stream::new(served).expect("a stream");
         let said = flight(&mut client);
-        assert!(matches!(arrive(&mut stream, &said, 1000), Err(Fault::Tls(_))));
+        assert!(matches!(arrive(&mut stream, &said, 1000), Err(TlsError::Tls(_))));
         let answer = flushed(&mut stream);
         client.read_tls(&mut &answer[..]).expect("from memory");
         assert_eq!(client.process_new_packets().expect_err("refused"), rustls::Error::AlertReceived(expected));
@@ -289,7 +289,7 @@ fn a_record_that_was_tampered_with_ends_the_connection() {
         client.writer().write_all(b"first").expect("to memory");
         let mut said = flight(&mut client);
         *said.last_mut().expect("a record") ^= 1;
-        assert!(matches!(arrive(&mut stream, &said, 1000), Err(Fault::Tls(rustls::Error::DecryptError))));
+        assert!(matches!(arrive(&mut stream, &said, 1000), Err(TlsError::Tls(rustls::Error::DecryptError))));
         assert!(!flushed(&mut stream).is_empty(), "the alert");
     }
 }

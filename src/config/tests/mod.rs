@@ -246,7 +246,7 @@ fn wrong_values_are_refused_with_file_line_and_key() {
 fn a_level_or_filter_that_would_log_nothing_is_refused() {
     let level = |level: &str| from_env(&[("URINGCAST_LOG__LEVEL", level)]).map(|config| config.log.level);
     for good in
-        ["info", "DEBUG", "off", "warn,uringcast::io::conn=debug", " info , uringcast=trace ", "uringcast::shard"]
+        ["info", "DEBUG", "off", "warn,uringcast::io::accept=debug", " info , uringcast=trace ", "uringcast::shard"]
     {
         assert_eq!(level(good).unwrap(), good);
     }
@@ -258,7 +258,7 @@ fn a_level_or_filter_that_would_log_nothing_is_refused() {
         (" , ", "must not be empty"),
         ("info,verbose", "\"verbose\" is no level"),
         ("info,uringcast=verbose", "\"verbose\" is no level"),
-        ("info,uringcast::io::conn=", "\"\" is no level"),
+        ("info,uringcast::io::accept=", "\"\" is no level"),
         ("uringcats=debug", "\"uringcats\" is no part of this server"),
         ("uringcaster=debug", "\"uringcaster\" is no part"),
         ("uringcast::=debug", "\"uringcast::\" is no part"),
