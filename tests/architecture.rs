@@ -147,10 +147,7 @@ fn every_file_keeps_the_style() {
 fn no_folder_has_a_circle() {
     let files = files();
     let folders: BTreeSet<&str> = files.iter().filter_map(|file| Some(file.name.rsplit_once('/')?.0)).collect();
-    let found: Vec<String> = folders
-        .into_iter()
-        .flat_map(|folder| circles(&files, folder))
-        .collect();
+    let found: Vec<String> = folders.into_iter().flat_map(|folder| circles(&files, folder)).collect();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 

@@ -597,7 +597,9 @@ fn log_filter(filter: &String) -> Result<(), String> {
             }
             None => format!("{directive:?} is no level"),
         };
-        return Err(format!("{fault}: write one of {levels}, or a filter such as \"info,uringcast::io::accept=debug\""));
+        return Err(format!(
+            "{fault}: write one of {levels}, or a filter such as \"info,uringcast::io::accept=debug\""
+        ));
     }
     Ok(())
 }

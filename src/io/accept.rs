@@ -235,13 +235,7 @@ fn tls_stream(core: &Core) -> Option<Stream> {
 }
 
 /// Logs a connection that was refused before the shard knew it.
-fn log_refusal(
-    settings: &AcceptSettings,
-    core: &Core,
-    limit: Limit,
-    client: Peer,
-    detail: impl FnOnce() -> String,
-) {
+fn log_refusal(settings: &AcceptSettings, core: &Core, limit: Limit, client: Peer, detail: impl FnOnce() -> String) {
     let note = RefusalNote { reason: limit.name(), client: Some(client), conn: None, user: None };
     settings.refusals.tell(&note, core.now().mono_ms, detail);
 }

@@ -115,10 +115,7 @@ impl Core {
     }
 
     /// Lets the shard work and carries out its actions. Returns whether a turn is needed then.
-    pub(super) fn act_on<R>(
-        self: &Rc<Self>,
-        work: impl FnOnce(&mut Shard, &mut Sockets, Now) -> R,
-    ) -> (R, bool) {
+    pub(super) fn act_on<R>(self: &Rc<Self>, work: impl FnOnce(&mut Shard, &mut Sockets, Now) -> R) -> (R, bool) {
         let now = self.clock.now();
         let mut shard = self.shard.borrow_mut();
         let result = work(&mut shard, &mut self.sockets.borrow_mut(), now);

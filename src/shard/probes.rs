@@ -13,7 +13,7 @@ use crate::ids::ConnId;
 use crate::metrics::Count;
 use crate::model::notice::Reply;
 use crate::model::parcel::Parcel;
-use crate::planted::TlsError;
+use crate::planted::Fault;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
 use crate::wire::frame::{self, Opcode};
@@ -53,7 +53,7 @@ impl Shard {
 
     /// Something came from the connection, or it made room.
     pub(super) fn shows_life(&mut self, id: ConnId) {
-        if self.probes.awaited.is_empty() || TlsError::DeafProbe.is_planted() || self.probes.awaited.remove(&id).is_none()
+        if self.probes.awaited.is_empty() || Fault::DeafProbe.is_planted() || self.probes.awaited.remove(&id).is_none()
         {
             return;
         }

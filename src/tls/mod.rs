@@ -8,7 +8,7 @@ mod validity;
 mod watch;
 
 pub use identity::{Identity, Pair, Served};
-pub use stream::{TlsError, Opened, Scratch, Stream};
+pub use stream::{Opened, Scratch, Stream, TlsError};
 pub use validity::{Concern, Validity};
 pub use watch::Watch;
 
