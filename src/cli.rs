@@ -18,7 +18,7 @@ use crate::doctor::DoctorArgs;
 pub struct Cli {
     /// What to do; serving if nothing is said.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<CliCommand>,
     /// The flags of `serve`, without the word.
     #[command(flatten)]
     pub serve: ServeArgs,
@@ -26,7 +26,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Serve (this is what happens without a command, too)
     Serve(ServeArgs),
     /// Print a token, signed with the configured HS256 secret
@@ -100,8 +100,8 @@ impl Cli {
     pub fn serve_args(&self) -> Option<&ServeArgs> {
         match &self.command {
             None => Some(&self.serve),
-            Some(Command::Serve(args)) => Some(args),
-            Some(Command::Token(_) | Command::Config(_) | Command::Doctor(_)) => None,
+            Some(CliCommand::Serve(args)) => Some(args),
+            Some(CliCommand::Token(_) | CliCommand::Config(_) | CliCommand::Doctor(_)) => None,
         }
     }
 
@@ -120,10 +120,10 @@ impl Cli {
     pub fn config_file(&self) -> Option<&PathBuf> {
         match &self.command {
             None => self.serve.config.as_ref(),
-            Some(Command::Serve(args)) => args.config.as_ref(),
-            Some(Command::Token(args)) => args.config.as_ref(),
-            Some(Command::Config(args)) => args.config.as_ref(),
-            Some(Command::Doctor(args)) => args.config.as_ref(),
+            Some(CliCommand::Serve(args)) => args.config.as_ref(),
+            Some(CliCommand::Token(args)) => args.config.as_ref(),
+            Some(CliCommand::Config(args)) => args.config.as_ref(),
+            Some(CliCommand::Doctor(args)) => args.config.as_ref(),
         }
     }
 

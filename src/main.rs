@@ -11,7 +11,7 @@ use clap::Parser as _;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use uringcast::boot::Server;
-use uringcast::cli::{self, Cli, Command};
+use uringcast::cli::{self, Cli, CliCommand};
 use uringcast::config::{self, Config, ListenAddr, LogFormat};
 use uringcast::doctor;
 use uringcast::log::{self, LostLines};
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     run(&cli).unwrap_or_else(|error| {
         eprintln!("uringcast: {error:#}");
         match cli.command {
-            Some(Command::Doctor(_)) => ExitCode::from(2),
+            Some(CliCommand::Doctor(_)) => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     })
@@ -53,14 +53,14 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let env = config::process_env();
     let load = || cli.load_config(&env);
     match &cli.command {
-        Some(Command::Config(_)) => print(&cli::config_text(&load()?))?,
-        Some(Command::Token(args)) => {
+        Some(CliCommand::Config(_)) => print(&cli::config_text(&load()?))?,
+        Some(CliCommand::Token(args)) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
             let token_id = format!("{:032x}", rand::random::<u128>());
             let token = args.token(&load()?, u64::try_from(now.as_millis())?, Some(&token_id))?;
             print(&format!("{token}\n"))?;
         }
-        Some(Command::Doctor(args)) => {
+        Some(CliCommand::Doctor(args)) => {
             let configured =
                 args.config.is_some() || env.iter().any(|(name, value)| config::is_our_variable(name, value));
             // A configuration at fault is a finding here, and not the end.
@@ -68,7 +68,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             print(&if args.json { report.json()? + "\n" } else { report.to_string() })?;
             return Ok(if report.stops() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
-        None | Some(Command::Serve(_)) => serve(&load()?)?,
+        None | Some(CliCommand::Serve(_)) => serve(&load()?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

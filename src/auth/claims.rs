@@ -58,13 +58,13 @@ pub struct ChannelGrant {
 
 /// What the configuration asks of claims.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rules {
+pub(super) struct ClaimRules {
     pub(super) issuer: Option<String>,
     pub(super) audience: Option<String>,
     pub(super) leeway_ms: u64,
 }
 
-impl Rules {
+impl ClaimRules {
     /// Checks the claims of a token whose signature is good.
     pub(super) fn check(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<Identity, TokenError> {
         // The right to one channel, handed to whoever may have that and no more.

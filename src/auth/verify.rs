@@ -10,7 +10,7 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, Rules, displayable, is_channel_length, user_id_from_json};
+use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, ClaimRules, displayable, is_channel_length, user_id_from_json};
 use super::jwks::FetchedKeys;
 use super::key::{VerifyKey, is_name_of, is_public};
 use super::keys;
@@ -30,7 +30,7 @@ pub struct Verifier {
     keys: Vec<VerifyKey>,
     by_url: ByUrl,
     tokens: Vec<(Secret, Identity)>,
-    rules: Rules,
+    rules: ClaimRules,
     warnings: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ enum ByUrl {
 
 /// What matters of a JOSE header. The rest (`jku`, `jwk`, `x5u` …) would let the token bring its own key.
 #[derive(Deserialize)]
-struct Header {
+struct TokenHeader {
     alg: String,
     kid: Option<String>,
     crit: Option<Value>,
@@ -70,7 +70,7 @@ impl Verifier {
             keys,
             by_url: if auth.jwks_url.is_some() { ByUrl::Awaited } else { ByUrl::No },
             tokens: tokens.collect::<Result<_, _>>()?,
-            rules: Rules {
+            rules: ClaimRules {
                 issuer: auth.issuer.clone(),
                 audience: auth.audience.clone(),
                 leeway_ms: auth.leeway_s.saturating_mul(1000),
@@ -100,7 +100,7 @@ impl Verifier {
         if self.by_url == ByUrl::No || token.len() > MAX_TOKEN_BYTES || self.static_identity(token).is_some() {
             return false;
         }
-        let header = token.split_once('.').and_then(|(header, _)| decode::<Header>(header).ok());
+        let header = token.split_once('.').and_then(|(header, _)| decode::<TokenHeader>(header).ok());
         let Some(header) = header.filter(|header| header.crit.is_none() && is_public(&header.alg)) else {
             return false;
         };
@@ -176,7 +176,7 @@ impl Verifier {
         if verified.contains(token) {
             return decode(payload);
         }
-        let header: Header = decode(header)?;
+        let header: TokenHeader = decode(header)?;
         // RFC 7515 §4.1.11: an extension that must be understood and isn't.
         if header.crit.is_some() {
             return Err(TokenError::Malformed);
@@ -202,7 +202,7 @@ impl Verifier {
     /// The keys that a token may have been signed with. A `kid` that we know means that key and no other; one
     /// that we don't know leaves the keys that have none (a secret or a PEM file, beside which issuers like to
     /// write a `kid` all the same).
-    fn candidates<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = (&'a VerifyKey, Algorithm)> {
+    fn candidates<'a>(&'a self, header: &'a TokenHeader) -> impl Iterator<Item = (&'a VerifyKey, Algorithm)> {
         let known = self.keys.iter().any(|key| key.id.is_some() && key.id == header.kid);
         let of_id = self.keys.iter().filter(move |key| match &header.kid {
             Some(_) if known => key.id == header.kid,

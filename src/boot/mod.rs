@@ -56,7 +56,7 @@ pub struct Server {
     shards: Vec<ShardThread>,
     signals: Signals,
     control: Option<Control>,
-    certificate: Option<tls::Watch>,
+    certificate: Option<tls::CertificateWatch>,
     memory: MemoryWatch,
     socket_files: Vec<SocketFile>,
     refusals: Arc<RefusalLog>,

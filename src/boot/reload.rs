@@ -8,7 +8,7 @@ use crate::auth::{ApiKeys, Verifier};
 use crate::boot::settings;
 use crate::boot::threads::ShardThread;
 use crate::config::{Config, ConfigError};
-use crate::control::{ConfiguredKeys, Control, Source};
+use crate::control::{ConfiguredKeys, Control, KeySetSource};
 use crate::io::commands::Command;
 
 pub(super) fn keys(config: &Config, shards: &[ShardThread], control: Option<&Control>) {
@@ -29,12 +29,12 @@ pub(super) fn keys(config: &Config, shards: &[ShardThread], control: Option<&Con
     }
 }
 
-fn token_keys(config: &Config) -> Result<(Verifier, Option<Source>), ConfigError> {
-    Ok((settings::verifier(config)?, Source::of_keys(&config.auth)?))
+fn token_keys(config: &Config) -> Result<(Verifier, Option<KeySetSource>), ConfigError> {
+    Ok((settings::verifier(config)?, KeySetSource::of_keys(&config.auth)?))
 }
 
 /// The control thread puts the fetched keys beside the configured ones; without an address the shards are told here.
-fn pass_on(verifier: Verifier, source: Option<Source>, shards: &[ShardThread], control: Option<&Control>) {
+fn pass_on(verifier: Verifier, source: Option<KeySetSource>, shards: &[ShardThread], control: Option<&Control>) {
     match (source, control) {
         (Some(source), Some(control)) => control.configure_keys(ConfiguredKeys { source, verifier }),
         _ => {

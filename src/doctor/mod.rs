@@ -24,7 +24,7 @@ use crate::config::{Config, ConfigError, DriverChoice, SettingOrigin};
 use crate::time::clock::Clock;
 use crate::tls::{Concern, Identity};
 
-pub use machine::{Cgroup, Limit, Machine, Nic, Uring};
+pub use machine::{Cgroup, ProcessLimit, Machine, Nic, Uring};
 pub use report::Report;
 
 /// The sysctls.

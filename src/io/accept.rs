@@ -22,7 +22,7 @@ use crate::metrics::Count;
 use crate::shard::Arrival;
 use crate::time::clock::stopwatch_ns;
 use crate::tls::{self, Stream};
-use crate::wire::handshake::{Refusal, method_of};
+use crate::wire::handshake::{HttpRefusal, method_of};
 use crate::wire::proxy::Proxied;
 
 /// How long nothing is accepted after descriptors or memory ran out.
@@ -259,7 +259,7 @@ fn answer_unavailable(socket: impl AsFd, tls: bool) {
     }
     answer(socket, |request| {
         let mut response = Vec::new();
-        Refusal::unavailable("out of descriptors", 5).write(method_of(request), &mut response);
+        HttpRefusal::unavailable("out of descriptors", 5).write(method_of(request), &mut response);
         response
     });
 }

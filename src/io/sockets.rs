@@ -17,7 +17,7 @@ use crate::ids::ConnId;
 use crate::io::driver::{Turnstile, pollable};
 use crate::shard::{Sent, Wire};
 use crate::tls::{self, Opened, TlsError};
-use crate::wire::handshake::{Refusal, method_of};
+use crate::wire::handshake::{HttpRefusal, method_of};
 use crate::wire::proxy::{self, Proxied, ProxyError};
 
 /// The number of clients' sockets that are open, over all shards. Sockets of connections that are being refused count
@@ -212,7 +212,7 @@ impl Sockets {
             Ok(Opened::PeerClosed) => drop(rustix::net::shutdown(fd, Shutdown::Read)),
             Err(TlsError::PlainHttp) => {
                 let mut answer = Vec::new();
-                let refusal = Refusal::bad_request("this port speaks TLS: use wss:// or https://");
+                let refusal = HttpRefusal::bad_request("this port speaks TLS: use wss:// or https://");
                 refusal.write(method_of(received), &mut answer);
                 send(fd, &[IoSlice::new(&answer)]);
             }

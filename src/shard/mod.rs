@@ -93,9 +93,9 @@ pub struct Settings {
     /// What is served over HTTP, and who may upgrade.
     pub site: Arc<Site>,
     /// Limits on the request's head.
-    pub head: handshake::Limits,
+    pub head: handshake::HeadLimits,
     /// Limits on frames and messages.
-    pub messages: websocket::Limits,
+    pub messages: websocket::MessageLimits,
     /// Bytes of a message of a client that has not signed in.
     pub auth_message_bytes: usize,
     /// Bytes that may wait for one connection.

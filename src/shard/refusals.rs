@@ -13,7 +13,7 @@ use crate::model::command::{Command, SubscribeTo};
 use crate::model::parcel;
 use crate::model::text::Text;
 use crate::time::clock::Now;
-use crate::wire::handshake::{Refusal, Request};
+use crate::wire::handshake::{HttpRefusal, UpgradeRequest};
 
 impl Shard {
     /// Counts what a limit refused to a connection, and tells it in the log.
@@ -44,18 +44,18 @@ impl Shard {
     }
 
     /// Counts and tells what the owner of a channel, or of the users, refused to a connection.
-    pub(super) fn tell_owner_refusal(&mut self, id: ConnId, refusal: parcel::Refusal, now: Now) {
+    pub(super) fn tell_owner_refusal(&mut self, id: ConnId, refusal: parcel::HttpRefusal, now: Now) {
         if let Some(limit) = limit_of(refusal) {
             return self.refused(id, limit, now, || format!("refused by the owner: {refusal:?}"));
         }
         match refusal {
-            parcel::Refusal::AlreadyOnline => {
+            parcel::HttpRefusal::AlreadyOnline => {
                 self.metrics.refused(Limit::DuplicateLogin);
                 self.tell_refusal(id, "already_signed_in", now, || {
                     "closed: the user has a connection and auth.duplicate_login is reject_new (4409)".to_owned()
                 });
             }
-            parcel::Refusal::SignedInElsewhere => {
+            parcel::HttpRefusal::SignedInElsewhere => {
                 self.metrics.refused(Limit::DuplicateLogin);
                 self.tell_refusal(id, "already_signed_in", now, || {
                     "closed: the user has a connection that was accepted later (4409)".to_owned()
@@ -88,8 +88,8 @@ impl Shard {
         &mut self,
         id: ConnId,
         method: &str,
-        request: Option<&Request<'_>>,
-        refusal: Refusal,
+        request: Option<&UpgradeRequest<'_>>,
+        refusal: HttpRefusal,
         now: Now,
     ) {
         self.metrics.request_refused(refusal.status);
@@ -128,16 +128,16 @@ pub(super) fn token_use<'a>(command: &Command<'a>) -> Option<TokenUse<'a>> {
 }
 
 /// The limit for which an owner refused something, if that is why.
-pub(super) fn limit_of(refusal: parcel::Refusal) -> Option<Limit> {
+pub(super) fn limit_of(refusal: parcel::HttpRefusal) -> Option<Limit> {
     match refusal {
-        parcel::Refusal::TooManyChannels => Some(Limit::Channels),
-        parcel::Refusal::Busy => Some(Limit::Requests),
-        parcel::Refusal::TooLarge => Some(Limit::PushBytes),
-        parcel::Refusal::TooManySignIns => Some(Limit::SignIns),
-        parcel::Refusal::TooManyConnections => Some(Limit::ConnectionsPerUser),
+        parcel::HttpRefusal::TooManyChannels => Some(Limit::Channels),
+        parcel::HttpRefusal::Busy => Some(Limit::Requests),
+        parcel::HttpRefusal::TooLarge => Some(Limit::PushBytes),
+        parcel::HttpRefusal::TooManySignIns => Some(Limit::SignIns),
+        parcel::HttpRefusal::TooManyConnections => Some(Limit::ConnectionsPerUser),
         // Counted where they are told, under a reason of their own.
-        parcel::Refusal::AlreadyOnline | parcel::Refusal::SignedInElsewhere => None,
-        parcel::Refusal::Forbidden | parcel::Refusal::KeyReused => None,
+        parcel::HttpRefusal::AlreadyOnline | parcel::HttpRefusal::SignedInElsewhere => None,
+        parcel::HttpRefusal::Forbidden | parcel::HttpRefusal::KeyReused => None,
     }
 }
 

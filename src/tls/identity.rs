@@ -34,13 +34,13 @@ pub struct Served {
 
 /// Where the certificate and its key are, and what is made of them.
 #[derive(Debug)]
-pub struct Identity {
+pub struct TlsIdentity {
     config: Tls,
     /// Kept over reloads, so that clients may resume with tickets from before. They cost no memory per session.
     tickets: Arc<dyn ProducesTickets>,
 }
 
-impl Identity {
+impl TlsIdentity {
     /// What the configuration names; `None` without a certificate.
     ///
     /// # Errors

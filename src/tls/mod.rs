@@ -7,10 +7,10 @@ mod stream;
 mod validity;
 mod watch;
 
-pub use identity::{Identity, Pair, Served};
+pub use identity::{TlsIdentity, Pair, Served};
 pub use stream::{Opened, Scratch, Stream, TlsError};
 pub use validity::{Concern, Validity};
-pub use watch::Watch;
+pub use watch::CertificateWatch;
 
 /// A fatal alert, `internal_error`, in a record of its own (RFC 8446 §5.1, §6.2): what a client gets that can't be
 /// served, before any handshake.

@@ -43,8 +43,8 @@ impl Files {
         Tls { cert_file, key_file, ..Tls::default() }
     }
 
-    fn identity(&self) -> Identity {
-        Identity::new(&self.config()).expect("randomness").expect("a certificate is named")
+    fn identity(&self) -> TlsIdentity {
+        TlsIdentity::new(&self.config()).expect("randomness").expect("a certificate is named")
     }
 
     fn served(&self) -> Arc<ServerConfig> {
@@ -267,7 +267,7 @@ fn what_is_no_tls_ends_with_an_alert_or_is_known_as_http() {
 fn an_old_version_and_another_protocol_are_refused_with_their_alerts() {
     let files = Files::new();
     let config = Tls { min_version: TlsVersion::Tls13, ..files.config() };
-    let served = Identity::new(&config).expect("randomness").expect("named").load().expect("loads").1.config;
+    let served = TlsIdentity::new(&config).expect("randomness").expect("named").load().expect("loads").1.config;
     for (mut client, served, expected) in [
         (files.client(&version::TLS12, &[]), served, AlertDescription::ProtocolVersion),
         (files.client(&version::TLS13, &["h2"]), files.served(), AlertDescription::NoApplicationProtocol),

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::identity::{Identity, Pair, Served};
+use super::identity::{TlsIdentity, Pair, Served};
 use super::validity::{Concern, Reminder, Validity};
 use crate::time::clock::Clock;
 
@@ -17,19 +17,19 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// The running thread; it ends with this.
 #[derive(Debug)]
-pub struct Watch {
+pub struct CertificateWatch {
     ask: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
+impl CertificateWatch {
     /// Watches the files of `identity`, which had `pair` in them, good for `validity`; `publish` gets what is to be
     /// served with from now on.
     ///
     /// # Errors
     /// When the kernel refuses a thread.
     pub fn start(
-        identity: Identity,
+        identity: TlsIdentity,
         pair: Pair,
         validity: Option<Validity>,
         publish: impl Fn(Served) + Send + 'static,
@@ -49,7 +49,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for CertificateWatch {
     fn drop(&mut self) {
         self.ask = None;
         if let Some(thread) = self.thread.take() {
@@ -60,7 +60,7 @@ impl Drop for Watch {
 }
 
 fn watch(
-    identity: &Identity,
+    identity: &TlsIdentity,
     pair: Pair,
     mut validity: Option<Validity>,
     asked: &mpsc::Receiver<()>,

@@ -15,7 +15,7 @@ use super::utf8::{self, InvalidUtf8, Validator};
 
 /// What a peer may send.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct MessageLimits {
     /// Bytes of a message, all its fragments and their overhead together; of a compressed one, its content too.
     pub message_bytes: usize,
     /// Bytes of a data frame's payload.
@@ -149,7 +149,7 @@ impl Decoder {
     pub fn decode<'a>(
         &'a mut self,
         input: &'a mut [u8],
-        limits: &Limits,
+        limits: &MessageLimits,
         inflater: &'a mut Inflater,
     ) -> Result<(usize, Option<Event<'a>>), ProtocolError> {
         self.release();
@@ -227,7 +227,7 @@ impl Decoder {
     }
 
     /// Works through one frame, or as much of it as there is.
-    fn advance(&mut self, input: &mut [u8], limits: &Limits) -> Result<(usize, Ready), ProtocolError> {
+    fn advance(&mut self, input: &mut [u8], limits: &MessageLimits) -> Result<(usize, Ready), ProtocolError> {
         let open = self.partial.as_ref().is_some_and(|partial| partial.frame.is_some());
         let mut at = 0;
         if !open {
@@ -286,7 +286,7 @@ impl Decoder {
 
     /// Whether a frame may come here (§5.4) and fits the limits, before a byte of its payload is kept. Returns
     /// its length.
-    fn admit(&self, header: &Header, limits: &Limits) -> Result<usize, ProtocolError> {
+    fn admit(&self, header: &Header, limits: &MessageLimits) -> Result<usize, ProtocolError> {
         let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
         match (header.opcode, message) {
             _ if self.skips => {}
@@ -316,7 +316,7 @@ impl Decoder {
 }
 
 /// What a data frame counts against the message limit.
-fn charge(header: &Header, limits: &Limits) -> usize {
+fn charge(header: &Header, limits: &MessageLimits) -> usize {
     let fragment = !header.fin || header.opcode == Opcode::Continuation;
     let overhead = if fragment { limits.fragment_overhead } else { 0 };
     (header.len as usize).saturating_add(overhead)
@@ -328,7 +328,7 @@ impl Partial {
     }
 
     /// Begins an admitted frame that is cut or belongs to a fragmented message.
-    fn open(&mut self, header: Header, limits: &Limits, skips: bool) {
+    fn open(&mut self, header: Header, limits: &MessageLimits, skips: bool) {
         self.frame = Some(OpenFrame { header, received: 0 });
         if skips || header.opcode.is_control() {
             return;
@@ -344,7 +344,7 @@ impl Partial {
     }
 
     /// Takes what `input` has of the open frame's payload.
-    fn take(&mut self, input: &mut [u8], limits: &Limits, skips: bool) -> Result<(usize, Ready), ProtocolError> {
+    fn take(&mut self, input: &mut [u8], limits: &MessageLimits, skips: bool) -> Result<(usize, Ready), ProtocolError> {
         let Some(OpenFrame { header, received }) = self.frame else {
             return Ok((0, Ready::Nothing));
         };
@@ -418,7 +418,7 @@ impl Message {
 fn inflate<'a>(
     opcode: Opcode,
     payload: &[u8],
-    limits: &Limits,
+    limits: &MessageLimits,
     inflater: &'a mut Inflater,
 ) -> Result<&'a mut [u8], ProtocolError> {
     let content = inflater.inflate(payload, limits.message_bytes)?;

@@ -2,7 +2,7 @@
 //! at the real one, and the real one run over chunks, both in the same terms. For the property tests and for fuzzing.
 
 use uringcast::wire::deflate::inflate::Inflater;
-use uringcast::wire::websocket::{Decoder, Event, Limits};
+use uringcast::wire::websocket::{Decoder, Event, MessageLimits};
 
 use super::deflate;
 
@@ -15,7 +15,7 @@ pub enum Seen {
     Close(Option<u16>, String),
 }
 
-pub const LIMITS: Limits = Limits { message_bytes: 2000, frame_bytes: 1500, fragment_overhead: 64 };
+pub const LIMITS: MessageLimits = MessageLimits { message_bytes: 2000, frame_bytes: 1500, fragment_overhead: 64 };
 /// What a decoder may hold beyond a message: its own bookkeeping and a control frame's payload.
 const OVERHEAD: usize = 192 + 256;
 
