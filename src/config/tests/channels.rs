@@ -142,8 +142,8 @@ fn faults_of_variables_of_namespaces_are_told() {
     assert!(
         message("URINGCAST_NAMESPACES__chat__HISTORY_SIZE").ends_with("mean URINGCAST_NAMESPACES__CHAT__HISTORY_SIZE?")
     );
-    assert!(message("URINGCAST_NAMESPACES__CHAT").contains("no such setting"));
-    assert!(message("URINGCAST_NAMESPACES").contains("no such setting"));
+    assert!(message("URINGCAST_NAMESPACES__CHAT").contains("unknown setting"));
+    assert!(message("URINGCAST_NAMESPACES").contains("unknown setting"));
     assert!(message("URINGCAST_NAMESPACES__LOBBY__ESCAPE").contains("the lobby's section is [lobby]"));
     assert!(message("URINGCAST_NAMESPACES____ESCAPE").contains("name has 1 to 64"));
 }
