@@ -59,7 +59,6 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
     Ok(Settings {
         hub: HubSettings {
             shards,
-            language: config.language,
             namespaces: Arc::new(config.channel_namespaces()),
             duplicate_login: config.auth.duplicate_login,
             connections_per_user: limits.connections_per_user,
@@ -77,6 +76,7 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             presence_digest_above: limits.presence_digest_above as u64,
             presence_list: limits.presence_list,
         },
+        language: config.language,
         guard,
         metrics: Metrics::new(shards),
         refusals: Arc::default(),

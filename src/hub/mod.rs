@@ -22,7 +22,6 @@ use crate::model::namespace::Namespaces;
 use crate::model::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, UsersPage};
 use crate::model::position::Since;
 use crate::model::publication::Publication;
-use crate::model::text::Language;
 use crate::model::user::{DuplicateLogin, User};
 use crate::time::clock::Now;
 use crate::time::wheel::{TICK_MS, Wheel};
@@ -60,8 +59,6 @@ pub fn owner_of(channel: &str, shards: usize) -> ShardId {
 pub struct HubSettings {
     /// How many shards there are.
     pub shards: usize,
-    /// Of the presence pushes.
-    pub language: Language,
     /// What channels allow.
     pub namespaces: Arc<Namespaces>,
     /// What a second sign-in of a user does.

@@ -43,7 +43,6 @@ impl Scene {
     fn new() -> Self {
         let settings = HubSettings {
             shards: 1,
-            language: Language::En,
             namespaces: Arc::new(Namespaces::new(namespace("lobby", 0), namespace("", 0), [namespace("slow", 100)])),
             duplicate_login: DuplicateLogin::Allow,
             connections_per_user: 0,

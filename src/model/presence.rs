@@ -10,7 +10,7 @@ use crate::model::user::User;
 pub struct PresenceNews {
     /// The channel. In the lobby the members are the users who are online.
     pub channel: Arc<str>,
-    /// Unix milliseconds, by the owner's clock.
+    /// The time in Unix milliseconds, by the owner's clock.
     pub timestamp: u64,
     /// Names are shown HTML-escaped.
     pub escape: bool,

@@ -40,6 +40,7 @@ use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::model::errand::Errand;
 use crate::model::notice::Reply;
 use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
+use crate::model::text::Language;
 use crate::model::voice::Voice;
 use crate::site::Site;
 use crate::time::clock::Now;
@@ -82,6 +83,8 @@ const LANE_BYTES: usize = 256 * 1024;
 pub struct Settings {
     /// Of the owner's side, and what both sides share.
     pub hub: HubSettings,
+    /// The language of the sentences for people.
+    pub language: Language,
     /// Limits that no connection can judge by itself; all shards share it.
     pub guard: Arc<Guard>,
     /// Where all shards count.
@@ -334,7 +337,7 @@ impl Shard {
                 }
             }
             Parcel::Announce { news } => {
-                let language = self.settings.hub.language;
+                let language = self.settings.language;
                 let frame = news.frame(Voice::NativeText, |news, out| {
                     dialect::write_presence(Voice::NativeText, out, news, language);
                 });
@@ -530,7 +533,7 @@ impl Shard {
 
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
-        let language = self.settings.hub.language;
+        let language = self.settings.language;
         let write = |out: &mut Vec<u8>| dialect::write_reply(Voice::NativeText, out, reply, mark, language);
         if self.may_compress(reply) { self.push_message(id.slot, write) } else { self.push_private(id.slot, write) }
     }

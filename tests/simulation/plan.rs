@@ -208,10 +208,10 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
     let probe_ms = dice.pick(&[0, 100, 700, 2_000]);
     let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);
     let guard = Arc::new(Guard::new(rules(outbox_bytes as u64, dice)));
+    let language = dice.pick(&[Language::En, Language::Zh]);
     Settings {
         hub: HubSettings {
             shards,
-            language: dice.pick(&[Language::En, Language::Zh]),
             namespaces: namespaces(dice.once_in(2), dice),
             duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
             connections_per_user: dice.pick(&[0, 1, 2, 3]),
@@ -226,6 +226,7 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
             presence_digest_above: 1_000,
             presence_list: 100,
         },
+        language,
         guard,
         metrics: Metrics::new(shards),
         refusals: Arc::default(),
