@@ -15,17 +15,17 @@ pub(super) fn keys(config: &Config, shards: &[ShardThread], control: Option<&Con
     match token_keys(config) {
         Ok((verifier, source)) => {
             pass_on(verifier, source, shards, control);
-            tracing::info!("keys read anew");
+            tracing::info!("keys read again");
         }
-        Err(error) => tracing::error!(%error, "the keys can't be read: the old ones stay in force"),
+        Err(error) => tracing::error!(%error, "the keys cannot be read; the old ones stay in use"),
     }
     let Some(control) = control.filter(|control| control.api_addr().is_some()) else { return };
     match ApiKeys::new(&config.http) {
         Ok(keys) => {
             control.set_keys(keys);
-            tracing::info!("API keys read anew");
+            tracing::info!("API keys read again");
         }
-        Err(error) => tracing::error!(%error, "the API keys can't be read: the old ones stay in force"),
+        Err(error) => tracing::error!(%error, "the API keys cannot be read; the old ones stay in use"),
     }
 }
 

@@ -133,7 +133,7 @@ fn await_first_turns(started: &mpsc::Receiver<io::Result<()>>, count: usize) -> 
     for _ in 0..count {
         let turned = started.recv_timeout(latest.saturating_duration_since(Instant::now()));
         turned.unwrap_or_else(|_| {
-            Err(io::Error::other(format!("its loop did not turn within {} s", START_MAX.as_secs())))
+            Err(io::Error::other(format!("its event loop did not start within {} s", START_MAX.as_secs())))
         })?;
     }
     Ok(())
@@ -170,7 +170,7 @@ impl ShardBody {
             Err(_) => {}
         }
         // Written directly: the logging thread would not run any more after `abort`.
-        eprintln!("uringcast: the loop of shard {number} failed: the process ends");
+        eprintln!("uringcast: the loop of shard {number} failed, so the process ends");
         std::process::abort();
     }
 
@@ -178,7 +178,7 @@ impl ShardBody {
         if let Some(cpu) = self.cpu
             && let Err(error) = cpus::pin(cpu)
         {
-            tracing::warn!(%error, cpu, "this shard can't be pinned");
+            tracing::warn!(%error, cpu, "this shard cannot be pinned to a CPU");
         }
         let driver = self.driver;
         driver.serve(|| async move {
