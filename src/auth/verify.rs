@@ -10,7 +10,9 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::claims::{ChannelGrant, Identity, MAX_NAME_BYTES, ClaimRules, displayable, is_channel_length, user_id_from_json};
+use super::claims::{
+    ChannelGrant, ClaimRules, Identity, MAX_NAME_BYTES, displayable, is_channel_length, user_id_from_json,
+};
 use super::jwks::FetchedKeys;
 use super::key::{VerifyKey, is_name_of, is_public};
 use super::keys;
