@@ -179,8 +179,9 @@ impl TokenArgs {
             false => self.user.parse().ok().filter(|number: &i64| number.to_string() == self.user),
         };
         match integer {
-            Some(number) => UserId::int(number)
-                .ok_or_else(|| ConfigError::of_flag("--user", "must be within ±(2^53−1); with --user-string it becomes a text")),
+            Some(number) => UserId::int(number).ok_or_else(|| {
+                ConfigError::of_flag("--user", "must be within ±(2^53−1); with --user-string it becomes a text")
+            }),
             None => UserId::text(&self.user).ok_or_else(|| ConfigError::of_flag("--user", "must have 1 to 128 bytes")),
         }
     }

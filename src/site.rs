@@ -9,7 +9,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::auth::{self, NewToken, UserId};
 use crate::config::Secret;
-use crate::wire::handshake::{Policy, HttpRefusal, UpgradeRequest, Upgrade, upgrade};
+use crate::wire::handshake::{HttpRefusal, Policy, Upgrade, UpgradeRequest, upgrade};
 
 /// The one path of the echo endpoint.
 const ECHO_PATH: &str = "/echo";

@@ -10,7 +10,7 @@ use crate::boot::threads::ShardThread;
 use crate::config::{Config, ConfigError};
 use crate::io::commands::Command;
 use crate::metrics::Metrics;
-use crate::tls::{self, TlsIdentity, Pair, Served};
+use crate::tls::{self, Pair, Served, TlsIdentity};
 
 /// The configured certificate, loaded and checked.
 pub(super) struct Certificate {

@@ -104,7 +104,13 @@ struct Fetched {
 
 impl KeySet {
     /// Nothing is fetched yet.
-    pub fn new(source: KeySetSource, configured: Verifier, refresh_s: u64, clock: Clock, counts: Arc<KeySetCounts>) -> Self {
+    pub fn new(
+        source: KeySetSource,
+        configured: Verifier,
+        refresh_s: u64,
+        clock: Clock,
+        counts: Arc<KeySetCounts>,
+    ) -> Self {
         Self { source, configured, fetched: None, schedule: FetchSchedule::new(refresh_s), counts, clock }
     }
 

@@ -95,7 +95,8 @@ fn what_is_not_known_is_no_fault() {
 #[test]
 fn files() {
     use Severity::Stops;
-    let few = |hard| move |machine: &mut Machine, _: &mut Plan| machine.files = Some(ProcessLimit { soft: 1_024, hard });
+    let few =
+        |hard| move |machine: &mut Machine, _: &mut Plan| machine.files = Some(ProcessLimit { soft: 1_024, hard });
     assert!(only(Stops, "open files", few(20_000)).why.contains("room for 19,904 of 1,000,000"));
     assert!(only(Stops, "open files", few(40)).why.contains("does not start"));
     // One for each connection, eight for each of eight shards, and 32.
@@ -281,7 +282,10 @@ fn a_copy_of_a_machine_is_read() {
         fs::write(path, text).unwrap();
     };
     assert!(Machine::read(Some(root.path()), None).is_err(), "there is nothing");
-    put("proc/7/limits", "ProcessLimit  Soft  Hard  Units\nMax open files            1024                 unlimited  files\n");
+    put(
+        "proc/7/limits",
+        "ProcessLimit  Soft  Hard  Units\nMax open files            1024                 unlimited  files\n",
+    );
     put("proc/7/status", "Name:\tx\nSeccomp:\t2\nCpus_allowed_list:\t0-2,5\n");
     put("proc/7/cgroup", "4:memory:/a/b\n3:cpu,cpuacct:/a\n0::/a/b\n");
     put("sys/fs/cgroup/a/memory.max", "5000\n");

@@ -44,18 +44,18 @@ impl ShardCore {
     }
 
     /// Counts and tells what the owner of a channel, or of the users, refused to a connection.
-    pub(super) fn tell_owner_refusal(&mut self, id: ConnId, refusal: parcel::HttpRefusal, now: Now) {
+    pub(super) fn tell_owner_refusal(&mut self, id: ConnId, refusal: parcel::Refusal, now: Now) {
         if let Some(limit) = limit_of(refusal) {
             return self.refused(id, limit, now, || format!("refused by the owner: {refusal:?}"));
         }
         match refusal {
-            parcel::HttpRefusal::AlreadyOnline => {
+            parcel::Refusal::AlreadyOnline => {
                 self.metrics.refused(Limit::DuplicateLogin);
                 self.tell_refusal(id, "already_signed_in", now, || {
                     "closed: the user has a connection and auth.duplicate_login is reject_new (4409)".to_owned()
                 });
             }
-            parcel::HttpRefusal::SignedInElsewhere => {
+            parcel::Refusal::SignedInElsewhere => {
                 self.metrics.refused(Limit::DuplicateLogin);
                 self.tell_refusal(id, "already_signed_in", now, || {
                     "closed: the user has a connection that was accepted later (4409)".to_owned()
@@ -128,16 +128,16 @@ pub(super) fn token_use<'a>(command: &Command<'a>) -> Option<TokenUse<'a>> {
 }
 
 /// The limit for which an owner refused something, if that is why.
-pub(super) fn limit_of(refusal: parcel::HttpRefusal) -> Option<Limit> {
+pub(super) fn limit_of(refusal: parcel::Refusal) -> Option<Limit> {
     match refusal {
-        parcel::HttpRefusal::TooManyChannels => Some(Limit::Channels),
-        parcel::HttpRefusal::Busy => Some(Limit::Requests),
-        parcel::HttpRefusal::TooLarge => Some(Limit::PushBytes),
-        parcel::HttpRefusal::TooManySignIns => Some(Limit::SignIns),
-        parcel::HttpRefusal::TooManyConnections => Some(Limit::ConnectionsPerUser),
+        parcel::Refusal::TooManyChannels => Some(Limit::Channels),
+        parcel::Refusal::Busy => Some(Limit::Requests),
+        parcel::Refusal::TooLarge => Some(Limit::PushBytes),
+        parcel::Refusal::TooManySignIns => Some(Limit::SignIns),
+        parcel::Refusal::TooManyConnections => Some(Limit::ConnectionsPerUser),
         // Counted where they are told, under a reason of their own.
-        parcel::HttpRefusal::AlreadyOnline | parcel::HttpRefusal::SignedInElsewhere => None,
-        parcel::HttpRefusal::Forbidden | parcel::HttpRefusal::KeyReused => None,
+        parcel::Refusal::AlreadyOnline | parcel::Refusal::SignedInElsewhere => None,
+        parcel::Refusal::Forbidden | parcel::Refusal::KeyReused => None,
     }
 }
 

@@ -7,7 +7,7 @@ mod stream;
 mod validity;
 mod watch;
 
-pub use identity::{TlsIdentity, Pair, Served};
+pub use identity::{Pair, Served, TlsIdentity};
 pub use stream::{Opened, Scratch, Stream, TlsError};
 pub use validity::{Concern, Validity};
 pub use watch::CertificateWatch;

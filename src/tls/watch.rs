@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::identity::{TlsIdentity, Pair, Served};
+use super::identity::{Pair, Served, TlsIdentity};
 use super::validity::{Concern, Reminder, Validity};
 use crate::time::clock::Clock;
 

@@ -53,7 +53,7 @@ impl<'a> UpgradeRequest<'a> {
             None => (buf, false),
         };
         let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut parsed = httparse::UpgradeRequest::new(&mut storage[..limits.headers.min(HEADERS_MAX)]);
+        let mut parsed = httparse::Request::new(&mut storage[..limits.headers.min(HEADERS_MAX)]);
         let status = parsed.parse(head);
         // The first fault in the order of the bytes is the one that is told, however they were cut.
         if parsed.version == Some(0) {

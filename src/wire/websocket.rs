@@ -9,7 +9,7 @@
 pub use super::frame::ProtocolError;
 
 use super::deflate::inflate::{Inflater, Work};
-use super::frame::{self, CLIENT_HEADER_MAX, Header, Opcode};
+use super::frame::{self, CLIENT_HEADER_MAX, FrameHeader, Opcode};
 use super::mask;
 use super::utf8::{self, InvalidUtf8, Validator};
 
@@ -102,7 +102,7 @@ struct Partial {
 
 #[derive(Debug, Clone, Copy)]
 struct OpenFrame {
-    header: Header,
+    header: FrameHeader,
     received: usize,
 }
 
@@ -272,11 +272,11 @@ impl Decoder {
     }
 
     /// Parses the header that `input` goes on with; the number is the bytes of *this* input that belong to it.
-    fn parse_header(&mut self, input: &[u8]) -> Result<Option<(Header, usize)>, ProtocolError> {
+    fn parse_header(&mut self, input: &[u8]) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
         let kept = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
         let rsv1_allowed = self.deflate;
         if kept == 0 {
-            let parsed = Header::parse(input, rsv1_allowed)?;
+            let parsed = FrameHeader::parse(input, rsv1_allowed)?;
             if parsed.is_none() && !input.is_empty() {
                 let partial = self.partial.get_or_insert_default();
                 partial.header[..input.len()].copy_from_slice(input);
@@ -288,7 +288,7 @@ impl Decoder {
         let partial = self.partial.get_or_insert_default();
         let filled = CLIENT_HEADER_MAX.min(kept + input.len());
         partial.header[kept..filled].copy_from_slice(&input[..filled - kept]);
-        let parsed = Header::parse(&partial.header[..filled], rsv1_allowed)?;
+        let parsed = FrameHeader::parse(&partial.header[..filled], rsv1_allowed)?;
         partial.header_len = if parsed.is_some() { 0 } else { filled as u8 };
         if parsed.is_some() && partial.is_empty() {
             self.partial = None;
@@ -298,7 +298,7 @@ impl Decoder {
 
     /// Whether a frame may come here (§5.4) and fits the limits, before a byte of its payload is kept. Returns
     /// its length.
-    fn admit(&self, header: &Header, limits: &MessageLimits) -> Result<usize, ProtocolError> {
+    fn admit(&self, header: &FrameHeader, limits: &MessageLimits) -> Result<usize, ProtocolError> {
         let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
         match (header.opcode, message) {
             _ if self.skips => {}
@@ -328,7 +328,7 @@ impl Decoder {
 }
 
 /// What a data frame counts against the message limit.
-fn charge(header: &Header, limits: &MessageLimits) -> usize {
+fn charge(header: &FrameHeader, limits: &MessageLimits) -> usize {
     let fragment = !header.fin || header.opcode == Opcode::Continuation;
     let overhead = if fragment { limits.fragment_overhead } else { 0 };
     (header.len as usize).saturating_add(overhead)
@@ -340,7 +340,7 @@ impl Partial {
     }
 
     /// Begins an admitted frame that is cut or belongs to a fragmented message.
-    fn open(&mut self, header: Header, limits: &MessageLimits, skips: bool) {
+    fn open(&mut self, header: FrameHeader, limits: &MessageLimits, skips: bool) {
         self.frame = Some(OpenFrame { header, received: 0 });
         if skips || header.opcode.is_control() {
             return;

@@ -2,7 +2,7 @@
 //! Input: the bytes of the request and of what follows it.
 
 use uringcast::wire::deflate::Mode;
-use uringcast::wire::handshake::{HeadLimits, Policy, HttpRefusal, UpgradeRequest, upgrade};
+use uringcast::wire::handshake::{HeadLimits, HttpRefusal, Policy, UpgradeRequest, upgrade};
 
 use crate::dice::Dice;
 

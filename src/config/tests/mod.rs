@@ -221,7 +221,7 @@ fn wrong_values_are_refused_with_file_line_and_key() {
         ("listen = \"localhost\"", "FILE:1: listen: must be an address and a port such as"),
         ("language = \"de\"", "FILE:1: language: must be \"en\" or \"zh\""),
         ("echo = \"yes\"", "FILE:1: echo: must be true or false"),
-        ("auth = 3", "FILE:1: auth: is a section: write [auth]"),
+        ("auth = 3", "FILE:1: auth: is a section, not a key: write [auth]"),
         ("[auth]\nhs256_secret = \"short\"", "FILE:2: auth.hs256_secret: is too short"),
         ("[auth]\nhs256_secret = \"\"", "FILE:2: auth.hs256_secret: is too short"),
         ("[limits]\nmessage_bytes = 0", "FILE:2: limits.message_bytes: must be from 1 to"),

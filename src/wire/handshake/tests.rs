@@ -15,7 +15,8 @@ fn policy() -> Policy {
 }
 
 fn parse(head: &str) -> Result<UpgradeRequest<'_>, HttpRefusal> {
-    let (request, consumed) = UpgradeRequest::parse(head.as_bytes(), &HeadLimits::default())?.expect("the head is complete");
+    let (request, consumed) =
+        UpgradeRequest::parse(head.as_bytes(), &HeadLimits::default())?.expect("the head is complete");
     assert_eq!(consumed, head.len());
     Ok(request)
 }
@@ -122,7 +123,8 @@ fn clients_in_use_pass() {
 
 #[test]
 fn requests_that_do_not_parse() {
-    let status = |head: &str| UpgradeRequest::parse(head.as_bytes(), &HeadLimits::default()).err().map(|refusal| refusal.status);
+    let status =
+        |head: &str| UpgradeRequest::parse(head.as_bytes(), &HeadLimits::default()).err().map(|refusal| refusal.status);
     for head in [
         "\x16\x03\x01\x02",
         "GET /ws HTTP/1.0\r\n",
@@ -197,7 +199,8 @@ fn a_target_in_absolute_form_names_the_host() {
 #[test]
 fn the_head_is_bounded() {
     let limits = HeadLimits { head_bytes: 200, headers: 4 };
-    let status = |head: &str| UpgradeRequest::parse(head.as_bytes(), &limits).map_err(|refusal| refusal.status).map(|_| ());
+    let status =
+        |head: &str| UpgradeRequest::parse(head.as_bytes(), &limits).map_err(|refusal| refusal.status).map(|_| ());
     let head = |padding: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(padding));
     let exact = 200 - head(0).len();
     assert_eq!(status(&head(exact)), Ok(()));

@@ -17,7 +17,12 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn feed(decoder: &mut Decoder, bytes: &[u8], limits: &MessageLimits, log: &mut Vec<String>) -> Result<(), ProtocolError> {
+fn feed(
+    decoder: &mut Decoder,
+    bytes: &[u8],
+    limits: &MessageLimits,
+    log: &mut Vec<String>,
+) -> Result<(), ProtocolError> {
     let (mut input, mut assembly) = (bytes.to_vec(), Assembly::new(|| 0));
     let mut rest = &mut input[..];
     while !rest.is_empty() {
