@@ -34,7 +34,7 @@ pub struct Frames {
 /// What all runs of one channel on a shard have in common during one epoch.
 #[derive(Debug)]
 pub struct Origin {
-    /// The channel's name.
+    /// The name of the channel.
     pub channel: Arc<str>,
     /// The epoch of the offsets.
     pub epoch: Arc<str>,
