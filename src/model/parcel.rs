@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use crate::ids::ConnId;
+use crate::model::engine::{EngineAsk, EngineNews};
 use crate::model::position::{Placed, Since};
 use crate::model::presence::PresenceNews;
 use crate::model::publication::{Publication, Publish};
+pub use crate::model::refusal::Refusal;
 use crate::model::user::User;
 use crate::model::voice::Voiced;
 
@@ -88,6 +90,18 @@ pub enum Parcel {
         /// The sum of their `frame_bytes`.
         bytes: usize,
     },
+    /// Owner → shard: publications of the channel are lost for good, and every subscriber there is told. If the epoch is
+    /// new, the old one has ended.
+    Gap {
+        /// The channel, its epoch from now on, and the last lost offset.
+        placed: Placed,
+        /// The first lost offset.
+        from: u64,
+    },
+    /// Owner → engine: a request.
+    ToEngine(Box<EngineAsk>),
+    /// Engine → owner: the answer to a request, or what happened in a channel.
+    FromEngine(Box<EngineNews>),
     /// Owner → shard: answers that waited for the end of a batch window, in order. Their credits went back before.
     LateAnswers(Vec<LateAnswer>),
     /// Owner → shard: news of the channel's members, for every subscriber of the channel there.
@@ -250,29 +264,6 @@ pub struct UsersPage {
     pub cursor: Option<Arc<str>>,
 }
 
-/// Why an owner did not do what it was asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// The user has another connection, which stays (`reject_new`).
-    AlreadyOnline,
-    /// The user has another connection, which was accepted later (`kick_old`).
-    SignedInElsewhere,
-    /// Too many sign-ins of this user have taken each other's place.
-    TooManySignIns,
-    /// The user has as many connections as a user may have.
-    TooManyConnections,
-    /// This connection may not publish here.
-    Forbidden,
-    /// The encoded push would be over its limit.
-    TooLarge,
-    /// The idempotency key was used for other content.
-    KeyReused,
-    /// The owner has as many channels as it may have.
-    TooManyChannels,
-    /// The lanes had no room for the deliveries in time.
-    Busy,
-}
-
 impl Ask {
     /// Bytes that the ask carries beyond its own size.
     pub fn weight(&self) -> usize {
@@ -355,6 +346,8 @@ impl Parcel {
             Self::DeliverBatch { bytes, .. } => *bytes,
             Self::Announce { news } => news.value().weight(),
             Self::Answer { answer, .. } => answer.weight(),
+            Self::ToEngine(ask) => ask.weight(),
+            Self::FromEngine(news) => news.weight(),
             _ => 0,
         }
     }

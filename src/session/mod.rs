@@ -600,6 +600,7 @@ impl Session {
             Refusal::TooLarge => RequestError::new(413, Text::TooLarge),
             Refusal::KeyReused => RequestError::new(409, Text::KeyReused),
             Refusal::TooManyChannels | Refusal::Busy => RequestError::new(503, Text::Busy),
+            Refusal::Unanswered => RequestError::new(504, Text::Timeout),
         };
         Outcome::Error(id, error, channel)
     }

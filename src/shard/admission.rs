@@ -3,7 +3,7 @@
 //! it has been told. Part of `shard`; the counts are `limits`'.
 
 use super::conns::Conn;
-use super::{Arrival, Shard};
+use super::{Arrival, ShardCore};
 use crate::ids::ConnId;
 use crate::limits::refusals::RefusalNote;
 use crate::limits::{Address, Limit, Peer};
@@ -14,10 +14,10 @@ use crate::wire::handshake::{self, Refusal};
 /// How long a connection over a limit may take to send the request that is answered with the refusal.
 pub(super) const REFUSED_MS: u64 = 2_000;
 
-impl Shard {
+impl ShardCore {
     /// A socket was accepted. Over a limit, its request will be refused. `None`: it can't be told, or too many are
     /// being refused already, and it is to be closed.
-    pub fn open(&mut self, arrival: Arrival, now: Now) -> Option<ConnId> {
+    pub(super) fn open(&mut self, arrival: Arrival, now: Now) -> Option<ConnId> {
         let Arrival { from, is_told, accepted_ns } = arrival;
         let (address, refused) = match self.admit(from, now) {
             Ok(address) => (address, None),
@@ -101,7 +101,7 @@ impl Shard {
     }
 
     /// The socket is gone, whoever ended it.
-    pub fn closed(&mut self, id: ConnId, now: Now) {
+    pub(super) fn closed(&mut self, id: ConnId, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.dirty = false;
         self.blocked -= usize::from(conn.blocked);
@@ -124,7 +124,7 @@ impl Shard {
     }
 
     /// How many connections there are, beside those that are being refused.
-    pub fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.conns.count() - self.turned_away
     }
 }

@@ -2,7 +2,7 @@
 //! over is told with `error` 429, and who goes on is closed with 4429. Part of `shard`; the arithmetic is `limits`'.
 
 use super::refusals::TokenUse;
-use super::{Shard, Stage};
+use super::{ShardCore, Stage};
 use crate::auth::RefusedToken;
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
@@ -16,7 +16,7 @@ use crate::wire::websocket::Event;
 /// Less than this of an unfinished message is not counted, so that a frame's header that was cut costs nothing.
 const UNFINISHED_MIN_BYTES: usize = 4 * 1024;
 
-impl Shard {
+impl ShardCore {
     /// Counts received bytes.
     pub(super) fn measure(&mut self, id: ConnId, bytes: usize, now: Now) {
         let rates = self.settings.guard.settings().connection;

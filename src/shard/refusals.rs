@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::Shard;
+use super::ShardCore;
 use crate::auth::RefusedToken;
 use crate::ids::ConnId;
 use crate::limits::Limit;
@@ -15,7 +15,7 @@ use crate::model::text::Text;
 use crate::time::clock::Now;
 use crate::wire::handshake::{Refusal, Request};
 
-impl Shard {
+impl ShardCore {
     /// Counts what a limit refused to a connection, and tells it in the log.
     pub(super) fn refused(&mut self, id: ConnId, limit: Limit, now: Now, detail: impl FnOnce() -> String) {
         self.metrics.refused(limit);
@@ -79,7 +79,7 @@ impl Shard {
     }
 
     /// What the peer sent is no TLS, or TLS that can't be agreed on: its connection ends.
-    pub fn tls_failed(&mut self, id: ConnId, fault: &impl fmt::Display, now: Now) {
+    pub(super) fn tls_failed(&mut self, id: ConnId, fault: &impl fmt::Display, now: Now) {
         self.tell_refusal(id, "tls", now, || format!("closed: {fault}"));
     }
 
@@ -131,7 +131,7 @@ pub(super) fn token_use<'a>(command: &Command<'a>) -> Option<TokenUse<'a>> {
 pub(super) fn limit_of(refusal: parcel::Refusal) -> Option<Limit> {
     match refusal {
         parcel::Refusal::TooManyChannels => Some(Limit::Channels),
-        parcel::Refusal::Busy => Some(Limit::Requests),
+        parcel::Refusal::Busy | parcel::Refusal::Unanswered => Some(Limit::Requests),
         parcel::Refusal::TooLarge => Some(Limit::PushBytes),
         parcel::Refusal::TooManySignIns => Some(Limit::SignIns),
         parcel::Refusal::TooManyConnections => Some(Limit::ConnectionsPerUser),

@@ -18,10 +18,10 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn feed(decoder: &mut Decoder, bytes: &[u8], limits: &Limits, log: &mut Vec<String>) -> Result<(), ProtocolError> {
-    let (mut input, mut inflater) = (bytes.to_vec(), Inflater::new(|| 0));
+    let (mut input, mut assembly) = (bytes.to_vec(), Assembly::new(|| 0));
     let mut rest = &mut input[..];
     while !rest.is_empty() {
-        let (consumed, event) = decoder.decode(rest, limits, &mut inflater)?;
+        let (consumed, event) = decoder.decode(rest, limits, &mut assembly)?;
         assert!(consumed > 0, "a call with input consumes some");
         match event {
             Some(Event::Text(text)) => log.push(format!("text {}", std::str::from_utf8(text).unwrap())),
@@ -62,13 +62,13 @@ fn err(frames: &[Vec<u8>]) -> ProtocolError {
 fn whole_messages_come_from_the_input_itself() {
     let mut input = [frame(0x81, b"Hello"), frame(0x82, &[1, 2, 3])].concat();
     let range = input.as_ptr_range();
-    let (mut decoder, mut inflater) = (Decoder::new(), Inflater::new(|| 0));
-    let (consumed, event) = decoder.decode(&mut input, &LIMITS, &mut inflater).unwrap();
+    let (mut decoder, mut assembly) = (Decoder::new(), Assembly::new(|| 0));
+    let (consumed, event) = decoder.decode(&mut input, &LIMITS, &mut assembly).unwrap();
     let Some(Event::Text(text)) = event else { panic!("not a text") };
     assert_eq!((consumed, &*text), (11, &b"Hello"[..]));
     assert!(range.contains(&text.as_ptr()));
     assert!(decoder.is_idle());
-    let (consumed, event) = decoder.decode(&mut input[11..], &LIMITS, &mut inflater).unwrap();
+    let (consumed, event) = decoder.decode(&mut input[11..], &LIMITS, &mut assembly).unwrap();
     assert_eq!((consumed, event), (9, Some(Event::Binary(&mut [1, 2, 3]))));
     assert!(decoder.is_idle());
 }
@@ -78,10 +78,10 @@ fn a_cut_header_does_not_cost_the_payload_a_copy() {
     let mut input = frame(0x81, b"Hello");
     let (head, rest) = input.split_at_mut(3);
     let range = rest.as_ptr_range();
-    let (mut decoder, mut inflater) = (Decoder::new(), Inflater::new(|| 0));
-    assert_eq!(decoder.decode(head, &LIMITS, &mut inflater), Ok((3, None)));
+    let (mut decoder, mut assembly) = (Decoder::new(), Assembly::new(|| 0));
+    assert_eq!(decoder.decode(head, &LIMITS, &mut assembly), Ok((3, None)));
     assert!(!decoder.is_idle());
-    let Ok((8, Some(Event::Text(text)))) = decoder.decode(rest, &LIMITS, &mut inflater) else { panic!("not a text") };
+    let Ok((8, Some(Event::Text(text)))) = decoder.decode(rest, &LIMITS, &mut assembly) else { panic!("not a text") };
     assert!(range.contains(&text.as_ptr()));
     assert!(decoder.is_idle());
 }
@@ -169,7 +169,6 @@ fn nothing_follows_a_close() {
     for byte in [frame(0x01, b"a"), frame(0x88, b"\x03\xe8")].concat() {
         feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
     }
-    decoder.release();
     assert!(decoder.is_idle(), "the message that will never end is freed with the Close");
 }
 
@@ -217,21 +216,17 @@ fn idle_is_small_and_holds_nothing() {
         feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
     }
     assert_eq!(log, ["Ping([112])", "text Hello"]);
-    assert!(!decoder.is_idle(), "the last event is still there");
-    decoder.release();
     assert!(decoder.is_idle());
     assert_eq!(decoder.heap_bytes(), 0);
 }
 
 #[test]
-fn release_keeps_what_is_incomplete() {
+fn a_control_frame_between_two_fragments_keeps_the_message() {
     let (mut decoder, mut log) = (Decoder::new(), Vec::new());
     for byte in [frame(0x01, b"Hel"), frame(0x89, b"p")].concat() {
         feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
-        decoder.release();
     }
     for byte in frame(0x80, b"lo") {
-        decoder.release();
         feed(&mut decoder, &[byte], &LIMITS, &mut log).unwrap();
     }
     assert_eq!(log, ["Ping([112])", "text Hello"]);
@@ -244,7 +239,6 @@ fn deflated(frames: &[Vec<u8>], limits: &Limits) -> (Vec<String>, Option<Protoco
         let (mut decoder, mut log) = (Decoder::new(), Vec::new());
         decoder.allow_deflate();
         let error = bytes.chunks(chunk_bytes).find_map(|chunk| feed(&mut decoder, chunk, limits, &mut log).err());
-        decoder.release();
         (log, error, decoder.is_idle())
     };
     let (log, error, _) = run(bytes.len());
@@ -320,11 +314,11 @@ fn what_inflates_badly_ends_the_stream() {
 
 #[test]
 fn a_compressed_message_keeps_nothing_behind() {
-    let (mut decoder, mut inflater) = (Decoder::new(), Inflater::new(|| 0));
+    let (mut decoder, mut assembly) = (Decoder::new(), Assembly::new(|| 0));
     decoder.allow_deflate();
     assert!(size_of::<Decoder>() <= 16);
     for byte in [frame(0x41, &HELLO[..3]), frame(0x80, &HELLO[3..])].concat() {
-        if let (_, Some(event)) = decoder.decode(&mut [byte], &LIMITS, &mut inflater).unwrap() {
+        if let (_, Some(event)) = decoder.decode(&mut [byte], &LIMITS, &mut assembly).unwrap() {
             assert_eq!(event, Event::Text(&mut b"Hello".to_vec()));
             assert!(decoder.is_idle(), "what was compressed has gone by the time that it is inflated");
         }
