@@ -131,7 +131,7 @@ pub(super) fn token_use<'a>(command: &Command<'a>) -> Option<TokenUse<'a>> {
 pub(super) fn limit_of(refusal: parcel::Refusal) -> Option<Limit> {
     match refusal {
         parcel::Refusal::TooManyChannels => Some(Limit::Channels),
-        parcel::Refusal::Busy => Some(Limit::Requests),
+        parcel::Refusal::Busy | parcel::Refusal::Unanswered => Some(Limit::Requests),
         parcel::Refusal::TooLarge => Some(Limit::PushBytes),
         parcel::Refusal::TooManySignIns => Some(Limit::SignIns),
         parcel::Refusal::TooManyConnections => Some(Limit::ConnectionsPerUser),
