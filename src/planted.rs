@@ -21,11 +21,17 @@ pub enum Fault {
     LateClaim,
     /// A connection counts as dead although it has shown a sign of life.
     DeafProbe,
+    /// One of many outcomes of a remote engine is forgotten.
+    LostCompletion,
+    /// One of many publications of a remote engine is taken in twice.
+    DoubledCompletion,
+    /// Two publications that wait for a remote engine get each other's outcome.
+    SwappedCompletion,
 }
 
 impl Fault {
     /// Each of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::DroppedParcel,
         Self::SwappedOrder,
         Self::RecoveryOffByOne,
@@ -34,6 +40,9 @@ impl Fault {
         Self::FullLane,
         Self::LateClaim,
         Self::DeafProbe,
+        Self::LostCompletion,
+        Self::DoubledCompletion,
+        Self::SwappedCompletion,
     ];
 
     /// Whether the server is to make this mistake.

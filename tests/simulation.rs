@@ -17,6 +17,8 @@ mod codec;
 mod deflate;
 #[path = "simulation/dice.rs"]
 mod dice;
+#[path = "simulation/engine.rs"]
+mod engine;
 #[path = "simulation/farewell.rs"]
 mod farewell;
 #[path = "simulation/faults.rs"]

@@ -10,7 +10,7 @@ use crate::boot::error::BootError;
 use crate::config::{Config, ConfigError, Limits};
 use crate::dialect::native::encode::publication_frame_len;
 use crate::hub::HubSettings;
-use crate::hub::engine::EngineSettings;
+use crate::hub::engine::{EngineKind, EngineSettings};
 use crate::limits::{Guard, GuardSettings, Rate, Rates};
 use crate::metrics::Metrics;
 use crate::shard::{Compression, Settings};
@@ -70,6 +70,7 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             patience_ms: limits.request_ms / 2,
             channels: share(limits.channels),
             engine: EngineSettings {
+                kind: EngineKind::Memory,
                 history_bytes: share(limits.history_bytes),
                 idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
             },
@@ -92,8 +93,8 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             },
             dev,
         }),
-        head: handshake::Limits { head_bytes: limits.header_bytes, headers: limits.headers },
-        messages: websocket::Limits {
+        head: handshake::HeadLimits { head_bytes: limits.header_bytes, headers: limits.headers },
+        messages: websocket::MessageLimits {
             message_bytes: limits.message_bytes,
             frame_bytes: limits.frame_limit(),
             fragment_overhead: FRAGMENT_OVERHEAD,

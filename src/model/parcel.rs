@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use crate::ids::ConnId;
+use crate::model::engine::{EngineAsk, EngineNews};
 use crate::model::position::{Placed, Since};
 use crate::model::presence::PresenceNews;
 use crate::model::publication::{Publication, Publish};
+pub use crate::model::refusal::Refusal;
 use crate::model::user::User;
 use crate::model::voice::Voiced;
 
@@ -20,7 +22,7 @@ pub enum Parcel {
         asker: Asker,
         /// The asker's own number for the ask.
         request: u32,
-        /// The ask itself.
+        /// What the owner is asked for.
         ask: Ask,
     },
     /// Shard → owner: a subscription that was accepted is over. It is never refused. It does nothing if a later ask has
@@ -88,6 +90,18 @@ pub enum Parcel {
         /// The sum of their `frame_bytes`.
         bytes: usize,
     },
+    /// Owner → shard: publications of the channel are lost for good, and every subscriber there is told. If the epoch is
+    /// new, the old one has ended.
+    Gap {
+        /// The channel, its epoch from now on, and the last lost offset.
+        placed: Placed,
+        /// The first lost offset.
+        from: u64,
+    },
+    /// Owner → engine: a request.
+    ToEngine(Box<EngineAsk>),
+    /// Engine → owner: the answer to a request, or what happened in a channel.
+    FromEngine(Box<EngineNews>),
     /// Owner → shard: answers that waited for the end of a batch window, in order. Their credits went back before.
     LateAnswers(Vec<LateAnswer>),
     /// Owner → shard: news of the channel's members, for every subscriber of the channel there.
@@ -137,7 +151,7 @@ pub enum Ask {
     Claim(Box<Claim>),
     /// Attach the connection to a channel.
     Subscribe {
-        /// The channel.
+        /// The name of the channel.
         channel: Arc<str>,
         /// The user who has signed in on the connection.
         user: Arc<User>,
@@ -148,7 +162,7 @@ pub enum Ask {
     Publish(Box<Publish>),
     /// A page of a channel's history.
     History {
-        /// The channel.
+        /// The name of the channel.
         channel: Arc<str>,
         /// The page begins behind this place; with `reverse`, before it.
         since: Option<Box<Since>>,
@@ -159,7 +173,7 @@ pub enum Ask {
     },
     /// A page of the users in a channel.
     Presence {
-        /// The channel.
+        /// The name of the channel.
         channel: Arc<str>,
         /// Where the page before ended.
         cursor: Option<Box<str>>,
@@ -204,7 +218,7 @@ pub enum Answer {
     Subscribed(Box<Attached>),
     /// The publication was accepted. Its `Deliver` went before this answer.
     Published {
-        /// The publication's place.
+        /// The place of the publication in the channel.
         placed: Placed,
         /// It had been accepted before, under the same key.
         duplicate: bool,
@@ -229,7 +243,7 @@ pub enum Answer {
 /// Where a channel stands, with publications that came before.
 #[derive(Debug)]
 pub struct Attached {
-    /// The channel's position.
+    /// Where the channel stands.
     pub placed: Placed,
     /// Whether `publications` has everything that the client missed. `None` if the client did not ask.
     pub recovered: Option<bool>,
@@ -248,29 +262,6 @@ pub struct UsersPage {
     pub members: Vec<(Arc<User>, u64)>,
     /// Where the next page starts, if there is one.
     pub cursor: Option<Arc<str>>,
-}
-
-/// Why an owner did not do what it was asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// The user has another connection, which stays (`reject_new`).
-    AlreadyOnline,
-    /// The user has another connection, which was accepted later (`kick_old`).
-    SignedInElsewhere,
-    /// Too many sign-ins of this user have taken each other's place.
-    TooManySignIns,
-    /// The user has as many connections as a user may have.
-    TooManyConnections,
-    /// This connection may not publish here.
-    Forbidden,
-    /// The encoded push would be over its limit.
-    TooLarge,
-    /// The idempotency key was used for other content.
-    KeyReused,
-    /// The owner has as many channels as it may have.
-    TooManyChannels,
-    /// The lanes had no room for the deliveries in time.
-    Busy,
 }
 
 impl Ask {
@@ -355,6 +346,8 @@ impl Parcel {
             Self::DeliverBatch { bytes, .. } => *bytes,
             Self::Announce { news } => news.value().weight(),
             Self::Answer { answer, .. } => answer.weight(),
+            Self::ToEngine(ask) => ask.weight(),
+            Self::FromEngine(news) => news.weight(),
             _ => 0,
         }
     }

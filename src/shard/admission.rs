@@ -9,7 +9,7 @@ use crate::limits::refusals::RefusalNote;
 use crate::limits::{Address, Limit, Peer};
 use crate::metrics::Count;
 use crate::time::clock::Now;
-use crate::wire::handshake::{self, Refusal};
+use crate::wire::handshake::{self, HttpRefusal};
 
 /// How long a connection over a limit may take to send the request that is answered with the refusal.
 pub(super) const REFUSED_MS: u64 = 2_000;
@@ -80,7 +80,7 @@ impl ShardCore {
 
     /// Learns from the request of a trusted proxy where it came from, and counts it there. Over a limit it loses its
     /// place: what is left to do is to tell it, or to cut it if too many are being told.
-    pub(super) fn place(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) -> Result<(), Limit> {
+    pub(super) fn place(&mut self, id: ConnId, request: &handshake::UpgradeRequest<'_>, now: Now) -> Result<(), Limit> {
         let Some(proxy) = self.conns.at(id.slot).take_proxy() else { return Ok(()) };
         let guard = &self.settings.guard;
         let header = guard.settings().forwarded_header;
@@ -141,13 +141,13 @@ impl ShardCore {
 }
 
 /// What a connection over this limit is told before the upgrade.
-pub(super) fn refusal_of(limit: Limit) -> Refusal {
+pub(super) fn refusal_of(limit: Limit) -> HttpRefusal {
     match limit {
         // Its others may stay for hours.
-        Limit::ConnectionsPerIp => Refusal::too_many_requests(30),
+        Limit::ConnectionsPerIp => HttpRefusal::too_many_requests(30),
         // At least one is let in each second.
-        Limit::NewConnectionsPerIp => Refusal::too_many_requests(1),
-        Limit::Memory => Refusal::unavailable("short of memory", 10),
-        _ => Refusal::unavailable("at capacity", 5),
+        Limit::NewConnectionsPerIp => HttpRefusal::too_many_requests(1),
+        Limit::Memory => HttpRefusal::unavailable("short of memory", 10),
+        _ => HttpRefusal::unavailable("at capacity", 5),
     }
 }

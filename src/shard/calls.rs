@@ -10,6 +10,7 @@ use crate::auth::{Lifted, Revocation, Revocations, Verifier};
 use crate::hub::OwnedChannel;
 use crate::ids::{ConnId, ShardId};
 use crate::metrics::ShardMetrics;
+use crate::model::engine::Ticket;
 use crate::model::errand::ErrandOutcome;
 use crate::model::parcel::Ask;
 use crate::time::clock::Now;
@@ -201,6 +202,18 @@ impl Shard {
     #[doc(hidden)]
     pub fn owned(&self) -> Vec<OwnedChannel> {
         self.core.hub.owned()
+    }
+
+    /// Whether news of a remote engine waits for room in the lanes.
+    #[doc(hidden)]
+    pub fn has_engine_news(&self) -> bool {
+        self.core.hub.has_news()
+    }
+
+    /// Whether the outcome of this ask to a remote engine is awaited.
+    #[doc(hidden)]
+    pub fn awaits_engine(&self, ticket: Ticket) -> bool {
+        self.core.hub.awaits(ticket)
     }
 
     /// The memory that is held for the connection, in bytes, and the most that it would be with what it is due.

@@ -72,7 +72,7 @@ impl ShardCore {
             // Asks that wait for room may be waiting for a batch to leave.
             self.hub.end_batches(now, &mut self.staging);
             self.hub.refuse_waiting(&mut self.staging);
-            if !self.hub.is_waiting() {
+            if !self.hub.is_waiting() && !self.hub.is_at_engine() {
                 self.tell_all(Farewell::NoMoreDeliveries);
                 self.farewell.delivered = true;
             }

@@ -80,8 +80,9 @@ use crate::limits::{Guard, Peer};
 use crate::mesh::Staging;
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::model::errand::Errand;
-use crate::model::notice::Reply;
+use crate::model::notice::{Gap, GapReason, Reply};
 use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
+use crate::model::position::{Placed, Position};
 use crate::model::text::Language;
 use crate::model::voice::Voice;
 use crate::site::Site;
@@ -135,9 +136,9 @@ pub struct Settings {
     /// What is served over HTTP, and who may upgrade.
     pub site: Arc<Site>,
     /// Limits on the request's head.
-    pub head: handshake::Limits,
+    pub head: handshake::HeadLimits,
     /// Limits on frames and messages.
-    pub messages: websocket::Limits,
+    pub messages: websocket::MessageLimits,
     /// Bytes of a message of a client that has not signed in.
     pub auth_message_bytes: usize,
     /// Bytes that may wait for one connection.
@@ -262,10 +263,11 @@ struct ShardCore {
 impl ShardCore {
     fn new(own: ShardId, settings: Arc<Settings>, verifier: Arc<Verifier>, seed: u64) -> Self {
         let shards = settings.hub.shards;
+        let endpoints = settings.hub.endpoints();
         Self {
             own,
             hub: Hub::new(settings.hub.clone(), seed),
-            staging: Staging::new(own, shards, settings.lane_parcels),
+            staging: Staging::new(own, endpoints, settings.lane_parcels),
             conns: Conns::new(own),
             fanout: Fanout::default(),
             sender: Sender::default(),
@@ -322,6 +324,9 @@ impl ShardCore {
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
             Parcel::Deferred => self.give_credit(from),
+            Parcel::FromEngine(news) => self.hub.hear_engine(*news, now, &mut self.staging),
+            Parcel::ToEngine(ask) => unreachable!("{ask:?} is for the engine"),
+            Parcel::Gap { placed, from } => self.lose(&placed, from),
             Parcel::Farewell(farewell) => self.hear_farewell(farewell),
             Parcel::Answer { asker: Asker::Conn(conn), request, answer, credit } => {
                 if credit {
@@ -347,6 +352,16 @@ impl ShardCore {
             dialect::write_publication(Voice::NativeText, out, publication);
         });
         self.fanout.append(&publication.placed.channel, frame, publication.offset(), key);
+    }
+
+    /// Tells the subscribers of a channel that its publications up to `placed` are lost for good.
+    fn lose(&mut self, placed: &Placed, from: u64) {
+        self.fanout.begin_epoch(&placed.channel, &placed.epoch);
+        let Position { channel, epoch, offset: to } = placed.position();
+        let mut frame = Vec::new();
+        let gap = Gap { channel, epoch, from, to, reason: GapReason::Engine };
+        dialect::write_gap(Voice::NativeText, &mut frame, &gap);
+        self.fanout.append(channel, &frame, 0, 0);
     }
 
     /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
@@ -410,7 +425,7 @@ impl ShardCore {
 
     /// Whether something waits for another shard to make room: no turn helps before it has.
     fn is_stuck(&self) -> bool {
-        self.staging.has_outbound() || self.hub.is_waiting()
+        self.staging.has_outbound() || self.hub.is_waiting() || self.hub.has_news()
     }
 
     /// Whether something waits that a turn would take up.

@@ -82,6 +82,7 @@ impl ApiError {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
             }
             Answer::Refused(Refusal::Busy) => Self::busy(),
+            Answer::Refused(Refusal::Unanswered) => Self::unknown(),
             answer => unreachable!("no owner answers the backend with {answer:?}"),
         }
     }
