@@ -94,8 +94,8 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             },
             dev,
         }),
-        head: handshake::Limits { head_bytes: limits.header_bytes, headers: limits.headers },
-        messages: websocket::Limits {
+        head: handshake::HeadLimits { head_bytes: limits.header_bytes, headers: limits.headers },
+        messages: websocket::MessageLimits {
             message_bytes: limits.message_bytes,
             frame_bytes: limits.frame_limit(),
             fragment_overhead: FRAGMENT_OVERHEAD,

@@ -38,7 +38,7 @@ pub fn write_presence(voice: Voice, out: &mut Vec<u8>, news: &PresenceNews, lang
     }
 }
 
-/// Appends a gap.
+/// Appends a gap in a channel.
 pub fn write_gap(voice: Voice, out: &mut Vec<u8>, gap: &Gap<'_>) {
     match voice {
         Voice::NativeText => framed(out, |out| encode::write_gap(out, gap)),

@@ -14,7 +14,7 @@ pub enum Voice {
 }
 
 impl Voice {
-    /// All voices.
+    /// All voices, in the order of their numbers.
     pub const ALL: [Self; 2] = [Self::NativeText, Self::EventStream];
 
     /// Where the voice stands in [`Voice::ALL`].
@@ -37,7 +37,7 @@ impl<T> Voiced<T> {
         Self { value, frames: Default::default() }
     }
 
-    /// The value itself.
+    /// The value that is shared.
     pub fn value(&self) -> &T {
         &self.value
     }

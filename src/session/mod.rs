@@ -103,7 +103,7 @@ enum RequestKind {
 /// A subscription that the client asks for.
 #[derive(Debug)]
 pub struct Wanted {
-    /// The channel.
+    /// The name of the channel.
     pub channel: Box<str>,
     token: Option<Box<str>>,
     recover: Option<Box<Since>>,
@@ -119,7 +119,7 @@ struct Stalled {
 /// An answer that needs no owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Local {
-    /// Send this error.
+    /// Send this error to the client.
     Refuse(RequestError),
     /// End the subscription and send `unsubscribed`.
     Unsubscribe,
@@ -128,7 +128,7 @@ pub enum Local {
 /// What the shard has to do about a command. An `Option<&str>` is the id of the client's request.
 #[derive(Debug)]
 pub enum Effect<'a> {
-    /// Send this reply.
+    /// Send this reply to the client.
     Reply(Reply<'a>, Option<&'a str>),
     /// Send this reply and close with the code.
     Close(Reply<'static>, Option<&'a str>, u16),
@@ -162,7 +162,7 @@ pub enum Outcome {
     SignedIn(Option<Box<str>>, Arc<User>),
     /// Attach the connection to the channel, then send `subscribed`.
     Subscribed(Option<Box<str>>),
-    /// Send the answer.
+    /// Send the answer to the client.
     Reply(Option<Box<str>>),
     /// Send nothing: the client did not ask for an acknowledgement.
     Silent,
@@ -175,7 +175,7 @@ pub enum Outcome {
 }
 
 impl Session {
-    /// The signed-in user.
+    /// The user who is signed in.
     pub fn user(&self) -> Option<&Arc<User>> {
         if self.stage == SessionStage::SignedIn { self.user.as_ref() } else { None }
     }
@@ -260,7 +260,7 @@ impl Session {
         }
     }
 
-    /// Judges one command.
+    /// Judges one command of the client.
     pub fn command<'a>(&mut self, request: Request<'a>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let id = request.id;
         let refuse = |code, text| Effect::Reply(Reply::Error { error: RequestError::new(code, text), about: None }, id);

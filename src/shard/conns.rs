@@ -6,7 +6,9 @@ use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
+use super::deadlines::FiledTick;
 use super::pacing::Pacing;
+use super::send_state::SendState;
 use super::stream_state::EventStream;
 use crate::dialect::native::event_stream::StreamRequest;
 use crate::fanout::outbox::Outbox;
@@ -27,10 +29,7 @@ pub struct Conn {
     // What sending looks at comes first.
     pub(super) outbox: Outbox,
     pub(super) subscriptions: SmallVec<[Subscription; 1]>,
-    /// The kernel takes no more; the shell waits for writability.
-    pub(super) blocked: bool,
-    /// It is in the list of connections with something to send.
-    pub(super) dirty: bool,
+    pub(super) send_state: SendState,
     /// Reading has stopped until something is done; [`Action::Resume`](super::Action) is due then.
     pub(super) paused: bool,
     /// It is only there to be told that it was over this limit when it came.
@@ -50,8 +49,7 @@ pub struct Conn {
     pub(super) seen_ms: u64,
     /// How long after that it was pinged, if the pong is awaited.
     pinged_after_ms: Option<NonZeroU32>,
-    /// The tick of the wheel under which it is filed; entries under others are stale. 32 bits last for eight years.
-    pub(super) filed: u32,
+    pub(super) filed: FiledTick,
 }
 
 /// How the messages to a connection are framed.
@@ -284,7 +282,7 @@ impl Conn {
 
     /// What stays a frame of its channel in the outbox.
     pub(super) fn kept_frames(&self) -> KeptFrames {
-        match self.blocked {
+        match self.send_state.is_blocked() {
             _ if self.stamps() => KeptFrames::All,
             true => KeptFrames::Droppable,
             false => KeptFrames::None,

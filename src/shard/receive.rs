@@ -20,7 +20,7 @@ use crate::site::Route;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
 use crate::wire::frame::{self, Opcode};
-use crate::wire::handshake::{self, Refusal};
+use crate::wire::handshake::{self, HttpRefusal};
 use crate::wire::websocket::{self, Assembly, Event, ProtocolError};
 
 /// A masked control frame at its longest (RFC 6455 §5.5).
@@ -184,7 +184,7 @@ fn message(
         (Ok(request), None) if come == MessageCome::First && core.puts_off(id, &request.command, text, now) => {}
         (Ok(request), None) => core.command(id, request, now),
     }
-    core.had_large |= envelopes.trim();
+    core.large_memory.note_if(envelopes.trim());
 }
 
 impl ShardCore {
@@ -265,7 +265,7 @@ impl ShardCore {
             &kept
         };
         let limits = self.settings.head;
-        match handshake::Request::parse(head, &limits) {
+        match handshake::UpgradeRequest::parse(head, &limits) {
             Ok(None) => {
                 self.conns.at(id.slot).hold_input(head);
                 rest.len()
@@ -284,7 +284,7 @@ impl ShardCore {
         }
     }
 
-    fn route(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) {
+    fn route(&mut self, id: ConnId, request: &handshake::UpgradeRequest<'_>, now: Now) {
         let site = std::sync::Arc::clone(&self.settings.site);
         let method = request.method();
         if let Some(limit) = self.conns.at(id.slot).refused {
@@ -294,7 +294,7 @@ impl ShardCore {
             return self.respond(id, now, |out| site.write_refusal(Some(request), method, &refusal, out));
         }
         if self.farewell.has_begun() {
-            let refusal = Refusal::unavailable("server is going away", 5);
+            let refusal = HttpRefusal::unavailable("server is going away", 5);
             return self.refuse_request(id, method, Some(request), refusal, now);
         }
         if let Err(limit) = self.place(id, request, now) {
@@ -354,7 +354,7 @@ impl ShardCore {
     }
 
     /// What a message may have: before the sign-in no more than `auth` needs.
-    fn message_limits(&mut self, id: ConnId) -> websocket::Limits {
+    fn message_limits(&mut self, id: ConnId) -> websocket::MessageLimits {
         let mut limits = self.settings.messages;
         let conn = self.conns.at(id.slot);
         if conn.stage == Stage::Native && conn.session.is_anonymous() {

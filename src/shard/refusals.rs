@@ -13,7 +13,7 @@ use crate::model::command::{Command, SubscribeTo};
 use crate::model::parcel;
 use crate::model::text::Text;
 use crate::time::clock::Now;
-use crate::wire::handshake::{Refusal, Request};
+use crate::wire::handshake::{HttpRefusal, UpgradeRequest};
 
 impl ShardCore {
     /// Counts what a limit refused to a connection, and tells it in the log.
@@ -88,8 +88,8 @@ impl ShardCore {
         &mut self,
         id: ConnId,
         method: &str,
-        request: Option<&Request<'_>>,
-        refusal: Refusal,
+        request: Option<&UpgradeRequest<'_>>,
+        refusal: HttpRefusal,
         now: Now,
     ) {
         self.metrics.request_refused(refusal.status);

@@ -26,7 +26,7 @@ use crate::session::{Effect, Local, Wanted};
 use crate::site::{StreamRoute, write_stream_refusal};
 use crate::time::clock::Now;
 use crate::wire::codes::close;
-use crate::wire::handshake::Refusal;
+use crate::wire::handshake::HttpRefusal;
 
 /// How long a browser waits at least before it connects again …
 const RETRY_MS: u64 = 1_000;
@@ -210,18 +210,18 @@ fn auth_of(request: &StreamRequest) -> Command<'_> {
 }
 
 /// What a request is answered with, in place of a close with this code, or with the error that was told before it.
-fn http_refusal(code: u16, error: Option<RequestError>) -> Refusal {
+fn http_refusal(code: u16, error: Option<RequestError>) -> HttpRefusal {
     let status = error.map_or(0, |error| error.code);
     match (status, code) {
-        (400, _) => Refusal::bad_request("bad request"),
-        (403, _) => Refusal::forbidden("forbidden"),
-        (404, _) => Refusal::not_found(),
-        (409, _) | (_, close::SIGNED_IN_ELSEWHERE) => Refusal::conflict("signed in elsewhere"),
-        (429, _) | (_, close::RATE_LIMITED) => Refusal::too_many_requests(30),
-        (504, _) => Refusal::gateway_timeout("no answer in time"),
-        (_, close::UNAUTHORIZED) => Refusal::unauthorized("unauthorized"),
-        (_, close::FORBIDDEN) => Refusal::forbidden("forbidden"),
-        (_, close::INTERNAL) => Refusal::internal("internal error"),
-        _ => Refusal::unavailable("try again later", 5),
+        (400, _) => HttpRefusal::bad_request("bad request"),
+        (403, _) => HttpRefusal::forbidden("forbidden"),
+        (404, _) => HttpRefusal::not_found(),
+        (409, _) | (_, close::SIGNED_IN_ELSEWHERE) => HttpRefusal::conflict("signed in elsewhere"),
+        (429, _) | (_, close::RATE_LIMITED) => HttpRefusal::too_many_requests(30),
+        (504, _) => HttpRefusal::gateway_timeout("no answer in time"),
+        (_, close::UNAUTHORIZED) => HttpRefusal::unauthorized("unauthorized"),
+        (_, close::FORBIDDEN) => HttpRefusal::forbidden("forbidden"),
+        (_, close::INTERNAL) => HttpRefusal::internal("internal error"),
+        _ => HttpRefusal::unavailable("try again later", 5),
     }
 }

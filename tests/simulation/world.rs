@@ -1,5 +1,5 @@
 //! N real shards, the lanes between them, the sockets of the clients and one clock; a step is one random action
-//! on one of them. Does to each part what `src/io/reactor.rs` and `src/io/conn.rs` do, in every order that they could;
+//! on one of them. Does to each part what `src/io/turns.rs` and `src/io/tasks.rs` do, in every order that they could;
 //! the order within a turn is the server's own, `shard::turn`. A shard that sleeps takes no turn until it is woken.
 //! An observer on the lobby's owner listens from the first step to the last: what it hears is the master sequence.
 

@@ -69,7 +69,7 @@ impl<'t, 'a> RequestEnvelope<'t, 'a> {
     }
 }
 
-/// The envelope's `data`.
+/// The `data` of an envelope.
 struct RequestData<'t, 'a> {
     source: ParsedText<'t, 'a>,
     member: Option<TapeMember<'a>>,
