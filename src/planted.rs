@@ -21,11 +21,13 @@ pub enum Fault {
     LateClaim,
     /// A connection counts as dead although it has shown a sign of life.
     DeafProbe,
+    /// A message that was put off for an errand is forgotten when the errand is done.
+    ForgottenMessage,
 }
 
 impl Fault {
     /// Each of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::DroppedParcel,
         Self::SwappedOrder,
         Self::RecoveryOffByOne,
@@ -34,6 +36,7 @@ impl Fault {
         Self::FullLane,
         Self::LateClaim,
         Self::DeafProbe,
+        Self::ForgottenMessage,
     ];
 
     /// Whether the server is to make this mistake.

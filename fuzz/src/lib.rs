@@ -19,7 +19,9 @@ mod oracles;
 mod simulation;
 
 pub use simulation::dice;
-use simulation::{backend, channels, client, codec, deflate, faults, ledger, oracle, plan, tokens, wire, world};
+use simulation::{
+    backend, channels, client, codec, deflate, errands, faults, ledger, oracle, plan, tokens, wire, world,
+};
 
 use dice::Dice;
 

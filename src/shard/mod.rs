@@ -459,17 +459,18 @@ impl Shard {
         self.conns.ids().into_iter().any(|id| self.conns.at(id.slot).pacing().is_some_and(Pacing::holds_back))
     }
 
+    /// Whether a client waits for an errand.
+    #[doc(hidden)]
+    pub fn awaits_errand(&self) -> bool {
+        !self.errands.is_idle()
+    }
+
     /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
     #[doc(hidden)]
     pub fn is_quiescent(&self) -> bool {
         let all = mesh::credits(self.settings.lane_parcels);
         let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
-        answered
-            && self.errands.is_idle()
-            && !self.hub.is_holding()
-            && !self.is_stuck()
-            && !self.has_work()
-            && self.flush.is_none()
+        answered && !self.hub.is_holding() && !self.is_stuck() && !self.has_work() && self.flush.is_none()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.
