@@ -6,12 +6,11 @@ use std::io::{self, Cursor, Read, Write};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
-use uringcast::wire::deflate::inflate::Inflater;
-use uringcast::wire::websocket::{Decoder, Event, Limits};
+use uringcast::wire::websocket::{Assembly, Decoder, Event, MessageLimits};
 use uringcast::wire::{frame, mask, utf8};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-const LIMITS: Limits = Limits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 };
+const LIMITS: MessageLimits = MessageLimits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 };
 
 fn naive_mask(payload: &mut [u8], key: [u8; 4]) {
     for (at, byte) in payload.iter_mut().enumerate() {
@@ -58,10 +57,10 @@ fn naive_decode(input: &[u8]) -> usize {
     total
 }
 
-fn decode(decoder: &mut Decoder, inflater: &mut Inflater, input: &mut [u8]) -> usize {
+fn decode(decoder: &mut Decoder, assembly: &mut Assembly, input: &mut [u8]) -> usize {
     let (mut rest, mut total) = (input, 0);
     while !rest.is_empty() {
-        let Ok((consumed, event)) = decoder.decode(rest, &LIMITS, inflater) else {
+        let Ok((consumed, event)) = decoder.decode(rest, &LIMITS, assembly) else {
             return total;
         };
         if let Some(Event::Text(text)) = event {
@@ -109,14 +108,14 @@ fn tungstenite(socket: &mut WebSocket<Received>, input: &[u8]) -> usize {
 
 fn decode_pipelined(criterion: &mut Criterion) {
     let bytes = pipelined();
-    assert_eq!(naive_decode(&bytes), decode(&mut Decoder::new(), &mut Inflater::new(|| 0), &mut bytes.clone()));
+    assert_eq!(naive_decode(&bytes), decode(&mut Decoder::new(), &mut Assembly::new(|| 0), &mut bytes.clone()));
     let mut socket = WebSocket::from_raw_socket(Received(Cursor::default()), Role::Server, None);
     assert_eq!(naive_decode(&bytes), tungstenite(&mut socket, &bytes));
     let mut group = criterion.benchmark_group("decode 16 frames of 64");
     group.throughput(Throughput::Elements(16));
-    let (mut decoder, mut inflater) = (Decoder::new(), Inflater::new(|| 0));
+    let (mut decoder, mut assembly) = (Decoder::new(), Assembly::new(|| 0));
     group.bench_function("in place", |bencher| {
-        let round = |input: &mut Vec<u8>| decode(&mut decoder, &mut inflater, input);
+        let round = |input: &mut Vec<u8>| decode(&mut decoder, &mut assembly, input);
         bencher.iter_batched_ref(|| bytes.clone(), round, BatchSize::SmallInput)
     });
     group.bench_function("copying", |bencher| {

@@ -21,13 +21,19 @@ pub enum Fault {
     LateClaim,
     /// A connection counts as dead although it has shown a sign of life.
     DeafProbe,
+    /// One of many outcomes of a remote engine is forgotten.
+    LostCompletion,
+    /// One of many publications of a remote engine is taken in twice.
+    DoubledCompletion,
+    /// Two publications that wait for a remote engine get each other's outcome.
+    SwappedCompletion,
     /// A message that was put off for an errand is forgotten when the errand is done.
     ForgottenMessage,
 }
 
 impl Fault {
     /// Each of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::DroppedParcel,
         Self::SwappedOrder,
         Self::RecoveryOffByOne,
@@ -36,6 +42,9 @@ impl Fault {
         Self::FullLane,
         Self::LateClaim,
         Self::DeafProbe,
+        Self::LostCompletion,
+        Self::DoubledCompletion,
+        Self::SwappedCompletion,
         Self::ForgottenMessage,
     ];
 

@@ -9,7 +9,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::auth::{self, NewToken, UserId};
 use crate::config::Secret;
-use crate::wire::handshake::{Policy, Refusal, Request, Upgrade, upgrade};
+use crate::wire::handshake::{HttpRefusal, Policy, Upgrade, UpgradeRequest, upgrade};
 
 /// The one path of the echo endpoint.
 const ECHO_PATH: &str = "/echo";
@@ -90,7 +90,7 @@ impl Site {
     ///
     /// # Errors
     /// The HTTP refusal to send.
-    pub fn route(&self, request: &Request<'_>, now_unix_ms: u64) -> Result<Route, Refusal> {
+    pub fn route(&self, request: &UpgradeRequest<'_>, now_unix_ms: u64) -> Result<Route, HttpRefusal> {
         let is_endpoint = |path: &str| path == self.path || (path == ECHO_PATH && self.echo);
         match request.path() {
             // What is asked of the server as a whole, or of an endpoint: which methods there are (RFC 9110 §9.3.7).
@@ -102,7 +102,7 @@ impl Site {
             ECHO_PATH if self.echo => upgrade(request, &self.policy).map(Route::Echo),
             path if path == CLIENT_PATH || path.starts_with(CLIENT_MODULES) => client_file(request).map(Route::Page),
             path => {
-                let Some(secret) = &self.dev else { return Err(Refusal::not_found()) };
+                let Some(secret) = &self.dev else { return Err(HttpRefusal::not_found()) };
                 self.policy.check_host(request)?;
                 let page = match path {
                     "/token" => demo_token(secret, request.query().unwrap_or_default(), now_unix_ms),
@@ -116,35 +116,35 @@ impl Site {
                     }
                     // Also a preflight (Fetch §4.8): asked before what a page would not send by itself.
                     "OPTIONS" => page.map(|_| Route::Page(Page { reader, etag: None, reply: PageReply::Methods })),
-                    _ => Err(page.map_or_else(|refusal| refusal, |_| Refusal::method_not_allowed())),
+                    _ => Err(page.map_or_else(|refusal| refusal, |_| HttpRefusal::method_not_allowed())),
                 }
             }
         }
     }
 }
 
-fn asset(path: &str) -> Result<PageContent, Refusal> {
+fn asset(path: &str) -> Result<PageContent, HttpRefusal> {
     let (file, content_type) = match path {
         "/" => ("demo/index.html", "text/html; charset=utf-8"),
         "/app.js" => ("demo/app.js", "text/javascript; charset=utf-8"),
         "/style.css" => ("demo/style.css", "text/css; charset=utf-8"),
         // Browsers ask for the first by themselves.
         "/favicon.ico" | "/favicon.svg" => ("demo/favicon.svg", "image/svg+xml"),
-        _ => return Err(Refusal::not_found()),
+        _ => return Err(HttpRefusal::not_found()),
     };
-    let file = Assets::get(file).ok_or(Refusal::not_found())?;
+    let file = Assets::get(file).ok_or(HttpRefusal::not_found())?;
     Ok(PageContent { content_type, body: file.data })
 }
 
 /// One of the client's modules.
-fn module(path: &str) -> Result<EmbeddedFile, Refusal> {
+fn module(path: &str) -> Result<EmbeddedFile, HttpRefusal> {
     let is_module = path == CLIENT_PATH || path.starts_with(CLIENT_MODULES);
-    Assets::get(&path[1..]).filter(|_| is_module).ok_or(Refusal::not_found())
+    Assets::get(&path[1..]).filter(|_| is_module).ok_or(HttpRefusal::not_found())
 }
 
 /// A module of the client, which any page may import and any browser keep. It asks each time whether its copy is still the
 /// same: modules of two versions don't fit together.
-fn client_file(request: &Request<'_>) -> Result<Page, Refusal> {
+fn client_file(request: &UpgradeRequest<'_>) -> Result<Page, HttpRefusal> {
     let file = module(request.path())?;
     let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash()));
     // RFC 9110 §13.1.2: a list, or * for any.
@@ -157,21 +157,21 @@ fn client_file(request: &Request<'_>) -> Result<Page, Refusal> {
             PageReply::Content(PageContent { content_type: "text/javascript; charset=utf-8", body: file.data })
         }
         "OPTIONS" => PageReply::Methods,
-        _ => return Err(Refusal::method_not_allowed()),
+        _ => return Err(HttpRefusal::method_not_allowed()),
     };
     Ok(Page { reader: Some("*".to_owned()), etag: Some(etag), reply })
 }
 
 /// Signs the visitor in under any name: only where the server is for trying things out.
-fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<PageContent, Refusal> {
+fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<PageContent, HttpRefusal> {
     let name = query.split('&').find_map(|pair| pair.strip_prefix("name=")).and_then(percent_decode);
-    let refused = Refusal::bad_request("a name is needed, in UTF-8: /token?name=Alice");
+    let refused = HttpRefusal::bad_request("a name is needed, in UTF-8: /token?name=Alice");
     let name = cut_name(name.as_deref().ok_or(refused)?);
     let id = UserId::text(name).ok_or(refused)?;
     let token =
         NewToken { user: &id, name, ttl_s: DEMO_TOKEN_S, channels: &[], issuer: None, audience: None, token_id: None };
     let token =
-        auth::issue(secret, &token, now_unix_ms).map_err(|_| Refusal::unavailable("no token can be made", 1))?;
+        auth::issue(secret, &token, now_unix_ms).map_err(|_| HttpRefusal::unavailable("no token can be made", 1))?;
     let body = serde_json::json!({ "token": token }).to_string();
     Ok(PageContent { content_type: "application/json", body: Cow::Owned(body.into_bytes()) })
 }

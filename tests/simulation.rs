@@ -17,6 +17,8 @@ mod codec;
 mod deflate;
 #[path = "simulation/dice.rs"]
 mod dice;
+#[path = "simulation/engine.rs"]
+mod engine;
 #[path = "simulation/errands.rs"]
 mod errands;
 #[path = "simulation/farewell.rs"]

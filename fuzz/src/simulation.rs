@@ -13,6 +13,8 @@ pub mod codec;
 pub mod deflate;
 #[path = "../../tests/simulation/dice.rs"]
 pub mod dice;
+#[path = "../../tests/simulation/engine.rs"]
+pub mod engine;
 #[path = "../../tests/simulation/errands.rs"]
 pub mod errands;
 #[path = "../../tests/simulation/faults.rs"]

@@ -9,7 +9,7 @@ use crate::boot::error::BootError;
 use crate::boot::threads::{ShardThread, SharedParts};
 use crate::config::{Config, ConfigError, ListenAddr};
 use crate::control::{self, KeySetCounts, Ledger, Owners};
-use crate::io::listener;
+use crate::io::bind::BACKLOG;
 use crate::io::socket_file::SocketFile;
 use crate::log::LostLines;
 use crate::wire::origin::Origins;
@@ -17,7 +17,7 @@ use crate::wire::origin::Origins;
 /// The API's keys and its bound socket.
 pub(super) struct BoundApi {
     keys: ApiKeys,
-    listener: control::Listener,
+    listener: control::ApiListener,
 }
 
 /// Reads the keys and binds the socket; `None` if no API is configured. The file of a unix socket is added to
@@ -29,13 +29,11 @@ pub(super) fn bind(config: &Config, socket_files: &mut Vec<SocketFile>) -> Resul
     let Some(addr) = config.http.listener() else { return Ok(None) };
     let keys = ApiKeys::new(&config.http)?;
     let listener = match addr {
-        ListenAddr::Tcp(addr) => TcpListener::bind(addr).map(control::Listener::Tcp),
-        ListenAddr::Unix(path) => {
-            SocketFile::listen(path, config.listen_mode.0, listener::BACKLOG).map(|(listener, file)| {
-                socket_files.push(file);
-                control::Listener::Unix(listener, path.clone())
-            })
-        }
+        ListenAddr::Tcp(addr) => TcpListener::bind(addr).map(control::ApiListener::Tcp),
+        ListenAddr::Unix(path) => SocketFile::listen(path, config.listen_mode.0, BACKLOG).map(|(listener, file)| {
+            socket_files.push(file);
+            control::ApiListener::Unix(listener, path.clone())
+        }),
     };
     let listener = listener.map_err(|cause| BootError::Listen { key: "http.listen", addr: addr.clone(), cause })?;
     Ok(Some(BoundApi { keys, listener }))
@@ -56,11 +54,11 @@ impl BoundApi {
         ledger: Ledger,
         lost: LostLines,
         key_set: Option<Arc<KeySetCounts>>,
-    ) -> Result<control::Parts, BootError> {
+    ) -> Result<control::ApiParts, BootError> {
         let settings = &shared.settings;
-        Ok(control::Parts {
+        Ok(control::ApiParts {
             listener: self.listener,
-            room: control::Room::within(descriptors),
+            room: control::ApiRoom::within(descriptors),
             hosts: config.http.hosts.clone(),
             cors: Origins::list(&config.http.cors_origins)
                 .map_err(|fault| ConfigError::of_key("http.cors_origins", fault))?,

@@ -10,8 +10,8 @@ use crate::boot::error::BootError;
 use crate::config::{Config, ConfigError, Limits};
 use crate::dialect::native::encode::publication_frame_len;
 use crate::hub::HubSettings;
-use crate::hub::engine::EngineSettings;
-use crate::limits::{Guard, Rate, Rates, Rules};
+use crate::hub::engine::{EngineKind, EngineSettings};
+use crate::limits::{Guard, GuardSettings, Rate, Rates};
 use crate::metrics::Metrics;
 use crate::shard::{Compression, Settings};
 use crate::site::Site;
@@ -52,14 +52,13 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
     // A bound of the process is divided evenly: channels and users are spread over the shards by a hash.
     let share = |bound: usize| bound.div_ceil(shards);
     warn_of_windows(config);
-    let guard = Arc::new(Guard::new(rules(limits)));
+    let guard = Arc::new(Guard::new(guard(limits)));
     let dev = if config.dev { auth::hs256_secret(&config.auth)? } else { None };
     // A sign-in that waits for a probe is a request too: it must be answered within `limits.request_ms`.
     let probe_ms = config.auth.probe_ms.min(limits.request_ms / 2);
     Ok(Settings {
         hub: HubSettings {
             shards,
-            language: config.language,
             namespaces: Arc::new(config.channel_namespaces()),
             duplicate_login: config.auth.duplicate_login,
             connections_per_user: limits.connections_per_user,
@@ -71,12 +70,14 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             patience_ms: limits.request_ms / 2,
             channels: share(limits.channels),
             engine: EngineSettings {
+                kind: EngineKind::Memory,
                 history_bytes: share(limits.history_bytes),
                 idempotency_keys: u32::try_from(share(limits.idempotency_keys)).unwrap_or(u32::MAX),
             },
             presence_digest_above: limits.presence_digest_above as u64,
             presence_list: limits.presence_list,
         },
+        language: config.language,
         guard,
         metrics: Metrics::new(shards),
         refusals: Arc::default(),
@@ -92,8 +93,8 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             },
             dev,
         }),
-        head: handshake::Limits { head_bytes: limits.header_bytes, headers: limits.headers },
-        messages: websocket::Limits {
+        head: handshake::HeadLimits { head_bytes: limits.header_bytes, headers: limits.headers },
+        messages: websocket::MessageLimits {
             message_bytes: limits.message_bytes,
             frame_bytes: limits.frame_limit(),
             fragment_overhead: FRAGMENT_OVERHEAD,
@@ -126,10 +127,10 @@ fn refusals() -> usize {
     usize::try_from(descriptors / REFUSALS_PART).map_or(REFUSALS_MAX, |part| part.min(REFUSALS_MAX))
 }
 
-fn rules(limits: &Limits) -> Rules {
+fn guard(limits: &Limits) -> GuardSettings {
     // The largest message that is allowed must fit into a burst, with its frame and what was sent along with it.
     let room = |burst: u64| burst.max(limits.message_bytes as u64 * 2);
-    Rules {
+    GuardSettings {
         exempt: limits.exempt.clone(),
         trusted_proxies: limits.trusted_proxies.clone(),
         forwarded_header: limits.forwarded_header,

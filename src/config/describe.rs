@@ -1,13 +1,13 @@
-//! Prints a configuration as commented TOML that reads back as the same configuration, secrets apart: what
-//! `uringcast config` shows and what docs/configuration.md is made of. Knows no key by name.
+//! Prints a configuration as commented TOML: the output of `uringcast config`, and the content of docs/configuration.md.
+//! Except for secrets, reading it back gives the same configuration. This file knows no key by name.
 
 use std::fmt::Write;
 
 use super::load::settable_variable;
 use super::schema::Config;
-use super::setting::{Item, Section, Shown};
+use super::setting::{DescribedItem, Section, ShownValue};
 
-/// Every key with its meaning, its value and, where that differs, its default.
+/// Describes every key with its meaning, its value and, if that differs, its default.
 pub fn describe(config: &Config) -> String {
     let (mut items, mut defaults) = (Vec::new(), Vec::new());
     config.walk("", &mut items);
@@ -20,14 +20,14 @@ pub fn describe(config: &Config) -> String {
     );
     for item in &items {
         match item {
-            Item::Section { path, docs } => {
+            DescribedItem::Section { path, docs } => {
                 out.push('\n');
                 comment(&mut out, docs);
                 line(&mut out, format_args!("[{path}]"));
             }
-            Item::Key { path, docs, shown } => {
+            DescribedItem::Key { path, docs, shown } => {
                 let default = defaults.iter().find_map(|item| match item {
-                    Item::Key { path: other, shown, .. } if other == path => Some(shown),
+                    DescribedItem::Key { path: other, shown, .. } if other == path => Some(shown),
                     _ => None,
                 });
                 out.push('\n');
@@ -39,10 +39,10 @@ pub fn describe(config: &Config) -> String {
     out
 }
 
-fn key(out: &mut String, path: &str, shown: &Shown, default: Option<&Shown>) {
+fn key(out: &mut String, path: &str, shown: &ShownValue, default: Option<&ShownValue>) {
     let name = path.rsplit('.').next().unwrap_or(path);
     let variable = settable_variable(path)
-        .unwrap_or_else(|| "(not to be set from the environment, where names are lower-cased)".to_owned());
+        .unwrap_or_else(|| "(no variable can set it, because names from variables are lower-cased)".to_owned());
     match default {
         Some(default) if default != shown => {
             line(out, format_args!("# {variable}; default: {}", text(default)));
@@ -50,16 +50,16 @@ fn key(out: &mut String, path: &str, shown: &Shown, default: Option<&Shown>) {
         _ => line(out, format_args!("# {variable}")),
     }
     match shown {
-        Shown::Plain(value) => line(out, format_args!("{name} = {value}")),
-        // Commented out, since TOML has no null and a redacted secret must not be taken for the secret.
-        Shown::Unset | Shown::Redacted(_) => line(out, format_args!("# {name} = {}", text(shown))),
+        ShownValue::Plain(value) => line(out, format_args!("{name} = {value}")),
+        // Commented out: TOML has no null, and a redacted secret must not be read as the secret.
+        ShownValue::Unset | ShownValue::Redacted(_) => line(out, format_args!("# {name} = {}", text(shown))),
     }
 }
 
-fn text(shown: &Shown) -> &str {
+fn text(shown: &ShownValue) -> &str {
     match shown {
-        Shown::Plain(value) | Shown::Redacted(value) => value,
-        Shown::Unset => "(not set)",
+        ShownValue::Plain(value) | ShownValue::Redacted(value) => value,
+        ShownValue::Unset => "(not set)",
     }
 }
 

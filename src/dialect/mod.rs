@@ -28,7 +28,7 @@ pub fn write_presence(voice: Voice, out: &mut Vec<u8>, news: &PresenceNews, lang
     framed(voice, out, |out| encode::write_presence(out, news, *news.channel == *LOBBY, language));
 }
 
-/// Appends a gap.
+/// Appends a gap in a channel.
 pub fn write_gap(voice: Voice, out: &mut Vec<u8>, gap: &Gap<'_>) {
     framed(voice, out, |out| encode::write_gap(out, gap));
 }

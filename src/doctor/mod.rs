@@ -20,11 +20,11 @@ use serde::Serialize;
 
 use crate::auth::{ApiKeys, Verifier};
 use crate::boot::cpus;
-use crate::config::{Config, ConfigError, DriverChoice, Origin};
+use crate::config::{Config, ConfigError, DriverChoice, SettingOrigin};
 use crate::time::clock::Clock;
-use crate::tls::{Concern, Identity};
+use crate::tls::{Concern, TlsIdentity};
 
-pub use machine::{Cgroup, Limit, Machine, Nic, Uring};
+pub use machine::{Cgroup, Machine, Nic, ProcessLimit, Uring};
 pub use report::Report;
 
 /// The sysctls.
@@ -180,7 +180,7 @@ pub fn examine(machine: &Machine, plan: &Plan) -> Report {
 fn judge_config(config: &Result<Config, ConfigError>, configured: bool) -> Finding {
     const CHECK: &str = "configuration";
     let stops = |error: &ConfigError| {
-        let place = if error.origin == Origin::Unset { "at fault".to_owned() } else { error.origin.to_string() };
+        let place = if error.origin == SettingOrigin::Unset { "at fault".to_owned() } else { error.origin.to_string() };
         Finding::off(Severity::Stops, CHECK, place)
             .should_be("one that the server starts from")
             .since(format!("{error}"))
@@ -200,7 +200,7 @@ fn judge_config(config: &Result<Config, ConfigError>, configured: bool) -> Findi
             None => Ok(()),
         }
     });
-    let sound = sound.and_then(|()| match Identity::new(&config.tls)? {
+    let sound = sound.and_then(|()| match TlsIdentity::new(&config.tls)? {
         Some(identity) => identity.load().map(|(_, served)| served.validity),
         None => Ok(None),
     });

@@ -286,6 +286,14 @@ impl Fanout {
         }
     }
 
+    /// From here on the channel's offsets are those of `epoch`. A slow client's gaps before and after this stay apart.
+    pub fn begin_epoch(&mut self, name: &Arc<str>, epoch: &Arc<str>) {
+        let Some(&channel) = self.by_name.get(name) else { return };
+        let local = self.channel(channel);
+        local.seal();
+        local.origin = Origin::new(Arc::clone(name), Arc::clone(epoch), local.origin.sending);
+    }
+
     /// The channels that have something to send; they count as clean from here on.
     pub fn take_dirty(&mut self) -> Vec<u32> {
         let dirty = std::mem::take(&mut self.dirty);

@@ -1,30 +1,33 @@
-//! Batch windows: what is published within one leaves together at its end, and so do the acknowledgements. An ask of
-//! somebody else neither ends a window nor waits for its end: it is answered from what has been sent so far. What
-//! waits holds no credit, so that a window keeps nobody else waiting; a window that is full ends before its time.
-//! Part of `hub`.
+//! Batch windows, and the answers that wait. What is published within a window leaves together at its end, and so do the
+//! acknowledgements. An ask of another client neither ends a window nor waits for its end: it is answered from what has
+//! been sent so far. An answer that waits for a window holds no credit, so that a window keeps no other client waiting;
+//! a window that is full ends before its time. An answer that waits for a remote engine keeps its credit, so that
+//! credits bound what waits. Part of `hub`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Hub;
-use super::channel::Behind;
+use super::caller::{Caller, answer, defer};
+use super::channel::{BATCH_MAX, Channel};
+use super::engine::Engine;
+use super::queue::{AnswerSlot, SlotState};
 use crate::ids::ShardId;
 use crate::mesh::Staging;
-use crate::model::parcel::{Answer, Asker, LateAnswer, Parcel};
+use crate::model::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
 use crate::time::clock::Now;
 
-/// What all open batch windows of a shard may hold; above it, those end that would end next.
+/// Most bytes in all open batch windows of a shard. Above it, the windows end that would end next.
 const BATCHED_BYTES: usize = 16 * 1024 * 1024;
 
-/// Who waits for an answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Caller {
-    /// A client, or the backend.
-    pub asker: Asker,
-    /// The asker's number for the ask.
-    pub request: u32,
-    /// Whether the answer gives the ask's credit back.
-    pub credit: bool,
+/// What came of an ask.
+pub(super) enum Performed {
+    /// It is answered.
+    Done(Answer),
+    /// Its answer waits in the channel's queue.
+    Queued(SlotState),
+    /// It is a sign-in that waits for another connection of its user.
+    Probing,
 }
 
 impl Hub {
@@ -35,35 +38,19 @@ impl Hub {
         }
     }
 
-    /// Ends a channel's batch window: its publications leave, and then what waited behind them is answered.
+    /// Ends a channel's batch window: its publications leave, and then the answers that waited for them.
     pub(super) fn end_batch(&mut self, name: &Arc<str>, now: Now, out: &mut Staging<Parcel>) {
         let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.batch.is_open()) else { return };
         self.batches.remove(&(channel.batch.until_ms, Arc::clone(name)));
-        let mut late = BTreeMap::<ShardId, Vec<LateAnswer>>::new();
-        for behind in self.publisher.end_batch(channel, out) {
-            match behind {
-                Behind::Answer(Caller { asker: Asker::Conn(conn), request, .. }, answer) if answer.weight() == 0 => {
-                    late.entry(conn.shard).or_default().push(LateAnswer { conn, request, answer });
-                }
-                Behind::Answer(caller, outcome) => {
-                    // A large answer is a parcel of its own, so that a turn doesn't take many of them.
-                    send_late(&mut late, out);
-                    answer(out, caller, outcome);
-                }
-                Behind::Ask(caller, ask) => {
-                    // The answers to what was asked before it go first.
-                    send_late(&mut late, out);
-                    self.execute(caller, ask, now, out);
-                }
-            }
-        }
-        send_late(&mut late, out);
+        self.publisher.end_batch(channel, out);
+        self.drain(name, now, out);
     }
 
-    /// Ends the batch windows that hold more than they may: a channel's own, and, while all of them together do, those
-    /// that would end next.
+    /// Ends the batch windows that hold more than they may: the channel's own, and, while all windows together hold too
+    /// much, those that would end next.
     pub(super) fn cut_batches(&mut self, name: &Arc<str>, now: Now, out: &mut Staging<Parcel>) {
-        if self.channels.get(name).is_some_and(|channel| channel.batch.is_full()) {
+        let is_full = |channel: &Channel| channel.batch.is_full() || channel.queue.len() >= BATCH_MAX;
+        if self.channels.get(name).is_some_and(|channel| channel.batch.is_open() && is_full(channel)) {
             self.batches_cut += 1;
             self.end_batch(name, now, out);
         }
@@ -74,39 +61,101 @@ impl Hub {
         }
     }
 
-    /// Answers; or lets the answer wait for the end of the channel's batch window, if it acknowledges a publication in
-    /// there or would overtake an earlier one to the same client.
+    /// Executes an ask that has just come, or lets it wait behind earlier asks of the same client.
+    pub(super) fn execute(&mut self, caller: Caller, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
+        let name = super::channel_of(&ask);
+        if let Some(channel) = self.channels.get_mut(&name)
+            && channel.has_to_wait(&ask, caller.asker)
+        {
+            let caller = release_credit(channel, caller, out);
+            channel.queue.push(caller, SlotState::Asked(ask, Default::default()));
+            return self.cut_batches(&name, now, out);
+        }
+        match self.perform(caller, ask, false, now, out) {
+            Performed::Done(outcome) => self.conclude(&name, caller, outcome, out),
+            Performed::Queued(state) => self.queue_of(&name).push(caller, state),
+            Performed::Probing => return,
+        }
+        self.cut_batches(&name, now, out);
+        self.settle(&name, now, out);
+    }
+
+    /// Answers; or lets the answer wait, if it acknowledges a publication that has not been sent yet or would overtake
+    /// an earlier answer to the same client.
     pub(super) fn conclude(&mut self, name: &str, caller: Caller, outcome: Answer, out: &mut Staging<Parcel>) {
-        let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.batch.is_open()) else {
-            return answer(out, caller, outcome);
-        };
-        let settled = channel.settled(&self.engine);
-        let is_ahead = matches!(&outcome, Answer::Published { placed, .. } if placed.offset > settled);
-        if is_ahead || channel.batch.is_awaited_by(caller.asker) {
-            channel.batch.behind.push(Behind::Answer(defer(caller, out), outcome));
+        let Self { channels, engine, .. } = self;
+        let Some(channel) = channels.get_mut(name) else { return answer(out, caller, outcome) };
+        if is_ahead(engine, channel, &outcome) || channel.queue.is_awaited_by(caller.asker) {
+            let caller = release_credit(channel, caller, out);
+            channel.queue.push(caller, SlotState::Answered(outcome));
         } else {
             answer(out, caller, outcome);
         }
     }
-}
 
-/// Answers an ask.
-pub(super) fn answer(out: &mut Staging<Parcel>, caller: Caller, answer: Answer) {
-    let Caller { asker, request, credit } = caller;
-    let to = match asker {
-        Asker::Conn(conn) => conn.shard,
-        // It asked here, and waits here.
-        Asker::Backend => out.own(),
-    };
-    out.push(to, Parcel::Answer { asker, request, answer, credit });
-}
-
-/// The answer comes later: until then, the credit is another ask's.
-pub(super) fn defer(caller: Caller, out: &mut Staging<Parcel>) -> Caller {
-    if let Caller { asker: Asker::Conn(conn), credit: true, .. } = caller {
-        out.push(conn.shard, Parcel::Deferred);
+    /// Lets the first answers of a channel's queue leave, as far as they wait for nothing more.
+    pub(super) fn drain(&mut self, name: &Arc<str>, now: Now, out: &mut Staging<Parcel>) {
+        let mut late = BTreeMap::<ShardId, Vec<LateAnswer>>::new();
+        while let Some(AnswerSlot { caller, state }) = self.next_ready(name) {
+            match (caller, state) {
+                (Caller { asker: Asker::Conn(conn), request, credit: false }, SlotState::Answered(answer))
+                    if answer.weight() == 0 =>
+                {
+                    late.entry(conn.shard).or_default().push(LateAnswer { conn, request, answer });
+                }
+                (caller, SlotState::Answered(outcome)) => {
+                    // A large answer is a parcel of its own, so that a turn doesn't take many of them.
+                    send_late(&mut late, out);
+                    answer(out, caller, outcome);
+                }
+                (caller, SlotState::Asked(ask, _)) => {
+                    // The answers to what was asked before it go first.
+                    send_late(&mut late, out);
+                    match self.perform(caller, ask, true, now, out) {
+                        Performed::Done(outcome) => self.put_first(name, caller, SlotState::Answered(outcome), out),
+                        Performed::Queued(state) => self.put_first(name, caller, state, out),
+                        Performed::Probing => {}
+                    }
+                    self.cut_batches(name, now, out);
+                }
+                (_, SlotState::Submitted(_)) => unreachable!("it waits for the engine"),
+            }
+        }
+        send_late(&mut late, out);
+        self.settle(name, now, out);
     }
-    Caller { credit: false, ..caller }
+
+    /// Takes the first slot of a channel's queue, if it waits for nothing more.
+    fn next_ready(&mut self, name: &str) -> Option<AnswerSlot> {
+        let Self { channels, engine, .. } = self;
+        let channel = channels.get_mut(name)?;
+        let is_ready = match &channel.queue.first()?.state {
+            SlotState::Answered(answer) => !is_ahead(engine, channel, answer),
+            SlotState::Asked(_, follow) => channel.follow.heard() >= *follow,
+            SlotState::Submitted(_) => false,
+        };
+        if is_ready { channel.queue.pop() } else { None }
+    }
+
+    /// The slot comes before all others of the channel.
+    fn put_first(&mut self, name: &str, caller: Caller, state: SlotState, out: &mut Staging<Parcel>) {
+        match (self.channels.get_mut(name), state) {
+            (Some(channel), state) => channel.queue.push_front(caller, state),
+            (None, SlotState::Answered(outcome)) => answer(out, caller, outcome),
+            (None, state) => unreachable!("{state:?} without a channel"),
+        }
+    }
+}
+
+/// Whether the answer acknowledges a publication that the subscribers have not been sent yet.
+fn is_ahead(engine: &Engine, channel: &Channel, answer: &Answer) -> bool {
+    let Answer::Published { placed, .. } = answer else { return false };
+    placed.offset > channel.settled(engine) && placed.epoch == *engine.logs().epoch(channel.log)
+}
+
+/// An ask that waits for a batch window holds no credit meanwhile, unless very many wait already.
+fn release_credit(channel: &Channel, caller: Caller, out: &mut Staging<Parcel>) -> Caller {
+    if channel.batch.is_open() && channel.queue.len() < BATCH_MAX { defer(caller, out) } else { caller }
 }
 
 fn send_late(late: &mut BTreeMap<ShardId, Vec<LateAnswer>>, out: &mut Staging<Parcel>) {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::Caller;
 use super::engine::{Engine, LogId};
+use super::follow::FollowState;
 use super::presence::{Announcer, Members};
+use super::queue::AnswerQueue;
 use crate::ids::{ConnId, ShardId};
 use crate::model::namespace::Namespace;
-use crate::model::parcel::{Answer, Ask, Asker};
+use crate::model::parcel::{Ask, Asker};
 use crate::model::position::Placed;
 use crate::model::publication::Publication;
 
@@ -39,6 +40,10 @@ pub struct Channel {
     pub announcer: Announcer,
     /// Accepted within the batch window and not delivered yet.
     pub batch: Batch,
+    /// Answers that wait.
+    pub queue: AnswerQueue,
+    /// What is known of the channel at a remote engine.
+    pub follow: FollowState,
     /// When it was last used: without subscribers and history it goes away some time after.
     pub used_ms: u64,
     /// Under which time the hub lists it among those that nobody is on.
@@ -47,27 +52,15 @@ pub struct Channel {
     pub filed: u64,
 }
 
-/// Publications that wait for the end of the batch window, and what waits behind them.
+/// Publications that wait for the end of the batch window.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// In order.
     pub publications: Vec<Arc<Publication>>,
     /// The length of their frames together.
     pub bytes: usize,
-    /// In order.
-    pub behind: Vec<Behind>,
     /// When the window ends; meaningful if there are publications.
     pub until_ms: u64,
-}
-
-/// What waits for the end of a batch window: an acknowledgement comes after the publication, and the answers to one
-/// client about a channel keep the order of its asks.
-#[derive(Debug)]
-pub enum Behind {
-    /// An answer.
-    Answer(Caller, Answer),
-    /// An ask that is answered then.
-    Ask(Caller, Ask),
 }
 
 impl Batch {
@@ -78,16 +71,7 @@ impl Batch {
 
     /// Whether the window ends before its time, because it holds as much as it may.
     pub fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES || self.publications.len().max(self.behind.len()) >= BATCH_MAX
-    }
-
-    /// Whether a client waits for something here. The backend's asks have no order among themselves.
-    pub fn is_awaited_by(&self, asker: Asker) -> bool {
-        let by = |behind: &Behind| {
-            let (Behind::Answer(caller, _) | Behind::Ask(caller, _)) = behind;
-            caller.asker == asker
-        };
-        asker != Asker::Backend && self.behind.iter().any(by)
+        self.bytes >= BATCH_BYTES || self.publications.len() >= BATCH_MAX
     }
 }
 
@@ -104,6 +88,8 @@ impl Channel {
             members: Members::default(),
             announcer,
             batch: Batch::default(),
+            queue: AnswerQueue::default(),
+            follow: FollowState::UNKNOWN,
             used_ms: 0,
             deserted_ms: None,
             filed: 0,
@@ -143,9 +129,18 @@ impl Channel {
         self.subscribers.contains_key(&conn)
     }
 
-    /// Whether nobody does.
+    /// Whether the channel has no subscribers, and nothing that the engine could answer.
     pub fn is_deserted(&self) -> bool {
-        self.subscribers.is_empty()
+        self.subscribers.is_empty() && !self.queue.is_at_engine() && !self.follow.is_asking()
+    }
+
+    /// Whether a client's ask has to wait behind its earlier asks about this channel. A publish need not, unless one of
+    /// those is to attach the client; its answer waits then.
+    pub fn has_to_wait(&self, ask: &Ask, asker: Asker) -> bool {
+        match ask {
+            Ask::Publish(_) => self.queue.is_attaching(asker),
+            _ => self.queue.is_awaited_by(asker),
+        }
     }
 
     /// Attaches a connection by the ask with this number; once attached, the later ask counts.

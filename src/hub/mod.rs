@@ -4,10 +4,14 @@
 
 mod attach;
 mod batch;
+mod caller;
 mod channel;
 pub mod engine;
+mod follow;
 pub mod presence;
 mod publish;
+mod queue;
+mod remote;
 pub mod users;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -22,17 +26,18 @@ use crate::model::namespace::Namespaces;
 use crate::model::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, UsersPage};
 use crate::model::position::Since;
 use crate::model::publication::Publication;
-use crate::model::text::Language;
 use crate::model::user::{DuplicateLogin, User};
 use crate::time::clock::Now;
 use crate::time::wheel::{TICK_MS, Wheel};
-pub use batch::Caller;
-use batch::{answer, defer};
-use channel::{Behind, Channel};
+use batch::Performed;
+use caller::{Caller, answer, defer};
+use channel::Channel;
 use engine::history::{HistoryBounds, HistoryRecovery};
-use engine::{Engine, EngineSettings};
+use engine::{Engine, EngineKind, EngineSettings};
 use presence::{Announcer, AnnouncerSettings};
 use publish::Publisher;
+use queue::{AnswerQueue, SlotState};
+use remote::AtEngine;
 use users::{Users, Waiter};
 
 pub use crate::model::namespace::LOBBY;
@@ -60,8 +65,6 @@ pub fn owner_of(channel: &str, shards: usize) -> ShardId {
 pub struct HubSettings {
     /// How many shards there are.
     pub shards: usize,
-    /// Of the presence pushes.
-    pub language: Language,
     /// What channels allow.
     pub namespaces: Arc<Namespaces>,
     /// What a second sign-in of a user does.
@@ -88,6 +91,13 @@ pub struct HubSettings {
     pub presence_digest_above: u64,
     /// Most users named in one digest.
     pub presence_list: usize,
+}
+
+impl HubSettings {
+    /// How many endpoints the mesh has: the shards, and a remote engine behind them.
+    pub fn endpoints(&self) -> usize {
+        self.shards + usize::from(self.engine.kind == EngineKind::Remote)
+    }
 }
 
 /// What a hub has, and what it has done.
@@ -129,6 +139,7 @@ pub struct Hub {
     channels: Channels,
     users: Users,
     engine: Engine,
+    at_engine: AtEngine,
     publisher: Publisher,
     /// Asks that found a lane full, and all that came behind them. Bounded by the credits of all shards.
     waiting: VecDeque<Waiting>,
@@ -160,11 +171,13 @@ struct Waiting {
 impl Hub {
     /// One shard's hub. `seed` makes the epochs: random in a server, given in a simulation.
     pub fn new(settings: HubSettings, seed: u64) -> Self {
+        let endpoint = ShardId(u16::try_from(settings.shards).expect("at most 256 shards"));
         Self {
-            engine: Engine::memory(&settings.engine, seed),
+            engine: Engine::new(&settings.engine, endpoint, seed),
             settings,
             channels: Channels::default(),
             users: Users::default(),
+            at_engine: AtEngine::default(),
             publisher: Publisher::default(),
             waiting: VecDeque::new(),
             batches: BTreeSet::new(),
@@ -205,6 +218,7 @@ impl Hub {
             let Some((_, name)) = self.batches.pop_first() else { break };
             self.end_batch(&name, now, out);
         }
+        self.engine_turn(now, out);
         self.retry(now, out);
         if self.is_windowless {
             self.end_batches(now, out);
@@ -219,7 +233,7 @@ impl Hub {
 
     /// Whether a publication or a sign-in waits for time to pass.
     pub fn is_holding(&self) -> bool {
-        !self.batches.is_empty() || self.users.is_probing()
+        !self.batches.is_empty() || self.users.is_probing() || self.is_at_engine()
     }
 
     /// When the next batch window ends, if nobody has been told yet.
@@ -254,13 +268,17 @@ impl Hub {
             return;
         }
         let Some(lobby) = self.channels.get_mut(LOBBY) else { return };
+        if let Some(caller) = lobby.queue.remove_claim(Asker::Conn(conn)) {
+            answer(out, caller, Answer::Refused(Refusal::Busy));
+            return;
+        }
         let (next, refused) = attach::release(&mut self.users, lobby, (conn, user), now, out);
         if let Some(next) = next {
             let outcome = claimed(&self.settings, &self.engine, &self.users, lobby, &next.claim);
             answer(out, next.caller(), outcome);
         }
         refuse(refused, out);
-        self.settle(LOBBY, now);
+        self.settle(LOBBY, now, out);
     }
 
     /// A connection has shown a sign of life, as it was asked to.
@@ -278,11 +296,12 @@ impl Hub {
     pub fn unsubscribe(&mut self, conn: ConnId, request: u32, channel: &str, now: Now, out: &mut Staging<Parcel>) {
         let Some(local) = self.channels.get_mut(channel) else { return };
         attach::unsubscribe(local, conn, request, now, out);
-        self.settle(channel, now);
+        self.settle(channel, now, out);
     }
 
     /// Looks at the channels whose moment has come: batch and presence windows, history, disuse.
     pub fn tick(&mut self, now: Now, out: &mut Staging<Parcel>) {
+        self.engine_turn(now, out);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
             for name in due {
                 let Some(channel) = self.channels.get_mut(&name).filter(|channel| channel.filed == tick) else {
@@ -292,9 +311,9 @@ impl Hub {
                 attach::poll(&self.users, channel, now, out);
                 self.engine.logs_mut().expire(channel.log, now.mono_ms);
                 if is_disused(&self.engine, channel, now) {
-                    self.remove(&name);
+                    self.remove(&name, out);
                 } else {
-                    self.settle(&name, now);
+                    self.settle(&name, now, out);
                 }
             }
         }
@@ -319,70 +338,81 @@ impl Hub {
         }
     }
 
-    fn execute(&mut self, caller: Caller, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
-        let (name, asker) = (channel_of(&ask), caller.asker);
-        if !matches!(ask, Ask::Publish(_))
-            && let Some(channel) = self.channels.get_mut(&name)
-            && channel.batch.is_open()
-            && channel.batch.is_awaited_by(asker)
-        {
-            // The client's answers keep the order of its asks. Everybody else is answered now, from what has been sent
-            // so far: an ask must not end the window for all.
-            channel.batch.behind.push(Behind::Ask(defer(caller, out), ask));
-            return self.cut_batches(&name, now, out);
-        }
-        let outcome = match ask {
-            Ask::Claim(claim) => match self.claim(caller, claim, now, out) {
-                Some(outcome) => outcome,
-                None => return,
-            },
+    /// Does what an ask wants. `is_late`: it has waited in the channel's queue.
+    fn perform(&mut self, caller: Caller, ask: Ask, is_late: bool, now: Now, out: &mut Staging<Parcel>) -> Performed {
+        let name = channel_of(&ask);
+        match ask {
             // What was asked behind a subscribe that was refused.
-            Ask::History { .. } | Ask::Presence { .. } if !self.takes_part(asker, &name) => {
-                Answer::Refused(Refusal::Forbidden)
+            Ask::History { .. } | Ask::Presence { .. } if !self.takes_part(caller.asker, &name) => {
+                Performed::Done(Answer::Refused(Refusal::Forbidden))
             }
             Ask::Users { cursor, limit } => {
-                Answer::Users(Box::new(self.users.page(cursor.as_deref(), self.page_size(limit))))
+                let page = self.users.page(cursor.as_deref(), self.page_size(limit));
+                Performed::Done(Answer::Users(Box::new(page)))
             }
             Ask::Presence { channel, cursor, limit } => {
                 let page = self.members(&channel, cursor.as_deref(), self.page_size(limit));
-                Answer::Presence(channel, Box::new(page))
+                Performed::Done(Answer::Presence(channel, Box::new(page)))
             }
             ask => match self.channel(&name, now, out) {
-                Ok(()) => self.with_channel(&name, caller, ask, now, out),
-                Err(refusal) => Answer::Refused(refusal),
+                Err(refusal) => Performed::Done(Answer::Refused(refusal)),
+                Ok(()) => match self.follow_first(&name, &ask, is_late, now, out) {
+                    Some(follow) => Performed::Queued(SlotState::Asked(ask, follow)),
+                    None => self.with_channel(&name, caller, ask, now, out),
+                },
             },
-        };
-        self.conclude(&name, caller, outcome, out);
-        self.cut_batches(&name, now, out);
-        self.settle(&name, now);
+        }
     }
 
     /// Asks that change a channel, which exists.
-    fn with_channel(&mut self, name: &str, caller: Caller, ask: Ask, now: Now, out: &mut Staging<Parcel>) -> Answer {
+    fn with_channel(
+        &mut self,
+        name: &Arc<str>,
+        caller: Caller,
+        ask: Ask,
+        now: Now,
+        out: &mut Staging<Parcel>,
+    ) -> Performed {
         let Caller { asker, request, .. } = caller;
         let Self { settings, channels, users, engine, publisher, publications, batches, .. } = self;
         let channel = channels.get_mut(name).expect("made before");
         channel.used_ms = now.mono_ms;
         match (ask, asker) {
+            (Ask::Claim(claim), Asker::Conn(_)) => {
+                self.claim(caller, claim, now, out).map_or(Performed::Probing, Performed::Done)
+            }
             (Ask::Publish(publish), asker) => {
-                let answer = publisher.publish(settings, engine, channel, asker, *publish, now, out);
+                let answer = match publisher.publish(settings, engine, channel, asker, *publish, now, out) {
+                    Ok(answer) => answer,
+                    Err(ticket) => {
+                        self.await_engine(ticket, name, false, now);
+                        return Performed::Queued(SlotState::Submitted(ticket));
+                    }
+                };
                 *publications += u64::from(matches!(answer, Answer::Published { duplicate: false, .. }));
                 if channel.batch.publications.len() == 1 {
                     batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
                 }
-                answer
+                Performed::Done(answer)
             }
             (Ask::Subscribe { user, recover, .. }, Asker::Conn(conn)) => {
                 engine.logs_mut().expire(channel.log, now.mono_ms);
                 if **channel.name() == *LOBBY && !users.holds(conn, user.key()) {
-                    return Answer::Refused(Refusal::Forbidden);
+                    return Performed::Done(Answer::Refused(Refusal::Forbidden));
                 }
                 attach::subscribe(channel, (conn, request), &user, now, out);
-                Answer::Subscribed(Box::new(recovered(settings, engine, channel, recover.as_deref())))
+                Performed::Done(Answer::Subscribed(Box::new(recovered(settings, engine, channel, recover.as_deref()))))
             }
             (Ask::History { since, limit, reverse, .. }, _) => {
+                if let Engine::Remote(remote) = engine
+                    && !channel.follow.is_known()
+                {
+                    let ticket = remote.page(name, since.map(|since| *since), limit as usize, reverse, out);
+                    self.await_engine(ticket, name, false, now);
+                    return Performed::Queued(SlotState::Submitted(ticket));
+                }
                 engine.logs_mut().expire(channel.log, now.mono_ms);
-                history(settings, engine, channel, since.as_deref(), limit as usize, reverse)
+                Performed::Done(history(settings, engine, channel, since.as_deref(), limit as usize, reverse))
             }
             (ask, asker) => unreachable!("{asker:?} can't ask {ask:?}"),
         }
@@ -393,9 +423,8 @@ impl Hub {
         let Caller { asker: Asker::Conn(conn), request, .. } = caller else {
             unreachable!("the backend signs nobody in")
         };
-        self.channel(&LOBBY.into(), now, out).expect("the lobby always has a place");
         let Self { settings, channels, users, engine, .. } = self;
-        let lobby = channels.get_mut(LOBBY).expect("just made");
+        let lobby = channels.get_mut(LOBBY).expect("made before");
         engine.logs_mut().expire(lobby.log, now.mono_ms);
         let most = if claim.bounded { settings.connections_per_user } else { 0 };
         match attach::claim(settings, users, lobby, (conn, request), (&claim, most), now, out) {
@@ -450,13 +479,18 @@ impl Hub {
         let Some((_, name)) = self.deserted.first().cloned() else { return false };
         // Nobody hears of its publications, but who sent them waits to be told.
         self.end_batch(&name, now, out);
-        self.remove(&name);
+        self.remove(&name, out);
         self.channel_evictions += 1;
         true
     }
 
-    fn remove(&mut self, name: &str) {
+    fn remove(&mut self, name: &str, out: &mut Staging<Parcel>) {
         let Some(channel) = self.channels.remove(name) else { return };
+        if let Engine::Remote(remote) = &mut self.engine
+            && channel.follow.was_asked()
+        {
+            remote.unfollow(channel.name(), out);
+        }
         self.engine.close(name, channel.log);
         if let Some(since_ms) = channel.deserted_ms {
             self.deserted.remove(&(since_ms, Arc::clone(channel.name())));
@@ -512,20 +546,33 @@ impl Hub {
         match ask {
             Ask::Users { .. } | Ask::History { .. } | Ask::Presence { .. } => true,
             Ask::Claim(_) | Ask::Subscribe { .. } | Ask::Publish(_) => {
-                let Some(channel) = self.channels.get(&channel_of(ask)) else { return true };
-                let needed = usize::from(channel.batch.is_open());
-                channel.interested().all(|shard| out.room(shard) > needed)
+                let engine_has_room = match &self.engine {
+                    Engine::Memory(_) => true,
+                    Engine::Remote(remote) => remote.room(out) > 0,
+                };
+                engine_has_room && self.lanes_have_room(&channel_of(ask), out)
             }
         }
     }
 
+    /// Whether every shard with subscribers of the channel can take one more delivery.
+    fn lanes_have_room(&self, name: &str, out: &Staging<Parcel>) -> bool {
+        let Some(channel) = self.channels.get(name) else { return true };
+        let needed = usize::from(channel.batch.is_open());
+        channel.interested().all(|shard| out.room(shard) > needed)
+    }
+
+    fn queue_of(&mut self, name: &str) -> &mut AnswerQueue {
+        &mut self.channels.get_mut(name).expect("a channel waits for the engine").queue
+    }
+
     /// After whatever happened to the channel: one that nobody is on goes or is listed as such, and its next deadline is
     /// filed, unless it is filed at that tick or before.
-    fn settle(&mut self, name: &str, now: Now) {
+    fn settle(&mut self, name: &str, now: Now, out: &mut Staging<Parcel>) {
         let Some(channel) = self.channels.get_mut(name) else { return };
         let is_deserted = channel.is_deserted() && *name != *LOBBY;
         if is_deserted && self.engine.logs().top(channel.log) == 0 {
-            return self.remove(name);
+            return self.remove(name, out);
         }
         let listed_ms = channel.deserted_ms;
         let is_right = match listed_ms {

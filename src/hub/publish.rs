@@ -6,9 +6,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::HubSettings;
-use super::channel::{Batch, Behind, Channel};
+use super::channel::{Batch, Channel};
 use super::engine::{Engine, Submitted};
 use crate::mesh::Staging;
+use crate::model::engine::{KeepTerms, Ticket};
 use crate::model::parcel::{Answer, Asker, Delivery, Parcel, Refusal};
 use crate::model::position::Placed;
 use crate::model::publication::{Content, Publication, Publish};
@@ -29,8 +30,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Takes one publication for `channel` and returns the answer. An accepted publication has been delivered, or it is
-    /// in the channel's batch window.
+    /// Takes one publication for `channel` and returns the answer, or the ticket under which the engine answers later.
+    /// An accepted publication has been delivered, or it is in the channel's batch window.
     pub fn publish(
         &mut self,
         settings: &HubSettings,
@@ -40,50 +41,57 @@ impl Publisher {
         publish: Publish,
         now: Now,
         out: &mut Staging<Parcel>,
-    ) -> Answer {
+    ) -> Result<Answer, Ticket> {
         if let Asker::Conn(conn) = asker
             && !channel.has(conn)
         {
-            return Answer::Refused(Refusal::Forbidden);
+            return Ok(Answer::Refused(Refusal::Forbidden));
         }
         let timestamp = channel.timestamp(now.unix_ms);
-        let fits = |placed: &Placed| {
-            most_bytes(channel, &publish) <= settings.push_bytes
+        let fits = |publish: &Publish, placed: &Placed| {
+            most_bytes(channel, publish) <= settings.push_bytes
                 || place(settings, channel, placed.clone(), timestamp, publish.clone()).frame_bytes
                     <= settings.push_bytes
         };
-        match engine.submit(channel.log, &publish, fits, timestamp, now.mono_ms) {
-            Submitted::Accepted(placed, timestamp) => {
+        let terms = (channel.log, terms(channel));
+        Ok(match engine.submit(terms, publish, fits, timestamp, now.mono_ms, out) {
+            Submitted::Accepted { placed, timestamp, publish } => {
                 let publication = Arc::new(place(settings, channel, placed.clone(), timestamp, publish));
                 engine.logs_mut().keep(channel.log, &publication, now.mono_ms);
-                self.hand_on(channel, publication, now, out);
+                self.hand_on(channel, publication, channel.namespace.batch_window_ms, now, out);
                 Answer::Published { placed, duplicate: false }
             }
             Submitted::Duplicate(placed) => Answer::Published { placed, duplicate: true },
             Submitted::EpochChanged => Answer::EpochChanged(channel.position(engine)),
             Submitted::Refused(refusal) => Answer::Refused(refusal),
-        }
+            Submitted::Pending(ticket) => return Err(ticket),
+        })
     }
 
     /// Sends the publication now, or puts it into the channel's batch window.
-    fn hand_on(&mut self, channel: &mut Channel, publication: Arc<Publication>, now: Now, out: &mut Staging<Parcel>) {
-        let window_ms = channel.namespace.batch_window_ms;
+    pub fn hand_on(
+        &mut self,
+        channel: &mut Channel,
+        publication: Arc<Publication>,
+        window_ms: u64,
+        now: Now,
+        out: &mut Staging<Parcel>,
+    ) {
         if window_ms == 0 {
             return deliver(channel, publication, out);
         }
         let batch = &mut channel.batch;
         if !batch.is_open() {
-            batch.until_ms = now.mono_ms + window_ms;
+            batch.until_ms = now.mono_ms.saturating_add(window_ms);
         }
         batch.bytes += publication.frame_bytes;
         self.batched_bytes += publication.frame_bytes;
         batch.publications.push(publication);
     }
 
-    /// Ends the channel's batch window: its publications leave. Returns what waited behind them, which the caller has to
-    /// take up now.
-    pub fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) -> Vec<Behind> {
-        let Batch { mut publications, bytes, behind, .. } = std::mem::take(&mut channel.batch);
+    /// Ends the channel's batch window: its publications leave.
+    pub fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) {
+        let Batch { mut publications, bytes, .. } = std::mem::take(&mut channel.batch);
         self.batched_bytes -= bytes;
         if Fault::SwappedOrder.is_planted() && publications.len() > 1 {
             publications.swap(0, 1); // PLANTED
@@ -98,8 +106,12 @@ impl Publisher {
                 }
             }
         }
-        behind
     }
+}
+
+/// How an engine has to keep the channel's publications.
+fn terms(channel: &Channel) -> KeepTerms {
+    KeepTerms { count: channel.namespace.history_size, age_ms: channel.namespace.history_age_ms }
 }
 
 /// An upper bound of the push's size that takes no look at the content. Most pushes are far below the limit, and then
@@ -115,7 +127,13 @@ fn most_bytes(channel: &Channel, publish: &Publish) -> usize {
 }
 
 /// The publication in its place.
-fn place(settings: &HubSettings, channel: &Channel, placed: Placed, timestamp: u64, publish: Publish) -> Publication {
+pub fn place(
+    settings: &HubSettings,
+    channel: &Channel,
+    placed: Placed,
+    timestamp: u64,
+    publish: Publish,
+) -> Publication {
     let Publish { sender, content, key, .. } = publish;
     let escape = channel.namespace.escape;
     let content = match content {

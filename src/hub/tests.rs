@@ -1,10 +1,12 @@
 //! How channels come, stay and go at their owner: what nobody is on, what it keeps, and who gives up a place when all
 //! are taken.
 
+mod remote;
+
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::limits::Rules;
+use crate::limits::GuardSettings;
 use crate::model::namespace::{Compress, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
 use crate::model::publication::{Content, Publish};
 use crate::model::user::tests::user;
@@ -41,25 +43,29 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(EngineKind::Memory)
+    }
+
+    /// With a remote engine, there is another shard too.
+    fn with(kind: EngineKind) -> Self {
         let settings = HubSettings {
-            shards: 1,
-            language: Language::En,
+            shards: if kind == EngineKind::Remote { 2 } else { 1 },
             namespaces: Arc::new(Namespaces::new(namespace("lobby", 0), namespace("", 0), [namespace("slow", 100)])),
             duplicate_login: DuplicateLogin::Allow,
             connections_per_user: 0,
             probes: false,
-            guard: Arc::new(Guard::new(Rules::default())),
+            guard: Arc::new(Guard::new(GuardSettings::default())),
             frame_len: crate::dialect::native::encode::publication_frame_len,
             push_bytes: 10_000,
             recover_bytes: 10_000,
             patience_ms: 1_000,
             channels: CHANNELS,
-            engine: EngineSettings { history_bytes: 1 << 20, idempotency_keys: 100 },
+            engine: EngineSettings { kind, history_bytes: 1 << 20, idempotency_keys: 100 },
             presence_digest_above: 100,
             presence_list: 10,
         };
         let now = Now { unix_ms: 1_800_000_000_000, mono_ms: 1_000 };
-        let (hub, out) = (Hub::new(settings, 1), Staging::new(ShardId(0), 1, 1_024));
+        let (hub, out) = (Hub::new(settings, 1), Staging::new(ShardId(0), 3, 1_024));
         Self { hub, out, now, asked: 0, subscribed: BTreeMap::new() }
     }
 
@@ -106,14 +112,7 @@ impl Scene {
     }
 
     fn publish(&mut self, channel: &str) -> Option<Answer> {
-        let publish = Publish {
-            channel: channel.into(),
-            sender: None,
-            content: Content::Json((*b"1").into()),
-            key: None,
-            idempotency_key: None,
-            epoch: None,
-        };
+        let publish = publish_of(channel, None, b"1");
         self.ask(Asker::Backend, Ask::Publish(Box::new(publish)))
     }
 
@@ -130,6 +129,11 @@ impl Scene {
         assert_eq!(self.hub.deserted.len(), deserted);
         names
     }
+}
+
+fn publish_of(channel: &str, sender: Option<Arc<User>>, json: &[u8]) -> Publish {
+    let content = Content::Json(json.into());
+    Publish { channel: channel.into(), sender, content, key: None, idempotency_key: None, epoch: None }
 }
 
 fn conn(slot: u32) -> ConnId {
@@ -257,6 +261,7 @@ fn taken(scene: &mut Scene) -> Vec<String> {
     let mut told = Vec::new();
     while let Some(parcel) = scene.out.pop_own() {
         match parcel {
+            Parcel::Gap { placed, from } => told.push(format!("gap {from}-{}", placed.offset)),
             Parcel::Deferred => told.push("deferred".to_owned()),
             Parcel::Deliver { delivery } => told.push(format!("deliver {}", delivery.value().offset())),
             Parcel::DeliverBatch { deliveries, .. } => {
@@ -284,14 +289,7 @@ fn taken(scene: &mut Scene) -> Vec<String> {
 }
 
 fn publish_as(scene: &mut Scene, slot: u32, channel: &str, bytes: usize) {
-    let publish = Publish {
-        channel: channel.into(),
-        sender: Some(user("ann")),
-        content: Content::Json(format!(r#""{}""#, "x".repeat(bytes)).into_bytes().into()),
-        key: None,
-        idempotency_key: None,
-        epoch: None,
-    };
+    let publish = publish_of(channel, Some(user("ann")), format!(r#""{}""#, "x".repeat(bytes)).as_bytes());
     scene.asked += 1;
     scene.hub.ask(Asker::Conn(conn(slot)), scene.asked, Ask::Publish(Box::new(publish)), scene.now, &mut scene.out);
 }

@@ -1,7 +1,8 @@
-//! Who may have how much: the names of all limits, the rates, and the counts that belong to no one connection, by
-//! address and by user over all shards. Judges and counts; what is answered is `shard`'s to say, and the table of all
-//! limits with their answers is docs/limits.md. Pure: it is told the time, and addresses are data.
+//! Limits: their names, the rates, and the counts over all shards, by address and by user. [`Guard`] has the counts that
+//! all shards share, [`Meters`] those of one connection. This module decides; `shard` answers the client. docs/limits.md
+//! lists every limit with its answer. Pure: the caller tells the time, and addresses are data.
 
+mod labelled;
 mod nets;
 mod rate;
 pub mod refusals;
@@ -11,6 +12,7 @@ mod table;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+pub(crate) use labelled::labelled;
 pub use nets::{Address, Net, Peer, any_contains};
 pub use rate::{Gcra, Rate};
 use relief::Rounds;
@@ -18,179 +20,163 @@ use table::{Forgettable, Table};
 
 use crate::wire::forwarded::ForwardedHeader;
 
-/// Refused messages of a connection that are answered with `error` 429: so many at once …
+/// How many refused messages of a connection are answered with `error` 429 at once, before it is closed.
 const REFUSALS_AT_ONCE: u64 = 10;
-/// … and so many a second over time. Whoever goes on is closed.
+/// How many refused messages a second are answered with `error` 429 over time.
 const REFUSALS_PER_S: u64 = 1;
 
-/// Every limit that refuses something, by its name in `uringcast_refusals_total{limit="…"}`.
-macro_rules! limits {
-    ($($(#[doc = $doc:literal])+ $Limit:ident = $name:literal,)*) => {
-        /// A limit that refused something.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        #[repr(u8)]
-        pub enum Limit { $($(#[doc = $doc])+ $Limit,)* }
-
-        impl Limit {
-            /// All of them.
-            pub const ALL: &[Limit] = &[$(Limit::$Limit,)*];
-
-            /// Its name in metrics and in the log.
-            pub fn name(self) -> &'static str {
-                match self { $(Limit::$Limit => $name,)* }
-            }
-        }
-    };
+labelled! {
+    /// A limit that refused something. The name is its label in `uringcast_refusals_total{limit="…"}`.
+    pub enum Limit, log prefix "" {
+        /// `limits.connections`: connections of the whole process.
+        Connections = "connections",
+        /// `limits.connections_per_shard`: connections of one shard.
+        ConnectionsPerShard = "connections_per_shard",
+        /// `limits.connections_per_ip`: connections of one address.
+        ConnectionsPerIp = "connections_per_ip",
+        /// `limits.new_connections_per_ip_per_s`: the rate of new connections of one address.
+        NewConnectionsPerIp = "new_connections_per_ip",
+        /// `limits.addresses`: addresses that are remembered.
+        Addresses = "addresses",
+        /// `limits.memory_bytes`: resident memory of the process.
+        Memory = "memory",
+        /// The kernel has no file descriptor or memory for a new connection.
+        Descriptors = "descriptors",
+        /// A trusted proxy's PROXY header is missing, malformed or late.
+        ProxyProtocol = "proxy_protocol",
+        /// `limits.header_bytes` and `limits.headers`: the size of a request's head.
+        Header = "header",
+        /// `limits.handshake_ms`: the time until a handshake is complete.
+        Handshake = "handshake",
+        /// `auth.deadline_ms`: the time until a connection has signed in.
+        AuthDeadline = "auth_deadline",
+        /// `limits.auth_attempts`: refused tokens of one connection.
+        AuthAttempts = "auth_attempts",
+        /// `limits.auth_failures_per_ip_per_minute`: refused tokens of one address.
+        AuthFailuresPerIp = "auth_failures_per_ip",
+        /// Sign-ins of one user that follow each other too fast under `kick_old`.
+        SignIns = "sign_ins",
+        /// `auth.duplicate_login`: the user is connected already.
+        DuplicateLogin = "duplicate_login",
+        /// `limits.connections_per_user`: connections of one user.
+        ConnectionsPerUser = "connections_per_user",
+        /// `limits.messages_per_s`: the rate of messages of one connection.
+        Messages = "messages",
+        /// `limits.bytes_per_s`: the rate of bytes of one connection.
+        Bytes = "bytes",
+        /// `limits.user_messages_per_s`: the rate of messages of one user.
+        UserMessages = "user_messages",
+        /// `limits.user_bytes_per_s`: the rate of bytes of one user.
+        UserBytes = "user_bytes",
+        /// `limits.message_bytes` and `limits.frame_bytes`: the size of one message, and of one frame.
+        MessageBytes = "message_bytes",
+        /// `limits.message_bytes`: the size that a compressed message inflates to.
+        InflatedBytes = "inflated_bytes",
+        /// `limits.unfinished_bytes` and `limits.unfinished_bytes_per_ip`: bytes of unfinished messages.
+        UnfinishedBytes = "unfinished_bytes",
+        /// A message is not JSON, or is nested too deeply.
+        Json = "json",
+        /// `limits.subscriptions`: channels of one connection.
+        Subscriptions = "subscriptions",
+        /// `limits.channels`: channels of the process; or memory is short.
+        Channels = "channels",
+        /// `limits.push_bytes`: the size of one encoded push.
+        PushBytes = "push_bytes",
+        /// `limits.outbox_bytes`: unsent bytes of one connection.
+        OutboxBytes = "outbox_bytes",
+        /// `limits.request_ms`: the time of one request; or a lane stayed full for half of it.
+        Requests = "requests",
+    }
 }
 
-limits! {
-    /// `limits.connections`.
-    Connections = "connections",
-    /// `limits.connections_per_shard`.
-    ConnectionsPerShard = "connections_per_shard",
-    /// `limits.connections_per_ip`.
-    ConnectionsPerIp = "connections_per_ip",
-    /// `limits.new_connections_per_ip_per_s`.
-    NewConnectionsPerIp = "new_connections_per_ip",
-    /// `limits.addresses`.
-    Addresses = "addresses",
-    /// `limits.memory_bytes`.
-    Memory = "memory",
-    /// File descriptors, or the kernel's memory, at accept.
-    Descriptors = "descriptors",
-    /// A PROXY header that is missing, malformed or late.
-    ProxyProtocol = "proxy_protocol",
-    /// `limits.header_bytes`, `limits.headers`.
-    Header = "header",
-    /// `limits.handshake_ms`.
-    Handshake = "handshake",
-    /// `auth.deadline_ms`.
-    AuthDeadline = "auth_deadline",
-    /// `limits.auth_attempts`.
-    AuthAttempts = "auth_attempts",
-    /// `limits.auth_failures_per_ip_per_minute`.
-    AuthFailuresPerIp = "auth_failures_per_ip",
-    /// Sign-ins of one user under `kick_old`.
-    SignIns = "sign_ins",
-    /// `auth.duplicate_login`.
-    DuplicateLogin = "duplicate_login",
-    /// `limits.connections_per_user`.
-    ConnectionsPerUser = "connections_per_user",
-    /// `limits.messages_per_s`.
-    Messages = "messages",
-    /// `limits.bytes_per_s`.
-    Bytes = "bytes",
-    /// `limits.user_messages_per_s`.
-    UserMessages = "user_messages",
-    /// `limits.user_bytes_per_s`.
-    UserBytes = "user_bytes",
-    /// `limits.message_bytes`, `limits.frame_bytes`, and fragments against the former.
-    MessageBytes = "message_bytes",
-    /// `limits.message_bytes`, what a compressed message inflates to.
-    InflatedBytes = "inflated_bytes",
-    /// `limits.unfinished_bytes`, `limits.unfinished_bytes_per_ip`.
-    UnfinishedBytes = "unfinished_bytes",
-    /// JSON that is malformed or nested too deeply.
-    Json = "json",
-    /// `limits.subscriptions`.
-    Subscriptions = "subscriptions",
-    /// `limits.channels`, or memory is short.
-    Channels = "channels",
-    /// `limits.push_bytes`.
-    PushBytes = "push_bytes",
-    /// `limits.outbox_bytes`.
-    OutboxBytes = "outbox_bytes",
-    /// `limits.request_ms`, and lanes that stayed full for half of it.
-    Requests = "requests",
-}
-
-/// What the configuration says.
+/// The configured limits of a [`Guard`].
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
-    /// Free of limits by address and of rates.
+pub struct GuardSettings {
+    /// Networks that are free of limits by address and of rates.
     pub exempt: Vec<Net>,
-    /// Whose word on where a connection came from is taken.
+    /// Networks of proxies, which say where a connection came from.
     pub trusted_proxies: Vec<Net>,
-    /// The one header in which they say it.
+    /// The header in which trusted proxies say where a connection came from.
     pub forwarded_header: ForwardedHeader,
-    /// Connections of the process.
+    /// The most connections of the process.
     pub connections: usize,
-    /// Connections that are only there to be told that they are refused.
+    /// The most connections at a time that are only being told that they are refused.
     pub refusals: usize,
-    /// Connections on one shard; 0 is no bound.
+    /// The most connections on one shard; 0 is no bound.
     pub connections_per_shard: usize,
-    /// Connections of one address; 0 is no bound.
+    /// The most connections of one address; 0 is no bound.
     pub connections_per_ip: u32,
-    /// New connections of one address.
+    /// How many new connections one address may make; `None` is no bound.
     pub arrivals: Option<Rate>,
-    /// Tokens of one address that are refused.
+    /// How many tokens of one address may be refused; `None` is no bound.
     pub auth_failures: Option<Rate>,
-    /// Tokens of one connection that are refused; 0 is no bound.
+    /// How many tokens of one connection may be refused; 0 is no bound.
     pub auth_attempts: u8,
-    /// Bytes of messages that are not whole, of the connections of one address; 0 is no bound.
+    /// The most bytes of unfinished messages over the connections of one address; 0 is no bound.
     pub unfinished_per_ip: usize,
-    /// The same of all connections; 0 is no bound.
+    /// The most bytes of unfinished messages over all connections; 0 is no bound.
     pub unfinished: usize,
-    /// Origins that are remembered.
+    /// The most addresses that are remembered.
     pub addresses: usize,
-    /// Of one connection.
+    /// How much one connection may send.
     pub connection: Rates,
-    /// Of one user, over all of their connections.
+    /// How much one user may send, over all of the user's connections.
     pub user: Rates,
-    /// Bytes of large answers that are made for one user.
+    /// How many bytes of large answers one user may get; `None` is no bound.
     pub answers: Option<Rate>,
-    /// Bytes of large answers that may be asked for or wait to be sent to one user at a time; 0 is no bound.
+    /// The most bytes of large answers that are asked for or unsent for one user at a time; 0 is no bound.
     pub unread_answers: u64,
-    /// Users whose rates are remembered.
+    /// The most users whose rates are remembered.
     pub users: usize,
 }
 
-/// How much may come in.
+/// How much may be received from a connection or a user.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rates {
-    /// Messages, pings among them.
+    /// The rate of messages, pings included; `None` is no bound.
     pub messages: Option<Rate>,
-    /// Bytes.
+    /// The rate of bytes; `None` is no bound.
     pub bytes: Option<Rate>,
 }
 
-/// The counts of all shards.
+/// The counts that all shards share, and the decisions that depend on them.
 #[derive(Debug)]
 pub struct Guard {
-    rules: Rules,
-    addresses: Table<Source>,
+    settings: GuardSettings,
+    addresses: Table<AddressCounts>,
     users: Table<UserMeters>,
     short_of_memory: AtomicBool,
-    /// Bytes of messages that are not whole.
+    /// Bytes of unfinished messages over all connections.
     unfinished: AtomicUsize,
     relief: Rounds,
-    /// Connections that were let in.
+    /// Connections that were admitted and have not ended.
     connections: AtomicUsize,
     turned_away: TurnedAway,
 }
 
-/// One address.
+/// The counts of one address.
 #[derive(Debug, Default)]
-struct Source {
+struct AddressCounts {
     connections: u32,
-    /// Bytes of messages that are not whole.
+    /// Bytes of unfinished messages.
     unfinished: usize,
     arrivals: Gcra,
     failures: Gcra,
 }
 
-impl Forgettable for Source {
+impl Forgettable for AddressCounts {
     fn is_spent(&self, now_ms: u64) -> bool {
         self.connections == 0 && self.unfinished == 0 && self.arrivals.is_full(now_ms) && self.failures.is_full(now_ms)
     }
 }
 
+/// The counts of one user, over all of the user's connections.
 #[derive(Debug, Default)]
 struct UserMeters {
     messages: Gcra,
     bytes: Gcra,
     answers: Gcra,
-    /// Bytes of large answers that were asked for, or made and not sent yet.
+    /// Bytes of large answers that were asked for, or made and not sent yet. Each counts once.
     unread_answers: u64,
 }
 
@@ -201,21 +187,21 @@ impl Forgettable for UserMeters {
     }
 }
 
-/// How soon a user whose other connections have too much to read may ask again, in milliseconds.
+/// How soon a user whose connections have too much unsent may ask again, in milliseconds.
 const UNREAD_RETRY_MS: u64 = 50;
 
-/// Addresses are told apart in so many groups, for their share of the refusals. Those that fall into one group share.
+/// Addresses are hashed into this many groups, and each group has one share of the refusals.
 const REFUSAL_GROUPS: usize = 256;
-/// One group has at most this part of all refusals.
+/// One group may have one in this many of all refusals.
 const REFUSAL_SHARE: usize = 8;
 
-/// Connections that are only there to be told that they are refused. They take no place of a connection that was let
-/// in, and no address can have all of them: what is refused beyond a share is cut without an answer.
+/// Counts the connections that are only being told that they are refused. They take no place of an admitted connection,
+/// and no address can have all of them: a connection beyond its group's share is cut without an answer.
 #[derive(Debug)]
 struct TurnedAway {
     all: AtomicUsize,
     by_group: Box<[AtomicUsize]>,
-    /// Secret, so that nobody chooses an address for its group.
+    /// Randomly seeded, so that a client cannot choose an address of a certain group.
     group_hash: foldhash::quality::RandomState,
 }
 
@@ -231,17 +217,17 @@ impl TurnedAway {
     }
 }
 
-/// Takes one of `most`, unless all are taken.
+/// Raises `count` by one unless it has reached `most`. Returns whether it was raised.
 fn take(count: &AtomicUsize, most: usize) -> bool {
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < most).then_some(taken + 1)).is_ok()
 }
 
 impl Guard {
-    /// Nothing counted so far.
-    pub fn new(rules: Rules) -> Self {
-        let (addresses, users) = (Table::new(rules.addresses), Table::new(rules.users));
+    /// A guard that has counted nothing so far.
+    pub fn new(settings: GuardSettings) -> Self {
+        let (addresses, users) = (Table::new(settings.addresses), Table::new(settings.users));
         Self {
-            rules,
+            settings,
             addresses,
             users,
             short_of_memory: AtomicBool::new(false),
@@ -252,48 +238,48 @@ impl Guard {
         }
     }
 
-    /// What the configuration says.
-    pub fn rules(&self) -> &Rules {
-        &self.rules
+    /// The configured limits.
+    pub fn settings(&self) -> &GuardSettings {
+        &self.settings
     }
 
-    /// Whether this peer is a proxy, whose word on where a connection came from is taken.
+    /// Whether this peer is a trusted proxy, which says where its connections came from.
     pub fn is_proxy(&self, peer: Peer) -> bool {
-        any_contains(&self.rules.trusted_proxies, peer)
+        any_contains(&self.settings.trusted_proxies, peer)
     }
 
-    /// Takes the place of one more connection in the process; false if there is none. It is to be given back with
-    /// [`Guard::give_place_back`].
+    /// Takes the place of one more connection in the process. Returns `false` if all are taken. The caller gives the
+    /// place back with [`Guard::give_place_back`].
     pub fn take_place(&self) -> bool {
-        take(&self.connections, self.rules.connections)
+        take(&self.connections, self.settings.connections)
     }
 
-    /// A connection that had a place is gone, or is refused after all.
+    /// Gives a place back: its connection has ended, or is refused after all.
     pub fn give_place_back(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many connections have a place.
+    /// The number of connections that have a place.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Counts a connection from this peer. What is returned is to be given back with [`Guard::leave`]: what the
-    /// connection counts under, [`Address::NONE`] if it is exempt.
+    /// Counts a connection from this peer. Returns the address that the connection counts under, or [`Address::NONE`] if
+    /// the peer is exempt. The caller gives it to [`Guard::leave`] when the connection ends.
     ///
     /// # Errors
-    /// The limit that it would be over; it has not been counted then.
+    /// The limit that the connection would exceed; it has not been counted then.
     pub fn enter(&self, peer: Peer, now_ms: u64) -> Result<Address, Limit> {
-        if any_contains(&self.rules.exempt, peer) {
+        if any_contains(&self.settings.exempt, peer) {
             return Ok(Address::NONE);
         }
         let address = Address::of(peer);
-        let most = self.rules.connections_per_ip;
+        let most = self.settings.connections_per_ip;
         let entered = self.addresses.with(address.bits(), now_ms, |source| {
             if most > 0 && source.connections >= most {
                 return Err(Limit::ConnectionsPerIp);
             }
-            if let Some(rate) = &self.rules.arrivals {
+            if let Some(rate) = &self.settings.arrivals {
                 source.arrivals.take(rate, 1, now_ms).map_err(|_| Limit::NewConnectionsPerIp)?;
             }
             source.connections += 1;
@@ -302,7 +288,7 @@ impl Guard {
         entered.unwrap_or(Err(Limit::Addresses))
     }
 
-    /// A connection that was counted is gone.
+    /// Counts that a connection of this address has ended.
     pub fn leave(&self, address: Address, now_ms: u64) {
         if address != Address::NONE {
             self.addresses.with(address.bits(), now_ms, |source| {
@@ -311,10 +297,10 @@ impl Guard {
         }
     }
 
-    /// A connection keeps `after` bytes of a message that is not whole, and kept `before`. Returns false if that is more
-    /// than there is room for: it counts with `before` then.
+    /// Counts that a connection keeps `after` bytes of an unfinished message, and kept `before`. Returns `false` if there
+    /// is no room for them; the connection still counts with `before` then.
     pub fn unfinished(&self, address: Address, before: usize, after: usize, now_ms: u64) -> bool {
-        let Rules { unfinished: most, unfinished_per_ip: most_per_ip, .. } = self.rules;
+        let GuardSettings { unfinished: most, unfinished_per_ip: most_per_ip, .. } = self.settings;
         let grown = after.saturating_sub(before);
         let fits = |all: usize, most: usize| grown == 0 || most == 0 || all + grown <= most;
         let change = |all: usize| (all + after).saturating_sub(before);
@@ -336,30 +322,30 @@ impl Guard {
         has_room
     }
 
-    /// Whether a token from there is looked at: not while too many were refused. A table that is full doesn't keep
-    /// anyone from signing in.
+    /// Whether a token from this address is verified: not while too many were refused. If the table of addresses is full,
+    /// a new address is not limited.
     pub fn may_sign_in(&self, address: Address, now_ms: u64) -> bool {
-        let Some(rate) = &self.rules.auth_failures else { return true };
-        let in_bounds = |source: &mut Source| { source.failures }.take(rate, 1, now_ms).is_ok();
+        let Some(rate) = &self.settings.auth_failures else { return true };
+        let in_bounds = |source: &mut AddressCounts| { source.failures }.take(rate, 1, now_ms).is_ok();
         address == Address::NONE || self.addresses.with(address.bits(), now_ms, in_bounds).unwrap_or(true)
     }
 
-    /// A token from there was refused.
+    /// Counts a refused token of this address.
     pub fn sign_in_failed(&self, address: Address, now_ms: u64) {
-        if let Some(rate) = &self.rules.auth_failures
+        if let Some(rate) = &self.settings.auth_failures
             && address != Address::NONE
         {
             self.addresses.with(address.bits(), now_ms, |source| source.failures.charge(rate, 1, now_ms));
         }
     }
 
-    /// Takes a message of a user.
+    /// Counts a message of a user.
     ///
     /// # Errors
-    /// When it is one too many, or has too many bytes. A user who finds no room in the table isn't measured over
-    /// connections; each connection is all the same.
+    /// The limit that the message exceeds; it has not been counted then. If the table of users is full, a new user is
+    /// not limited here. The limits of each connection still apply.
     pub fn user_message(&self, user: &str, bytes: usize, now_ms: u64) -> Result<(), Limit> {
-        let rates = &self.rules.user;
+        let rates = &self.settings.user;
         if rates.messages.is_none() && rates.bytes.is_none() {
             return Ok(());
         }
@@ -375,23 +361,23 @@ impl Guard {
         self.users.with(self.users.key_of(user), now_ms, take).unwrap_or(Ok(()))
     }
 
-    /// Takes bytes that a user's message became longer by out of the user's rate. What is over the rate is owed: the
-    /// user's next messages are refused until it is paid.
+    /// Counts bytes that a user's message grew by when it was inflated. Bytes over the rate become a debt: the user's next
+    /// messages are refused until it is paid.
     pub fn charge_user_bytes(&self, user: &str, bytes: usize, now_ms: u64) {
-        if let Some(rate) = &self.rules.user.bytes {
+        if let Some(rate) = &self.settings.user.bytes {
             let charge = |meters: &mut UserMeters| meters.bytes.charge(rate, bytes as u64, now_ms);
             self.users.with(self.users.key_of(user), now_ms, charge);
         }
     }
 
-    /// Takes an answer of at most `bytes` out of a user's rate, before it is made: each byte counts `cost` times.
-    /// [`Guard::answer_made`] has to follow, and then [`Guard::answer_taken`].
+    /// Counts an answer of at most `bytes` against a user's rate before it is made; each byte counts `cost` times. The
+    /// caller must call [`Guard::answer_made`] after this, and then [`Guard::answer_taken`].
     ///
     /// # Errors
-    /// In how many milliseconds to ask again: the rate is used up, or the user's connections have too much to read.
-    /// Nothing was taken then.
+    /// The number of milliseconds after which to ask again: the rate is used up, or the user's connections have too much
+    /// unsent. Nothing was counted then.
     pub fn reserve_answer(&self, user: &str, bytes: u64, cost: u64, now_ms: u64) -> Result<(), u64> {
-        let Rules { answers, unread_answers: most, .. } = &self.rules;
+        let GuardSettings { answers, unread_answers: most, .. } = &self.settings;
         let reserve = |meters: &mut UserMeters| {
             if *most > 0 && meters.unread_answers > 0 && meters.unread_answers + bytes > *most {
                 return Err(UNREAD_RETRY_MS);
@@ -405,25 +391,25 @@ impl Guard {
         self.users.with(self.users.key_of(user), now_ms, reserve).unwrap_or(Ok(()))
     }
 
-    /// The answer for which `reserved` bytes were taken has `made` bytes: the rest was not needed.
+    /// Gives back what an answer did not need: `reserved` bytes were counted for it, and it has `made` bytes.
     pub fn answer_made(&self, user: &str, reserved: u64, made: u64, cost: u64, now_ms: u64) {
         let rest = reserved.saturating_sub(made) * cost;
         self.users.with(self.users.key_of(user), now_ms, |meters| {
             meters.unread_answers = (meters.unread_answers + made).saturating_sub(reserved);
-            if let Some(rate) = &self.rules.answers {
+            if let Some(rate) = &self.settings.answers {
                 meters.answers.give_back(rate, rest);
             }
         });
     }
 
-    /// An answer of so many bytes has been sent, or will not be.
+    /// Counts that `bytes` of an answer have been sent, or will never be.
     pub fn answer_taken(&self, user: &str, bytes: u64, now_ms: u64) {
         self.users.with(self.users.key_of(user), now_ms, |meters| {
             meters.unread_answers = meters.unread_answers.saturating_sub(bytes);
         });
     }
 
-    /// Says whether memory is short: then nothing new is taken, and what is there goes on.
+    /// Sets whether memory is short. While it is, new connections and channels are refused.
     pub fn set_short_of_memory(&self, short: bool) {
         self.short_of_memory.store(short, Ordering::Relaxed);
     }
@@ -433,16 +419,16 @@ impl Guard {
         self.short_of_memory.load(Ordering::Relaxed)
     }
 
-    /// What gives way while memory is over its bound.
+    /// The rounds in which queues and histories are given up while memory is short.
     pub fn relief(&self) -> &Rounds {
         &self.relief
     }
 
-    /// One more connection is there only to be told that it is refused; false if there are too many of these, in all
-    /// or of this address.
+    /// Counts one more connection that is only told that it is refused. Returns `false` if there are too many of these,
+    /// in all or of this address's group.
     pub fn turn_away(&self, address: Address) -> bool {
         let TurnedAway { all, .. } = &self.turned_away;
-        let most = self.rules.refusals;
+        let most = self.settings.refusals;
         if !take(self.turned_away.group(address), most.div_ceil(REFUSAL_SHARE)) {
             return false;
         }
@@ -453,19 +439,19 @@ impl Guard {
         has_room
     }
 
-    /// It has been told, or has gone.
+    /// Counts that such a connection has been told, or has gone.
     pub fn was_turned_away(&self, address: Address) {
         self.turned_away.group(address).fetch_sub(1, Ordering::Relaxed);
         self.turned_away.all.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Origins that are remembered now.
+    /// The number of addresses that are remembered.
     pub fn addresses(&self) -> usize {
         self.addresses.len()
     }
 }
 
-/// What one connection has sent of late. Kept only while it says something.
+/// What one connection has sent of late. The owner drops it once [`Meters::is_spent`].
 #[derive(Debug, Default)]
 pub struct Meters {
     messages: Gcra,
@@ -474,17 +460,17 @@ pub struct Meters {
 }
 
 impl Meters {
-    /// So many bytes were received.
+    /// Counts received bytes.
     pub fn received(&mut self, rates: &Rates, bytes: usize, now_ms: u64) {
         if let Some(rate) = &rates.bytes {
             self.bytes.charge(rate, bytes as u64, now_ms);
         }
     }
 
-    /// Takes a message, whose bytes have been counted as they came.
+    /// Counts a message. Its bytes were counted when they were received.
     ///
     /// # Errors
-    /// When it is one too many, or too many bytes have come.
+    /// The limit that the message or its bytes exceed.
     pub fn message(&mut self, rates: &Rates, now_ms: u64) -> Result<(), Limit> {
         if let Some(rate) = &rates.bytes {
             self.bytes.take(rate, 0, now_ms).map_err(|_| Limit::Bytes)?;
@@ -495,13 +481,13 @@ impl Meters {
         }
     }
 
-    /// A message was refused. Returns whether the client goes on as if it hadn't been told.
+    /// Counts a refused message. Returns whether there were too many of them, so that the client is closed.
     pub fn refused(&mut self, now_ms: u64) -> bool {
         let rate = Rate::per_s(REFUSALS_PER_S, REFUSALS_AT_ONCE);
         rate.is_none_or(|rate| self.refusals.take(&rate, 1, now_ms).is_err())
     }
 
-    /// Whether nothing need be remembered.
+    /// Whether these counts are the same as new ones.
     pub fn is_spent(&self, now_ms: u64) -> bool {
         self.messages.is_full(now_ms) && self.bytes.is_full(now_ms) && self.refusals.is_full(now_ms)
     }
@@ -515,14 +501,14 @@ mod tests {
         Peer::Ip(text.parse().unwrap())
     }
 
-    fn guard(change: impl FnOnce(&mut Rules)) -> Guard {
-        let mut rules = Rules { addresses: 10_000, users: 10_000, ..Rules::default() };
-        change(&mut rules);
-        Guard::new(rules)
+    fn guard(change: impl FnOnce(&mut GuardSettings)) -> Guard {
+        let mut settings = GuardSettings { addresses: 10_000, users: 10_000, ..GuardSettings::default() };
+        change(&mut settings);
+        Guard::new(settings)
     }
 
     #[test]
-    fn connections_of_an_origin_are_counted_as_they_come_and_go() {
+    fn connections_of_an_address_are_counted_as_they_come_and_go() {
         let guard = guard(|rules| rules.connections_per_ip = 2);
         let (one, two) = (ip("2001:db8::1"), ip("2001:db8::ffff"));
         let address = guard.enter(one, 0).unwrap();

@@ -1,6 +1,6 @@
-//! Peers and networks: what `limits.exempt` and `limits.trusted_proxies` are lists of, and the part of an address
-//! that limits go by: all of an IPv4 address, the /64 of an IPv6 address (a household or a server gets one whole).
-//! All peers of unix sockets count as one. Addresses are data here; no socket is.
+//! Peers, networks and addresses. `limits.exempt` and `limits.trusted_proxies` are lists of networks. Limits by address
+//! count an IPv4 address whole, and an IPv6 address by its /64, because a household or a server gets a whole /64. All
+//! peers of unix sockets count as one address.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt;
@@ -14,7 +14,7 @@ const UNIX: &str = "unix";
 /// The other end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {
-    /// By its IP address.
+    /// A peer with an IP address.
     Ip(IpAddr),
     /// A process on this machine, through a unix socket. It has no address.
     Unix,
@@ -70,7 +70,7 @@ impl FromStr for Net {
         if text == UNIX {
             return Ok(Self(Range::Unix));
         }
-        let wrong = || format!("{text:?} is no network: write 10.0.0.0/8, 2001:db8::/32, one address or \"unix\"");
+        let wrong = || format!("{text:?} is not a network: write 10.0.0.0/8, 2001:db8::/32, one address or \"unix\"");
         let (base, bits) = match text.split_once('/') {
             Some((base, bits)) => (base, Some(bits)),
             None => (text, None),
@@ -90,7 +90,7 @@ impl FromStr for Net {
             IpAddr::V6(base) => base.to_bits().checked_shl(bits.into()).unwrap_or(0) == 0,
         };
         if !tail_is_zero {
-            return Err(format!("{text:?} is no network: there are address bits behind the first {bits}"));
+            return Err(format!("{text:?} is not a network: the bits after the first {bits} must be 0"));
         }
         Ok(Self(Range::Ip { base, bits }))
     }
@@ -118,23 +118,24 @@ impl fmt::Display for Net {
     }
 }
 
-/// Whether any of the networks has the peer.
+/// Whether the peer is in any of the networks.
 pub fn any_contains(nets: &[Net], peer: Peer) -> bool {
     nets.iter().any(|net| net.contains(peer))
 }
 
-/// What per-address limits go by, in 8 bytes: an IPv4 address whole, of an IPv6 address the first 64 bits. The two
-/// share no value but in ::/32, which is not routed; what an IPv4 address is embedded in, they treat as IPv4.
+/// The address that limits count by, in 8 bytes: a whole IPv4 address, or the first 64 bits of an IPv6 address. The two
+/// have no value in common except in ::/32, which is not routed. An IPv6 address that embeds an IPv4 address counts as
+/// the latter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Address(u64);
 
 impl Address {
-    /// No address has this one (fd ff …: of the private range, and nobody would choose it).
+    /// Stands for an exempt peer, which is not counted. No peer can have it: ff00::/8 is multicast.
     pub const NONE: Self = Self(u64::MAX);
-    /// All peers of unix sockets together (fd ff … fe: as above).
+    /// Stands for all peers of unix sockets. No other peer can have it.
     const UNIX: Self = Self(u64::MAX - 1);
 
-    /// What a peer counts under.
+    /// The address that this peer counts under.
     pub fn of(peer: Peer) -> Self {
         match peer {
             Peer::Unix => Self::UNIX,
@@ -145,7 +146,7 @@ impl Address {
         }
     }
 
-    /// As a number, to look it up by.
+    /// The address as a number, for a table.
     pub fn bits(self) -> u64 {
         self.0
     }
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_whole_ipv4_addresses_and_half_ipv6_ones() {
+    fn addresses_are_whole_ipv4_addresses_and_half_ipv6_ones() {
         let same = |a: &str, b: &str| Address::of(ip(a)) == Address::of(ip(b));
         assert!(same("2001:db8:1:2::1", "2001:db8:1:2:ffff::9") && !same("2001:db8:1:2::1", "2001:db8:1:3::1"));
         assert!(same("::ffff:1.2.3.4", "1.2.3.4") && !same("1.2.3.4", "1.2.3.5"));

@@ -1,11 +1,11 @@
-//! The generic cell rate algorithm (ITU-T I.371, Annex A): a token bucket whose whole state is one moment, the
-//! *theoretical arrival time*. A bucket that is full again is the same as none, so state is kept only of those who
-//! were active a moment ago. Knows milliseconds of the monotonic clock and units, not what the units are.
+//! Rates by the generic cell rate algorithm (ITU-T I.371, Annex A): a token bucket whose whole state is one moment, the
+//! *theoretical arrival time*. A bucket that is full again is the same as a new one, so only clients that were active a
+//! moment ago need a bucket. Times are milliseconds of the monotonic clock.
 
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_S: u64 = 1_000 * NS_PER_MS;
 
-/// So many units in so much time, and so many at once.
+/// A number of units per time, and how many of them may come at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
     units: u64,
@@ -14,12 +14,12 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// `units` a second, `burst` of them at once (at least one). `None` if `units` is 0: no limit.
+    /// A rate of `units` a second, with `burst` of them at once (at least one). `None`, no limit, if `units` is 0.
     pub fn per_s(units: u64, burst: u64) -> Option<Self> {
         Self::new(units, NS_PER_S, burst)
     }
 
-    /// `units` a minute, `burst` of them at once (at least one). `None` if `units` is 0: no limit.
+    /// A rate of `units` a minute, with `burst` of them at once (at least one). `None`, no limit, if `units` is 0.
     pub fn per_minute(units: u64, burst: u64) -> Option<Self> {
         Self::new(units, 60 * NS_PER_S, burst)
     }
@@ -30,23 +30,23 @@ impl Rate {
         Some(rate)
     }
 
-    /// What so many units take out of the bucket, as time.
+    /// The time in which `units` flow into the bucket, in nanoseconds.
     fn cost_ns(&self, units: u64) -> u64 {
         let cost = u128::from(units) * u128::from(self.period_ns) / u128::from(self.units);
         u64::try_from(cost).unwrap_or(u64::MAX)
     }
 }
 
-/// One bucket: when it will be full again, in nanoseconds of the monotonic clock. 8 bytes; a new one is full.
+/// One bucket: the moment at which it will be full again, in nanoseconds of the monotonic clock. A new bucket is full.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Gcra(u64);
 
 impl Gcra {
-    /// Takes `units` out of the bucket if they are in it.
+    /// Takes `units` out of the bucket if it holds them.
     ///
     /// # Errors
-    /// In how many milliseconds they would be, if nobody else took any; nothing has been taken. More units than the
-    /// burst are never in it.
+    /// The number of milliseconds after which the bucket will hold them, if nothing else is taken; nothing has been taken
+    /// now. A bucket never holds more units than the burst.
     pub fn take(&mut self, rate: &Rate, units: u64, now_ms: u64) -> Result<(), u64> {
         let now_ns = now_ms.saturating_mul(NS_PER_MS);
         let full_ns = self.0.max(now_ns).saturating_add(rate.cost_ns(units));
@@ -58,8 +58,8 @@ impl Gcra {
         Ok(())
     }
 
-    /// Takes `units` out of the bucket, in it or not: they have come already. Returns whether they were in it. The
-    /// debt is never more than the burst.
+    /// Takes `units` out of the bucket even if it does not hold them, because they were received already. Returns whether
+    /// it held them. The debt is never more than the burst.
     pub fn charge(&mut self, rate: &Rate, units: u64, now_ms: u64) -> bool {
         let now_ns = now_ms.saturating_mul(NS_PER_MS);
         let full_ns = self.0.max(now_ns).saturating_add(rate.cost_ns(units));
@@ -68,12 +68,12 @@ impl Gcra {
         full_ns <= most_ns
     }
 
-    /// Puts `units` back that were taken and not needed.
+    /// Puts back `units` that were taken and not needed.
     pub fn give_back(&mut self, rate: &Rate, units: u64) {
         self.0 = self.0.saturating_sub(rate.cost_ns(units));
     }
 
-    /// Whether the bucket is full: nothing need be remembered of it.
+    /// Whether the bucket is full, and so the same as a new one.
     pub fn is_full(&self, now_ms: u64) -> bool {
         self.0 <= now_ms.saturating_mul(NS_PER_MS)
     }
@@ -84,9 +84,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A token bucket as everyone writes it, in exact fractions of a unit: `tokens` counts 1/1000 of a unit per `rate`.
+    /// The model: a token bucket in the usual form, exact to a thousandth of a unit.
     struct Bucket {
-        /// In thousandths of a unit.
+        /// The tokens in the bucket, in thousandths of a unit.
         tokens: u64,
         burst: u64,
         at_ms: u64,
@@ -105,7 +105,7 @@ mod tests {
     }
 
     proptest! {
-        /// With rates that divide a second into whole nanoseconds nothing is rounded: the two agree to the unit.
+        /// At rates that divide a second into whole nanoseconds nothing is rounded, so the two agree exactly.
         #[test]
         fn it_is_a_token_bucket(
             rate in prop::sample::select(vec![1u64, 2, 5, 10, 100, 1_000, 8_000, 1_000_000]),
@@ -122,7 +122,7 @@ mod tests {
             }
         }
 
-        /// With any rate, no window holds more than the burst and what flows in, up to one unit of rounding a step.
+        /// At any rate, no more than the burst and the inflow gets through, up to one unit of rounding per step.
         #[test]
         fn no_more_than_the_burst_and_the_flow_gets_through(
             rate in 1u64..2_000_000,
@@ -141,7 +141,7 @@ mod tests {
             prop_assert!(through <= burst + now_ms * rate / 1_000 + count + 1);
         }
 
-        /// Whoever waits as long as was said gets through; a millisecond less is too early.
+        /// A client that waits as long as the error says gets through; a millisecond less is too early.
         #[test]
         fn the_wait_is_told_exactly(rate in 1u64..10_000, burst in 1u64..100, units in 1u64..100) {
             prop_assume!(units <= burst);

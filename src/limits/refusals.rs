@@ -1,6 +1,6 @@
-//! The log of refusals: one info line tells the operator what was refused, why and for whom. Repeats are counted and not
-//! written, so a flood of refusals costs a look-up each and floods no log. All threads share one `RefusalLog`. It knows
-//! reasons by their names and nothing of what is refused; docs/logging.md says which reasons there are.
+//! The log of refusals. One line at info says what was refused, why, and to which client. Repeats are counted and not
+//! written, so a flood of refusals costs one look-up each and does not flood the log. All threads share one
+//! [`RefusalLog`]. docs/logging.md lists the reasons.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,80 +9,61 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::ids::ConnId;
-use crate::limits::{Address, Gcra, Peer, Rate};
+use crate::limits::{Address, Gcra, Peer, Rate, labelled};
 
-/// Lines about one reason and one address: the first few at once, so that a person who tries something out sees each …
+/// How many lines about one reason and one address may come at once. It is more than one, so that a person who tries
+/// something out sees every refusal.
 const REPEATS_AT_ONCE: u64 = 3;
-/// … then so many a minute.
+/// How many lines a minute about one reason and one address may come over time.
 const REPEATS_PER_MINUTE: u64 = 1;
-/// Lines about one reason, whatever the address: so many at once …
+/// How many lines about one reason may come at once, over all addresses.
 const LINES_AT_ONCE: u64 = 20;
-/// … and so many a second over time. Each reason has its own budget, so a flood of one doesn't hide another.
+/// How many lines a second about one reason may come over time. Each reason has a budget of its own, so a flood of one
+/// reason does not hide another.
 const LINES_PER_S: u64 = 1;
-/// Pairs of a reason and an address that are remembered. A further one is told without an address of its own.
+/// The most pairs of a reason and an address that are remembered. Further ones are counted for the reason alone.
 const REPEATS_MAX: usize = 4_096;
-/// How often the counts of refusals without a line are written.
+/// How often the counts of refusals without a line of their own are written, in milliseconds.
 const SWEEP_MS: u64 = 10_000;
 
-/// Why a token was refused: the label `reason` of `uringcast_tokens_refused_total`.
-macro_rules! token_reasons {
-    ($($(#[doc = $doc:literal])+ $Reason:ident = $name:literal,)*) => {
-        /// Why a token was refused.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum TokenReason { $($(#[doc = $doc])+ $Reason,)* }
-
-        impl TokenReason {
-            /// All of them.
-            pub const ALL: &[TokenReason] = &[$(TokenReason::$Reason,)*];
-
-            /// Its name in metrics.
-            pub fn label(self) -> &'static str {
-                match self { $(TokenReason::$Reason => $name,)* }
-            }
-
-            /// Its name in the log.
-            pub fn name(self) -> &'static str {
-                match self { $(TokenReason::$Reason => concat!("token_", $name),)* }
-            }
-        }
-    };
+labelled! {
+    /// Why a token was refused: the label `reason` of `uringcast_tokens_refused_total`.
+    pub enum TokenReason, log prefix "token_" {
+        /// The token cannot be decoded.
+        Malformed = "malformed",
+        /// No key fits the token's `alg` and `kid`.
+        NoKey = "no_key",
+        /// The signature does not verify.
+        Signature = "signature",
+        /// The token has expired (`exp`).
+        Expired = "expired",
+        /// The token is not valid yet (`nbf` or `iat`).
+        NotYet = "not_yet",
+        /// The backend has revoked the token.
+        Revoked = "revoked",
+        /// A claim is missing or wrong.
+        Claim = "claim",
+        /// The token is valid, but for another user than the connection's.
+        OtherUser = "other_user",
+        /// The token is valid, but for another channel.
+        OtherChannel = "other_channel",
+    }
 }
 
-token_reasons! {
-    /// It can't be read.
-    Malformed = "malformed",
-    /// No key fits its `alg` and `kid`.
-    NoKey = "no_key",
-    /// Its signature is wrong.
-    Signature = "signature",
-    /// Its time has passed.
-    Expired = "expired",
-    /// Its time has not come.
-    NotYet = "not_yet",
-    /// The backend has revoked it.
-    Revoked = "revoked",
-    /// A claim is missing or wrong.
-    Claim = "claim",
-    /// It is good, and another user's than the connection's.
-    OtherUser = "other_user",
-    /// It is good, and for another channel.
-    OtherChannel = "other_channel",
-}
-
-/// One refusal.
+/// One refusal, as it is logged.
 #[derive(Clone, Copy, Debug)]
 pub struct RefusalNote<'a> {
-    /// Why, as one word: [`Limit::name`](crate::limits::Limit::name), [`TokenReason::name`] or another of docs/logging.md.
+    /// The reason as one word: [`Limit::name`](crate::limits::Limit::name), [`TokenReason::name`] or another of docs/logging.md.
     pub reason: &'static str,
-    /// The client's address, or the API client's.
+    /// The peer of a client's connection, or of the API's.
     pub client: Option<Peer>,
-    /// The connection, if it has got so far.
+    /// The connection; `None` before it has an id.
     pub conn: Option<ConnId>,
-    /// The user's key, if the client has signed in.
+    /// The user's key; `None` before the client has signed in.
     pub user: Option<&'a str>,
 }
 
-/// What is written to the log about refusals, and what is only counted.
+/// Decides which refusals get a line in the log, and counts the others.
 #[derive(Debug)]
 pub struct RefusalLog {
     tally: Mutex<Tally>,
@@ -92,9 +73,9 @@ pub struct RefusalLog {
 
 #[derive(Debug)]
 struct Tally {
-    /// By reason and address; `None` without an address.
+    /// By reason and address. `None` stands for a refusal without a known address.
     repeats: HashMap<(&'static str, Option<Address>), RepeatedRefusal, RandomState>,
-    /// By reason: as many as the source has names.
+    /// By reason. There are as many as the source has names.
     reasons: HashMap<&'static str, RefusedForReason, RandomState>,
     same: Rate,
     all: Rate,
@@ -103,22 +84,22 @@ struct Tally {
 #[derive(Debug, Default)]
 struct RepeatedRefusal {
     lines: Gcra,
-    /// Refusals since the last line.
+    /// The number of refusals since the last line.
     left_out: u64,
 }
 
 #[derive(Debug, Default)]
 struct RefusedForReason {
     lines: Gcra,
-    /// Refusals that found the budget empty or the table full, since they were last told.
+    /// The number of refusals that found the budget empty or the table full, since the last sweep.
     left_out: u64,
 }
 
-/// Refusals that had no line of their own.
+/// A number of refusals that had no line of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct LeftOut {
     reason: &'static str,
-    /// `None`: of various addresses.
+    /// `None` if the refusals were of various addresses.
     client: Option<Address>,
     count: u64,
 }
@@ -133,8 +114,8 @@ impl Default for RefusalLog {
 }
 
 impl RefusalLog {
-    /// Writes a line about a refusal, or counts it. `detail` is only called for a line; it must quote what a client made
-    /// up, as [`quoted`] does, and must not contain a token.
+    /// Writes a line about a refusal, or counts it. `detail` is called only if a line is written. It must quote a client's
+    /// text with [`quoted`], and must not contain a token.
     pub fn tell(&self, note: &RefusalNote<'_>, now_ms: u64, detail: impl FnOnce() -> String) {
         let admitted = self.with_tally(|tally| tally.admit(note.reason, note.client.map(Address::of), now_ms));
         let Some(left_out) = admitted else { return };
@@ -146,7 +127,7 @@ impl RefusalLog {
         tracing::info!(reason, client, conn, user, detail, left_out, "refused");
     }
 
-    /// Tells how many refusals had no line of their own, some seconds after the last time.
+    /// Writes how many refusals had no line of their own, if the last such report is some seconds old.
     pub fn tick(&self, now_ms: u64) {
         let due_ms = self.sweep_at_ms.load(Ordering::Relaxed);
         let taken = due_ms <= now_ms
@@ -159,13 +140,13 @@ impl RefusalLog {
         }
     }
 
-    /// Tells all that is left to tell: the process ends.
+    /// Writes everything that is counted and not written yet, because the process ends.
     pub fn finish(&self) {
         tell_left_out(self.with_tally(Tally::take_all));
     }
 
     fn with_tally<R>(&self, work: impl FnOnce(&mut Tally) -> R) -> R {
-        // A panic in `work` leaves counts, each of which is whole.
+        // A poisoned mutex is fine: a panic in `work` leaves whole numbers behind.
         work(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -173,14 +154,16 @@ impl RefusalLog {
 fn tell_left_out(all: Vec<LeftOut>) {
     for LeftOut { reason, client, count } in all {
         match client {
-            Some(client) => tracing::info!(reason, %client, left_out = count, "refused again, not told one by one"),
-            None => tracing::info!(reason, left_out = count, "refused, not told one by one"),
+            Some(client) => {
+                tracing::info!(reason, %client, left_out = count, "refused again; further refusals were only counted")
+            }
+            None => tracing::info!(reason, left_out = count, "refused; further refusals were only counted"),
         }
     }
 }
 
 impl Tally {
-    /// Whether a line may be written: with the number of refusals of the same kind that had none since the last line.
+    /// Counts a refusal. Returns `Some` if it gets a line, with the number of equal refusals since the last line.
     fn admit(&mut self, reason: &'static str, client: Option<Address>, now_ms: u64) -> Option<u64> {
         let key = (reason, client);
         if let Some(repeat) = self.repeats.get_mut(&key)
@@ -203,7 +186,7 @@ impl Tally {
         Some(std::mem::take(&mut repeat.left_out))
     }
 
-    /// Takes out what may be told of now, and forgets those that would have their first lines again.
+    /// Takes out the counts that may be written now, and forgets pairs that would get their first lines again.
     fn sweep(&mut self, now_ms: u64) -> Vec<LeftOut> {
         let mut told = Vec::new();
         let Self { repeats, reasons, same, all } = self;
@@ -220,7 +203,7 @@ impl Tally {
         });
         for (reason, for_reason) in reasons {
             if for_reason.left_out > 0 {
-                // One line each sweep, whatever the budget: a flood that goes on would leave nothing in it.
+                // Each sweep writes one line even if the budget is empty, as it is while a flood lasts.
                 for_reason.lines.charge(all, 1, now_ms);
                 let count = std::mem::take(&mut for_reason.left_out);
                 told.push(LeftOut { reason, client: None, count });
@@ -239,15 +222,15 @@ impl Tally {
     }
 }
 
-/// Characters of a client's text that the log shows.
+/// How many characters of a client's text the log shows.
 const QUOTED_CHARS: usize = 64;
 
-/// A text that a client made up, as the log may show it: in quotes, with control characters escaped, and cut.
+/// A client's text as the log may show it: in quotes, with control characters escaped, and cut.
 pub fn quoted(text: &str) -> String {
     quoted_up_to(QUOTED_CHARS, text)
 }
 
-/// The same for a text that may be longer.
+/// As [`quoted`], cut after `chars` characters.
 pub fn quoted_up_to(chars: usize, text: &str) -> String {
     match text.char_indices().nth(chars) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
@@ -255,11 +238,11 @@ pub fn quoted_up_to(chars: usize, text: &str) -> String {
     }
 }
 
-/// The shortest word of base64url that could be a token's signature (HS256: 43 characters).
+/// A word of base64url with at least this many characters may be a token's signature (HS256 has 43).
 const SECRET_CHARS: usize = 40;
 
-/// A path, a host or an origin, as the log may show it. A word that may be a part of a token, since somebody put one there,
-/// is cut: it is long, or begins as JSON does in base64.
+/// A path, a host or an origin as the log may show it. A client may have put a token there, so a word that may be part of
+/// one is cut: a long word, or one that begins as JSON does in base64.
 pub fn quoted_place(place: &str) -> String {
     let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let mut shown = String::new();

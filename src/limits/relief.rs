@@ -1,32 +1,32 @@
-//! What gives way while the process has more memory than `limits.memory_bytes`: first the queues of connections, the
-//! largest ones first, then histories. In rounds: each shard says what it holds, and then each gives up its share. Pure
-//! decisions over sizes, and the numbers that the shards share; `memory` begins rounds, `shard` carries them out.
+//! What is given up while the process has more memory than `limits.memory_bytes`: first the queues of connections, the
+//! largest ones first, then histories. This happens in rounds. In a round each shard says how much it holds, and then
+//! each gives up its share. `boot::memory` begins rounds and `shard` carries them out; this file only computes.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// A smaller queue never gives way: closing it would free little.
+/// A queue with fewer bytes is never given up: that would free little.
 pub const QUEUE_MIN_BYTES: u64 = 64 * 1024;
 
-/// Bytes of queues and of histories: what is held, or what is to be given up.
+/// Bytes of queues and of histories that a shard holds, or that it is to give up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Holding {
-    /// Of connections' queues that may give way.
+    /// Bytes of connections' queues, of those that may be given up.
     pub queues: u64,
-    /// Of histories.
+    /// Bytes of channels' histories.
     pub history: u64,
 }
 
-/// One connection's queue.
+/// The size of one connection's queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueSize {
     /// The connection's slot in its shard.
     pub slot: u32,
-    /// Bytes that wait for it, or of it.
+    /// Bytes that are unsent to the connection, or were received from it and not processed.
     pub bytes: u64,
 }
 
-/// What a shard that holds `own` of `all` gives up, so that all shards together free `excess` bytes. Histories only give
-/// what the queues can't, and no more than half of themselves in one round: what a round frees is not known exactly.
+/// What a shard that holds `own` of `all` gives up, so that all shards together free `excess` bytes. Histories give only
+/// what the queues cannot, and at most half of themselves in one round, because the allocator may free more than expected.
 pub fn share(excess: u64, own: Holding, all: Holding) -> Holding {
     let part = |of: u64, own: u64, all: u64| {
         let all = all.max(own).max(1);
@@ -37,7 +37,7 @@ pub fn share(excess: u64, own: Holding, all: Holding) -> Holding {
     Holding { queues: part(from_queues, own.queues, all.queues), history: part(from_history, own.history, all.history) }
 }
 
-/// The queues that give way so that `bytes` are freed: as few as possible.
+/// Chooses the queues to give up so that at least `bytes` are freed: the largest, and as few as possible.
 pub fn largest_first(mut queues: Vec<QueueSize>, bytes: u64) -> Vec<QueueSize> {
     queues.sort_unstable_by_key(|queue| (std::cmp::Reverse(queue.bytes), queue.slot));
     let mut freed = 0;
@@ -49,7 +49,7 @@ pub fn largest_first(mut queues: Vec<QueueSize>, bytes: u64) -> Vec<QueueSize> {
     queues
 }
 
-/// The rounds, as all shards see them.
+/// The numbers of the present round, which all shards share.
 #[derive(Debug, Default)]
 pub struct Rounds {
     number: AtomicU32,
@@ -59,7 +59,7 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Begins a round that is to free so many bytes.
+    /// Begins a round that is to free `excess` bytes.
     pub fn begin(&self, excess: u64) {
         self.queues.store(0, Ordering::Relaxed);
         self.history.store(0, Ordering::Relaxed);
@@ -72,13 +72,13 @@ impl Rounds {
         self.number.load(Ordering::Acquire)
     }
 
-    /// A shard says what it holds in this round.
+    /// Adds what one shard holds in this round.
     pub fn hold(&self, own: Holding) {
         self.queues.fetch_add(own.queues, Ordering::Relaxed);
         self.history.fetch_add(own.history, Ordering::Relaxed);
     }
 
-    /// What a shard that holds `own` gives up, when the others have said what they hold.
+    /// What a shard that holds `own` gives up, after all shards have called [`Rounds::hold`].
     pub fn share_of(&self, own: Holding) -> Holding {
         let all =
             Holding { queues: self.queues.load(Ordering::Relaxed), history: self.history.load(Ordering::Relaxed) };
@@ -120,7 +120,7 @@ mod tests {
     }
 
     proptest! {
-        /// All shards together give up what is too much, if they hold it, up to a byte of rounding each.
+        /// All shards together give up the excess, if they hold it, up to one byte of rounding per shard.
         #[test]
         fn the_shares_add_up(
             held in prop::collection::vec((0u64..1 << 40, 0u64..1 << 40), 1..64),

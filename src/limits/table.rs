@@ -1,27 +1,27 @@
-//! State by key for all shards: what has to be counted over the whole process, as the connections of one address. In
-//! parts, each behind a mutex that is held for a look-up; it is asked once per connection or message from a client,
-//! never per delivery, so two shards seldom meet. Entries that say nothing any more go; their number is bounded.
-//! Knows nothing of what is kept.
+//! A table that all shards share, for counts over the whole process, such as the connections of one address. It is
+//! divided into 64 parts, and each part has a mutex that is held for one look-up. A shard asks the table once per
+//! connection and once per message from a client, never per delivery, so two shards seldom wait for each other. Entries
+//! that equal no entry are removed, and the number of entries is bounded.
 
 use std::hash::BuildHasher;
 use std::sync::{Mutex, PoisonError};
 
 use hashbrown::HashMap;
 
-/// Two of 256 shards that ask at the same moment meet in one of so many parts.
+/// The number of parts. Two shards that ask at the same moment meet in one part with a chance of 1 in 64.
 const PARTS: usize = 64;
-/// A part is first swept when it has so many entries.
+/// The number of entries at which a part is swept for the first time.
 const SWEEP_FIRST: usize = 64;
-/// A full part is swept no more often, in milliseconds: newcomers to it must not cost a sweep each.
+/// The shortest time between two sweeps of a full part, in milliseconds. Without it each new key would cost a sweep.
 const SWEEP_MS: u64 = 10;
 
-/// What may be forgotten.
+/// A state that the table may forget once it says nothing.
 pub trait Forgettable: Default {
-    /// Whether it is the same as no entry.
+    /// Whether this state is the same as a new one, so that it need not be kept.
     fn is_spent(&self, now_ms: u64) -> bool;
 }
 
-/// The table.
+/// A table of states by key, shared by all shards.
 #[derive(Debug)]
 pub struct Table<S> {
     parts: Box<[Mutex<Part<S>>]>,
@@ -29,7 +29,7 @@ pub struct Table<S> {
     hash: foldhash::quality::RandomState,
 }
 
-/// On cache lines of its own.
+/// One part of the table, on cache lines of its own.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Part<S> {
@@ -39,7 +39,7 @@ struct Part<S> {
 }
 
 impl<S: Forgettable> Table<S> {
-    /// With room for about `entries_max` keys.
+    /// An empty table with room for about `entries_max` keys.
     pub fn new(entries_max: usize) -> Self {
         let part = || Mutex::new(Part { entries: HashMap::default(), sweep_at: SWEEP_FIRST, swept_ms: 0 });
         Self {
@@ -49,16 +49,16 @@ impl<S: Forgettable> Table<S> {
         }
     }
 
-    /// A key for what is no number. Chosen by nobody: the hash is keyed anew in each process.
+    /// A key made of a text. The hash is randomly seeded in each process, so a client cannot choose names that collide.
     pub fn key_of(&self, name: &str) -> u64 {
         self.hash.hash_one(name)
     }
 
-    /// Reads or changes the entry of a key; one that is spent afterwards is not kept. `None` if there is none and no
-    /// room for one.
+    /// Reads or changes the state of a key, and removes it if it is spent afterwards. `None` if the key has no state and
+    /// there is no room for one.
     pub fn with<R>(&self, key: u64, now_ms: u64, work: impl FnOnce(&mut S) -> R) -> Option<R> {
         let place = self.hash.hash_one(key) as usize % PARTS;
-        // A panic in `work` leaves counts and times, each of which is whole.
+        // A poisoned mutex is fine: a panic in `work` leaves whole numbers behind.
         let mut part = self.parts[place].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = part.entries.get_mut(&key) {
             let result = work(state);
@@ -82,14 +82,15 @@ impl<S: Forgettable> Table<S> {
         Some(result)
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).entries.len()).sum()
     }
 }
 
 impl<S: Forgettable> Part<S> {
-    /// Looks at each entry once for as many as were added since the last time.
+    /// Removes spent entries. The cost per new entry is constant, because the next sweep is due when the number of entries
+    /// has doubled.
     fn sweep(&mut self, now_ms: u64) {
         self.entries.retain(|_, state| !state.is_spent(now_ms));
         let left = self.entries.len();

@@ -26,29 +26,29 @@ pub struct Request<'a> {
 /// What a client can ask for. A dialect has checked the syntax of channel names and the lengths below, nothing else.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// Sign in.
+    /// Sign in with a token.
     Auth {
-        /// The token, if it is there and a non-empty string.
+        /// The token; `None` if it is missing or empty.
         token: Option<&'a str>,
         /// The client wants `ping` messages, since it can't see ping frames.
         ping: bool,
-        /// What the client has of the lobby.
+        /// How far the client has received the lobby, if it asks for what it missed.
         recover: Option<SinceRef<'a>>,
-        /// What to subscribe to at once, [`MAX_AUTH_CHANNELS`] at most; a channel may come twice.
+        /// The channels to subscribe to at once, [`MAX_AUTH_CHANNELS`] at most. A channel may come twice.
         channels: Vec<SubscribeTo<'a>>,
     },
-    /// Say something to everyone in a channel.
+    /// Send a text to everyone in a channel.
     Message {
         /// The text as it came, not trimmed; `None` if it is missing.
         text: Option<&'a str>,
-        /// Where to; the lobby by default.
+        /// The channel; `None` for the lobby.
         channel: Option<&'a str>,
-        /// Names this message over retries.
+        /// The same for all tries to send this message.
         idempotency_key: Option<&'a str>,
     },
-    /// The tutorial's heartbeat.
+    /// Get a sign of life: the heartbeat of the tutorial.
     Heartbeat,
-    /// Who is online, a page of it.
+    /// Get a page of the users who are online.
     Users {
         /// Where the page before ended.
         cursor: Option<&'a str>,
@@ -57,38 +57,38 @@ pub enum Command<'a> {
     },
     /// Receive what is published in a channel.
     Subscribe(SubscribeTo<'a>),
-    /// Receive it no more.
+    /// Stop receiving a channel.
     Unsubscribe {
-        /// Which.
+        /// The name of the channel.
         channel: &'a str,
     },
     /// Send any JSON to everyone in a channel.
     Publish {
-        /// Where to.
+        /// The name of the channel.
         channel: &'a str,
-        /// One JSON value as the client wrote it, byte for byte; no whitespace around it, any within it.
+        /// One JSON value as the client wrote it, byte for byte, without whitespace around it.
         data: &'a [u8],
-        /// What it is about: under `conflate` the newest of each key is kept.
+        /// What the publication is the newest state of: `conflate` keeps the newest publication of each key.
         key: Option<&'a str>,
-        /// Names this publication over retries.
+        /// The same for all tries to send this publication.
         idempotency_key: Option<&'a str>,
         /// Publish only if the channel is still in this epoch.
         epoch: Option<&'a str>,
     },
-    /// What was published in a channel, a page of it.
+    /// Get a page of a channel's history.
     History {
-        /// Of which.
+        /// The name of the channel.
         channel: &'a str,
-        /// What the client has.
+        /// The page begins behind this place; with `reverse`, before it.
         since: Option<SinceRef<'a>>,
         /// Most publications in the page.
         limit: Option<u32>,
-        /// Newest first.
+        /// The newest publications come first.
         reverse: bool,
     },
-    /// Who is in a channel, a page of it.
+    /// Get a page of the users in a channel.
     Presence {
-        /// Which.
+        /// The name of the channel.
         channel: &'a str,
         /// Where the page before ended.
         cursor: Option<&'a str>,
@@ -105,7 +105,7 @@ pub enum Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// The channel that it is about; the lobby where it names none.
+    /// The channel that the command names, if it names one.
     pub fn channel(&self) -> Option<&'a str> {
         match *self {
             Self::Auth { .. } | Self::Heartbeat | Self::Users { .. } => None,
@@ -122,10 +122,10 @@ impl<'a> Command<'a> {
 /// One channel to subscribe to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscribeTo<'a> {
-    /// Which.
+    /// The name of the channel.
     pub channel: &'a str,
-    /// The right to, where the namespace asks for one.
+    /// A token for this channel, if the client has one.
     pub token: Option<&'a str>,
-    /// What the client has of it.
+    /// How far the client has received the channel, if it asks for what it missed.
     pub recover: Option<SinceRef<'a>>,
 }

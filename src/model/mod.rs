@@ -3,6 +3,7 @@
 
 pub mod channel_name;
 pub mod command;
+pub mod engine;
 pub mod errand;
 pub mod namespace;
 pub mod notice;

@@ -1,15 +1,15 @@
-//! What a channel's namespace allows and asks for: who may subscribe and publish, how much history is kept, how
-//! presence is told, what a slow consumer meets. A channel's name alone says which namespace it is in. Pure and
-//! immutable: made from the configuration at boot, shared by the shards; knows no channel's state and no client.
+//! The rules of a channel's namespace: who may subscribe and publish, how much history is kept, how presence is
+//! announced, what happens to a slow consumer. A channel's name alone says which namespace the channel is in. Rules are
+//! made from the configuration at boot, never change, and are shared by the shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The channel that a sign-in attaches to, if its rules let the user in. They are its own.
+/// The channel that a sign-in attaches to, if the lobby's own rules let the user in.
 pub const LOBBY: &str = "lobby";
-/// The longest name of a namespace.
+/// The longest name of a namespace, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;
 
 /// Whether `name` can be a namespace's: 1 to 64 of `[A-Za-z0-9_-]`.
@@ -18,56 +18,56 @@ pub fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-/// Who may subscribe.
+/// Who may subscribe to a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SubscribeRule {
-    /// Anyone signed in.
+    /// Every user who is signed in.
     SignedIn,
-    /// Whose token names the channel, or who has a token for it.
+    /// Users whose token names the channel, and users who have a token for the channel.
     Token,
-    /// The users that are named, and whoever a token lets in.
+    /// The users that the configuration names, and those whom a token lets in.
     Named,
 }
 
-/// Who may publish.
+/// Who may publish in a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PublishRule {
-    /// Nobody but the backend.
+    /// Only the backend publishes.
     Backend,
-    /// The backend, and who is subscribed.
+    /// The backend and every subscriber.
     Members,
 }
 
-/// How much subscribers hear of each other's coming and going.
+/// What subscribers are told when others come and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PresenceMode {
-    /// Each join and leave, at once; digests while there are many members.
+    /// Each join and leave, at once. Digests while there are many members.
     Events,
-    /// One digest per window.
+    /// One digest for each window of time.
     Digest,
-    /// The number of members, per window.
+    /// The number of members, once for each window of time.
     Count,
-    /// Nothing, and members can't be asked for.
+    /// Nothing. Clients cannot ask for the members either.
     Off,
 }
 
-/// What happens when more waits for a subscriber than may.
+/// What happens when more bytes wait for a subscriber than the limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
-    /// It is disconnected (4508) and recovers when it returns.
+    /// The connection is closed with 4508. The client recovers when it returns.
     Disconnect,
-    /// The oldest are left out, and a gap tells which.
+    /// The oldest publications are dropped, and a gap names them.
     DropOldest,
-    /// The newest per key is kept, and a gap tells that there were more.
+    /// The newest publication of each key is kept. A gap says that there were more.
     Conflate,
 }
 
 impl Overflow {
-    /// The value on the wire (`subscribed.data.overflow`), which is the one in the configuration too.
+    /// The value in the configuration, which is the one on the wire too (`subscribed.data.overflow`).
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disconnect => "disconnect",
@@ -80,9 +80,9 @@ impl Overflow {
 /// How a channel's publications are sent to its subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sending {
-    /// What is done for a client that is slow.
+    /// What happens to a slow consumer.
     pub overflow: Overflow,
-    /// Whether they are compressed.
+    /// Whether publications are compressed.
     pub compress: Compress,
 }
 
@@ -90,43 +90,43 @@ pub struct Sending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compress {
-    /// For clients that compression was agreed on with, from a size up.
+    /// Compress from a size up, for clients that have agreed on compression.
     Auto,
-    /// Never.
+    /// Send publications as they are.
     Off,
 }
 
 /// The rules of one namespace's channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
-    /// What stands before the colon: empty for the default one, "lobby" for the lobby's own.
+    /// The part of a channel's name before the colon. Empty for the default namespace, "lobby" for the lobby's own.
     pub name: String,
-    /// Who may subscribe.
+    /// Who may subscribe to its channels.
     pub subscribe: SubscribeRule,
-    /// The user keys that [`SubscribeRule::Named`] means.
+    /// The user keys for [`SubscribeRule::Named`].
     pub users: BTreeSet<String>,
-    /// Who may publish.
+    /// Who may publish in its channels.
     pub publish: PublishRule,
-    /// The most publications kept per channel; 0 keeps none.
+    /// The most publications that a channel's history keeps; 0 keeps none.
     pub history_size: usize,
-    /// How long they are kept.
+    /// How long a channel's history keeps a publication, in milliseconds.
     pub history_age_ms: u64,
-    /// What is told of members.
+    /// What subscribers are told when others come and go.
     pub presence: PresenceMode,
-    /// Texts are HTML-escaped.
+    /// Texts and names are HTML-escaped.
     pub escape: bool,
-    /// What a slow consumer meets.
+    /// What happens to a slow consumer.
     pub overflow: Overflow,
-    /// How long publications are gathered before they leave; 0 sends at once.
+    /// How long publications are gathered before they are sent, in milliseconds; 0 sends them at once.
     pub batch_window_ms: u64,
-    /// How long joins and leaves are gathered for a digest or a count.
+    /// How long joins and leaves are gathered for a digest or a count, in milliseconds.
     pub presence_window_ms: u64,
     /// Whether publications are compressed.
     pub compress: Compress,
 }
 
 impl Namespace {
-    /// How its channels' publications are sent.
+    /// How the publications of its channels are sent.
     pub fn sending(&self) -> Sending {
         Sending { overflow: self.overflow, compress: self.compress }
     }
@@ -142,7 +142,7 @@ impl Namespace {
     }
 }
 
-/// All namespaces there are.
+/// All namespaces of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespaces {
     lobby: Arc<Namespace>,
@@ -151,19 +151,19 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// The lobby's rules, those of channels without a colon in their name, and the rest, each under its name.
+    /// The rules of the lobby, the rules of channels without a colon in their name, and those of each named namespace.
     pub fn new(lobby: Namespace, default: Namespace, named: impl IntoIterator<Item = Namespace>) -> Self {
         let named = named.into_iter().map(|namespace| (namespace.name.clone(), Arc::new(namespace))).collect();
         Self { lobby: Arc::new(lobby), default: Arc::new(default), named }
     }
 
-    /// The lobby's.
+    /// The rules of the lobby.
     pub fn lobby(&self) -> &Arc<Namespace> {
         &self.lobby
     }
 
-    /// The one that a channel is in: what stands before the first colon names it. `None` if there is none of
-    /// that name, so that a channel can't be made by a slip of the pen under rules that nobody meant.
+    /// The namespace that a channel is in: the part before the first colon names it. `None` if the configuration has no
+    /// such namespace, so that a misspelled name does not make a channel under the wrong rules.
     pub fn of(&self, channel: &str) -> Option<&Arc<Namespace>> {
         if channel == LOBBY {
             return Some(&self.lobby);

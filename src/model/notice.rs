@@ -11,14 +11,14 @@ use crate::model::user::User;
 /// What the server says to one client. A dialect writes it.
 #[derive(Debug)]
 pub enum Reply<'a> {
-    /// The greeting on open.
+    /// The greeting when the connection opens.
     System {
-        /// Names the connection in logs and support requests.
+        /// The name of the connection in logs and support requests.
         connection_id: &'a str,
-        /// Unix milliseconds.
+        /// The time in Unix milliseconds.
         timestamp: u64,
     },
-    /// Signed in and attached to the lobby.
+    /// The user is signed in.
     AuthSuccess {
         /// The user who has signed in.
         user: &'a User,
@@ -26,25 +26,26 @@ pub enum Reply<'a> {
         escape: bool,
         /// When the token expires, in Unix milliseconds; `None` if it doesn't.
         expires_at: Option<u64>,
-        /// Users online, this one included; `None` if this user is not to know.
+        /// The number of users online, this one included; `None` if this user may not know it.
         online_count: Option<u64>,
-        /// Where the lobby stands: what is published after it, this connection receives. `None` if it is not in there.
+        /// Where the lobby stands. The connection receives what is published after it. `None` if the connection is not
+        /// attached to the lobby.
         lobby: Option<Position<'a>>,
-        /// What became of the client's `recover`, if there was one.
+        /// What was restored of the lobby, if the client asked for what it missed.
         recovery: Option<Recovered<'a>>,
     },
     /// The token was refused; the connection is closed next.
     AuthFailed,
     /// The same user signed in elsewhere; the connection is closed next.
     Kicked,
-    /// The answer to `heartbeat`.
+    /// The answer to a heartbeat.
     Heartbeat {
-        /// Unix milliseconds.
+        /// The time in Unix milliseconds.
         timestamp: u64,
     },
-    /// A page of who is online.
+    /// A page of the users who are online.
     Users {
-        /// Users online in all.
+        /// The number of users on all pages together.
         count: u64,
         /// The users of the page, and how many connections each of them has.
         members: &'a [(Arc<User>, u64)],
@@ -53,43 +54,43 @@ pub enum Reply<'a> {
         /// Where the next page starts, if there is one.
         cursor: Option<&'a str>,
     },
-    /// A channel is received from now on.
+    /// The connection receives a channel from now on.
     Subscribed {
-        /// Where it stands: what is published after it, this connection receives.
+        /// Where the channel stands. The connection receives what is published after it.
         position: Position<'a>,
-        /// What became of the client's `recover`, if there was one.
+        /// What was restored of the channel, if the client asked for what it missed.
         recovery: Option<Recovered<'a>>,
         /// What the channel does about slow consumers.
         overflow: &'static str,
         /// When the channel's own token expires, in Unix milliseconds, if the subscription rests on one.
         expires_at: Option<u64>,
     },
-    /// A channel is received no more.
+    /// The connection does not receive a channel any more.
     Unsubscribed {
-        /// Which.
+        /// The name of the channel.
         channel: &'a str,
         /// 200 in answer to a request; 401 or 403 unasked, when a right has lapsed.
         code: u16,
     },
     /// A publication was accepted and has been sent to this connection.
     Ack {
-        /// Its own.
+        /// The publication's own position.
         position: Position<'a>,
         /// It had been accepted before, and was not sent again.
         duplicate: bool,
     },
-    /// A page of what was published in a channel.
+    /// A page of a channel's history.
     History {
         /// Where the channel stands.
         position: Position<'a>,
-        /// The page.
+        /// The publications of the page.
         publications: &'a [Arc<Publication>],
     },
-    /// A page of who is in a channel.
+    /// A page of the users in a channel.
     Presence {
-        /// Which.
+        /// The name of the channel.
         channel: &'a str,
-        /// Users in it in all.
+        /// The number of users on all pages together.
         count: u64,
         /// The users of the page, and how many connections each of them has.
         members: &'a [(Arc<User>, u64)],
@@ -102,28 +103,29 @@ pub enum Reply<'a> {
     Refreshed {
         /// The channel whose own token it is; `None` for the token of the sign-in.
         channel: Option<&'a str>,
-        /// Until when, in Unix milliseconds.
+        /// When the token expires, in Unix milliseconds.
         expires_at: u64,
     },
     /// A token runs out soon.
     TokenExpiring {
         /// The channel whose own token it is; `None` for the token of the sign-in.
         channel: Option<&'a str>,
-        /// When, in Unix milliseconds.
+        /// When the token expires, in Unix milliseconds.
         expires_at: u64,
     },
     /// A request was refused.
     Error {
-        /// Why.
+        /// Why the request was refused.
         error: RequestError,
-        /// What it concerns, where the `id` alone doesn't tell.
+        /// What the refusal concerns, if the request's `id` alone doesn't tell.
         about: Option<About<'a>>,
     },
     /// A sign of life for clients that can't see ping frames.
     Ping,
-    /// The server is about to go.
+    /// The server is about to stop.
     Draining {
-        /// When to come back; differs from client to client, to spread the storm.
+        /// How long the client waits before it connects again. It differs from client to client, so that they do not all
+        /// come back at once.
         reconnect_in_ms: u64,
     },
 }
@@ -140,19 +142,19 @@ pub struct Recovered<'a> {
 /// What a refusal concerns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum About<'a> {
-    /// This channel: one `auth` may ask for several.
+    /// This channel: one sign-in may ask for several.
     Channel {
-        /// Its name.
+        /// The name of the channel.
         channel: &'a str,
     },
-    /// A channel that is in another epoch than the client named: where it stands now.
+    /// A channel that is in another epoch than the client named. This is where it stands now.
     Position(Position<'a>),
 }
 
 /// Publications that a connection is not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gap<'a> {
-    /// The channel.
+    /// The name of the channel.
     pub channel: &'a str,
     /// The epoch of `from` and `to`.
     pub epoch: &'a str,
@@ -167,12 +169,12 @@ pub struct Gap<'a> {
 /// Why publications are missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GapReason {
-    /// This connection read too slowly.
+    /// The client of this connection reads too slowly.
     SlowConsumer,
-    /// Newer ones of the same keys took their place.
+    /// Newer publications of the same keys have taken their place.
     Conflated,
-    /// The channel's history doesn't hold them any more.
+    /// The channel's history does not have them any more.
     HistoryLost,
-    /// The engine didn't deliver them.
+    /// The engine did not deliver them.
     Engine,
 }

@@ -1,13 +1,15 @@
-//! What shards say to each other. A parcel is small, owned and `Send`; it rides in a lane of `mesh`, in order.
-//! Asks go to a channel's owner and are answered exactly once; everything an owner sends to one shard shares one
-//! FIFO lane, which is what makes "subscribed, then live" hold.
+//! What shards say to each other. A parcel is small, owned and `Send`. The lanes of `mesh` carry parcels in order.
+//! An ask goes to a channel's owner and is answered exactly once. Everything that an owner sends to one shard goes
+//! through one lane, so a client's `subscribed` comes before the publications that follow it.
 
 use std::sync::Arc;
 
 use crate::ids::ConnId;
+use crate::model::engine::{EngineAsk, EngineNews};
 use crate::model::position::{Placed, Since};
 use crate::model::presence::PresenceNews;
 use crate::model::publication::{Publication, Publish};
+pub use crate::model::refusal::Refusal;
 use crate::model::user::User;
 use crate::model::voice::Voiced;
 
@@ -16,42 +18,44 @@ use crate::model::voice::Voiced;
 pub enum Parcel {
     /// Shard → owner: a request that takes a credit and is answered by one [`Parcel::Answer`].
     Ask {
-        /// Who asks.
+        /// The client or the backend that asks.
         asker: Asker,
-        /// The asker's own number for it.
+        /// The asker's own number for the ask.
         request: u32,
-        /// What.
+        /// What the owner is asked for.
         ask: Ask,
     },
-    /// Shard → owner: a subscription that was accepted is over. Never refused; a no-op if a later one stands.
+    /// Shard → owner: a subscription that was accepted is over. It is never refused. It does nothing if a later ask has
+    /// attached the connection again.
     Unsubscribe {
-        /// Whose.
+        /// The connection that was subscribed.
         conn: ConnId,
-        /// The number of the ask that made it.
+        /// The number of the ask that made the subscription.
         request: u32,
-        /// Of what.
+        /// The channel of the subscription.
         channel: Arc<str>,
     },
-    /// Shard → the lobby's owner: the connection is gone. Never refused; a no-op unless it still holds.
+    /// Shard → the lobby's owner: the connection is gone. It is never refused. It does nothing if the connection does not
+    /// hold the user any more.
     Release {
-        /// The connection that held.
+        /// The connection that held the user.
         conn: ConnId,
-        /// The user whom it held.
+        /// The user whom the connection held.
         user: Arc<User>,
     },
     /// Owner → shard: the answer to an ask.
     Answer {
-        /// Who asked.
+        /// The client or the backend that asked.
         asker: Asker,
         /// The number given with the ask.
         request: u32,
-        /// The outcome.
+        /// The outcome of the ask.
         answer: Answer,
-        /// Whether it gives the ask's credit back; not after [`Parcel::Deferred`].
+        /// The answer gives the ask's credit back. Not set if [`Parcel::Deferred`] has done so.
         credit: bool,
     },
-    /// Owner → shard: an ask of a client waits for something else than room in a lane. Gives its credit back, so that
-    /// other clients need not wait too; the answer comes later.
+    /// Owner → shard: the answer to a client's ask comes later, because the ask waits for something else than room in a
+    /// lane. This parcel gives the ask's credit back, so that other clients do not have to wait too.
     Deferred,
     /// The lobby's owner → shard: another connection took the user over.
     Kick {
@@ -66,12 +70,12 @@ pub enum Parcel {
     },
     /// Shard → the lobby's owner: the connection has shown a sign of life.
     Alive {
-        /// The connection that was asked for it.
+        /// The connection that was asked for a sign of life.
         conn: ConnId,
-        /// The user whom it holds.
+        /// The user whom the connection holds.
         user: Arc<User>,
     },
-    /// Either way: the sender is going away, see `shard::farewell`.
+    /// In both directions: the sender is going away, see `shard::farewell`.
     Farewell(Farewell),
     /// Owner → shard: a publication for every subscriber of the channel there.
     Deliver {
@@ -86,6 +90,18 @@ pub enum Parcel {
         /// The sum of their `frame_bytes`.
         bytes: usize,
     },
+    /// Owner → shard: publications of the channel are lost for good, and every subscriber there is told. If the epoch is
+    /// new, the old one has ended.
+    Gap {
+        /// The channel, its epoch from now on, and the last lost offset.
+        placed: Placed,
+        /// The first lost offset.
+        from: u64,
+    },
+    /// Owner → engine: a request.
+    ToEngine(Box<EngineAsk>),
+    /// Engine → owner: the answer to a request, or what happened in a channel.
+    FromEngine(Box<EngineNews>),
     /// Owner → shard: answers that waited for the end of a batch window, in order. Their credits went back before.
     LateAnswers(Vec<LateAnswer>),
     /// Owner → shard: news of the channel's members, for every subscriber of the channel there.
@@ -99,32 +115,32 @@ pub enum Parcel {
 /// publication alone.
 pub type Delivery = Voiced<Arc<Publication>>;
 
-/// What comes no more through a lane after it.
+/// What a lane does not carry any more after this parcel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Farewell {
-    /// Asks.
+    /// The sender sends no more asks.
     NoMoreAsks,
-    /// Deliveries and answers.
+    /// The sender sends no more deliveries and answers.
     NoMoreDeliveries,
 }
 
 /// The answer to a client's ask whose credit has been given back.
 #[derive(Debug)]
 pub struct LateAnswer {
-    /// Who asked.
+    /// The connection that asked.
     pub conn: ConnId,
     /// The number given with the ask.
     pub request: u32,
-    /// The outcome.
+    /// The outcome of the ask.
     pub answer: Answer,
 }
 
 /// Who asks an owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Asker {
-    /// A client.
+    /// The client of this connection.
     Conn(ConnId),
-    /// The backend, through the API; it asks on the owner's own shard.
+    /// The backend, through the API. It asks on the owner's own shard.
     Backend,
 }
 
@@ -135,29 +151,29 @@ pub enum Ask {
     Claim(Box<Claim>),
     /// Attach the connection to a channel.
     Subscribe {
-        /// Which.
+        /// The name of the channel.
         channel: Arc<str>,
-        /// Who.
+        /// The user who has signed in on the connection.
         user: Arc<User>,
-        /// Where the client had been.
+        /// How far the client has received the channel, if it asks for what it missed.
         recover: Option<Box<Since>>,
     },
     /// Publish to a channel.
     Publish(Box<Publish>),
-    /// Publications of the past.
+    /// A page of a channel's history.
     History {
-        /// Of which channel.
+        /// The name of the channel.
         channel: Arc<str>,
-        /// Only those after it.
+        /// The page begins behind this place; with `reverse`, before it.
         since: Option<Box<Since>>,
-        /// At most so many.
+        /// Most publications in the page.
         limit: u32,
-        /// The newest first.
+        /// The newest publications come first.
         reverse: bool,
     },
     /// A page of the users in a channel.
     Presence {
-        /// Which channel.
+        /// The name of the channel.
         channel: Arc<str>,
         /// Where the page before ended.
         cursor: Option<Box<str>>,
@@ -176,99 +192,76 @@ pub enum Ask {
 /// A sign-in on its way to the lobby's owner.
 #[derive(Debug)]
 pub struct Claim {
-    /// Who signs in.
+    /// The user who signs in.
     pub user: Arc<User>,
-    /// Where in the lobby the client had been.
+    /// How far the client has received the lobby, if it asks for what it missed.
     pub recover: Option<Box<Since>>,
-    /// Whether the lobby's rules let the user in: otherwise the sign-in does not attach the connection to it.
+    /// The lobby's rules let the user in. Otherwise the sign-in does not attach the connection to the lobby.
     pub lobby: bool,
-    /// `limits.connections_per_user` holds for it.
+    /// `limits.connections_per_user` holds for this connection.
     pub bounded: bool,
-    /// When its connection was accepted, see `shard::Arrival`.
+    /// When the connection was accepted, see `shard::Arrival`.
     pub accepted_ns: u64,
 }
 
 /// The outcome of an [`Ask`].
 #[derive(Debug)]
 pub enum Answer {
-    /// Signed in; from here on the lane carries the lobby, if the claim asked for that.
+    /// The user is signed in. If the claim asked for the lobby, the lane carries it from here on.
     Claimed {
-        /// Where the lobby stands, and what was missed.
+        /// Where the lobby stands, and what the client missed.
         lobby: Option<Box<Attached>>,
-        /// Users online.
+        /// The number of users online.
         online_count: u64,
     },
-    /// Attached; from here on the lane carries the channel.
+    /// The connection is attached. The lane carries the channel from here on.
     Subscribed(Box<Attached>),
-    /// Accepted with this offset; its `Deliver` went before.
+    /// The publication was accepted. Its `Deliver` went before this answer.
     Published {
-        /// The publication's place.
+        /// The place of the publication in the channel.
         placed: Placed,
         /// It had been accepted before, under the same key.
         duplicate: bool,
     },
-    /// Publications of the past.
+    /// A page of a channel's history.
     History(Box<Attached>),
     /// A page of a channel's members.
     Presence(Arc<str>, Box<UsersPage>),
     /// A page of users.
     Users(Box<UsersPage>),
-    /// Tokens are revoked on this shard, and so many connections ended for it. Only the backend asks for that.
+    /// Tokens are revoked on this shard. Only the backend asks for that.
     Revoked {
-        /// Connections.
+        /// The number of connections that ended for it.
         closed: u64,
     },
-    /// Not done.
+    /// The ask was refused and changed nothing.
     Refused(Refusal),
-    /// Not done: the channel began a new life. This is where it stands.
+    /// The ask was refused because the channel is in another epoch than it named. This is where the channel stands.
     EpochChanged(Placed),
 }
 
-/// Where a channel stands, with what came before.
+/// Where a channel stands, with publications that came before.
 #[derive(Debug)]
 pub struct Attached {
-    /// The channel's position.
+    /// Where the channel stands.
     pub placed: Placed,
-    /// Whether all that was missed is in `publications`, if that was asked for.
+    /// Whether `publications` has everything that the client missed. `None` if the client did not ask.
     pub recovered: Option<bool>,
-    /// The first offset that can't be given, when it was not recovered.
+    /// The first offset that is lost to the client. Meaningful if `recovered` is `Some(false)`.
     pub lost_from: u64,
-    /// In order.
+    /// The publications, in the order that was asked for.
     pub publications: Vec<Arc<Publication>>,
 }
 
 /// A page of users, in the order of user keys.
 #[derive(Debug)]
 pub struct UsersPage {
-    /// Users in all.
+    /// The number of users on all pages together.
     pub count: u64,
-    /// The page: users and how many connections each has.
+    /// The users of the page, and how many connections each of them has.
     pub members: Vec<(Arc<User>, u64)>,
     /// Where the next page starts, if there is one.
     pub cursor: Option<Arc<str>>,
-}
-
-/// Why an owner did not do what it was asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// The user is connected elsewhere and stays there (`reject_new`).
-    AlreadyOnline,
-    /// The user is connected by a connection that was accepted later (`kick_old`).
-    SignedInElsewhere,
-    /// Too many sign-ins of this user took each other over.
-    TooManySignIns,
-    /// The user has as many connections as a user may have.
-    TooManyConnections,
-    /// This connection may not publish here.
-    Forbidden,
-    /// The encoded push would be over its limit.
-    TooLarge,
-    /// The idempotency key was used for other content.
-    KeyReused,
-    /// There are as many channels as there may be.
-    TooManyChannels,
-    /// No room for the deliveries in time: certainly not done.
-    Busy,
 }
 
 impl Ask {
@@ -282,7 +275,7 @@ impl Ask {
 }
 
 impl Ask {
-    /// Whether the answer may carry publications or members: it is asked for when the client has room for it.
+    /// Whether the answer may carry publications or members. Such an ask is sent when the client has room for the answer.
     pub fn may_be_large(&self) -> bool {
         match self {
             Self::Claim(claim) => claim.recover.is_some(),
@@ -296,14 +289,14 @@ impl Ask {
 /// How large a page of users may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageSize {
-    /// Most users.
+    /// Most users in a page.
     pub users: usize,
-    /// Most bytes of them, about as they are sent. The first one always has room.
+    /// Most bytes of a page, about as it is sent. The first user always has room.
     pub bytes: usize,
 }
 
 impl UsersPage {
-    /// The page that begins with the first of `rest`, who are in the order of user keys.
+    /// The page that begins with the first user of `rest`. `rest` is in the order of user keys.
     pub fn fill(count: u64, mut rest: impl Iterator<Item = (Arc<User>, u64)>, size: PageSize) -> Self {
         let (mut members, mut bytes) = (Vec::new(), 0);
         let mut next = rest.next();
@@ -325,7 +318,7 @@ fn member_bytes(user: &User) -> usize {
 }
 
 impl Answer {
-    /// Bytes of the publications and members that the answer carries: about what the client will be sent.
+    /// The bytes of the publications and members that the answer carries: about what the client will be sent.
     pub fn weight(&self) -> usize {
         match self {
             Self::Claimed { lobby, .. } => lobby.as_ref().map_or(0, |attached| attached.weight()),
@@ -345,7 +338,7 @@ impl Attached {
 }
 
 impl Parcel {
-    /// Bytes that the parcel carries beyond its own size: what a turn's byte budget counts.
+    /// The bytes that the parcel carries beyond its own size. A turn's budget of bytes counts them.
     pub fn weight(&self) -> usize {
         match self {
             Self::Ask { ask, .. } => ask.weight(),
@@ -353,6 +346,8 @@ impl Parcel {
             Self::DeliverBatch { bytes, .. } => *bytes,
             Self::Announce { news } => news.value().weight(),
             Self::Answer { answer, .. } => answer.weight(),
+            Self::ToEngine(ask) => ask.weight(),
+            Self::FromEngine(news) => news.weight(),
             _ => 0,
         }
     }

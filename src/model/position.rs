@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// Where a channel stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Position<'a> {
-    /// The channel's name.
+    /// The name of the channel.
     pub channel: &'a str,
     /// The epoch of the offset.
     pub epoch: &'a str,
@@ -14,14 +14,14 @@ pub struct Position<'a> {
     pub offset: u64,
 }
 
-/// A position in a channel, owned.
+/// A position in a channel, owned: where the channel stands, or where a publication stands in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placed {
-    /// The channel.
+    /// The name of the channel.
     pub channel: Arc<str>,
-    /// Which life of its offsets.
+    /// The epoch of the offset.
     pub epoch: Arc<str>,
-    /// The newest publication's number.
+    /// The offset of the newest publication, or of the one whose place this is.
     pub offset: u64,
 }
 
@@ -48,11 +48,11 @@ impl SinceRef<'_> {
     }
 }
 
-/// A place in a channel that a client had reached: everything up to the offset it has.
+/// How far a client has received a channel, owned: all publications up to and including `offset`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Since {
-    /// Which life of the offsets.
+    /// The epoch of the offset.
     pub epoch: Box<str>,
-    /// The newest publication that it has; 0 for none.
+    /// The newest publication that the client has; 0 for none.
     pub offset: u64,
 }

@@ -10,22 +10,22 @@ use crate::model::user::User;
 pub struct PresenceNews {
     /// The channel. In the lobby the members are the users who are online.
     pub channel: Arc<str>,
-    /// Unix milliseconds, by the owner's clock.
+    /// The time in Unix milliseconds, by the owner's clock.
     pub timestamp: u64,
     /// Names are shown HTML-escaped.
     pub escape: bool,
-    /// What has changed.
+    /// What has changed in the channel.
     pub announcement: Announcement,
 }
 
-/// What has changed.
+/// What has changed among the members of a channel.
 #[derive(Debug)]
 pub enum Announcement {
     /// One user came or went.
     Event {
-        /// The user came.
+        /// The user came, and did not go.
         joined: bool,
-        /// The user.
+        /// The user who came or went.
         user: Arc<User>,
         /// The number of members after the change.
         count: u64,

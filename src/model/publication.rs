@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::model::position::Placed;
 use crate::model::user::User;
 
-/// One accepted publication.
+/// One publication that was accepted.
 #[derive(Debug)]
 pub struct Publication {
     /// The channel, its epoch, and the publication's offset.
@@ -31,7 +31,7 @@ impl Publication {
     /// half empty.
     pub const OVERHEAD: usize = size_of::<Self>() + 2 * size_of::<usize>() + 4 * size_of::<usize>();
 
-    /// Its number in the channel, from 1 up.
+    /// The publication's number in the channel, from 1 up.
     pub fn offset(&self) -> u64 {
         self.placed.offset
     }
@@ -47,26 +47,26 @@ impl Publication {
 /// A publication on its way to the owner.
 #[derive(Clone, Debug)]
 pub struct Publish {
-    /// Where to.
+    /// The channel to publish in.
     pub channel: Arc<str>,
-    /// Who says it; the backend is nobody.
+    /// The user who publishes; `None` for the backend.
     pub sender: Option<Arc<User>>,
-    /// What.
+    /// What is published. A text is not escaped yet.
     pub content: Content,
-    /// What it is the newest state of, for `conflate`.
+    /// What the publication is the newest state of, for `conflate`.
     pub key: Option<Box<str>>,
-    /// Under which it is accepted once.
+    /// The publication is accepted once under this key.
     pub idempotency_key: Option<Box<str>>,
-    /// Only if the channel is in this life.
+    /// The publication is accepted only in this epoch.
     pub epoch: Option<Box<str>>,
 }
 
-/// What is published.
+/// The content of a publication.
 #[derive(Clone, Debug)]
 pub enum Content {
-    /// A text, trimmed, not escaped: the tutorial's `message`.
+    /// A trimmed text that people write: the tutorial's `message`.
     Text(Box<str>),
-    /// JSON, forwarded byte for byte.
+    /// One JSON value, forwarded byte for byte.
     Json(Box<[u8]>),
 }
 

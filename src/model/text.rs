@@ -1,5 +1,5 @@
-//! What the server says to people, in each language, and what it does to text that people send: trimming and
-//! HTML escaping. Pure functions over strings; called by `encode` and by the hub when it encodes a message.
+//! The sentences for people in each language, and what is done to text that people send: trimming and HTML escaping.
+//! Pure functions over strings, called by the dialects and by the hub.
 
 use std::borrow::Cow;
 
@@ -9,75 +9,75 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Language {
-    /// English.
+    /// The sentences are English.
     #[default]
     En,
-    /// Chinese, in the words of the tutorial this server grew from.
+    /// The sentences are Chinese, in the words of the tutorial that this server began with.
     Zh,
 }
 
-/// Every sentence that goes into a `message` field.
+/// Every sentence that a client can show to people.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Text {
-    /// The greeting on open.
+    /// The greeting when a connection opens.
     Connected,
-    /// With `auth_success`.
+    /// The sign-in has succeeded.
     Authenticated,
-    /// With `auth_failed`.
+    /// The token of the sign-in is refused.
     TokenInvalid,
-    /// `auth` without a token.
+    /// A sign-in or a refresh has no token.
     TokenMissing,
-    /// With `user_online`.
+    /// A user has come online.
     UserOnline,
-    /// With `user_offline`.
+    /// A user has gone offline.
     UserOffline,
-    /// With `kicked`.
+    /// The user has signed in on another connection.
     SignedInElsewhere,
-    /// A request that needs a signed-in user.
+    /// The request needs a signed-in user.
     AuthFirst,
-    /// `auth` on a connection that has done so.
+    /// The connection is signed in already.
     AuthTwice,
     /// Nothing is left of a text after trimming.
     EmptyText,
-    /// Not JSON, not an object, or a field of the wrong type.
+    /// The message is not JSON, is not an object, or has a field of the wrong type.
     Malformed,
     /// A `type` that the protocol does not have.
     UnknownType,
     /// The channel named is not subscribed.
     NotSubscribed,
-    /// Certainly not done; the client may try again.
+    /// The request was not done, and the client may try again.
     Busy,
     /// The encoded push would be over its limit.
     TooLarge,
-    /// No answer within the deadline.
+    /// The request was not answered within its deadline.
     Timeout,
     /// The same user is connected and `duplicate_login = reject_new`.
     AlreadyOnline,
     /// More sign-ins of a user than `kick_old` allows.
     TooManySignIns,
-    /// Not the name of a channel.
+    /// The text is not the name of a channel.
     BadChannel,
     /// The channel's namespace is not configured.
     UnknownNamespace,
-    /// The user may not do this in this channel.
+    /// The rules of the channel do not allow this to the user.
     Forbidden,
-    /// `refresh` with another user's token.
+    /// The token of a refresh is another user's.
     OtherUser,
-    /// `subscribe` to a channel that is subscribed, or about to be.
+    /// The channel is subscribed already, or about to be.
     AlreadySubscribed,
-    /// More channels than a connection may have.
+    /// The connection has as many subscriptions as it may have.
     TooManySubscriptions,
-    /// A subscribe that an unsubscribe overtook.
+    /// An unsubscribe has cancelled the subscribe.
     Cancelled,
     /// The channel is in another epoch than the client named.
     EpochChanged,
-    /// An idempotency key that came before with other content.
+    /// The idempotency key has been used for other content.
     KeyReused,
-    /// More messages or bytes than a connection or a user may send.
+    /// The connection or the user sends more messages or bytes than allowed.
     TooManyMessages,
-    /// More connections than a user may have.
+    /// The user has as many connections as a user may have.
     TooManyConnections,
-    /// More refused tokens than a connection or an address may show.
+    /// The connection or its address has shown too many tokens that were refused.
     TooManyAttempts,
 }
 

@@ -19,22 +19,22 @@ pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DuplicateLogin {
-    /// The newcomer takes over, the older connection is kicked.
+    /// The new connection takes over, and the old one is closed.
     #[default]
     KickOld,
-    /// The newcomer is refused.
+    /// The new connection is refused.
     RejectNew,
-    /// Both stay.
+    /// Both connections stay open.
     Allow,
 }
 
-/// Who a user is. The number 1 and the text "1" are the same user (and equal here), shown to clients in the
-/// type that the user's present token has.
+/// A user's id. The number 1 and the text "1" name the same user and are equal. Clients see the type that the user's
+/// present token has.
 #[derive(Clone, Debug)]
 pub enum UserId {
-    /// Within ±(2^53−1).
+    /// A number within ±(2^53−1).
     Int(i64),
-    /// 1 to 128 bytes.
+    /// A text of 1 to [`MAX_ID_BYTES`] bytes.
     Text(Box<str>),
 }
 
@@ -97,7 +97,7 @@ impl Serialize for UserId {
 #[derive(Debug)]
 pub struct User {
     key: Arc<str>,
-    /// Not escaped.
+    /// The name that is shown, not escaped.
     name: Box<str>,
     /// The token's id is a number; the key is its digits.
     is_number: bool,
@@ -109,7 +109,7 @@ impl User {
         Self { key: Arc::from(&*id.key()), name: name.into(), is_number: matches!(id, UserId::Int(_)) }
     }
 
-    /// The same for 1 and "1": who this is, whatever the token's type of id.
+    /// The key by which the user is known: the same for the ids 1 and "1".
     pub fn key(&self) -> &Arc<str> {
         &self.key
     }

@@ -12,7 +12,7 @@ pub enum Voice {
 }
 
 impl Voice {
-    /// All voices.
+    /// All voices, in the order of their numbers.
     pub const ALL: [Self; 1] = [Self::NativeText];
 
     /// Where the voice stands in [`Voice::ALL`].
@@ -35,7 +35,7 @@ impl<T> Voiced<T> {
         Self { value, frames: Default::default() }
     }
 
-    /// The value itself.
+    /// The value that is shared.
     pub fn value(&self) -> &T {
         &self.value
     }

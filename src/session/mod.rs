@@ -1,6 +1,6 @@
-//! One client's life on the native protocol: anonymous, signing in, signed in. It judges each command and turns
-//! it into an [`Effect`], and turns owners' answers into [`Outcome`]s; it knows no socket, no lane and no queue.
-//! `shard` carries the effects out.
+//! One client's life: anonymous, signing in, signed in. A session judges each command and turns it into an [`Effect`],
+//! and it turns the owners' answers into [`Outcome`]s. It knows no dialect, no socket, no lane and no queue. `shard`
+//! carries the effects out.
 
 pub mod rights;
 mod rules;
@@ -30,47 +30,47 @@ use rules::grant_for;
 pub use rules::Rules;
 pub use waiting::TimedOut;
 
-/// Most members or publications in a page, and how many a client gets that names no limit.
+/// Most members or publications in a page, and the number if the client names no limit.
 const PAGE_MAX: u32 = 1000;
 const PAGE_DEFAULT: u32 = 100;
 
-/// Nothing more is read of a client whose requests under way carry so much.
+/// Stop reading from a client while its unanswered requests carry this many bytes.
 const UNDERWAY_BYTES: usize = 128 * 1024;
 
-/// When a token expires that doesn't: the largest integer that JavaScript counts to.
+/// The expiry of a token that does not expire, as the client is told: the largest integer that JavaScript counts to.
 const NEVER_MS: u64 = (1 << 53) - 1;
 
-/// A client's state. Small: every idle connection has one.
+/// A client's state. It is small, because every idle connection has one.
 #[derive(Debug, Default)]
 pub struct Session {
-    stage: Stage,
+    stage: SessionStage,
     wants_ping: bool,
-    /// How long before its end the client is to be told of its token, in milliseconds; 0 once it has been.
+    /// How long before the end of its token the client is told, in milliseconds; 0 once it has been told.
     notice_ms: u16,
     next_request: u32,
     user: Option<Arc<User>>,
-    /// What its tokens give, from the sign-in on.
+    /// What the client's tokens give. `None` before the sign-in.
     rights: Option<Box<Rights>>,
     underway: Option<Box<Underway>>,
 }
 
-/// What waits for answers of owners.
+/// Requests that wait for the answers of owners.
 #[derive(Debug, Default)]
 struct Underway {
-    /// Requests, oldest first: they are answered in nearly this order.
+    /// The requests, oldest first. They are answered in nearly this order.
     pending: VecDeque<Pending>,
-    /// What they carry.
+    /// The bytes that they carry.
     bytes: usize,
-    /// Commands whose answers must not overtake those of earlier requests on their channels, in order. Nothing is
-    /// read meanwhile.
+    /// Commands that are answered here, in order. Each waits because its answer must not overtake that of an earlier
+    /// request on its channel. Nothing is read from the client meanwhile.
     stalled: Vec<Stalled>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Stage {
+enum SessionStage {
     #[default]
     Anonymous,
-    /// Asked the lobby's owner; frames that follow wait for the outcome.
+    /// The lobby's owner has been asked. Messages that follow wait for its answer.
     SigningIn,
     SignedIn,
 }
@@ -78,32 +78,32 @@ enum Stage {
 #[derive(Debug)]
 struct Pending {
     request: u32,
-    /// What it carries.
+    /// The bytes that it carries.
     bytes: usize,
     deadline_ms: u64,
-    /// The client's mark, if it gave one.
+    /// The client's `id` for the request, if it gave one.
     id: Option<Box<str>>,
     channel: Arc<str>,
-    kind: Kind,
+    kind: RequestKind,
 }
 
 #[derive(Debug)]
-enum Kind {
-    /// With the channels to subscribe to after it.
+enum RequestKind {
+    /// A sign-in, with the channels to subscribe to after it.
     SignIn(Vec<Wanted>),
-    /// With the right that the channel's own token gives, if that was needed.
+    /// A subscribe, with the right that the channel's own token gives, if that was needed.
     Subscribe(Option<Box<Grant>>),
-    /// The client unsubscribed before the answer came: what the owner attached is to be detached.
+    /// A subscribe that the client has cancelled by an unsubscribe. The owner's attachment has to be undone.
     Cancelled,
     Publish,
-    /// History, presence, users.
+    /// A page of history, presence or users.
     Page,
 }
 
-/// A subscription that is asked for.
+/// A subscription that the client asks for.
 #[derive(Debug)]
 pub struct Wanted {
-    /// Of what.
+    /// The name of the channel.
     pub channel: Box<str>,
     token: Option<Box<str>>,
     recover: Option<Box<Since>>,
@@ -116,90 +116,90 @@ struct Stalled {
     what: Local,
 }
 
-/// What is answered without an owner.
+/// An answer that needs no owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Local {
-    /// `error` with this code and text.
+    /// Send this error to the client.
     Refuse(RequestError),
-    /// End the subscription and say `unsubscribed`.
+    /// End the subscription and send `unsubscribed`.
     Unsubscribe,
 }
 
-/// What is to be done about a command.
+/// What the shard has to do about a command. An `Option<&str>` is the id of the client's request.
 #[derive(Debug)]
 pub enum Effect<'a> {
-    /// Say this, answering the request with this id.
+    /// Send this reply to the client.
     Reply(Reply<'a>, Option<&'a str>),
-    /// Say this and close with the code.
+    /// Send this reply and close with the code.
     Close(Reply<'static>, Option<&'a str>, u16),
-    /// Say this: there are other rights now, which may end subscriptions.
+    /// Send this reply. The client's rights have changed, which may end subscriptions.
     Refreshed(Reply<'a>, Option<&'a str>),
     /// Ask the channel's owner.
     Ask(Asked),
-    /// Answer it here.
+    /// Give this answer about the channel.
     Local(Local, &'a str, Option<&'a str>),
-    /// Say `error` "cancelled" for the subscribe with the first id, then `unsubscribed` for the second.
+    /// Send `error` "cancelled" for the subscribe with the first id, then `unsubscribed` for the second id.
     Cancel(Option<Box<str>>, &'a str, Option<&'a str>),
-    /// Nothing yet: it is stalled, see [`Session::next_stalled`].
+    /// Nothing yet: the command is stalled, see [`Session::next_stalled`].
     Wait,
 }
 
 /// A request on its way to an owner.
 #[derive(Debug)]
 pub struct Asked {
-    /// Whose owner.
+    /// The channel whose owner is asked.
     pub channel: Arc<str>,
-    /// The session's number for it.
+    /// The session's number for the request.
     pub request: u32,
-    /// What.
+    /// The ask for the owner.
     pub ask: Ask,
 }
 
-/// What an owner's answer means for the client.
+/// What an owner's answer means for the client. An `Option<Box<str>>` is the id of the client's request.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Signed in: attach the connection to the lobby, then say `auth_success`.
+    /// The user is signed in: attach the connection to the lobby, then send `auth_success`.
     SignedIn(Option<Box<str>>, Arc<User>),
-    /// Attach the connection to the channel, then say `subscribed`.
+    /// Attach the connection to the channel, then send `subscribed`.
     Subscribed(Option<Box<str>>),
-    /// Say the answer under this id.
+    /// Send the answer to the client.
     Reply(Option<Box<str>>),
-    /// Nothing to say: the client didn't ask for an acknowledgement.
+    /// Send nothing: the client did not ask for an acknowledgement.
     Silent,
-    /// Say `error` under this id, about this channel.
+    /// Send this error about the channel.
     Error(Option<Box<str>>, RequestError, Arc<str>),
-    /// Say `error` under this id, then close with the code.
+    /// Send this error, then close with the code.
     Close(Option<Box<str>>, RequestError, u16),
-    /// The request is not under way any more. What the owner attached is to be detached.
+    /// The request is not under way any more. Undo what the owner attached.
     Stale,
 }
 
 impl Session {
-    /// The signed-in user.
+    /// The user who is signed in.
     pub fn user(&self) -> Option<&Arc<User>> {
-        if self.stage == Stage::SignedIn { self.user.as_ref() } else { None }
+        if self.stage == SessionStage::SignedIn { self.user.as_ref() } else { None }
     }
 
-    /// The user whom the lobby's owner may hold for this connection: signed in, or about to be.
+    /// The user whom the lobby's owner may hold for this connection: one who is signed in, or about to be.
     pub fn claimed(&self) -> Option<&Arc<User>> {
         self.user.as_ref()
     }
 
-    /// Whether the client wants `ping` messages.
+    /// Whether the client has asked for `ping` messages.
     pub fn wants_ping(&self) -> bool {
         self.wants_ping
     }
 
-    /// Whether the deadline for signing in applies: until a good token has come. What follows is a request like others.
+    /// Whether the deadline for signing in applies. It applies until a good token has come.
     pub fn is_anonymous(&self) -> bool {
-        self.stage == Stage::Anonymous
+        self.stage == SessionStage::Anonymous
     }
 
-    /// Whether the next command may be read: not while signing in, nor behind one that is stalled, nor with
-    /// `limit` requests or [`UNDERWAY_BYTES`] under way.
+    /// Whether the next command may be read. It may not during a sign-in, behind a stalled command, or while `limit`
+    /// requests or [`UNDERWAY_BYTES`] are under way.
     pub fn is_open(&self, limit: usize) -> bool {
         let Some(underway) = &self.underway else { return true };
-        self.stage != Stage::SigningIn
+        self.stage != SessionStage::SigningIn
             && underway.stalled.is_empty()
             && underway.pending.len() < limit
             && underway.bytes < UNDERWAY_BYTES
@@ -209,23 +209,23 @@ impl Session {
         self.rights.as_deref()
     }
 
-    /// The next moment, in Unix milliseconds, at which the rights have to be looked at.
+    /// The next time, in Unix milliseconds, at which the rights have to be looked at.
     pub fn rights_change_ms(&self) -> Option<u64> {
         self.user().and_then(|_| self.rights()?.next_ms(self.notice_ms))
     }
 
-    /// Why the connection has to end: its token counts no more.
+    /// Why the connection has to end, if its token is not valid any more.
     pub fn lapse(&self, revocations: &Revocations, now: Now) -> Option<Lapse> {
         self.rights()?.lapse(self.claimed()?.key(), revocations, now.unix_ms)
     }
 
-    /// When the token expires, if the client is to be told so now: once, some time ahead.
+    /// When the token expires, if the client has to be told now. The client is told once, some time ahead.
     pub fn take_notice(&mut self, now: Now) -> Option<u64> {
         self.user()?;
         self.rights.as_ref()?.take_notice(&mut self.notice_ms, now.unix_ms)
     }
 
-    /// The channels whose own tokens the client is to be told of now, each once, and when those expire.
+    /// The channels of whose own tokens the client has to be told now, each once, and when those tokens expire.
     pub fn take_grant_notices(&mut self, now: Now) -> Vec<(Box<str>, u64)> {
         self.rights.as_mut().map(|rights| rights.take_grant_notices(now.unix_ms)).unwrap_or_default()
     }
@@ -240,33 +240,33 @@ impl Session {
         self.rights()?.grant_expires_at_ms(channel)
     }
 
-    /// Takes out the rights to channels that their own tokens gave and give no more.
+    /// Removes the rights to channels whose own tokens are not valid any more.
     pub fn drop_lapsed(&mut self, revocations: &Revocations, now: Now) -> Vec<(Box<str>, Lapse)> {
         let (Some(rights), Some(user)) = (&mut self.rights, &self.user) else { return Vec::new() };
         rights.drop_lapsed(user.key(), revocations, now.unix_ms)
     }
 
-    /// Whether a channel that is subscribed may stay so.
+    /// Whether the client may stay subscribed to a channel.
     pub fn may_stay(&self, channel: &str, namespaces: &Namespaces) -> bool {
         let (Some(rights), Some(user)) = (self.rights(), self.claimed()) else { return false };
         let rule = |namespace: &Arc<Namespace>| namespace.may_subscribe(user.key(), rights.grants(channel));
         namespaces.of(channel).is_some_and(rule)
     }
 
-    /// A subscription has ended, and with it the right that its own token gave.
+    /// Notes that a subscription has ended. The right that the channel's own token gave ends with it.
     pub fn unsubscribed(&mut self, channel: &str) {
         if let Some(rights) = &mut self.rights {
             rights.forget(channel);
         }
     }
 
-    /// Judges one command.
+    /// Judges one command of the client.
     pub fn command<'a>(&mut self, request: Request<'a>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let id = request.id;
         let refuse = |code, text| Effect::Reply(Reply::Error { error: RequestError::new(code, text), about: None }, id);
         match request.command {
             Command::Heartbeat => Effect::Reply(Reply::Heartbeat { timestamp: now.unix_ms }, id),
-            Command::Auth { .. } if self.stage != Stage::Anonymous => refuse(409, Text::AuthTwice),
+            Command::Auth { .. } if self.stage != SessionStage::Anonymous => refuse(409, Text::AuthTwice),
             Command::Auth { token: None, .. } => refuse(400, Text::TokenMissing),
             Command::Auth { token: Some(token), ping, recover, channels } => {
                 let Some(identity) = rules.verify(token, now) else {
@@ -275,7 +275,7 @@ impl Session {
                 self.wants_ping = ping;
                 self.sign_in(&identity, id, recover, channels, rules, now)
             }
-            _ if self.stage != Stage::SignedIn => refuse(401, Text::AuthFirst),
+            _ if self.stage != SessionStage::SignedIn => refuse(401, Text::AuthFirst),
             Command::Refresh { token, channel: None } => self.refresh(token, id, rules, now),
             Command::Refresh { token, channel: Some(channel) } => self.refresh_grant(channel, token, id, rules, now),
             Command::Subscribe(to) => match self.subscribe(&Wanted::from(&to), id, rules, now) {
@@ -307,7 +307,7 @@ impl Session {
             }
             Command::Users { cursor, limit } => {
                 let ask = Ask::Users { cursor: cursor.map(Into::into), limit: page(limit) };
-                Effect::Ask(self.ask(Kind::Page, id, LOBBY.into(), ask, rules, now))
+                Effect::Ask(self.ask(RequestKind::Page, id, LOBBY.into(), ask, rules, now))
             }
             Command::History { channel, .. } | Command::Presence { channel, .. }
                 if !self.takes_part(channel, rules) =>
@@ -318,7 +318,7 @@ impl Session {
                 let channel: Arc<str> = channel.into();
                 let since = since.as_ref().map(SinceRef::to_owned);
                 let ask = Ask::History { channel: Arc::clone(&channel), since, limit: page(limit), reverse };
-                Effect::Ask(self.ask(Kind::Page, id, channel, ask, rules, now))
+                Effect::Ask(self.ask(RequestKind::Page, id, channel, ask, rules, now))
             }
             Command::Presence { channel, .. } if !rules.shows_members(channel) => {
                 self.local(Local::Refuse(RequestError::new(403, Text::Forbidden)), channel, id)
@@ -327,7 +327,7 @@ impl Session {
                 let channel: Arc<str> = channel.into();
                 let cursor = cursor.map(Into::into);
                 let ask = Ask::Presence { channel: Arc::clone(&channel), cursor, limit: page(limit) };
-                Effect::Ask(self.ask(Kind::Page, id, channel, ask, rules, now))
+                Effect::Ask(self.ask(RequestKind::Page, id, channel, ask, rules, now))
             }
         }
     }
@@ -342,7 +342,7 @@ impl Session {
         now: Now,
     ) -> Effect<'a> {
         let user = Arc::new(User::new(&identity.id, &identity.name));
-        self.stage = Stage::SigningIn;
+        self.stage = SessionStage::SigningIn;
         self.user = Some(Arc::clone(&user));
         let rights = Rights::new(identity);
         let lobby = rules.namespaces.lobby().may_subscribe(user.key(), rights.names(LOBBY));
@@ -352,7 +352,7 @@ impl Session {
         let (recover, bounded, accepted_ns) =
             (recover.as_ref().map(SinceRef::to_owned), rules.bounded, rules.accepted_ns);
         let ask = Ask::Claim(Box::new(Claim { user, recover, lobby, bounded, accepted_ns }));
-        Effect::Ask(self.ask(Kind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
+        Effect::Ask(self.ask(RequestKind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
     }
 
     fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
@@ -370,7 +370,7 @@ impl Session {
         Effect::Refreshed(Reply::Refreshed { channel: None, expires_at }, id)
     }
 
-    /// A newer token of a channel that is subscribed takes the place of the one that it was subscribed by.
+    /// Replaces the token of a subscribed channel by a newer one.
     fn refresh_grant<'a>(
         &mut self,
         channel: &'a str,
@@ -404,7 +404,7 @@ impl Session {
             return Err(RequestError::new(400, Text::BadChannel));
         }
         let namespace = rules.namespaces.of(channel).ok_or(RequestError::new(404, Text::UnknownNamespace))?;
-        let waiting = self.pending().filter(|pending| matches!(pending.kind, Kind::Subscribe(_)));
+        let waiting = self.pending().filter(|pending| matches!(pending.kind, RequestKind::Subscribe(_)));
         if rules.subscribed || waiting.clone().any(|pending| *pending.channel == *channel) {
             return Err(RequestError::new(409, Text::AlreadySubscribed));
         }
@@ -425,7 +425,7 @@ impl Session {
         let channel: Arc<str> = channel.into();
         let recover = wanted.recover.clone();
         let ask = Ask::Subscribe { channel: Arc::clone(&channel), user, recover };
-        Ok(self.ask(Kind::Subscribe(grant), id, channel, ask, rules, now))
+        Ok(self.ask(RequestKind::Subscribe(grant), id, channel, ask, rules, now))
     }
 
     fn unsubscribe<'a>(&mut self, channel: &'a str, id: Option<&'a str>, rules: &Rules<'_>) -> Effect<'a> {
@@ -433,16 +433,16 @@ impl Session {
             .underway
             .iter_mut()
             .flat_map(|underway| &mut underway.pending)
-            .filter(|pending| *pending.channel == *channel && !matches!(pending.kind, Kind::Cancelled));
+            .filter(|pending| *pending.channel == *channel && !matches!(pending.kind, RequestKind::Cancelled));
         let (first, more) = (of_channel.next(), of_channel.next().is_some());
         if let Some(pending) = first
-            && matches!(pending.kind, Kind::Subscribe(_))
+            && matches!(pending.kind, RequestKind::Subscribe(_))
         {
             if more {
-                // What was asked of the channel since is answered first.
+                // Requests on the channel that came after the subscribe are answered first.
                 return self.local(Local::Unsubscribe, channel, id);
             }
-            pending.kind = Kind::Cancelled;
+            pending.kind = RequestKind::Cancelled;
             return Effect::Cancel(pending.id.take(), channel, id);
         }
         let what = if rules.subscribed {
@@ -453,7 +453,7 @@ impl Session {
         self.local(what, channel, id)
     }
 
-    /// Answers here, unless that would overtake an earlier request's answer on the channel.
+    /// Answers without an owner, unless that would overtake the answer to an earlier request on the channel.
     fn local<'a>(&mut self, what: Local, channel: &'a str, id: Option<&'a str>) -> Effect<'a> {
         if !self.is_busy_with(channel) && self.stalled().iter().all(|stalled| *stalled.channel != *channel) {
             return Effect::Local(what, channel, id);
@@ -467,14 +467,15 @@ impl Session {
     }
 
     fn is_busy_with(&self, channel: &str) -> bool {
-        let said = |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled);
+        let said = |pending: &&Pending| !matches!(pending.kind, RequestKind::Cancelled);
         self.pending().filter(said).any(|pending| *pending.channel == *channel)
     }
 
-    /// Whether the client is subscribed, or will be by the time that what it asks now comes to the owner: asks of
-    /// a connection about a channel arrive in order.
+    /// Whether the client is subscribed, or will be when an ask that is sent now comes to the owner. The asks of a
+    /// connection about a channel arrive in order.
     fn takes_part(&self, channel: &str, rules: &Rules<'_>) -> bool {
-        let asked = |pending: &Pending| matches!(pending.kind, Kind::Subscribe(_)) && *pending.channel == *channel;
+        let asked =
+            |pending: &Pending| matches!(pending.kind, RequestKind::Subscribe(_)) && *pending.channel == *channel;
         rules.subscribed || self.pending().any(asked)
     }
 
@@ -508,10 +509,18 @@ impl Session {
 
     fn publish<'a>(&mut self, publish: Publish, id: Option<&str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let channel = Arc::clone(&publish.channel);
-        Effect::Ask(self.ask(Kind::Publish, id, channel, Ask::Publish(Box::new(publish)), rules, now))
+        Effect::Ask(self.ask(RequestKind::Publish, id, channel, Ask::Publish(Box::new(publish)), rules, now))
     }
 
-    fn ask(&mut self, kind: Kind, id: Option<&str>, channel: Arc<str>, ask: Ask, rules: &Rules<'_>, now: Now) -> Asked {
+    fn ask(
+        &mut self,
+        kind: RequestKind,
+        id: Option<&str>,
+        channel: Arc<str>,
+        ask: Ask,
+        rules: &Rules<'_>,
+        now: Now,
+    ) -> Asked {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
         let deadline_ms = now.mono_ms + rules.request_ms;
@@ -524,12 +533,12 @@ impl Session {
         Asked { channel, request, ask }
     }
 
-    /// Takes an owner's answer. After `SignedIn`, the second part is for [`Session::subscribe_to`].
+    /// Takes an owner's answer. After `SignedIn`, the second part holds the channels for [`Session::subscribe_to`].
     pub fn answered(&mut self, request: u32, answer: &Answer) -> (Outcome, Vec<Wanted>) {
         let none = Vec::new();
         let stale = |pending: &Pending| {
             Fault::StaleSubscribed.is_planted() // PLANTED
-                && matches!(pending.kind, Kind::Subscribe(_))
+                && matches!(pending.kind, RequestKind::Subscribe(_))
                 && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
         };
         let named = |pending: &Pending| pending.request == request;
@@ -538,21 +547,21 @@ impl Session {
         };
         let Pending { id, kind, channel, .. } = self.remove_pending(at);
         let outcome = match (answer, kind) {
-            (_, Kind::Cancelled) => Outcome::Stale,
-            (Answer::Claimed { .. }, Kind::SignIn(wanted)) => {
-                self.stage = Stage::SignedIn;
+            (_, RequestKind::Cancelled) => Outcome::Stale,
+            (Answer::Claimed { .. }, RequestKind::SignIn(wanted)) => {
+                self.stage = SessionStage::SignedIn;
                 let user = Arc::clone(self.user.as_ref().expect("signing in"));
                 return (Outcome::SignedIn(id, user), wanted);
             }
-            (Answer::Subscribed(_), Kind::Subscribe(grant)) => {
+            (Answer::Subscribed(_), RequestKind::Subscribe(grant)) => {
                 if let (Some(grant), Some(rights)) = (grant, &mut self.rights) {
                     rights.add(*grant);
                 }
                 Outcome::Subscribed(id)
             }
-            (Answer::Published { .. }, Kind::Publish) if id.is_none() => Outcome::Silent,
-            (Answer::Published { .. }, Kind::Publish)
-            | (Answer::Users(_) | Answer::Presence(..) | Answer::History(_), Kind::Page) => Outcome::Reply(id),
+            (Answer::Published { .. }, RequestKind::Publish) if id.is_none() => Outcome::Silent,
+            (Answer::Published { .. }, RequestKind::Publish)
+            | (Answer::Users(_) | Answer::Presence(..) | Answer::History(_), RequestKind::Page) => Outcome::Reply(id),
             (Answer::EpochChanged(_), _) => Outcome::Error(id, RequestError::new(409, Text::EpochChanged), channel),
             (Answer::Refused(refusal), kind) => self.refused(*refusal, &kind, id, channel),
             (answer, kind) => unreachable!("{answer:?} can't answer {kind:?}"),
@@ -560,7 +569,7 @@ impl Session {
         (outcome, none)
     }
 
-    /// Asks for a channel that came with `auth`.
+    /// Asks for a channel that was named in the sign-in.
     pub fn subscribe_to<'a>(&mut self, wanted: &'a Wanted, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         match self.subscribe(wanted, None, rules, now) {
             Ok(asked) => Effect::Ask(asked),
@@ -568,9 +577,9 @@ impl Session {
         }
     }
 
-    fn refused(&mut self, refusal: Refusal, kind: &Kind, id: Option<Box<str>>, channel: Arc<str>) -> Outcome {
-        if matches!(kind, Kind::SignIn(_)) {
-            self.stage = Stage::Anonymous;
+    fn refused(&mut self, refusal: Refusal, kind: &RequestKind, id: Option<Box<str>>, channel: Arc<str>) -> Outcome {
+        if matches!(kind, RequestKind::SignIn(_)) {
+            self.stage = SessionStage::Anonymous;
             self.user = None;
             self.rights = None;
         }
@@ -591,11 +600,12 @@ impl Session {
             Refusal::TooLarge => RequestError::new(413, Text::TooLarge),
             Refusal::KeyReused => RequestError::new(409, Text::KeyReused),
             Refusal::TooManyChannels | Refusal::Busy => RequestError::new(503, Text::Busy),
+            Refusal::Unanswered => RequestError::new(504, Text::Timeout),
         };
         Outcome::Error(id, error, channel)
     }
 
-    /// Ends the session: no answer is awaited, nothing is held. Returns whom the owner may still hold.
+    /// Ends the session: it awaits no answer and holds no user. Returns the user whom the owner may still hold.
     pub fn end(&mut self) -> Option<Arc<User>> {
         let user = self.user.take();
         *self = Self { next_request: self.next_request, ..Self::default() };
@@ -625,7 +635,7 @@ impl Session {
 }
 
 impl Wanted {
-    /// Whether it brings a token of its own.
+    /// Whether the client sent a token for this channel.
     pub fn has_token(&self) -> bool {
         self.token.is_some()
     }

@@ -1,18 +1,18 @@
-//! What the tokens of one connection give it, and until when: the user's token, and those that came for single
-//! channels. Made of what `auth` found in them, and judged anew when the clock or a revocation says so. Small: every
-//! signed-in connection has one. Knows no socket and no request; `session` owns it.
+//! What the tokens of one connection allow, and until when: the user's token, and the tokens for single channels. They
+//! are made of what `auth` found in the tokens, and are judged again when time passes or a token is revoked. Every
+//! signed-in connection has them, so they are small. `session` owns them.
 
 use crate::auth::{ChannelGrant, GrantedChannels, Identity, Revocations, TokenMark};
 use crate::limits::refusals::TokenReason;
 
-/// How long before its end a client is told that its token expires: half of what is left of the token's life, but not
-/// more than this.
+/// A client is told that its token expires when half of the token's remaining life has passed, but not earlier than this
+/// before its end.
 const NOTICE_MAX_MS: u16 = 30_000;
-/// A token that has less left than this is told of at once: half of it might pass between two ticks.
+/// If a token has less time left than this, its client is told at once: half of that might pass between two ticks.
 const NOTICE_AT_ONCE_MS: u16 = 256;
-/// When a token expires that doesn't, in seconds. Later ends than this one (the year 2106) count as none.
+/// The expiry of a token that does not expire, in seconds. A later expiry than this (the year 2106) counts as none.
 const NEVER_S: u32 = u32::MAX;
-/// When a token was issued that doesn't say.
+/// The time of issue of a token that does not name one, in seconds.
 const UNKNOWN_S: u32 = 0;
 
 /// The rights of a connection.
@@ -20,16 +20,16 @@ const UNKNOWN_S: u32 = 0;
 pub struct Rights {
     expires_at_s: u32,
     issued_at_s: u32,
-    /// What most tokens don't have.
+    /// Rights that most connections do not have.
     more: Option<Box<More>>,
 }
 
 #[derive(Debug, Default)]
 struct More {
     token_id: Option<Box<str>>,
-    /// What the user's token grants beyond the namespaces' rules.
+    /// The channels that the user's token grants beyond the namespaces' rules.
     channels: GrantedChannels,
-    /// What the tokens of channels that are subscribed grant.
+    /// The rights that the own tokens of subscribed channels give.
     grants: Vec<Grant>,
 }
 
@@ -40,21 +40,21 @@ pub struct Grant {
     expires_at_s: u32,
     issued_at_s: u32,
     token_id: Option<Box<str>>,
-    /// How long before its end the client is to be told of it, in milliseconds; 0 once it has been.
+    /// How long before the end of the token the client is told, in milliseconds; 0 once it has been told.
     notice_ms: u16,
 }
 
-/// Why a token counts no more.
+/// Why a token is not valid any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lapse {
-    /// Its time has passed.
+    /// The token has expired.
     Expired,
-    /// It was revoked.
+    /// The token was revoked.
     Revoked,
 }
 
 impl Lapse {
-    /// As a reason for closing.
+    /// The reason in a Close frame.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "token expired",
@@ -70,7 +70,7 @@ impl Lapse {
         }
     }
 
-    /// What `unsubscribed` says of a channel: with a newer token of the same kind it would go on, or it would not.
+    /// The code of `unsubscribed`: 401 if a newer token would help, 403 if it would not.
     pub fn code(self) -> u16 {
         match self {
             Self::Expired => 401,
@@ -94,7 +94,7 @@ impl Rights {
         }
     }
 
-    /// A newer token of the same user takes the place of the first. What tokens of channels grant stays.
+    /// Replaces the user's token by a newer one. What the tokens of channels grant stays.
     pub fn renew(&mut self, identity: &Identity) {
         let grants = self.more.take().map(|more| more.grants).unwrap_or_default();
         *self = Self::new(identity);
@@ -119,7 +119,7 @@ impl Rights {
         self.more.get_or_insert_default().grants.push(grant);
     }
 
-    /// The channel is not subscribed any more: the right that came with that is over too.
+    /// Removes the right to a channel that is not subscribed any more.
     pub fn forget(&mut self, channel: &str) {
         if let Some(more) = &mut self.more {
             more.grants.retain(|grant| *grant.channel != *channel);
@@ -138,8 +138,8 @@ impl Rights {
         ms(grants.find(|grant| *grant.channel == *channel)?.expires_at_s)
     }
 
-    /// The next moment, in Unix milliseconds, at which something changes: a notice that is due, an end. `notice_ms` is
-    /// how long before its end the user's token is to be told of.
+    /// The next time, in Unix milliseconds, at which a notice is due or a token expires. `notice_ms` is how long before the
+    /// end of the user's token the client is told.
     pub fn next_ms(&self, notice_ms: u16) -> Option<u64> {
         let own = [(self.expires_at_s, notice_ms)];
         let grants = self.more.iter().flat_map(|more| &more.grants).map(|grant| (grant.expires_at_s, grant.notice_ms));
@@ -147,12 +147,12 @@ impl Rights {
         own.into_iter().chain(grants).filter_map(moment).min()
     }
 
-    /// How long before its end the user's token, which counts from now on, is to be told of, in milliseconds.
+    /// How long before the end of the user's token the client is told, in milliseconds, if the token is valid from now on.
     pub fn notice_ms(&self, now_ms: u64) -> u16 {
         notice_ms(self.expires_at_s, now_ms)
     }
 
-    /// The channels whose tokens the client is to be told of now, each once, and when those expire.
+    /// The channels of whose tokens the client has to be told now, each once, and when those tokens expire.
     pub fn take_grant_notices(&mut self, now_ms: u64) -> Vec<(Box<str>, u64)> {
         let mut due = Vec::new();
         for grant in self.more.iter_mut().flat_map(|more| &mut more.grants) {
@@ -163,18 +163,18 @@ impl Rights {
         due
     }
 
-    /// When the user's token expires, if the client is to be told of it now: once.
+    /// When the user's token expires, if the client has to be told now. The client is told once.
     pub fn take_notice(&self, notice_ms: &mut u16, now_ms: u64) -> Option<u64> {
         notice(self.expires_at_s, notice_ms, now_ms)
     }
 
-    /// Why the user's token counts no more, if so.
+    /// Why the user's token is not valid any more, if it is not.
     pub fn lapse(&self, user_key: &str, revocations: &Revocations, now_ms: u64) -> Option<Lapse> {
         let token_id = self.more.as_ref().and_then(|more| more.token_id.as_deref());
         lapse(self.expires_at_s, mark(user_key, self.issued_at_s, token_id), revocations, now_ms)
     }
 
-    /// Takes out the rights to channels that count no more, with the reason.
+    /// Removes the rights to channels whose tokens are not valid any more. Returns those channels and the reasons.
     pub fn drop_lapsed(&mut self, user_key: &str, revocations: &Revocations, now_ms: u64) -> Vec<(Box<str>, Lapse)> {
         let Some(more) = &mut self.more else { return Vec::new() };
         let mut lapsed = Vec::new();
@@ -194,7 +194,7 @@ impl Rights {
 }
 
 impl Grant {
-    /// What a channel's token gives from now on.
+    /// The right that a channel's token gives from now on.
     pub fn new(grant: ChannelGrant, now_ms: u64) -> Self {
         let expires_at_s = end_s(Some(grant.expires_at_ms));
         Self {
@@ -212,7 +212,7 @@ impl Grant {
     }
 }
 
-/// Whether a token is to be told of now, and then when it expires.
+/// When the token expires, if the client has to be told now.
 fn notice(expires_at_s: u32, notice_ms: &mut u16, now_ms: u64) -> Option<u64> {
     let end_ms = ms(expires_at_s).filter(|_| *notice_ms > 0)?;
     let due = end_ms <= now_ms.saturating_add(u64::from(*notice_ms));
@@ -244,12 +244,12 @@ fn ms(at_s: u32) -> Option<u64> {
     (at_s != NEVER_S).then_some(u64::from(at_s) * 1000)
 }
 
-/// Rounded up: nobody is cut early.
+/// Rounded up, so that no connection ends early.
 fn end_s(at_ms: Option<u64>) -> u32 {
     at_ms.map_or(NEVER_S, |at_ms| u32::try_from(at_ms.div_ceil(1000)).unwrap_or(NEVER_S))
 }
 
-/// Rounded down, as revocations do.
+/// Rounded down, as revocations are.
 fn start_s(at_ms: Option<u64>) -> u32 {
     at_ms.map_or(UNKNOWN_S, |at_ms| u32::try_from(at_ms / 1000).unwrap_or(u32::MAX))
 }

@@ -1,5 +1,5 @@
-//! What a session needs to judge a command, and the tokens that commands bring: one that is refused is left here for
-//! `shard` to count and tell. Part of `session`.
+//! What a session needs to know to judge a command. A token that is refused is left here, so that `shard` can count and
+//! log it. Part of `session`.
 
 use std::cell::RefCell;
 
@@ -10,39 +10,39 @@ use crate::model::user::User;
 use crate::session::rights::Grant;
 use crate::time::clock::Now;
 
-/// What a session needs to judge a command.
+/// What a session needs to know to judge a command.
 #[derive(Debug)]
 pub struct Rules<'a> {
-    /// Judges tokens.
+    /// Checks the tokens of commands.
     pub authenticator: &'a Authenticator,
-    /// What the channels allow.
+    /// The rules of the channels.
     pub namespaces: &'a Namespaces,
-    /// How long a request may stay unanswered.
+    /// How long a request may stay unanswered, in milliseconds.
     pub request_ms: u64,
-    /// Most subscriptions of a connection, pending ones included, the lobby not.
+    /// Most subscriptions of a connection. Pending ones count, the lobby does not.
     pub subscriptions_max: usize,
-    /// How many it has, the lobby not counted.
+    /// The number of the connection's subscriptions, without the lobby.
     pub subscriptions: usize,
-    /// Whether the command's channel is one of them.
+    /// The connection is subscribed to the command's channel.
     pub subscribed: bool,
-    /// Whether the client comes from where limits hold.
+    /// The limits hold for the client's address.
     pub bounded: bool,
     /// When the connection was accepted, see `shard::Arrival`.
     pub accepted_ns: u64,
-    /// Whether a channel's token is looked at: not while too many tokens of the client's address were refused.
+    /// A channel's token is checked. Not set while too many tokens of the client's address have been refused.
     pub looks_at_tokens: bool,
-    /// The token that the command brought and that was refused. Written by the session.
+    /// The token of the command, if it was refused. The session writes it.
     pub refused_token: RefCell<Option<RefusedToken>>,
 }
 
 impl Rules<'_> {
-    /// Who the token speaks for; a refused one is left in `refused_token`.
+    /// The identity in the token. A refused token is left in `refused_token`.
     pub(super) fn verify(&self, token: &str, now: Now) -> Option<Identity> {
         let verified = self.authenticator.verify(token, now.unix_ms);
         verified.map_err(|error| self.refuse(token, error, now)).ok()
     }
 
-    /// What the channel token grants; a refused one is left in `refused_token`.
+    /// What the channel's token grants. A refused token is left in `refused_token`.
     fn verify_channel(&self, token: &str, now: Now) -> Option<ChannelGrant> {
         let verified = self.authenticator.verify_channel(token, now.unix_ms);
         verified.map_err(|error| self.refuse(token, error, now)).ok()
@@ -52,7 +52,7 @@ impl Rules<'_> {
         *self.refused_token.borrow_mut() = Some(self.authenticator.describe(token, error, now.unix_ms));
     }
 
-    /// A good token was shown where it does not count.
+    /// Notes that a good token was shown where it does not count.
     pub(super) fn misplaced(&self, reason: TokenReason, cause: String, user: &str) {
         *self.refused_token.borrow_mut() = Some(RefusedToken::misplaced(reason, cause, user));
     }
@@ -63,7 +63,7 @@ impl Rules<'_> {
     }
 }
 
-/// What the channel's own token gives this user, if it is good and for this channel.
+/// The right that the channel's own token gives this user, if the token is good and for this channel.
 pub(super) fn grant_for(
     channel: &str,
     token: Option<&str>,

@@ -1,35 +1,35 @@
-//! How long a client's requests may wait: those that are held back before they are sent have no deadline, and commands
-//! that would overtake an earlier answer are stalled. Part of `session`.
+//! How long a client's requests may wait. A request that is held back before it is sent has no deadline. A command whose
+//! answer would overtake an earlier one is stalled. Part of `session`.
 
 use std::sync::Arc;
 
-use super::{Kind, Local, Pending, Session, Stalled};
+use super::{Local, Pending, RequestKind, Session, Stalled};
 
-/// The deadline of a request that has not been sent to its owner yet: none.
+/// The deadline of a request that has not been sent to its owner yet. It never comes.
 const HELD_BACK_MS: u64 = u64::MAX;
 
 /// A request whose outcome will not be known any more.
 #[derive(Debug)]
 pub struct TimedOut {
-    /// The session's number for it.
+    /// The session's number for the request.
     pub request: u32,
-    /// The client's mark, if it gave one.
+    /// The client's `id` for the request, if it gave one.
     pub id: Option<Box<str>>,
-    /// What it was about.
+    /// The channel that the request was about.
     pub channel: Arc<str>,
-    /// The connection can't go on without it.
+    /// The connection has to end, because the request was the sign-in.
     pub is_final: bool,
 }
 
 impl Session {
-    /// When the next request under way has to be answered.
+    /// When the next request has to be answered, in milliseconds of the monotonic clock.
     pub fn deadline_ms(&self) -> Option<u64> {
         let waits =
-            |pending: &&Pending| !matches!(pending.kind, Kind::Cancelled) && pending.deadline_ms != HELD_BACK_MS;
+            |pending: &&Pending| !matches!(pending.kind, RequestKind::Cancelled) && pending.deadline_ms != HELD_BACK_MS;
         self.pending().find(waits).map(|pending| pending.deadline_ms)
     }
 
-    /// The request waits for its turn before it is sent: it has no deadline meanwhile.
+    /// Notes that a request waits before it is sent. It has no deadline meanwhile.
     pub fn hold_back(&mut self, request: u32) {
         let pending = self.underway.iter_mut().flat_map(|underway| underway.pending.iter_mut().rev());
         if let Some(pending) = pending.into_iter().find(|pending| pending.request == request) {
@@ -37,8 +37,8 @@ impl Session {
         }
     }
 
-    /// The request is sent now, and has to be answered by `deadline_ms`. It goes to the end of the queue, which is in the
-    /// order of deadlines: no other request of its channel stands behind it, as nothing was read meanwhile.
+    /// Notes that a request is sent now and has to be answered by `deadline_ms`. It goes to the end of the queue, which is
+    /// in the order of deadlines. No other request of its channel is behind it, because nothing was read meanwhile.
     pub fn sent(&mut self, request: u32, deadline_ms: u64) {
         let Some(underway) = &mut self.underway else { return };
         let at = underway.pending.iter().position(|pending| pending.request == request);
@@ -48,17 +48,17 @@ impl Session {
         }
     }
 
-    /// Gives up on a request that is over its deadline. If it was the sign-in, the connection has to end: were it to
-    /// sign in once more, a kick meant for the first claim would hit the second.
+    /// Gives up on a request that is over its deadline. If it was the sign-in, the connection has to end: if it signed in
+    /// again, a kick for the first claim would hit the second one.
     pub fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
-        let late = |pending: &Pending| pending.deadline_ms <= now_ms && !matches!(pending.kind, Kind::Cancelled);
+        let late = |pending: &Pending| pending.deadline_ms <= now_ms && !matches!(pending.kind, RequestKind::Cancelled);
         let at = self.pending().position(late)?;
         let Pending { request, id, channel, kind, .. } = self.remove_pending(at);
-        Some(TimedOut { request, id, channel, is_final: matches!(kind, Kind::SignIn(_)) })
+        Some(TimedOut { request, id, channel, is_final: matches!(kind, RequestKind::SignIn(_)) })
     }
 
-    /// The first stalled command whose turn has come. To be asked for after each answer and each time-out, until
-    /// there is none.
+    /// The first stalled command that may be answered now. Call this after each answer and each time-out, until it returns
+    /// `None`.
     pub fn next_stalled(&mut self) -> Option<(Local, Box<str>, Option<Box<str>>)> {
         let at = self.stalled().iter().position(|stalled| !self.is_busy_with(&stalled.channel))?;
         let underway = self.underway.as_mut()?;

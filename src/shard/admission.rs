@@ -3,21 +3,21 @@
 //! it has been told. Part of `shard`; the counts are `limits`'.
 
 use super::conns::Conn;
-use super::{Arrival, Shard};
+use super::{Arrival, ShardCore};
 use crate::ids::ConnId;
 use crate::limits::refusals::RefusalNote;
 use crate::limits::{Address, Limit, Peer};
 use crate::metrics::Count;
 use crate::time::clock::Now;
-use crate::wire::handshake::{self, Refusal};
+use crate::wire::handshake::{self, HttpRefusal};
 
 /// How long a connection over a limit may take to send the request that is answered with the refusal.
 pub(super) const REFUSED_MS: u64 = 2_000;
 
-impl Shard {
+impl ShardCore {
     /// A socket was accepted. Over a limit, its request will be refused. `None`: it can't be told, or too many are
     /// being refused already, and it is to be closed.
-    pub fn open(&mut self, arrival: Arrival, now: Now) -> Option<ConnId> {
+    pub(super) fn open(&mut self, arrival: Arrival, now: Now) -> Option<ConnId> {
         let Arrival { from, is_told, accepted_ns } = arrival;
         let (address, refused) = match self.admit(from, now) {
             Ok(address) => (address, None),
@@ -52,7 +52,7 @@ impl Shard {
         if !guard.take_place() {
             return Err(Limit::Connections);
         }
-        let shard_max = guard.rules().connections_per_shard;
+        let shard_max = guard.settings().connections_per_shard;
         let admitted = if shard_max > 0 && self.connections() >= shard_max {
             Err(Limit::ConnectionsPerShard)
         } else if guard.is_short_of_memory() {
@@ -67,10 +67,10 @@ impl Shard {
 
     /// Learns from the request of a trusted proxy where it came from, and counts it there. Over a limit it loses its
     /// place: what is left to do is to tell it, or to cut it if too many are being told.
-    pub(super) fn place(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) -> Result<(), Limit> {
+    pub(super) fn place(&mut self, id: ConnId, request: &handshake::UpgradeRequest<'_>, now: Now) -> Result<(), Limit> {
         let Some(proxy) = self.conns.at(id.slot).take_proxy() else { return Ok(()) };
         let guard = &self.settings.guard;
-        let header = guard.rules().forwarded_header;
+        let header = guard.settings().forwarded_header;
         let client = header.client(request.headers(header.name()), |addr| guard.is_proxy(addr.into()));
         let client = client.map_or(proxy, Peer::Ip);
         tracing::debug!(conn = %id, %client, "through a proxy");
@@ -101,7 +101,7 @@ impl Shard {
     }
 
     /// The socket is gone, whoever ended it.
-    pub fn closed(&mut self, id: ConnId, now: Now) {
+    pub(super) fn closed(&mut self, id: ConnId, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
         conn.dirty = false;
         self.blocked -= usize::from(conn.blocked);
@@ -124,19 +124,19 @@ impl Shard {
     }
 
     /// How many connections there are, beside those that are being refused.
-    pub fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.conns.count() - self.turned_away
     }
 }
 
 /// What a connection over this limit is told before the upgrade.
-pub(super) fn refusal_of(limit: Limit) -> Refusal {
+pub(super) fn refusal_of(limit: Limit) -> HttpRefusal {
     match limit {
         // Its others may stay for hours.
-        Limit::ConnectionsPerIp => Refusal::too_many_requests(30),
+        Limit::ConnectionsPerIp => HttpRefusal::too_many_requests(30),
         // At least one is let in each second.
-        Limit::NewConnectionsPerIp => Refusal::too_many_requests(1),
-        Limit::Memory => Refusal::unavailable("short of memory", 10),
-        _ => Refusal::unavailable("at capacity", 5),
+        Limit::NewConnectionsPerIp => HttpRefusal::too_many_requests(1),
+        Limit::Memory => HttpRefusal::unavailable("short of memory", 10),
+        _ => HttpRefusal::unavailable("at capacity", 5),
     }
 }

@@ -1,18 +1,15 @@
 //! Asks to owners and what comes back: credits, attaching and detaching, and the replies to the client. Part of
 //! `shard`; what an answer means for the client is the `session`'s to say.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::compression::packer;
 use super::conns::{Conn, Parked};
-use super::refusals::TokenUse;
-use super::{Shard, Stage};
+use super::{ShardCore, Stage};
 use crate::dialect;
 use crate::fanout::Subscription;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::{ConnId, ShardId};
-use crate::limits::Address;
 use crate::metrics::Count;
 use crate::model::namespace::{PresenceMode, Sending};
 use crate::model::notice::{About, Gap, GapReason, Recovered, Reply};
@@ -22,10 +19,10 @@ use crate::model::refusal::RequestError;
 use crate::model::text::{Language, Text};
 use crate::model::user::User;
 use crate::model::voice::Voice;
-use crate::session::{Asked, Effect, Local, Outcome, Rules, Wanted};
+use crate::session::{Asked, Local, Outcome};
 use crate::time::clock::Now;
 
-impl Shard {
+impl ShardCore {
     /// Takes an owner's answer for a client.
     pub(super) fn answered(&mut self, id: ConnId, request: u32, answer: &Answer, now: Now) {
         if self.conns.get(id).is_none() {
@@ -97,27 +94,6 @@ impl Shard {
         }
     }
 
-    /// What the session has to know to judge a command about `channel`.
-    pub(super) fn rules(&mut self, id: ConnId, channel: &str) -> Rules<'_> {
-        let subscribed = self.find_subscription(id, channel).is_some();
-        let in_lobby = self.find_subscription(id, LOBBY).is_some();
-        let bounded = *self.conns.address(id.slot) != Address::NONE;
-        let accepted_ns = self.conns.accepted_ns(id.slot);
-        let subscriptions = self.conns.at(id.slot).subscriptions.len() - usize::from(in_lobby);
-        Rules {
-            authenticator: &self.authenticator,
-            namespaces: &self.settings.hub.namespaces,
-            request_ms: self.settings.request_ms,
-            subscriptions_max: self.settings.subscriptions,
-            subscriptions,
-            subscribed,
-            bounded,
-            accepted_ns,
-            looks_at_tokens: true,
-            refused_token: RefCell::default(),
-        }
-    }
-
     fn signed_in(
         &mut self,
         id: ConnId,
@@ -145,35 +121,6 @@ impl Shard {
             self.end_unless_allowed(id, LOBBY, 403);
         }
         self.file_deadline(id);
-    }
-
-    /// The channels that came with `auth`, each answered separately.
-    fn subscribe_all(&mut self, id: ConnId, channels: &[Wanted], now: Now) {
-        for wanted in channels {
-            let looks_at_tokens = !wanted.has_token() || self.may_sign_in(id, now);
-            let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
-            let rules = Rules { looks_at_tokens, ..self.rules(id, &wanted.channel) };
-            let effect = session.subscribe_to(wanted, &rules, now);
-            let refused = rules.refused_token.take();
-            self.conns.at(id.slot).session = session;
-            match effect {
-                Effect::Ask(asked) => self.ask(id, asked, now),
-                // Told from the answer to `auth` by the channel that it names, the lobby too.
-                Effect::Local(Local::Refuse(error), channel, mark) => {
-                    self.tell_local_refusal(id, channel, error.text, now);
-                    self.say(id, &Reply::Error { error, about: Some(About::Channel { channel }) }, mark);
-                }
-                Effect::Wait => {}
-                effect => unreachable!("{effect:?} doesn't come of a subscribe"),
-            }
-            if let Some(token) = refused {
-                let what = TokenUse { kind: "auth.channels", channel: Some(&wanted.channel) };
-                self.token_refused(id, None, what, &token, now);
-                if self.conns.at(id.slot).is_closing() {
-                    return;
-                }
-            }
-        }
     }
 
     /// From here on the connection gets what the channel's lane brings.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Compression, Settings, Shard};
+use super::{Compression, Settings, ShardCore};
 use crate::fanout::run::Packer;
 use crate::ids::ConnId;
 use crate::metrics::{Count, ShardMetrics};
@@ -12,7 +12,7 @@ use crate::model::notice::Reply;
 use crate::time::clock::Now;
 use crate::wire::deflate::Deflate;
 use crate::wire::deflate::compress::{Compressors, Sliced, Slicer};
-use crate::wire::deflate::inflate::Inflater;
+use crate::wire::deflate::inflate::Work;
 use crate::wire::frame;
 
 /// Long messages that may wait for that. What comes beyond is sent as it is: bytes cost less than the wait.
@@ -54,9 +54,17 @@ impl Slicing {
     pub(super) fn is_under_way(&self) -> bool {
         !self.waiting.is_empty()
     }
+
+    /// Puts a message that stands in the outbox of `conn` behind the others. Returns its ticket.
+    fn push(&mut self, conn: ConnId, deflate: Deflate) -> u32 {
+        let ticket = self.next_ticket;
+        self.next_ticket = ticket.wrapping_add(1);
+        self.waiting.push_back(LongMessage { conn, ticket, window_bits: deflate.window_bits });
+        ticket
+    }
 }
 
-impl Shard {
+impl ShardCore {
     /// Compresses a slice of the first long message that waits for it.
     pub(super) fn compress_slice(&mut self) {
         let Some(&LongMessage { conn: id, ticket, window_bits }) = self.slicing.waiting.front() else { return };
@@ -104,16 +112,8 @@ impl Shard {
         self.metrics.add(Count::DeflatedReplyBytesAfter, after);
     }
 
-    /// The inflater, for the time that a frame takes.
-    pub(super) fn take_inflater(&mut self) -> Box<Inflater> {
-        self.inflater.take().unwrap_or_else(|| Box::new(Inflater::new(self.settings.stopwatch)))
-    }
-
-    /// Puts it back and counts what it did.
-    pub(super) fn put_back_inflater(&mut self, id: ConnId, mut inflater: Box<Inflater>, now: Now) {
-        let work = inflater.release();
-        self.inflater = Some(inflater);
-        let Some(work) = work else { return };
+    /// Counts what inflating a message took.
+    pub(super) fn count_inflated(&mut self, id: ConnId, work: Work, now: Now) {
         self.metrics.count(Count::InflatedMessages);
         self.metrics.add(Count::InflatedPayloadBytes, work.payload);
         self.metrics.add(Count::InflatedContentBytes, work.content);
@@ -142,17 +142,20 @@ impl Shard {
     pub(super) fn push_message(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(deflate) = self.conns.at(slot).deflate else { return self.push_private(slot, write) };
         let Compression { level, min_bytes, slice_bytes } = self.settings.compression;
-        let mut plain = std::mem::take(&mut self.plain);
-        write(&mut plain);
-        let (opcode, content) = frame::message(&plain);
+        self.hand_over(slot);
+        let Self { conns, plain, slicing, compressors, .. } = self;
+        let (id, outbox) = (conns.id(slot), &mut conns.at(slot).outbox);
+        plain.clear();
+        write(plain);
+        let (opcode, content) = frame::message(plain);
         let is_long = content.len() > slice_bytes;
-        if is_long && content.len() >= min_bytes && self.slicing.waiting.len() < SLICED_MAX {
-            return self.push_long(slot, plain, deflate);
+        if is_long && content.len() >= min_bytes && slicing.waiting.len() < SLICED_MAX {
+            let ticket = slicing.push(id, deflate);
+            return outbox.push_compressing(std::mem::take(plain), ticket);
         }
         let (stopwatch, mut took_ns, mut sent) = (self.settings.stopwatch, 0, None);
-        self.hand_over(slot);
-        let compressors = self.compressors.get_or_insert_with(|| Box::new(Compressors::new(level)));
-        self.conns.at(slot).outbox.push_private(|out| {
+        let compressors = compressors.get_or_insert_with(|| Box::new(Compressors::new(level)));
+        outbox.push_private(|out| {
             let before = out.len();
             if content.len() >= min_bytes && !is_long {
                 let started_ns = stopwatch();
@@ -162,27 +165,17 @@ impl Shard {
                 took_ns = stopwatch().saturating_sub(started_ns);
             }
             if sent.is_none() {
-                out.extend_from_slice(&plain);
+                out.extend_from_slice(plain);
             }
         });
+        let before = plain.len();
+        if plain.capacity() > KEPT_BYTES {
+            *plain = Vec::new();
+        }
         self.metrics.add(Count::DeflateNs, took_ns as usize);
         match sent {
-            Some(bytes) => self.count_deflated(plain.len(), bytes),
+            Some(bytes) => self.count_deflated(before, bytes),
             None => self.metrics.count(Count::UndeflatedReplies),
         }
-        plain.clear();
-        if plain.capacity() <= KEPT_BYTES {
-            self.plain = plain;
-        }
-    }
-
-    /// Queues a message that is compressed in the next turns.
-    fn push_long(&mut self, slot: u32, plain: Vec<u8>, deflate: Deflate) {
-        self.hand_over(slot);
-        let ticket = self.slicing.next_ticket;
-        self.slicing.next_ticket = ticket.wrapping_add(1);
-        self.conns.at(slot).outbox.push_compressing(plain, ticket);
-        let (conn, window_bits) = (self.conns.id(slot), deflate.window_bits);
-        self.slicing.waiting.push_back(LongMessage { conn, ticket, window_bits });
     }
 }

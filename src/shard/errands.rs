@@ -6,7 +6,7 @@
 //! A client waits for one errand at a time, with one message, whose bytes count as an unfinished message of its address. An
 //! errand that finds no credit is not given: the message is taken at once, by the keys that are known.
 
-use super::{Action, Shard};
+use super::{Action, ShardCore};
 use crate::ids::ConnId;
 use crate::metrics::Count;
 use crate::model::command::Command;
@@ -99,9 +99,9 @@ impl Errands {
     }
 }
 
-impl Shard {
+impl ShardCore {
     /// Whether the command is put off until the keys have been fetched again, since a token of it could be good by newer
-    /// ones. The caller forgets it then; it comes again as [`Shard::take_put_off`] finds it.
+    /// ones. The caller forgets it then; it comes again as [`ShardCore::take_put_off`] finds it.
     pub(super) fn puts_off(&mut self, id: ConnId, command: &Command<'_>, text: &[u8], now: Now) -> bool {
         let session = &self.conns.at(id.slot).session;
         let (is_anonymous, is_signed_in) = (session.is_anonymous(), session.user().is_some());
@@ -137,9 +137,8 @@ impl Shard {
         true
     }
 
-    /// An errand has been done. Call this once for each [`Action::Errand`], with its number; an answer that comes late
-    /// changes nothing.
-    pub fn errand_done(&mut self, number: u32, outcome: ErrandOutcome) {
+    /// The clients that wait for the errand go on.
+    pub(super) fn errand_done(&mut self, number: u32, outcome: ErrandOutcome) {
         for id in self.errands.done(number, outcome) {
             self.end_wait(id);
         }

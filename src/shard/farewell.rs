@@ -4,7 +4,7 @@
 //! closed. A shard that doesn't answer holds this up until a deadline. Part of `shard`.
 
 use super::conns::Stage;
-use super::{Action, Shard};
+use super::{Action, ShardCore};
 use crate::ids::ShardId;
 use crate::model::notice::Reply;
 use crate::model::parcel::{Farewell, Parcel};
@@ -33,15 +33,15 @@ impl Progress {
     }
 }
 
-impl Shard {
+impl ShardCore {
     /// The server is about to go: publications wait for no batch window any more, so that nobody waits for an answer.
-    pub fn end_windows(&mut self, now: Now) {
+    pub(super) fn end_windows(&mut self, now: Now) {
         self.hub.end_windows(now, &mut self.staging);
     }
 
     /// Takes no more requests, and says goodbye to everyone (1001) when all that was accepted has come, or after
     /// `patience_ms`.
-    pub fn drain(&mut self, patience_ms: u64, now: Now) {
+    pub(super) fn drain(&mut self, patience_ms: u64, now: Now) {
         if self.farewell.has_begun() {
             return;
         }
@@ -72,7 +72,7 @@ impl Shard {
             // Asks that wait for room may be waiting for a batch to leave.
             self.hub.end_batches(now, &mut self.staging);
             self.hub.refuse_waiting(&mut self.staging);
-            if !self.hub.is_waiting() {
+            if !self.hub.is_waiting() && !self.hub.is_at_engine() {
                 self.tell_all(Farewell::NoMoreDeliveries);
                 self.farewell.delivered = true;
             }
@@ -92,7 +92,7 @@ impl Shard {
     }
 
     /// Whether everybody here was told to go.
-    pub fn has_said_goodbye(&self) -> bool {
+    pub(super) fn has_said_goodbye(&self) -> bool {
         self.farewell.said
     }
 

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::compression::packer;
 use super::conns::{Ending, Stage};
-use super::{Action, Shard};
+use super::{Action, ShardCore};
 use crate::fanout::outbox::{Kept, MAX_PIECES};
 use crate::fanout::run::Run;
 use crate::ids::ConnId;
@@ -53,7 +53,7 @@ struct Walk {
     runs: usize,
 }
 
-impl Shard {
+impl ShardCore {
     /// Seals what the turn brought. Not while a flush is under way.
     pub(super) fn begin_flush(&mut self) {
         assert!(self.flush.is_none(), "one flush at a time");
@@ -106,7 +106,7 @@ impl Shard {
     }
 
     /// The kernel takes bytes again.
-    pub fn writable(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
+    pub(super) fn writable(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
         if std::mem::take(&mut conn.blocked) {
             self.blocked -= 1;

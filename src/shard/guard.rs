@@ -2,7 +2,7 @@
 //! over is told with `error` 429, and who goes on is closed with 4429. Part of `shard`; the arithmetic is `limits`'.
 
 use super::refusals::TokenUse;
-use super::{Shard, Stage};
+use super::{ShardCore, Stage};
 use crate::auth::RefusedToken;
 use crate::hub::LOBBY;
 use crate::ids::ConnId;
@@ -16,10 +16,10 @@ use crate::wire::websocket::Event;
 /// Less than this of an unfinished message is not counted, so that a frame's header that was cut costs nothing.
 const UNFINISHED_MIN_BYTES: usize = 4 * 1024;
 
-impl Shard {
+impl ShardCore {
     /// Counts received bytes.
     pub(super) fn measure(&mut self, id: ConnId, bytes: usize, now: Now) {
-        let rates = self.settings.guard.rules().connection;
+        let rates = self.settings.guard.settings().connection;
         if rates.bytes.is_none() || *self.conns.address(id.slot) == Address::NONE {
             return;
         }
@@ -34,7 +34,7 @@ impl Shard {
         if *self.conns.address(id.slot) == Address::NONE {
             return Ok(());
         }
-        let rates = self.settings.guard.rules().connection;
+        let rates = self.settings.guard.settings().connection;
         let conn = self.conns.at(id.slot);
         if rates.messages.is_some() || rates.bytes.is_some() {
             conn.meters.get_or_insert_default().message(&rates, now.mono_ms)?;
@@ -153,7 +153,7 @@ impl Shard {
         self.settings.guard.sign_in_failed(address, now.mono_ms);
         let conn = self.conns.at(id.slot);
         conn.failures = conn.failures.saturating_add(1);
-        let most = self.settings.guard.rules().auth_attempts;
+        let most = self.settings.guard.settings().auth_attempts;
         if !conn.is_closing() && most > 0 && conn.failures >= most {
             self.too_many_attempts(id, mark, Limit::AuthAttempts, now);
         }

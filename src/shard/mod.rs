@@ -1,10 +1,48 @@
-//! One core's whole state, without its sockets: connections and sessions, the fan-out to subscribers, and the hub
-//! of the channels it owns. Bytes, parcels and the time go in; parcels, sends and [`Action`]s come out. A *turn*
-//! takes what the lanes brought, handles it and flushes. Pure, so that N of them run as a simulation;
-//! `reactor` gives it sockets, lanes and a clock.
+//! One core's whole state, without its sockets: connections and sessions, the fan-out to subscribers, and the hub of the
+//! channels that it owns.
+//!
+//! A [`Shard`] does no I/O and reads no clock. Its *driver* owns the sockets ([`Wire`]), the lanes to the other shards
+//! ([`turn::ShardLanes`]) and the clock ([`Now`]), and calls the shard on one thread. `io` is the driver of the server;
+//! the simulation and the fuzz target are drivers too.
+//!
+//! # Kinds of methods
+//!
+//! - **A connection's life**: [`Shard::open`], then any number of [`Shard::receive`], [`Shard::resume`],
+//!   [`Shard::writable`] and [`Shard::hear_out`], and [`Shard::closed`] at the end.
+//! - **Time**: [`Shard::tick`], every 64 ms.
+//! - **Commands** of the control thread: keys, revocations, asks of the backend, the drain.
+//! - **Turns**: [`turn::Turn::step`]. Here alone parcels come in and leave, and publications are sent.
+//! - **Questions**: [`Shard::take_actions`], [`Shard::has_work`], [`Shard::is_stuck`].
+//!
+//! # What a driver does
+//!
+//! 1. After each call it carries out the actions of [`Shard::take_actions`], in their order and before its next call.
+//! 2. Then it sees to a turn soon if [`Shard::has_work`] or [`Shard::is_stuck`] says so. `turn` has the order within a
+//!    turn and says when the next one begins.
+//! 3. It receives from a connection only while its [`Input`] is `Open`. After `Paused` it waits for [`Action::Resume`]
+//!    and calls [`Shard::resume`] before it reads again. After `Ended` it closes the socket.
+//! 4. It calls [`Shard::closed`] once for each connection that [`Shard::open`] returned, whoever ended it. Until then
+//!    every call may name the connection; after that, calls that name it do nothing.
+//! 5. It answers each [`Action::AwaitWritable`] with one [`Shard::writable`], unless the connection ends.
+//! 6. It gives the same `now` that its clock shows. The monotonic part never goes back; the wall clock may jump.
+//! 7. If a call for a connection panics, it calls [`Shard::fail_internally`], or closes the socket and calls
+//!    [`Shard::closed`]. If a turn panics, it ends the process.
+//!
+//! # What a driver may not do
+//!
+//! It may not send to a client by itself, as the shard alone knows where a frame ends. It may not hold actions back over
+//! another call. It may not drive one shard by two `Turn`s, and may not reorder or drop the parcels of a lane.
+//!
+//! # Parts
+//!
+//! [`Shard`] is the door (`calls`). Behind it, `receive` takes what clients send, and `ShardCore` is a struct of named
+//! parts, each with private fields in a file of its own. A function that needs several parts borrows them beside each
+//! other; no field is taken out and put back.
 
 mod admission;
 mod answers;
+mod calls;
+mod commands;
 mod compression;
 mod conns;
 mod errands;
@@ -24,12 +62,12 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+pub use calls::Shard;
 pub use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
 
 use crate::auth::{Authenticator, CacheLimits, Verifier};
 use crate::dialect;
-use crate::dialect::native::decode::EnvelopeDecoder;
 use crate::fanout::{Fanout, Subscription};
 use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
@@ -38,15 +76,16 @@ use crate::limits::{Guard, Peer};
 use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::model::errand::Errand;
-use crate::model::notice::Reply;
+use crate::model::notice::{Gap, GapReason, Reply};
 use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
+use crate::model::position::{Placed, Position};
+use crate::model::text::Language;
 use crate::model::voice::Voice;
 use crate::site::Site;
 use crate::time::clock::Now;
 use crate::time::wheel::Wheel;
 use crate::wire::codes::close;
 use crate::wire::deflate::compress::Compressors;
-use crate::wire::deflate::inflate::Inflater;
 use crate::wire::{frame, handshake, websocket};
 use compression::{Slicing, packer};
 use conns::{Conns, Ending, Stage};
@@ -82,6 +121,8 @@ const LANE_BYTES: usize = 256 * 1024;
 pub struct Settings {
     /// Of the owner's side, and what both sides share.
     pub hub: HubSettings,
+    /// The language of the sentences for people.
+    pub language: Language,
     /// Limits that no connection can judge by itself; all shards share it.
     pub guard: Arc<Guard>,
     /// Where all shards count.
@@ -93,9 +134,9 @@ pub struct Settings {
     /// What is served over HTTP, and who may upgrade.
     pub site: Arc<Site>,
     /// Limits on the request's head.
-    pub head: handshake::Limits,
+    pub head: handshake::HeadLimits,
     /// Limits on frames and messages.
-    pub messages: websocket::Limits,
+    pub messages: websocket::MessageLimits,
     /// Bytes of a message of a client that has not signed in.
     pub auth_message_bytes: usize,
     /// Bytes that may wait for one connection.
@@ -196,9 +237,9 @@ struct Credits {
     waiting: VecDeque<ConnId>,
 }
 
-/// One core's state.
+/// A shard's parts, but for those that are lent out while a message is taken.
 #[derive(Debug)]
-pub struct Shard {
+struct ShardCore {
     own: ShardId,
     settings: Arc<Settings>,
     authenticator: Authenticator,
@@ -211,11 +252,6 @@ pub struct Shard {
     /// Channels whose last subscriber left; removed when no flush refers to them.
     emptied: Vec<u32>,
     flush: Option<Flush>,
-    /// In its place but while a message is decoded.
-    envelopes: Option<EnvelopeDecoder>,
-    /// In its place but while a frame is taken.
-    inflater: Option<Box<Inflater>>,
-    /// In its place but while a message is compressed.
     compressors: Option<Box<Compressors>>,
     /// Room for a message before it is compressed.
     plain: Vec<u8>,
@@ -248,22 +284,20 @@ pub struct Shard {
     queued_bytes: usize,
 }
 
-impl Shard {
-    /// Shard `own`. `seed` makes the epochs of the channels that it owns.
-    pub fn new(own: ShardId, settings: Arc<Settings>, verifier: Arc<Verifier>, seed: u64) -> Self {
+impl ShardCore {
+    fn new(own: ShardId, settings: Arc<Settings>, verifier: Arc<Verifier>, seed: u64) -> Self {
         let shards = settings.hub.shards;
+        let endpoints = settings.hub.endpoints();
         let credit = mesh::credits(settings.lane_parcels);
         Self {
             own,
             hub: Hub::new(settings.hub.clone(), seed),
-            staging: Staging::new(own, shards, settings.lane_parcels),
+            staging: Staging::new(own, endpoints, settings.lane_parcels),
             conns: Conns::new(own),
             fanout: Fanout::default(),
             dirty: Vec::new(),
             emptied: Vec::new(),
             flush: None,
-            envelopes: Some(EnvelopeDecoder::default()),
-            inflater: None,
             compressors: None,
             plain: Vec::new(),
             slicing: Slicing::default(),
@@ -290,28 +324,8 @@ impl Shard {
         }
     }
 
-    /// Parcels that wait to be shipped.
-    fn staging(&mut self) -> &mut Staging<Parcel> {
-        &mut self.staging
-    }
-
     fn stopwatch_ns(&self) -> u64 {
         (self.settings.stopwatch)()
-    }
-
-    /// What the shell is to do; the list is handed over.
-    pub fn take_actions(&mut self) -> Vec<Action> {
-        std::mem::take(&mut self.actions)
-    }
-
-    /// From now on tokens are judged by these keys.
-    pub fn set_verifier(&mut self, verifier: Arc<Verifier>) {
-        self.authenticator.set_verifier(verifier);
-    }
-
-    /// This shard's numbers.
-    pub fn metrics(&self) -> &Arc<ShardMetrics> {
-        &self.metrics
     }
 
     /// Takes one parcel from a lane.
@@ -334,7 +348,7 @@ impl Shard {
                 }
             }
             Parcel::Announce { news } => {
-                let language = self.settings.hub.language;
+                let language = self.settings.language;
                 let frame = news.frame(Voice::NativeText, |news, out| {
                     dialect::write_presence(Voice::NativeText, out, news, language);
                 });
@@ -344,6 +358,9 @@ impl Shard {
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
             Parcel::Deferred => self.give_credit(from),
+            Parcel::FromEngine(news) => self.hub.hear_engine(*news, now, &mut self.staging),
+            Parcel::ToEngine(ask) => unreachable!("{ask:?} is for the engine"),
+            Parcel::Gap { placed, from } => self.lose(&placed, from),
             Parcel::Farewell(farewell) => self.hear_farewell(farewell),
             Parcel::Answer { asker: Asker::Conn(conn), request, answer, credit } => {
                 if credit {
@@ -369,6 +386,16 @@ impl Shard {
             dialect::write_publication(Voice::NativeText, out, publication);
         });
         self.fanout.append(&publication.placed.channel, frame, publication.offset(), key);
+    }
+
+    /// Tells the subscribers of a channel that its publications up to `placed` are lost for good.
+    fn lose(&mut self, placed: &Placed, from: u64) {
+        self.fanout.begin_epoch(&placed.channel, &placed.epoch);
+        let Position { channel, epoch, offset: to } = placed.position();
+        let mut frame = Vec::new();
+        let gap = Gap { channel, epoch, from, to, reason: GapReason::Engine };
+        dialect::write_gap(Voice::NativeText, &mut frame, &gap);
+        self.fanout.append(channel, &frame, 0, 0);
     }
 
     /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
@@ -429,21 +456,17 @@ impl Shard {
 
     /// The backend asks the owner of a channel, which is this shard. The answer comes at the end of some later turn
     /// ([`turn::Next::Over`]), under the same number.
-    pub fn ask_for_backend(&mut self, request: u32, ask: Ask) {
+    fn ask_for_backend(&mut self, request: u32, ask: Ask) {
         self.staging.push(self.own, Parcel::Ask { asker: Asker::Backend, request, ask });
     }
 
-    fn take_backend_answers(&mut self) -> Vec<(u32, Answer)> {
-        std::mem::take(&mut self.backend)
-    }
-
     /// Whether something waits for another shard to make room: no turn helps before it has.
-    pub fn is_stuck(&self) -> bool {
-        self.staging.has_outbound() || self.hub.is_waiting()
+    fn is_stuck(&self) -> bool {
+        self.staging.has_outbound() || self.hub.is_waiting() || self.hub.has_news()
     }
 
     /// Whether something waits that a turn would take up.
-    pub fn has_work(&self) -> bool {
+    fn has_work(&self) -> bool {
         let more = self.sweep.is_under_way() || self.slicing.is_under_way();
         self.staging.own_len() > 0 || self.wants_flush() || more
     }
@@ -454,28 +477,19 @@ impl Shard {
     }
 
     /// Whether a connection waits for the turn of a large answer.
-    #[doc(hidden)]
-    pub fn holds_back(&mut self) -> bool {
+    fn holds_back(&mut self) -> bool {
         self.conns.ids().into_iter().any(|id| self.conns.at(id.slot).pacing().is_some_and(Pacing::holds_back))
     }
 
-    /// Whether a client waits for an errand.
-    #[doc(hidden)]
-    pub fn awaits_errand(&self) -> bool {
-        !self.errands.is_idle()
-    }
-
     /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
-    #[doc(hidden)]
-    pub fn is_quiescent(&self) -> bool {
+    fn is_quiescent(&self) -> bool {
         let all = mesh::credits(self.settings.lane_parcels);
         let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
         answered && !self.hub.is_holding() && !self.is_stuck() && !self.has_work() && self.flush.is_none()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.
-    #[doc(hidden)]
-    pub fn what_waits(&self) -> String {
+    fn what_waits(&self) -> String {
         let all = mesh::credits(self.settings.lane_parcels);
         let credits = self.credits.iter().map(|credits| (credits.left, credits.waiting.len())).enumerate();
         let owed: Vec<_> = credits.filter(|(_, credits)| *credits != (all, 0)).collect();
@@ -484,15 +498,8 @@ impl Shard {
         format!("credits {owed:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, holding {holding}, own {own}")
     }
 
-    /// The channels that this shard owns, as it sees them.
-    #[doc(hidden)]
-    pub fn owned(&self) -> Vec<crate::hub::OwnedChannel> {
-        self.hub.owned()
-    }
-
     /// The memory that is held for the connection, in bytes, and the most that it would be with what it is due.
-    #[doc(hidden)]
-    pub fn held_bytes(&mut self, id: ConnId) -> Option<(usize, usize)> {
+    fn held_bytes(&mut self, id: ConnId) -> Option<(usize, usize)> {
         let conn = self.conns.get(id)?;
         let due = |s: &Subscription| self.fanout.channel(s.channel).due(s.index as usize);
         let held = conn.outbox.held_bytes();
@@ -500,13 +507,12 @@ impl Shard {
     }
 
     /// Whether the connection is there and has been told, or is to be told, that it ends.
-    #[doc(hidden)]
-    pub fn is_closing(&mut self, id: ConnId) -> bool {
+    fn is_closing(&mut self, id: ConnId) -> bool {
         self.conns.get(id).is_some_and(|conn| conn.is_closing())
     }
 
     /// Ends every connection that is left: those that the kernel has not taken everything for are reset.
-    pub fn end_all(&mut self) {
+    fn end_all(&mut self) {
         for id in self.conns.ids() {
             let conn = self.conns.at(id.slot);
             let is_said = conn.is_closing() && conn.outbox.is_empty();
@@ -531,7 +537,7 @@ impl Shard {
 
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
-        let language = self.settings.hub.language;
+        let language = self.settings.language;
         let write = |out: &mut Vec<u8>| dialect::write_reply(Voice::NativeText, out, reply, mark, language);
         if self.may_compress(reply) { self.push_message(id.slot, write) } else { self.push_private(id.slot, write) }
     }

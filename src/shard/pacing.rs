@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{REPLY_BYTES, Shard};
+use super::{REPLY_BYTES, ShardCore};
 use crate::ids::ConnId;
 use crate::limits::Address;
 use crate::metrics::Count;
@@ -68,7 +68,7 @@ impl Pacing {
     }
 }
 
-impl Shard {
+impl ShardCore {
     /// Sends an ask to its owner. One that may bring a large answer is held back until its turn comes.
     pub(super) fn ask(&mut self, id: ConnId, asked: Asked, now: Now) {
         if !asked.ask.may_be_large() {

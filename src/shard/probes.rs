@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use super::{REPLY_BYTES, Shard};
+use super::{REPLY_BYTES, ShardCore};
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::ConnId;
 use crate::metrics::Count;
@@ -28,7 +28,7 @@ pub(super) struct Probes {
     deadlines: VecDeque<(u64, ConnId)>,
 }
 
-impl Shard {
+impl ShardCore {
     /// The lobby's owner wants to know whether the connection lives.
     pub(super) fn probe(&mut self, id: ConnId, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };

@@ -1,30 +1,26 @@
-//! What a connection sends: the HTTP request, then frames, then commands. Stops taking input whenever an answer
-//! has to come first, and goes on where it stopped. Part of `shard`; knows the wire formats through `proto`.
-
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+//! What a connection sends: the HTTP request, then frames, then commands. Stops taking input whenever an answer has to come
+//! first, and goes on where it stopped. Part of `shard`; `wire` and `dialect` know the formats.
+//!
+//! A message goes this way: [`Reading::receive`], `consume`, `frame`, [`ShardCore::event`], [`message`], then
+//! [`ShardCore::command`], which has the session judge it and carries out the effect.
 
 use super::admission::refusal_of;
 use super::conns::{Ending, Stage};
 use super::guard::shows_token;
-use super::refusals::token_use;
-use super::{Action, Input, REPLY_BYTES, Shard, Wire};
-use crate::auth::RefusedToken;
-use crate::dialect::native::decode::Rejected;
-use crate::hub::LOBBY;
+use super::{Action, Input, REPLY_BYTES, ShardCore, Wire};
+use crate::dialect::native::decode::{EnvelopeDecoder, Rejected};
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::metrics::Count;
 use crate::model::command::Request;
 use crate::model::notice::Reply;
-use crate::model::refusal::RequestError;
-use crate::model::text::{Language, Text};
-use crate::session::{Effect, Local, Rules};
+use crate::model::text::Language;
 use crate::site::Route;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
 use crate::wire::frame::{self, Opcode};
-use crate::wire::handshake::{self, Refusal};
-use crate::wire::websocket::{self, Decoder, Event, ProtocolError};
+use crate::wire::handshake::{self, HttpRefusal};
+use crate::wire::websocket::{self, Assembly, Event, ProtocolError};
 
 /// A masked control frame at its longest (RFC 6455 §5.5).
 const CONTROL_FRAME_MAX: usize = 2 + 4 + 125;
@@ -38,97 +34,80 @@ enum MessageCome {
     Again,
 }
 
-impl Shard {
-    /// Takes what was received; it is unmasked in place. Replies leave at once, those of one read in one send. Only
-    /// while the input is [`Input::Open`].
-    pub fn receive(&mut self, id: ConnId, bytes: &mut [u8], wire: &mut impl Wire, now: Now) -> Input {
-        if let Some(conn) = self.conns.get(id) {
-            let answers_ping = conn.seen(now.mono_ms);
-            self.shows_life(id);
-            self.metrics.add(Count::BytesIn, bytes.len());
-            // An idle connection that answers pings need not be remembered for that.
-            if !answers_ping || bytes.len() > CONTROL_FRAME_MAX {
-                self.measure(id, bytes.len(), now);
-            }
-            if answers_ping {
-                self.file_deadline(id);
-            }
-            self.consume(id, bytes, now);
+/// Where a message lies while it is taken: one for all connections of the shard. Between two calls there is nothing in it
+/// but spare memory.
+#[derive(Debug)]
+pub(super) struct Reading {
+    assembly: Assembly,
+    envelopes: EnvelopeDecoder,
+}
+
+impl Reading {
+    pub(super) fn new(stopwatch: fn() -> u64) -> Self {
+        Self { assembly: Assembly::new(stopwatch), envelopes: EnvelopeDecoder::default() }
+    }
+
+    /// [`Shard::receive`](super::Shard::receive)
+    pub(super) fn receive(
+        &mut self,
+        core: &mut ShardCore,
+        id: ConnId,
+        bytes: &mut [u8],
+        wire: &mut impl Wire,
+        now: Now,
+    ) -> Input {
+        if core.note_received(id, bytes.len(), now) {
+            self.consume(core, id, bytes, now);
         }
-        self.reply_and_go_on(id, wire, now)
+        self.reply_and_go_on(core, id, wire, now)
     }
 
-    /// Goes on with what had been received before the input was paused.
-    pub fn resume(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) -> Input {
-        self.consume_held(id, now);
-        self.reply_and_go_on(id, wire, now)
+    /// [`Shard::resume`](super::Shard::resume)
+    pub(super) fn resume(&mut self, core: &mut ShardCore, id: ConnId, wire: &mut impl Wire, now: Now) -> Input {
+        self.consume_held(core, id, now);
+        self.reply_and_go_on(core, id, wire, now)
     }
 
-    /// Sending may make room for replies to what is held.
-    fn reply_and_go_on(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) -> Input {
+    /// Sends the replies. Sending may make room for replies to what is held.
+    fn reply_and_go_on(&mut self, core: &mut ShardCore, id: ConnId, wire: &mut impl Wire, now: Now) -> Input {
         loop {
-            let before = self.input(id);
-            self.reply(id, wire, now);
-            let after = self.input(id);
+            let before = core.input(id);
+            core.reply(id, wire, now);
+            let after = core.input(id);
             if (before, after) != (Input::Paused, Input::Open) {
                 return after;
             }
-            self.consume_held(id, now);
+            self.consume_held(core, id, now);
         }
     }
 
-    fn consume_held(&mut self, id: ConnId, now: Now) {
-        if let Some(text) = self.take_put_off(id) {
-            self.message(id, &text, MessageCome::Again, now);
+    fn consume_held(&mut self, core: &mut ShardCore, id: ConnId, now: Now) {
+        if let Some(text) = core.take_put_off(id) {
+            message(core, &mut self.envelopes, id, &text, MessageCome::Again, now);
         }
-        if let Some(conn) = self.conns.get(id) {
+        if let Some(conn) = core.conns.get(id) {
             let mut held = conn.take_input();
-            self.consume(id, &mut held, now);
+            self.consume(core, id, &mut held, now);
         }
     }
 
-    /// The peer has ended its direction of the stream. What it asked before that is still answered: the connection ends
-    /// when nothing is owed any more.
-    pub fn hear_out(&mut self, id: ConnId) -> Input {
-        let Some(conn) = self.conns.get(id) else { return Input::Ended };
-        conn.paused = conn.hear_out();
-        if conn.paused { Input::Paused } else { Input::Ended }
-    }
-
-    /// What may be done with the connection's input.
-    pub fn input(&mut self, id: ConnId) -> Input {
-        match self.conns.get(id) {
-            None => Input::Ended,
-            Some(conn) if conn.paused => Input::Paused,
-            Some(conn) if conn.is_heard_out() => Input::Ended,
-            Some(_) => Input::Open,
-        }
-    }
-
-    fn consume(&mut self, id: ConnId, bytes: &mut [u8], now: Now) {
+    /// Takes the bytes one frame after the other, until they are used up or an answer has to come first. Then the rest is
+    /// held.
+    fn consume(&mut self, core: &mut ShardCore, id: ConnId, bytes: &mut [u8], now: Now) {
         let mut rest = bytes;
         while !rest.is_empty() {
-            if !self.is_open(id) {
-                let conn = self.conns.at(id.slot);
+            if !core.is_open(id) {
+                let conn = core.conns.at(id.slot);
                 conn.paused = true;
                 if !conn.is_closing() {
                     conn.hold_input(rest);
                 }
-                return self.count_unfinished(id, now);
+                return core.count_unfinished(id, now);
             }
-            let conn = self.conns.at(id.slot);
+            let conn = core.conns.at(id.slot);
             let used = match conn.stage {
-                Stage::Handshake => self.handshake(id, rest, now),
-                Stage::Native | Stage::Echo | Stage::Closing(Ending::AwaitClose) => {
-                    let mut decoder = std::mem::take(&mut conn.decoder);
-                    let used = self.frame(id, &mut decoder, rest, now);
-                    let conn = self.conns.at(id.slot);
-                    if conn.is_closing() {
-                        decoder.skip_messages();
-                    }
-                    conn.decoder = decoder;
-                    used
-                }
+                Stage::Handshake => core.handshake(id, rest, now),
+                Stage::Native | Stage::Echo | Stage::Closing(Ending::AwaitClose) => self.frame(core, id, rest, now),
                 Stage::Closing(_) => {
                     conn.decoder.skip(rest.len());
                     rest.len()
@@ -136,9 +115,102 @@ impl Shard {
             };
             rest = &mut rest[used..];
         }
-        self.count_unfinished(id, now);
-        if !self.is_open(id) {
-            self.conns.at(id.slot).paused = true;
+        core.count_unfinished(id, now);
+        if !core.is_open(id) {
+            core.conns.at(id.slot).paused = true;
+        }
+    }
+
+    /// Takes one frame, or as much of it as there is. Returns how many bytes it took.
+    fn frame(&mut self, core: &mut ShardCore, id: ConnId, rest: &mut [u8], now: Now) -> usize {
+        let length = rest.len();
+        let limits = core.message_limits(id);
+        let used = match core.conns.at(id.slot).decoder.decode(rest, &limits, &mut self.assembly) {
+            Ok((used, None)) => used,
+            Ok((used, Some(event))) => {
+                if let Some(text) = core.event(id, event, now) {
+                    message(core, &mut self.envelopes, id, text, MessageCome::First, now);
+                }
+                used
+            }
+            Err(error) => {
+                core.fail(id, error, now);
+                length
+            }
+        };
+        if let Some(work) = self.assembly.release() {
+            core.count_inflated(id, work, now);
+        }
+        used
+    }
+}
+
+/// Takes one text of the native protocol, unless its sender is over a rate.
+fn message(
+    core: &mut ShardCore,
+    envelopes: &mut EnvelopeDecoder,
+    id: ConnId,
+    text: &[u8],
+    come: MessageCome,
+    now: Now,
+) {
+    #[cfg(feature = "planted")]
+    crate::planted::hear(id, text);
+    let mut over = None;
+    if come == MessageCome::First {
+        over = core.take_message(id, text.len(), now).err();
+        core.metrics.count(Count::MessagesIn);
+    }
+    match (envelopes.decode(text), over) {
+        (Ok(Request { id: mark, .. }) | Err(Rejected { id: mark, .. }), Some(limit)) => {
+            core.too_many_messages(id, mark, limit, now);
+        }
+        (Err(Rejected { id: mark, text }), None) => {
+            let why = text.in_language(Language::En);
+            core.refused(id, Limit::Json, now, || format!("a message was not done: {why} (400)"));
+            core.error(id, mark, 400, text);
+        }
+        (Ok(request), None) if shows_token(&request.command) && !core.may_sign_in(id, now) => {
+            core.too_many_attempts(id, request.id, Limit::AuthFailuresPerIp, now);
+        }
+        (Ok(request), None) if come == MessageCome::First && core.puts_off(id, &request.command, text, now) => {}
+        (Ok(request), None) => core.command(id, request, now),
+    }
+    core.had_large |= envelopes.trim();
+}
+
+impl ShardCore {
+    /// Counts what was received, and remembers that the connection lives. Returns whether there is such a connection.
+    fn note_received(&mut self, id: ConnId, bytes: usize, now: Now) -> bool {
+        let Some(conn) = self.conns.get(id) else { return false };
+        let answers_ping = conn.seen(now.mono_ms);
+        self.shows_life(id);
+        self.metrics.add(Count::BytesIn, bytes);
+        // An idle connection that answers pings need not be remembered for that.
+        if !answers_ping || bytes > CONTROL_FRAME_MAX {
+            self.measure(id, bytes, now);
+        }
+        if answers_ping {
+            self.file_deadline(id);
+        }
+        true
+    }
+
+    /// The peer has ended its direction of the stream. What it asked before that is still answered: the connection ends
+    /// when nothing is owed any more.
+    pub(super) fn hear_out(&mut self, id: ConnId) -> Input {
+        let Some(conn) = self.conns.get(id) else { return Input::Ended };
+        conn.paused = conn.hear_out();
+        if conn.paused { Input::Paused } else { Input::Ended }
+    }
+
+    /// What may be done with the connection's input.
+    pub(super) fn input(&mut self, id: ConnId) -> Input {
+        match self.conns.get(id) {
+            None => Input::Ended,
+            Some(conn) if conn.paused => Input::Paused,
+            Some(conn) if conn.is_heard_out() => Input::Ended,
+            Some(_) => Input::Open,
         }
     }
 
@@ -185,7 +257,7 @@ impl Shard {
             &kept
         };
         let limits = self.settings.head;
-        match handshake::Request::parse(head, &limits) {
+        match handshake::UpgradeRequest::parse(head, &limits) {
             Ok(None) => {
                 self.conns.at(id.slot).hold_input(head);
                 rest.len()
@@ -204,7 +276,7 @@ impl Shard {
         }
     }
 
-    fn route(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) {
+    fn route(&mut self, id: ConnId, request: &handshake::UpgradeRequest<'_>, now: Now) {
         let site = std::sync::Arc::clone(&self.settings.site);
         let method = request.method();
         if let Some(limit) = self.conns.at(id.slot).refused {
@@ -214,7 +286,7 @@ impl Shard {
             return self.respond(id, now, |out| refusal.write(method, out));
         }
         if self.farewell.has_begun() {
-            let refusal = Refusal::unavailable("server is going away", 5);
+            let refusal = HttpRefusal::unavailable("server is going away", 5);
             return self.refuse_request(id, method, Some(request), refusal, now);
         }
         if let Err(limit) = self.place(id, request, now) {
@@ -256,7 +328,7 @@ impl Shard {
     }
 
     /// What the connection sent made us panic: says so (1011) and takes nothing more from it.
-    pub fn fail_internally(&mut self, id: ConnId, now: Now) -> Input {
+    pub(super) fn fail_internally(&mut self, id: ConnId, now: Now) -> Input {
         let Some(Stage::Native | Stage::Echo) = self.conns.get(id).map(|conn| conn.stage) else { return Input::Ended };
         self.metrics.closed(close::INTERNAL);
         self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, close::INTERNAL, "internal error"));
@@ -267,29 +339,8 @@ impl Shard {
         self.end_with(id, Ending::Finish, now, write);
     }
 
-    /// Takes one frame, or as much of it as there is; returns how many bytes it took.
-    fn frame(&mut self, id: ConnId, decoder: &mut Decoder, rest: &mut [u8], now: Now) -> usize {
-        let length = rest.len();
-        let limits = self.message_limits(id);
-        let mut inflater = self.take_inflater();
-        let used = match decoder.decode(rest, &limits, &mut inflater) {
-            Ok((used, None)) => used,
-            Ok((used, Some(event))) => {
-                self.event(id, event, now);
-                decoder.release();
-                used
-            }
-            Err(error) => {
-                self.fail(id, error, now);
-                length
-            }
-        };
-        self.put_back_inflater(id, inflater, now);
-        used
-    }
-
     /// What a message may have: before the sign-in no more than `auth` needs.
-    fn message_limits(&mut self, id: ConnId) -> websocket::Limits {
+    fn message_limits(&mut self, id: ConnId) -> websocket::MessageLimits {
         let mut limits = self.settings.messages;
         let conn = self.conns.at(id.slot);
         if conn.stage == Stage::Native && conn.session.is_anonymous() {
@@ -323,7 +374,8 @@ impl Shard {
         }
     }
 
-    fn event(&mut self, id: ConnId, event: Event<'_>, now: Now) {
+    /// Sees to an event. Returns the text of a message of the native protocol, for the caller to take.
+    fn event<'a>(&mut self, id: ConnId, event: Event<'a>, now: Now) -> Option<&'a [u8]> {
         let conn = self.conns.at(id.slot);
         let stage = conn.stage;
         match (event, stage) {
@@ -354,81 +406,9 @@ impl Shard {
                 });
                 self.close(id, close::UNACCEPTABLE, "only text messages are taken here", now);
             }
-            (Event::Text(text), _) => self.message(id, text, MessageCome::First, now),
+            (Event::Text(text), _) => return Some(text),
         }
-    }
-
-    fn message(&mut self, id: ConnId, text: &[u8], come: MessageCome, now: Now) {
-        let mut over = None;
-        if come == MessageCome::First {
-            over = self.take_message(id, text.len(), now).err();
-            self.metrics.count(Count::MessagesIn);
-        }
-        let mut envelopes = self.envelopes.take().unwrap_or_default();
-        match (envelopes.decode(text), over) {
-            (Ok(Request { id: mark, .. }) | Err(Rejected { id: mark, .. }), Some(limit)) => {
-                self.too_many_messages(id, mark, limit, now);
-            }
-            (Err(Rejected { id: mark, text }), None) => {
-                let why = text.in_language(Language::En);
-                self.refused(id, Limit::Json, now, || format!("a message was not done: {why} (400)"));
-                self.error(id, mark, 400, text);
-            }
-            (Ok(request), None) if shows_token(&request.command) && !self.may_sign_in(id, now) => {
-                self.too_many_attempts(id, request.id, Limit::AuthFailuresPerIp, now);
-            }
-            (Ok(request), None) if come == MessageCome::First && self.puts_off(id, &request.command, text, now) => {}
-            (Ok(request), None) => {
-                self.charge_escaping(id, &request.command, now);
-                let token_use = token_use(&request.command);
-                let looks_at_tokens = token_use.is_none() || self.may_sign_in(id, now);
-                let mark = request.id;
-                let mut session = std::mem::take(&mut self.conns.at(id.slot).session);
-                let rules = Rules { looks_at_tokens, ..self.rules(id, request.command.channel().unwrap_or(LOBBY)) };
-                let effect = catch_unwind(AssertUnwindSafe(|| {
-                    #[cfg(feature = "planted")]
-                    crate::planted::hear(id, text);
-                    session.command(request, &rules, now)
-                }));
-                let refused = rules.refused_token.take();
-                // Put back come what may: whoever ends the connection has to find whom it signed in.
-                self.conns.at(id.slot).session = session;
-                let effect = effect.unwrap_or_else(|panic| resume_unwind(panic));
-                match effect {
-                    Effect::Reply(reply, mark) => self.say(id, &reply, mark),
-                    Effect::Wait => {}
-                    Effect::Ask(asked) => self.ask(id, asked, now),
-                    Effect::Local(what, channel, mark) => self.local(id, what, channel, mark, now),
-                    Effect::Cancel(cancelled, channel, mark) => {
-                        self.local(
-                            id,
-                            Local::Refuse(RequestError::new(409, Text::Cancelled)),
-                            channel,
-                            cancelled.as_deref(),
-                            now,
-                        );
-                        self.say(id, &Reply::Unsubscribed { channel, code: 200 }, mark);
-                    }
-                    Effect::Refreshed(reply, mark) => {
-                        self.say(id, &reply, mark);
-                        self.review_subscriptions(id);
-                        self.file_deadline(id);
-                    }
-                    Effect::Close(reply, mark, code) => {
-                        self.say(id, &reply, mark);
-                        // Whoever may know why: in dev mode everyone is on this machine.
-                        let why = refused.as_ref().filter(|_| self.settings.site.is_dev());
-                        let why = why.map(RefusedToken::close_reason);
-                        self.close(id, code, why.as_deref().unwrap_or("unauthorized"), now);
-                    }
-                }
-                if let (Some(token), Some(token_use)) = (refused, token_use) {
-                    self.token_refused(id, mark, token_use, &token, now);
-                }
-            }
-        }
-        self.had_large |= envelopes.trim();
-        self.envelopes = Some(envelopes);
+        None
     }
 
     /// Both sides have said Close, or nothing more can be said: end our direction once all has left.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::Shard;
+use super::ShardCore;
 use crate::auth::RefusedToken;
 use crate::ids::ConnId;
 use crate::limits::Limit;
@@ -13,9 +13,9 @@ use crate::model::command::{Command, SubscribeTo};
 use crate::model::parcel;
 use crate::model::text::Text;
 use crate::time::clock::Now;
-use crate::wire::handshake::{Refusal, Request};
+use crate::wire::handshake::{HttpRefusal, UpgradeRequest};
 
-impl Shard {
+impl ShardCore {
     /// Counts what a limit refused to a connection, and tells it in the log.
     pub(super) fn refused(&mut self, id: ConnId, limit: Limit, now: Now, detail: impl FnOnce() -> String) {
         self.metrics.refused(limit);
@@ -79,7 +79,7 @@ impl Shard {
     }
 
     /// What the peer sent is no TLS, or TLS that can't be agreed on: its connection ends.
-    pub fn tls_failed(&mut self, id: ConnId, fault: &impl fmt::Display, now: Now) {
+    pub(super) fn tls_failed(&mut self, id: ConnId, fault: &impl fmt::Display, now: Now) {
         self.tell_refusal(id, "tls", now, || format!("closed: {fault}"));
     }
 
@@ -88,8 +88,8 @@ impl Shard {
         &mut self,
         id: ConnId,
         method: &str,
-        request: Option<&Request<'_>>,
-        refusal: Refusal,
+        request: Option<&UpgradeRequest<'_>>,
+        refusal: HttpRefusal,
         now: Now,
     ) {
         self.metrics.request_refused(refusal.status);
@@ -131,7 +131,7 @@ pub(super) fn token_use<'a>(command: &Command<'a>) -> Option<TokenUse<'a>> {
 pub(super) fn limit_of(refusal: parcel::Refusal) -> Option<Limit> {
     match refusal {
         parcel::Refusal::TooManyChannels => Some(Limit::Channels),
-        parcel::Refusal::Busy => Some(Limit::Requests),
+        parcel::Refusal::Busy | parcel::Refusal::Unanswered => Some(Limit::Requests),
         parcel::Refusal::TooLarge => Some(Limit::PushBytes),
         parcel::Refusal::TooManySignIns => Some(Limit::SignIns),
         parcel::Refusal::TooManyConnections => Some(Limit::ConnectionsPerUser),

@@ -1,7 +1,7 @@
 //! Giving way while memory is over its bound: in a first tick of a round the shard says what it holds, in a later one it
 //! gives up its share. Part of `shard`; who gives way is `limits`' to decide.
 
-use super::Shard;
+use super::ShardCore;
 use crate::limits::Limit;
 use crate::limits::relief::{self, Holding, QUEUE_MIN_BYTES, QueueSize};
 use crate::metrics::Count;
@@ -17,7 +17,7 @@ pub(super) struct Relief {
     said: Option<Holding>,
 }
 
-impl Shard {
+impl ShardCore {
     /// A tick's part of a round, if there is one.
     pub(super) fn give_way(&mut self, now: Now) {
         if let Some(own) = self.relief.said.take() {

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::Shard;
-use crate::auth::{Lifted, Revocation, Revocations};
+use super::ShardCore;
+use crate::auth::Revocation;
 use crate::ids::ConnId;
 use crate::limits::refusals::quoted;
 use crate::model::notice::Reply;
@@ -42,23 +42,12 @@ impl Sweep {
     }
 }
 
-impl Shard {
-    /// The backend has revoked tokens: none of them is taken from now on, and whoever lives by one ends within the
-    /// next turns. Then [`Answer::Revoked`] is among the answers of a turn, under the same number.
-    pub fn revoke(&mut self, request: u32, revocation: &Revocation, now: Now) {
+impl ShardCore {
+    /// Takes the revoked tokens no more, and begins a walk over all connections.
+    pub(super) fn revoke(&mut self, request: u32, revocation: &Revocation, now: Now) {
         self.authenticator.revoke(revocation, now.unix_ms);
         let (left, closed) = (self.conns.slots(), self.sweep.closed);
         self.sweep.waiting.push(Waiting { request, left, closed });
-    }
-
-    /// The backend takes revocations back: their tokens are taken again from now on.
-    pub fn lift(&mut self, lifted: &Lifted) {
-        self.authenticator.lift(lifted);
-    }
-
-    /// What had been revoked before the start.
-    pub fn set_revocations(&mut self, revocations: Revocations) {
-        self.authenticator.set_revocations(revocations);
     }
 
     /// A turn's part of the walk.

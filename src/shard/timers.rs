@@ -4,7 +4,7 @@
 use super::admission::REFUSED_MS;
 use super::conns::{Conn, Ending, Stage};
 use super::pacing::Pacing;
-use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, Shard, Wire};
+use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, ShardCore, Wire};
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::limits::refusals::quoted;
@@ -17,9 +17,9 @@ use crate::wire::codes::close;
 use crate::wire::frame::{self, Opcode};
 use crate::wire::websocket::Decoder;
 
-impl Shard {
+impl ShardCore {
     /// Looks at every connection whose moment has come.
-    pub fn tick(&mut self, wire: &mut impl Wire, now: Now) {
+    pub(super) fn tick(&mut self, wire: &mut impl Wire, now: Now) {
         self.publish_metrics(now);
         self.give_back(now);
         self.give_way(now);

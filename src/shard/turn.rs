@@ -25,7 +25,7 @@
 //! After each step it carries out [`Shard::take_actions`]. Between two steps it may call every other method of the
 //! shard. Only one `Turn` drives a shard.
 
-use super::{LANE_BYTES, LANE_PARCELS, Shard, Wire};
+use super::{LANE_BYTES, LANE_PARCELS, Shard, ShardCore, Wire};
 use crate::ids::ShardId;
 use crate::mesh::{Endpoint, Staging};
 use crate::metrics::Count;
@@ -132,37 +132,38 @@ impl Turn {
         sends: usize,
         now: Now,
     ) -> Next {
+        let core = &mut shard.core;
         match self.stage {
             TurnStage::TakeIn => {
                 lanes.wake_up();
-                self.has_left = lanes.drain(|from, parcel| shard.take(from, parcel, now));
-                shard.work(now);
-                lanes.ship(shard.staging());
-                if !shard.wants_flush() {
-                    return self.end(shard, lanes);
+                self.has_left = lanes.drain(|from, parcel| core.take(from, parcel, now));
+                core.work(now);
+                lanes.ship(&mut core.staging);
+                if !core.wants_flush() {
+                    return self.end(core, lanes);
                 }
-                shard.begin_flush();
-                self.stage = TurnStage::Flush { since_ns: shard.stopwatch_ns() };
+                core.begin_flush();
+                self.stage = TurnStage::Flush { since_ns: core.stopwatch_ns() };
                 Next::Step
             }
             TurnStage::Flush { since_ns } => {
-                if !shard.flush_step(sends, wire, now) {
+                if !core.flush_step(sends, wire, now) {
                     return Next::Yield;
                 }
-                shard.metrics().flushed(shard.stopwatch_ns().saturating_sub(since_ns) / 1_000);
-                lanes.ship(shard.staging());
-                self.end(shard, lanes)
+                core.metrics.flushed(core.stopwatch_ns().saturating_sub(since_ns) / 1_000);
+                lanes.ship(&mut core.staging);
+                self.end(core, lanes)
             }
         }
     }
 
-    fn end(&mut self, shard: &mut Shard, lanes: &mut impl ShardLanes) -> Next {
+    fn end(&mut self, core: &mut ShardCore, lanes: &mut impl ShardLanes) -> Next {
         self.stage = TurnStage::TakeIn;
-        let answers = shard.take_backend_answers();
-        let then = if self.has_left || shard.has_work() {
+        let answers = std::mem::take(&mut core.backend);
+        let then = if self.has_left || core.has_work() {
             AfterTurn::Work
-        } else if shard.is_stuck() {
-            shard.metrics().count(Count::LaneFull);
+        } else if core.is_stuck() {
+            core.metrics.count(Count::LaneFull);
             AfterTurn::Stuck
         } else if lanes.fall_asleep() {
             AfterTurn::Asleep

@@ -3,19 +3,19 @@
 //! Owns what RFC 6455 §5.4–§8.1 says about sequences of frames: fragments, interleaved control frames, UTF-8,
 //! the Close payload, and the limits that bound what a peer can make us keep; of RFC 7692, which frames may say that
 //! they are compressed. Knows no socket, no DEFLATE and no JSON. A message that lies in the input whole is unmasked
-//! there and handed out without a copy; only what is incomplete at the end of the input is kept, on the heap, until
-//! it is complete. What is compressed is inflated when it is complete, elsewhere. Called by `shard`.
+//! there and handed out without a copy. Only what is incomplete at the end of the input is kept, on the heap, until
+//! it is complete. Then it moves to the [`Assembly`], where a compressed message is inflated too. Called by `shard`.
 
 pub use super::frame::ProtocolError;
 
-use super::deflate::inflate::Inflater;
-use super::frame::{self, CLIENT_HEADER_MAX, Header, Opcode};
+use super::deflate::inflate::{Inflater, Work};
+use super::frame::{self, CLIENT_HEADER_MAX, FrameHeader, Opcode};
 use super::mask;
 use super::utf8::{self, InvalidUtf8, Validator};
 
 /// What a peer may send.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct MessageLimits {
     /// Bytes of a message, all its fragments and their overhead together; of a compressed one, its content too.
     pub message_bytes: usize,
     /// Bytes of a data frame's payload.
@@ -45,6 +45,33 @@ pub enum Event<'a> {
     },
 }
 
+/// Where a complete message lies that came in pieces or was compressed. One serves all connections of a shard, since each
+/// event is done with before the next bytes are decoded.
+#[derive(Debug)]
+pub struct Assembly {
+    /// What came in pieces: a message, or the payload of a control frame.
+    bytes: Vec<u8>,
+    inflater: Inflater,
+}
+
+impl Assembly {
+    /// An empty one. `clock` tells nanoseconds, for [`Work`] alone.
+    pub fn new(clock: fn() -> u64) -> Self {
+        Self { bytes: Vec::new(), inflater: Inflater::new(clock) }
+    }
+
+    /// Frees what the last event lay in. Returns what was inflated for it.
+    pub fn release(&mut self) -> Option<Work> {
+        self.bytes = Vec::new();
+        self.inflater.release()
+    }
+
+    /// Bytes that it holds on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.capacity() + self.inflater.heap_bytes()
+    }
+}
+
 /// Decodes the stream of one client. Idle, it is two words and has nothing on the heap.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -65,8 +92,6 @@ struct Partial {
     /// The start of a header that was cut.
     header: [u8; CLIENT_HEADER_MAX],
     header_len: u8,
-    /// The last event was handed out from here and is no longer needed.
-    delivered: Option<Delivered>,
     /// The frame whose payload is arriving.
     frame: Option<OpenFrame>,
     /// The data message that is arriving.
@@ -76,14 +101,8 @@ struct Partial {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Delivered {
-    Message,
-    Control,
-}
-
-#[derive(Debug, Clone, Copy)]
 struct OpenFrame {
-    header: Header,
+    header: FrameHeader,
     received: usize,
 }
 
@@ -93,7 +112,7 @@ struct Message {
     compressed: bool,
     bytes: Vec<u8>,
     validator: Validator,
-    /// Bytes announced so far and the overhead of the fragments, against `Limits::message_bytes`.
+    /// Bytes announced so far and the overhead of the fragments, against `MessageLimits::message_bytes`.
     charged: usize,
 }
 
@@ -103,12 +122,12 @@ enum Ready {
     Nothing,
     /// In the input, at these bytes.
     Input(Opcode, std::ops::Range<usize>),
-    /// In `Partial`, in the place that the opcode says.
-    Kept(Opcode),
+    /// Here: it came in pieces.
+    Kept(Opcode, Vec<u8>),
     /// In the input, and has to be inflated.
     Compressed(Opcode, std::ops::Range<usize>),
-    /// The message of `Partial`, and has to be inflated.
-    KeptCompressed(Opcode),
+    /// Here, and has to be inflated.
+    KeptCompressed(Opcode, Vec<u8>),
 }
 
 impl Decoder {
@@ -128,7 +147,7 @@ impl Decoder {
         if let Some(partial) = &mut self.partial {
             partial.message = None;
         }
-        self.release();
+        self.forget_empty();
     }
 
     /// Bytes that were taken and not looked at.
@@ -144,15 +163,15 @@ impl Decoder {
     /// Takes bytes from the front of `input`: returns how many, and what they completed. Call it again with the
     /// rest until all are consumed; of a non-empty input at least one byte always is.
     ///
-    /// The event may lie in the input, in the decoder or in the inflater. The decoder's memory is freed by the next
-    /// call, or by `release`. An error is final, as is `Event::Close`: what comes after is consumed unread.
+    /// The event lies in the input or in the assembly. Call [`Assembly::release`] when it is done with. An error is
+    /// final, as is `Event::Close`: what comes after is consumed unread.
     pub fn decode<'a>(
-        &'a mut self,
+        &mut self,
         input: &'a mut [u8],
-        limits: &Limits,
-        inflater: &'a mut Inflater,
+        limits: &MessageLimits,
+        assembly: &'a mut Assembly,
     ) -> Result<(usize, Option<Event<'a>>), ProtocolError> {
-        self.release();
+        let Assembly { bytes, inflater } = assembly;
         if self.closed {
             self.skip(input.len());
             return Ok((input.len(), None));
@@ -175,17 +194,18 @@ impl Decoder {
                 }
                 (opcode, &mut input[range])
             }
-            Ready::Kept(opcode) => {
-                self.closed = opcode == Opcode::Close;
-                (opcode, self.partial.get_or_insert_default().deliver(opcode))
+            Ready::Kept(opcode, payload) => {
+                if opcode == Opcode::Close {
+                    self.close();
+                }
+                *bytes = payload;
+                (opcode, &mut bytes[..])
             }
             Ready::Compressed(opcode, range) => {
                 let content = inflate(opcode, &input[range], limits, inflater);
                 (opcode, content.inspect_err(|_| self.close())?)
             }
-            Ready::KeptCompressed(opcode) => {
-                let message = self.partial.take().and_then(|partial| partial.message);
-                let payload = message.map_or(Vec::new(), |message| message.bytes);
+            Ready::KeptCompressed(opcode, payload) => {
                 let content = inflate(opcode, &payload, limits, inflater);
                 (opcode, content.inspect_err(|_| self.close())?)
             }
@@ -193,22 +213,13 @@ impl Decoder {
         Ok((consumed, Some(event(opcode, payload)?)))
     }
 
-    /// Frees what the last event was handed out from. An incomplete message stays.
-    pub fn release(&mut self) {
-        let Some(partial) = &mut self.partial else {
-            return;
-        };
-        match partial.delivered.take() {
-            Some(Delivered::Message) => partial.message = None,
-            Some(Delivered::Control) => partial.control = Vec::new(),
-            None => {}
-        }
-        if self.closed || partial.is_empty() {
+    fn forget_empty(&mut self) {
+        if self.partial.as_ref().is_some_and(|partial| partial.is_empty()) {
             self.partial = None;
         }
     }
 
-    /// Whether nothing is kept: neither an incomplete message nor an event that waits for `release`.
+    /// Whether nothing is kept.
     pub fn is_idle(&self) -> bool {
         self.partial.is_none()
     }
@@ -227,7 +238,7 @@ impl Decoder {
     }
 
     /// Works through one frame, or as much of it as there is.
-    fn advance(&mut self, input: &mut [u8], limits: &Limits) -> Result<(usize, Ready), ProtocolError> {
+    fn advance(&mut self, input: &mut [u8], limits: &MessageLimits) -> Result<(usize, Ready), ProtocolError> {
         let open = self.partial.as_ref().is_some_and(|partial| partial.frame.is_some());
         let mut at = 0;
         if !open {
@@ -256,15 +267,16 @@ impl Decoder {
         }
         let partial = self.partial.get_or_insert_default();
         let (taken, ready) = partial.take(&mut input[at..], limits, self.skips)?;
+        self.forget_empty();
         Ok((at + taken, ready))
     }
 
     /// Parses the header that `input` goes on with; the number is the bytes of *this* input that belong to it.
-    fn parse_header(&mut self, input: &[u8]) -> Result<Option<(Header, usize)>, ProtocolError> {
+    fn parse_header(&mut self, input: &[u8]) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
         let kept = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
         let rsv1_allowed = self.deflate;
         if kept == 0 {
-            let parsed = Header::parse(input, rsv1_allowed)?;
+            let parsed = FrameHeader::parse(input, rsv1_allowed)?;
             if parsed.is_none() && !input.is_empty() {
                 let partial = self.partial.get_or_insert_default();
                 partial.header[..input.len()].copy_from_slice(input);
@@ -276,7 +288,7 @@ impl Decoder {
         let partial = self.partial.get_or_insert_default();
         let filled = CLIENT_HEADER_MAX.min(kept + input.len());
         partial.header[kept..filled].copy_from_slice(&input[..filled - kept]);
-        let parsed = Header::parse(&partial.header[..filled], rsv1_allowed)?;
+        let parsed = FrameHeader::parse(&partial.header[..filled], rsv1_allowed)?;
         partial.header_len = if parsed.is_some() { 0 } else { filled as u8 };
         if parsed.is_some() && partial.is_empty() {
             self.partial = None;
@@ -286,7 +298,7 @@ impl Decoder {
 
     /// Whether a frame may come here (§5.4) and fits the limits, before a byte of its payload is kept. Returns
     /// its length.
-    fn admit(&self, header: &Header, limits: &Limits) -> Result<usize, ProtocolError> {
+    fn admit(&self, header: &FrameHeader, limits: &MessageLimits) -> Result<usize, ProtocolError> {
         let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
         match (header.opcode, message) {
             _ if self.skips => {}
@@ -316,7 +328,7 @@ impl Decoder {
 }
 
 /// What a data frame counts against the message limit.
-fn charge(header: &Header, limits: &Limits) -> usize {
+fn charge(header: &FrameHeader, limits: &MessageLimits) -> usize {
     let fragment = !header.fin || header.opcode == Opcode::Continuation;
     let overhead = if fragment { limits.fragment_overhead } else { 0 };
     (header.len as usize).saturating_add(overhead)
@@ -328,7 +340,7 @@ impl Partial {
     }
 
     /// Begins an admitted frame that is cut or belongs to a fragmented message.
-    fn open(&mut self, header: Header, limits: &Limits, skips: bool) {
+    fn open(&mut self, header: FrameHeader, limits: &MessageLimits, skips: bool) {
         self.frame = Some(OpenFrame { header, received: 0 });
         if skips || header.opcode.is_control() {
             return;
@@ -344,7 +356,7 @@ impl Partial {
     }
 
     /// Takes what `input` has of the open frame's payload.
-    fn take(&mut self, input: &mut [u8], limits: &Limits, skips: bool) -> Result<(usize, Ready), ProtocolError> {
+    fn take(&mut self, input: &mut [u8], limits: &MessageLimits, skips: bool) -> Result<(usize, Ready), ProtocolError> {
         let Some(OpenFrame { header, received }) = self.frame else {
             return Ok((0, Ready::Nothing));
         };
@@ -370,30 +382,20 @@ impl Partial {
         }
 
         self.frame = None;
-        let ready = match &self.message {
-            _ if header.opcode.is_control() => Ready::Kept(header.opcode),
-            Some(message) if header.fin && message.compressed => Ready::KeptCompressed(message.opcode),
+        let ready = match &mut self.message {
+            _ if header.opcode.is_control() => Ready::Kept(header.opcode, std::mem::take(&mut self.control)),
             Some(message) if header.fin => {
-                message.validator.finish()?;
-                Ready::Kept(message.opcode)
+                if !message.compressed {
+                    message.validator.finish()?;
+                }
+                let (opcode, bytes, is_compressed) =
+                    (message.opcode, std::mem::take(&mut message.bytes), message.compressed);
+                self.message = None;
+                if is_compressed { Ready::KeptCompressed(opcode, bytes) } else { Ready::Kept(opcode, bytes) }
             }
             _ => Ready::Nothing,
         };
         Ok((taken, ready))
-    }
-
-    /// The payload of what `take` completed, to be freed by the next `release`.
-    fn deliver(&mut self, opcode: Opcode) -> &mut [u8] {
-        match &mut self.message {
-            Some(message) if !opcode.is_control() => {
-                self.delivered = Some(Delivered::Message);
-                &mut message.bytes
-            }
-            _ => {
-                self.delivered = Some(Delivered::Control);
-                &mut self.control
-            }
-        }
     }
 }
 
@@ -418,7 +420,7 @@ impl Message {
 fn inflate<'a>(
     opcode: Opcode,
     payload: &[u8],
-    limits: &Limits,
+    limits: &MessageLimits,
     inflater: &'a mut Inflater,
 ) -> Result<&'a mut [u8], ProtocolError> {
     let content = inflater.inflate(payload, limits.message_bytes)?;

@@ -276,7 +276,7 @@ async fn only_objects_are_taken_and_errors_name_the_field() {
     for (endpoint, body, said) in [
         ("publish", r#"{"channel":["news"],"data":1}"#, "channel must be a text in quotes"),
         ("publish", r#"{"data":1}"#, "channel is missing"),
-        ("publish", r#"{"channel":"news","data":1,"data":2}"#, "data is there twice"),
+        ("publish", r#"{"channel":"news","data":1,"data":2}"#, "the body has data twice"),
         ("publish", r#"{"channel":"news","text":{"a":1}}"#, "text must be a text in quotes"),
         ("publish", r#"{"channel":"news","data":1,"key":1}"#, "key must be a text in quotes"),
         ("publish", r#"{"channel":"news","data":1,"epoch":[]}"#, "epoch must be a text in quotes"),
@@ -308,7 +308,7 @@ async fn only_objects_are_taken_and_errors_name_the_field() {
         ("?channel=lobby&limit=x", "limit must be a whole number from 1 up"),
         ("?channel=lobby&limit=-1", "limit must be a whole number from 1 up"),
         ("?channel=lobby&limit=", "limit must be a whole number from 1 up"),
-        ("?channel=lobby&channel=news", "channel is there twice"),
+        ("?channel=lobby&channel=news", "the query has channel twice"),
     ] {
         let error = backend.send("GET", &format!("/api/presence{query}"), b"").await.refused(400);
         assert_eq!(error["message"], said, "{query}");

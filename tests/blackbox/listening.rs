@@ -147,9 +147,9 @@ async fn what_a_killed_server_left_is_replaced_and_nothing_else() {
     at(&unix(&link)).run().refused(&[&unix(&link), "no socket"]);
     at("unix:/nowhere/at/all").run().refused(&["unix:/nowhere/at/all", "folder"]);
     at("unix:relative").run().refused(&["--listen", "absolute path"]);
-    at(",").run().refused(&["--listen", "one place at least"]);
+    at(",").run().refused(&["--listen", "at least one address"]);
     let (http, both) = ("URINGCAST_HTTP__LISTEN", "127.0.0.1:0,127.0.0.1:0");
-    at("127.0.0.1:0").env(http, both).run().refused(&["http.listen", "one place at most"]);
+    at("127.0.0.1:0").env(http, both).run().refused(&["http.listen", "at most one address"]);
 }
 
 #[tokio::test]

@@ -184,7 +184,7 @@ async fn a_flood_of_refusals_has_few_lines_and_says_how_many_it_left_out() {
     server.signal("TERM");
     let left_out = until("the count", async || {
         let log = server.log();
-        let line = log.lines().find(|line| line.contains("not told one by one"))?;
+        let line = log.lines().find(|line| line.contains("further refusals were only counted"))?;
         line.split("left_out=").nth(1)?.split_whitespace().next()?.parse::<usize>().ok()
     });
     let left_out = left_out.await;

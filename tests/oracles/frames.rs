@@ -1,8 +1,7 @@
 //! RFC 6455's frames by a second hand: a reference decoder that sees all bytes at once and was written without looking
 //! at the real one, and the real one run over chunks, both in the same terms. For the property tests and for fuzzing.
 
-use uringcast::wire::deflate::inflate::Inflater;
-use uringcast::wire::websocket::{Decoder, Event, Limits};
+use uringcast::wire::websocket::{Assembly, Decoder, Event, MessageLimits};
 
 use super::deflate;
 
@@ -15,14 +14,14 @@ pub enum Seen {
     Close(Option<u16>, String),
 }
 
-pub const LIMITS: Limits = Limits { message_bytes: 2000, frame_bytes: 1500, fragment_overhead: 64 };
+pub const LIMITS: MessageLimits = MessageLimits { message_bytes: 2000, frame_bytes: 1500, fragment_overhead: 64 };
 /// What a decoder may hold beyond a message: its own bookkeeping and a control frame's payload.
 const OVERHEAD: usize = 192 + 256;
 
 /// Runs the real decoder over chunks: what it saw, the close code of its error, and how many bytes it took.
 pub fn decode(chunks: &[Vec<u8>], deflate: bool) -> (Vec<Seen>, Option<u16>, usize) {
     let (mut decoder, mut seen, mut arrived) = (Decoder::new(), Vec::new(), 0);
-    let mut inflater = Inflater::new(|| 0);
+    let mut assembly = Assembly::new(|| 0);
     if deflate {
         decoder.allow_deflate();
     }
@@ -32,7 +31,7 @@ pub fn decode(chunks: &[Vec<u8>], deflate: bool) -> (Vec<Seen>, Option<u16>, usi
         arrived += rest.len();
         while !rest.is_empty() {
             let available = rest.len();
-            let (consumed, event) = match decoder.decode(rest, &LIMITS, &mut inflater) {
+            let (consumed, event) = match decoder.decode(rest, &LIMITS, &mut assembly) {
                 Ok(decoded) => decoded,
                 Err(error) => return (seen, Some(error.close_code()), arrived),
             };
@@ -44,8 +43,8 @@ pub fn decode(chunks: &[Vec<u8>], deflate: bool) -> (Vec<Seen>, Option<u16>, usi
                 Event::Pong(bytes) => Seen::Pong(bytes.to_vec()),
                 Event::Close { code, reason } => Seen::Close(code, reason.to_string()),
             }));
-            inflater.release();
-            assert!(inflater.heap_bytes() <= LIMITS.message_bytes + 1);
+            assembly.release();
+            assert!(assembly.heap_bytes() <= LIMITS.message_bytes + 1);
             assert!(decoder.heap_bytes() <= OVERHEAD + LIMITS.message_bytes.min(2 * arrived));
             rest = &mut rest[consumed..];
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use uringcast::hub::owner_of;
-use uringcast::model::parcel::{Answer, Ask};
+use uringcast::model::parcel::{Answer, Ask, Refusal};
 use uringcast::model::publication::{Content, Publish};
 use uringcast::shard::Shard;
 
@@ -21,6 +21,8 @@ struct Asked {
     said: u64,
     /// Where it is; `None` within if it was refused.
     answer: Option<Option<Place>>,
+    /// Nobody knows whether it was accepted.
+    is_unknown: bool,
 }
 
 /// All that the backend asked for.
@@ -51,7 +53,7 @@ impl Backend {
         };
         let owner = owner_of(channel, shards.len()).index();
         shards[owner].ask_for_backend(number, Ask::Publish(Box::new(publish)));
-        self.asked.push(Asked { channel, once, said, answer: None });
+        self.asked.push(Asked { channel, once, said, answer: None, is_unknown: false });
         self.tags.insert(number, tag.clone());
         (format!("the backend publishes {tag} in {channel}, once {once}"), owner)
     }
@@ -63,7 +65,10 @@ impl Backend {
                 Answer::Published { placed, duplicate } if asked.once || !duplicate => {
                     Some((placed.epoch.to_string(), placed.offset))
                 }
-                Answer::Refused(_) => None,
+                Answer::Refused(refusal) => {
+                    asked.is_unknown = *refusal == Refusal::Unanswered;
+                    None
+                }
                 answer => return Err(format!("the backend's {number} was answered {answer:?}")),
             };
             if asked.answer.replace(place).is_some() {
@@ -78,7 +83,7 @@ impl Backend {
         let place = Some(Some((epoch.to_owned(), offset)));
         let said =
             self.asked.iter().zip(self.tags.values()).filter(|(asked, said)| *said == tag && asked.channel == channel);
-        if said.clone().any(|(asked, _)| asked.answer == place) {
+        if said.clone().any(|(asked, _)| asked.answer == place || asked.is_unknown) {
             return Ok(());
         }
         Err(format!("{tag} is at {epoch} {offset} of {channel} and was answered {:?}", said.collect::<Vec<_>>()))

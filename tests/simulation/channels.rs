@@ -45,6 +45,8 @@ pub struct Subscribed {
     pub start: u64,
     /// The position: all up to here was sent to the client, or it was told that it is lost.
     pub position: u64,
+    /// Epochs of the channel that ended meanwhile.
+    ended: Vec<String>,
     /// The newest publication had. A gap may come before answers that are older.
     last: u64,
     /// The gap that has to come before anything else of the channel.
@@ -181,6 +183,7 @@ impl Client {
         let position = due.map_or(offset, |(from, _)| from - 1);
         let fresh = Subscribed {
             epoch: epoch.clone(),
+            ended: Vec::new(),
             start: offset,
             position,
             last: offset,
@@ -311,11 +314,19 @@ impl Client {
         let overflow = plan.settings.hub.namespaces.of(&channel).map(|namespace| namespace.overflow);
         let fair = match (subscribed.due.take(), reason) {
             (Some(due), reason) => reason == "history_lost" && due == (from, to),
+            (None, "engine") => plan.engine.is_some_and(|engine| engine.loses > 0),
             (None, "slow_consumer") => overflow != Some(Overflow::Disconnect),
             (None, "conflated") => overflow == Some(Overflow::Conflate),
             (None, _) => false,
         };
-        let next = from == subscribed.position + 1 && from <= to && data["epoch"] == subscribed.epoch;
+        let same = data["epoch"] == subscribed.epoch;
+        let renews = reason == "engine" && !same && from == 1;
+        if renews {
+            let renewed = data["epoch"].as_str().ok_or("no epoch")?.to_owned();
+            subscribed.ended.push(std::mem::replace(&mut subscribed.epoch, renewed));
+            (subscribed.start, subscribed.last) = (0, 0);
+        }
+        let next = renews || same && from == subscribed.position + 1 && from <= to;
         subscribed.position = to;
         let place = (subscribed.epoch.clone(), to);
         self.book.known.positions.insert(channel, place);
@@ -388,7 +399,7 @@ impl Client {
         let (_, subscribed) = self.subscription(json)?;
         let had = place.1 <= subscribed.position;
         let fresh = duplicate || place.1 > subscribed.start;
-        let fair = had && fresh && place.0 == subscribed.epoch;
+        let fair = had && fresh && place.0 == subscribed.epoch || subscribed.ended.contains(&place.0);
         self.book.acked.push(Acked { request, place, duplicate });
         conclude(fair, json)
     }

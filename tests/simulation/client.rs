@@ -448,7 +448,7 @@ impl Client {
         if data["user"] != json!({ "id": shown.id, "username": name }) {
             return Err(format!("the wrong user: {}", data["user"]));
         }
-        if json["message"] != Text::Authenticated.in_language(plan.settings.hub.language) {
+        if json["message"] != Text::Authenticated.in_language(plan.settings.language) {
             return Err(format!("the wrong words: {}", json["message"]));
         }
         let end = self.tokens[&request].expires_at_ms;

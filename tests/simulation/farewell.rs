@@ -37,6 +37,7 @@ pub fn judge(world: &mut World) -> Verdict<usize> {
 
 fn go_away(world: &mut World) -> Verdict {
     world.going = true;
+    world.hurry_engine();
     let mut told = 0;
     for _ in 0..PATIENCE {
         if told < world.shards.len() && world.dice.once_in(12) {
@@ -104,6 +105,7 @@ fn empty_pipes(world: &mut World) -> Verdict {
             busy |= world.shards[shard].has_work() || world.shards[shard].is_stuck();
             world.turn(shard)?;
         }
+        world.finish_engine();
         if !busy && world.lanes.is_empty() {
             return Ok(());
         }

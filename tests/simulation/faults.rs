@@ -26,10 +26,14 @@ pub enum Fault {
     ForgetRevocation,
     /// A shard that sleeps is not woken for what was shipped to it.
     DropRing,
+    /// The engine gives one publication two places.
+    AppendTwice,
+    /// The engine says of each of two publications what became of the other.
+    SwapOutcomes,
 }
 
 impl Fault {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::DropDeliver,
         Self::SwapDelivers,
         Self::DuplicateDeliver,
@@ -39,6 +43,8 @@ impl Fault {
         Self::LoseByte,
         Self::ForgetRevocation,
         Self::DropRing,
+        Self::AppendTwice,
+        Self::SwapOutcomes,
     ];
 }
 
@@ -75,7 +81,7 @@ impl Sabotage {
 /// Every lane of the mesh.
 #[derive(Debug)]
 pub struct Lanes {
-    shards: usize,
+    endpoints: usize,
     capacity: usize,
     queues: Vec<VecDeque<Parcel>>,
     /// Whether each shard has told the others to ring when they ship.
@@ -88,21 +94,36 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    pub fn new(shards: usize, capacity: usize, sabotage: Sabotage) -> Self {
-        let queues = (0..shards * shards).map(|_| VecDeque::new()).collect();
+    /// Lanes between `endpoints`: the shards, and an engine behind them.
+    pub fn new(endpoints: usize, capacity: usize, sabotage: Sabotage) -> Self {
+        let queues = (0..endpoints * endpoints).map(|_| VecDeque::new()).collect();
         Self {
-            shards,
+            endpoints,
             capacity,
             queues,
-            asleep: vec![false; shards],
-            rung: vec![false; shards],
-            delivered: vec![0; shards],
+            asleep: vec![false; endpoints],
+            rung: vec![false; endpoints],
+            delivered: vec![0; endpoints],
             sabotage,
         }
     }
 
     pub fn is_empty(&self) -> bool {
         self.queues.iter().all(VecDeque::is_empty)
+    }
+
+    pub fn has_room(&self, from: usize, to: usize) -> bool {
+        self.queues[from * self.endpoints + to].len() < self.capacity
+    }
+
+    pub fn pop(&mut self, from: usize, to: usize) -> Option<Parcel> {
+        self.queues[from * self.endpoints + to].pop_front()
+    }
+
+    /// Puts a parcel of the engine's into a lane that has room.
+    pub fn put(&mut self, from: usize, to: usize, parcel: Parcel) {
+        self.queues[from * self.endpoints + to].push_back(parcel);
+        self.rung[to] |= std::mem::take(&mut self.asleep[to]);
     }
 
     /// Whether somebody wants the shard to take a turn.
@@ -130,10 +151,10 @@ pub struct Ends<'a> {
 
 impl ShardLanes for Ends<'_> {
     fn drain(&mut self, mut take: impl FnMut(ShardId, Parcel)) -> bool {
-        let (shards, own) = (self.lanes.shards, self.own);
+        let (endpoints, own) = (self.lanes.endpoints, self.own);
         let mut has_left = false;
-        for from in (0..shards).map(|step| (self.first + step) % shards).filter(|&from| from != own) {
-            let queue = &mut self.lanes.queues[from * shards + own];
+        for from in (0..endpoints).map(|step| (self.first + step) % endpoints).filter(|&from| from != own) {
+            let queue = &mut self.lanes.queues[from * endpoints + own];
             for parcel in queue.drain(..self.budgets[from].min(queue.len())) {
                 (self.taken)(from, &parcel);
                 take(shard_id(from), parcel);
@@ -145,9 +166,9 @@ impl ShardLanes for Ends<'_> {
 
     /// Moves what the shard has staged into its lanes, as far as there is room.
     fn ship(&mut self, staging: &mut Staging<Parcel>) {
-        let Lanes { shards, capacity, queues, asleep, rung, delivered, sabotage } = &mut *self.lanes;
-        for to in (0..*shards).filter(|&to| to != self.own) {
-            let queue = &mut queues[self.own * *shards + to];
+        let Lanes { endpoints, capacity, queues, asleep, rung, delivered, sabotage } = &mut *self.lanes;
+        for to in (0..*endpoints).filter(|&to| to != self.own) {
+            let queue = &mut queues[self.own * *endpoints + to];
             let free = capacity.saturating_sub(queue.len());
             let has_moved = staging.ship_lane(shard_id(to), free, |parcel| {
                 delivered[to] += usize::from(is_delivery(&parcel));
@@ -160,8 +181,8 @@ impl ShardLanes for Ends<'_> {
     }
 
     fn fall_asleep(&mut self) -> bool {
-        let (shards, own) = (self.lanes.shards, self.own);
-        let is_idle = (0..shards).all(|from| self.lanes.queues[from * shards + own].is_empty());
+        let (endpoints, own) = (self.lanes.endpoints, self.own);
+        let is_idle = (0..endpoints).all(|from| self.lanes.queues[from * endpoints + own].is_empty());
         self.lanes.asleep[own] = is_idle;
         is_idle
     }

@@ -80,6 +80,7 @@ impl Tally {
 
 /// Brings a world to rest and judges it.
 pub fn judge(world: &mut World) -> Verdict<Tally> {
+    world.hurry_engine();
     settle(world)?;
     let before = world.lanes.delivered.clone();
     world.say(WATCH, What::Message(LAST_WORDS.into()));
@@ -96,6 +97,7 @@ pub fn judge(world: &mut World) -> Verdict<Tally> {
     master.publications(world)?;
     world.backend.at_rest()?;
     ledger::judge(world)?;
+    world.judge_engine()?;
     tokens::judge(world)?;
     kicks(world)?;
     Ok(tally(world))
@@ -140,7 +142,7 @@ fn come_to_rest(world: &mut World) -> Verdict {
         let mut busy = false;
         if round % 16 == 15 {
             // Who waits for the end of a batch window waits for the clock.
-            world.advance(8)?;
+            world.advance(if world.engine.is_some() { PAUSE_MS } else { 8 })?;
             (0..world.shards.len()).try_for_each(|shard| world.turn(shard))?;
         }
         for client in 0..world.clients.len() {
@@ -152,6 +154,8 @@ fn come_to_rest(world: &mut World) -> Verdict {
                 busy = true;
             }
         }
+        busy |= !world.is_engine_idle();
+        world.finish_engine();
         if !busy {
             return Ok(());
         }

@@ -8,8 +8,8 @@ use uringcast::auth::{CacheLimits, Verifier, user_id_from_json};
 use uringcast::config::{Auth, Config, Secret, StaticToken};
 use uringcast::dialect::native::encode::publication_frame_len;
 use uringcast::hub::HubSettings;
-use uringcast::hub::engine::EngineSettings;
-use uringcast::limits::{Guard, Rate, Rules};
+use uringcast::hub::engine::{EngineKind, EngineSettings};
+use uringcast::limits::{Guard, GuardSettings, Rate};
 use uringcast::metrics::Metrics;
 use uringcast::model::namespace::{
     Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
@@ -58,8 +58,10 @@ pub struct Plan {
     pub lane_budget: usize,
     /// Sends in one step of a flush, at most.
     pub flush_budget: usize,
+    /// A late engine, or none: then the owners' memory orders and keeps publications.
+    pub engine: Option<EnginePlan>,
     /// How likely each action is, in the order of `world::ACTIONS`.
-    pub weights: [usize; 12],
+    pub weights: [usize; 13],
     /// How likely each thing to say is, in the order of `Client::idea`.
     pub topics: [usize; 9],
     /// Of 100 things to say, how many are about channels.
@@ -70,8 +72,34 @@ pub struct Plan {
     pub token_share: usize,
 }
 
+/// What a seed decides about the engine. Each number is "once in so many"; 0 is never.
+#[derive(Debug, Clone, Copy)]
+pub struct EnginePlan {
+    /// The engine says that it did not accept a publication.
+    pub refuses: usize,
+    /// The engine does not know whether it accepted a publication.
+    pub forgets: usize,
+    /// The engine answers nothing.
+    pub keeps_silent: usize,
+    /// The engine loses the newest publications, or begins a new epoch.
+    pub loses: usize,
+}
+
+impl EnginePlan {
+    pub fn new(dice: &mut Dice) -> Self {
+        let mut odds = || dice.pick(&[0, 0, 40, 10]);
+        Self { refuses: odds(), forgets: odds(), keeps_silent: odds(), loses: odds() }
+    }
+}
+
 impl Plan {
     pub fn new(dice: &mut Dice) -> Self {
+        let engine = dice.once_in(4).then(|| EnginePlan::new(dice));
+        Self::with(engine, dice)
+    }
+
+    /// With a late engine, or none.
+    pub fn with(engine: Option<EnginePlan>, dice: &mut Dice) -> Self {
         let mut accounts = accounts(dice.between(1, 6));
         for account in &mut accounts {
             account.channels = CHANNELS.iter().filter(|_| dice.once_in(2)).map(|&name| name.to_owned()).collect();
@@ -80,15 +108,17 @@ impl Plan {
         let token_share = dice.pick(&[0, 0, 50, 95]);
         let by_address = token_share > 0 && dice.once_in(2);
         let shards = if dice.once_in(16) { 16 } else { dice.pick(&[1, 2, 2, 3, 3, 4, 5]) };
+        let kind = if engine.is_some() { EngineKind::Remote } else { EngineKind::Memory };
         Self {
-            settings: Arc::new(settings(shards, dice)),
+            settings: Arc::new(settings(shards, kind, dice)),
             verifier: Arc::new(verifier(&accounts, by_address)),
             steps: dice.pick(&[300, 1_000, 3_000, 8_000]),
             crowd: dice.between(2, 14),
             room: dice.pick(&[300, 1_500, 6_000, 65_536]),
             lane_budget: dice.pick(&[1, 2, 5, 256]),
             flush_budget: dice.pick(&[1, 2, 4, 192]),
-            weights: weights(channel_share, token_share, by_address, dice),
+            weights: weights(channel_share, token_share, by_address, engine.is_some(), dice),
+            engine,
             topics: [dice.between(2, 8), dice.between(4, 40), 3, 2, 2, 1, 1, 1, token_share / 40],
             channel_share,
             by_address,
@@ -108,7 +138,7 @@ impl Plan {
     /// Most connections that a user may have, if there is such a bound.
     pub fn most_connections(&self) -> Option<usize> {
         let hub = &self.settings.hub;
-        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.rules().exempt.is_empty();
+        let bounded = hub.duplicate_login == DuplicateLogin::Allow && self.settings.guard.settings().exempt.is_empty();
         (bounded && hub.connections_per_user > 0).then_some(hub.connections_per_user)
     }
 
@@ -118,20 +148,28 @@ impl Plan {
             namespace.history_size >= 100_000 && namespace.history_age_ms > 10_000_000
         };
         let hub = &self.settings.hub;
-        hub.recover_bytes >= 1 << 19
+        let loses = self.engine.is_some_and(|engine| engine.loses > 0);
+        !loses
+            && hub.recover_bytes >= 1 << 19
             && hub.engine.history_bytes > 1 << 28
             && hub.namespaces.of(channel).is_some_and(keeps)
     }
 }
 
-fn weights(channel_share: usize, token_share: usize, by_address: bool, dice: &mut Dice) -> [usize; 12] {
+fn weights(
+    channel_share: usize,
+    token_share: usize,
+    by_address: bool,
+    has_engine: bool,
+    dice: &mut Dice,
+) -> [usize; 13] {
     let revoke = usize::from(token_share > 0 && dice.once_in(2));
     let mut lean = |base: usize| (base * dice.pick(&[1, 2, 4, 8])).div_ceil(4);
-    let mut weights = [0; 12];
-    let life = [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1), lean(100), lean(10)];
-    weights[..9].copy_from_slice(&life);
-    weights[9..].copy_from_slice(&[channel_share / 8, revoke, if by_address { 12 } else { 0 }]);
-    weights
+    let clients = [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1)];
+    let engine = if has_engine { lean(100) } else { 0 };
+    let provider = if by_address { 12 } else { 0 };
+    let server = [lean(100), lean(10), channel_share / 8, revoke, engine, provider];
+    [&clients[..], &server].concat().try_into().expect("as many as there are actions")
 }
 
 fn accounts(users: usize) -> Vec<Account> {
@@ -200,26 +238,27 @@ fn namespace(name: &str, dice: &mut Dice) -> Namespace {
 
 /// Limits by address and rates have tests of their own. Here the connections of a user and large answers are measured, in
 /// lives where nobody is exempt: answers come later for it, and nothing else may change.
-fn rules(outbox_bytes: u64, dice: &mut Dice) -> Rules {
-    let admission = Rules { addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..Rules::default() };
+fn rules(outbox_bytes: u64, dice: &mut Dice) -> GuardSettings {
+    let admission =
+        GuardSettings { addresses: 1 << 20, connections: usize::MAX, refusals: 64, ..GuardSettings::default() };
     if dice.once_in(2) {
-        return Rules { exempt: vec!["127.0.0.0/8".parse().expect("a network")], ..admission };
+        return GuardSettings { exempt: vec!["127.0.0.0/8".parse().expect("a network")], ..admission };
     }
     // Room for one of the largest, which is half of the bound, and compressed costs three times that.
     let answers = Rate::per_s(outbox_bytes * dice.pick(&[10, 100, 1_000]), 2 * outbox_bytes);
     let unread_answers = outbox_bytes * dice.pick(&[0, 1, 4]);
-    Rules { answers, unread_answers, users: 10_000, ..admission }
+    GuardSettings { answers, unread_answers, users: 10_000, ..admission }
 }
 
-fn settings(shards: usize, dice: &mut Dice) -> Settings {
+fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
     let request_ms = dice.pick(&[150, 1_000, 10_000, 10_000]);
     let probe_ms = dice.pick(&[0, 100, 700, 2_000]);
     let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);
     let guard = Arc::new(Guard::new(rules(outbox_bytes as u64, dice)));
+    let language = dice.pick(&[Language::En, Language::Zh]);
     Settings {
         hub: HubSettings {
             shards,
-            language: dice.pick(&[Language::En, Language::Zh]),
             namespaces: namespaces(dice.once_in(2), dice),
             duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
             connections_per_user: dice.pick(&[0, 1, 2, 3]),
@@ -230,10 +269,15 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
             recover_bytes: outbox_bytes / 2,
             patience_ms: request_ms / 2,
             channels: 1_000,
-            engine: EngineSettings { history_bytes: dice.pick(&[2_000, 1 << 29, 1 << 29]), idempotency_keys: 1_000 },
+            engine: EngineSettings {
+                kind,
+                history_bytes: dice.pick(&[2_000, 1 << 29, 1 << 29]),
+                idempotency_keys: 1_000,
+            },
             presence_digest_above: 1_000,
             presence_list: 100,
         },
+        language,
         guard,
         metrics: Metrics::new(shards),
         refusals: Arc::default(),
@@ -244,8 +288,8 @@ fn settings(shards: usize, dice: &mut Dice) -> Settings {
             policy: Policy { compression: Mode::On, ..Policy::default() },
             dev: None,
         }),
-        head: handshake::Limits::default(),
-        messages: websocket::Limits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 },
+        head: handshake::HeadLimits::default(),
+        messages: websocket::MessageLimits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 },
         auth_message_bytes: 1 << 20,
         outbox_bytes,
         subscriptions: 128,

@@ -1,8 +1,9 @@
 //! N real shards, the lanes between them, the sockets of the clients and one clock; a step is one random action
-//! on one of them. Does to each part what `src/io/reactor.rs` and `src/io/conn.rs` do, in every order that they could;
+//! on one of them. Does to each part what `src/io/turns.rs` and `src/io/tasks.rs` do, in every order that they could;
 //! the order within a turn is the server's own, `shard::turn`. A shard that sleeps takes no turn until it is woken.
 //! An observer on the lobby's owner listens from the first step to the last: what it hears is the master sequence.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::client::{Client, Verdict, What};
 use crate::codec;
 use crate::deflate::OFFERS;
 use crate::dice::Dice;
+use crate::engine::{ModelEngine, ticket_of};
 use crate::faults::{Ends, Fault, Lanes, Sabotage};
 use crate::plan::{OBSERVER, Plan};
 use crate::tokens::{Law, START_MS};
@@ -33,7 +35,7 @@ pub const WATCH: usize = 0;
 pub const HERE: Arrival = Arrival { from: Peer::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), is_told: true, accepted_ns: 1 };
 
 /// What a step can be; `Plan::weights` has the odds.
-const ACTIONS: [fn(&mut World) -> Verdict; 12] = [
+const ACTIONS: [fn(&mut World) -> Verdict; 13] = [
     World::connect,
     World::speak,
     World::any_server_read,
@@ -45,6 +47,7 @@ const ACTIONS: [fn(&mut World) -> Verdict; 12] = [
     World::pass_time,
     World::backend_asks,
     World::backend_revokes,
+    World::engine_step,
     World::provider_acts,
 ];
 
@@ -72,6 +75,8 @@ pub struct World {
     pub net: Net,
     pub clients: Vec<Client>,
     pub backend: Backend,
+    /// Behind one more endpoint of the mesh, in some lives.
+    pub engine: Option<ModelEngine>,
     pub law: Law,
     /// Clients that were closed as slow, judged by what really waited for them.
     pub slow: BTreeSet<usize>,
@@ -103,7 +108,8 @@ impl World {
             turns: (0..count).map(|_| Turn::default()).collect(),
             after: vec![AfterTurn::Work; count],
             alarms: BTreeSet::new(),
-            lanes: Lanes::new(count, plan.settings.lane_parcels, sabotage.clone()),
+            engine: plan.engine.map(|engine| ModelEngine::new(engine, count, sabotage.clone())),
+            lanes: Lanes::new(plan.settings.hub.endpoints(), plan.settings.lane_parcels, sabotage.clone()),
             net: Net::new(count, Dice::new(seed ^ 0x5eed), sabotage),
             now: Now { unix_ms: START_MS, mono_ms: 1_000 },
             clients: Vec::new(),
@@ -137,6 +143,7 @@ impl World {
             let read = self.server_read(WATCH, usize::MAX);
             self.now.unix_ms = today_ms;
             read?;
+            self.finish_engine();
             self.turn(owner)?;
             self.observe()?;
         }
@@ -153,6 +160,7 @@ impl World {
 
     /// One step of a server that was told to go: as in life, but that nobody comes and no time passes.
     pub fn step_out(&mut self) -> Verdict {
+        self.finish_engine();
         const WEIGHTS: [usize; 5] = [10, 20, 20, 15, 60];
         let actions: [fn(&mut Self) -> Verdict; WEIGHTS.len()] =
             [Self::speak, Self::any_server_read, Self::any_client_read, Self::any_writable, Self::any_turn];
@@ -474,15 +482,18 @@ impl World {
     fn step(&mut self, shard: usize, sends: usize) -> Verdict {
         let is_sending = self.turns[shard].is_flushing();
         let before = if is_sending { self.held_bytes(shard) } else { Vec::new() };
-        let count = self.shards.len();
+        let count = self.plan.settings.hub.endpoints();
         let (budgets, first) = if is_sending {
             (Vec::new(), 0)
         } else {
             ((0..count).map(|_| self.dice.between(0, self.plan.lane_budget)).collect(), self.dice.below(count))
         };
         let (trace, now) = (self.trace, self.now);
-        let taken =
-            |from: usize, parcel: &Parcel| note(trace, now, || format!("shard {shard} takes from {from} {parcel:?}"));
+        let outcomes = RefCell::new(Vec::new());
+        let taken = |from: usize, parcel: &Parcel| {
+            note(trace, now, || format!("shard {shard} takes from {from} {parcel:?}"));
+            outcomes.borrow_mut().extend(ticket_of(parcel));
+        };
         let mut ends = Ends { lanes: &mut self.lanes, own: shard, budgets, first, taken: &taken };
         let next = self.turns[shard].step(&mut self.shards[shard], &mut ends, &mut self.net, sends, now);
         self.note(|| match is_sending {
@@ -490,6 +501,7 @@ impl World {
             false => format!("shard {shard} takes a turn: {next:?}"),
         });
         self.judge_slow(shard, before)?;
+        self.judge_outcomes(shard, outcomes.into_inner())?;
         // The shell does not count these as a reason for another turn.
         self.carry_out(shard)?;
         if let Next::Over { answers, then } = next {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use uringcast::config::{Config, Origin, describe};
+use uringcast::config::{Config, SettingOrigin, describe};
 
 use crate::dice::Dice;
 
@@ -27,7 +27,7 @@ pub fn run(bytes: &[u8]) {
         Err(error) => {
             let message = error.to_string();
             assert!(!message.is_empty());
-            if let Origin::File { line: Some(line), .. } = error.origin {
+            if let SettingOrigin::File { line: Some(line), .. } = error.origin {
                 assert!((1..=1 + text.matches('\n').count()).contains(&line), "{message}");
             }
         }

@@ -47,7 +47,8 @@ struct Hostile {
 /// gone, nothing is left of them.
 pub fn run(bytes: &[u8]) {
     let mut dice = Dice::loaded(bytes);
-    let plan = Plan::new(&mut dice);
+    // The hostile clients need no engine.
+    let plan = Plan::with(None, &mut dice);
     let count = plan.settings.hub.shards;
     let none = Sabotage::new(None, 0);
     let shard = |own| Shard::new(shard_id(own), Arc::clone(&plan.settings), Arc::clone(&plan.verifier), own as u64);

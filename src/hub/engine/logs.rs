@@ -47,6 +47,13 @@ impl ChannelLogs {
         LogId(self.logs.insert(log))
     }
 
+    /// The channel stands at `top` of `epoch` from now on, and nothing of its history is kept.
+    pub fn restart(&mut self, log: LogId, epoch: &Arc<str>, top: u64) {
+        self.change(log, History::clear);
+        let log = &mut self.logs[log.0];
+        (log.epoch, log.top) = (Arc::clone(epoch), top);
+    }
+
     /// Ends a log and forgets its history. Returns the newest offset that the channel had.
     pub fn close(&mut self, log: LogId) -> u64 {
         self.change(log, History::clear);

@@ -58,27 +58,27 @@ impl MemoryEngine {
     pub fn submit(
         &mut self,
         log: LogId,
-        publish: &Publish,
-        fits: impl FnOnce(&Placed) -> bool,
+        publish: Publish,
+        fits: impl FnOnce(&Publish, &Placed) -> bool,
         timestamp: u64,
         mono_ms: u64,
     ) -> Submitted {
         if publish.epoch.as_ref().is_some_and(|epoch| **epoch != **self.logs.epoch(log)) {
             return Submitted::EpochChanged;
         }
-        let content = match self.look_up(publish, mono_ms) {
+        let content = match self.look_up(&publish, mono_ms) {
             Ok(content) => content,
             Err(submitted) => return submitted,
         };
         // The place is taken only if the push fits, so that a push which is too large leaves no hole.
-        if !fits(&self.logs.placed(log, self.logs.top(log) + 1)) {
+        if !fits(&publish, &self.logs.placed(log, self.logs.top(log) + 1)) {
             return Submitted::Refused(Refusal::TooLarge);
         }
         let placed = self.logs.advance(log);
         if let (Some(key), Some(content)) = (&publish.idempotency_key, content) {
-            self.dedup.record(&publisher_key(publish), key, content, placed.clone(), mono_ms);
+            self.dedup.record(&publisher_key(&publish), key, content, placed.clone(), mono_ms);
         }
-        Submitted::Accepted(placed, timestamp)
+        Submitted::Accepted { placed, timestamp, publish }
     }
 
     /// The hash of the content, if the publication carries an idempotency key and the key is new.

@@ -1,11 +1,11 @@
-//! What each `type` of envelope carries: members in, one [`Command`] out.
-//! It checks types, sizes and the syntax of channel names, and judges nothing else.
+//! Reads what each `type` of envelope carries: members go in, one [`Command`] comes out.
+//! It checks types, sizes and the syntax of channel names. `session` judges everything else.
 
 use simd_json::{Node, StaticNode};
 
 use super::Rejected;
-use super::fields::{Fields, Member};
-use super::source::Source;
+use super::fields::{TapeFields, TapeMember};
+use super::source::ParsedText;
 use crate::model::channel_name::MAX_CHANNEL_BYTES;
 use crate::model::command::{
     Command, MAX_AUTH_CHANNELS, MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES, MAX_REQUEST_ID_BYTES,
@@ -15,16 +15,16 @@ use crate::model::position::SinceRef;
 use crate::model::text::Text;
 
 /// The envelope's own fields.
-pub struct Envelope<'t, 'a> {
+pub struct RequestEnvelope<'t, 'a> {
     kind: &'a str,
     id: Option<&'a str>,
-    data: Data<'t, 'a>,
+    data: RequestData<'t, 'a>,
 }
 
-impl<'t, 'a> Envelope<'t, 'a> {
-    pub fn read(source: Source<'t, 'a>) -> Result<Self, Rejected<'a>> {
+impl<'t, 'a> RequestEnvelope<'t, 'a> {
+    pub fn read(source: ParsedText<'t, 'a>) -> Result<Self, Rejected<'a>> {
         let rejected = |id| Rejected { id, text: Text::Malformed };
-        let fields = Fields::of(source.tape, 0).ok_or(rejected(None))?;
+        let fields = TapeFields::of(source.tape, 0).ok_or(rejected(None))?;
         let (mut kind, mut id, mut data) = (None, None, None);
         for member in fields {
             match member.key {
@@ -41,10 +41,10 @@ impl<'t, 'a> Envelope<'t, 'a> {
         };
         let Some(Node::String(kind)) = kind.map(|member| member.node) else { return Err(rejected(id)) };
         let data = match data {
-            None | Some(Member { node: Node::Static(StaticNode::Null), .. }) => Data::default_of(source),
+            None | Some(TapeMember { node: Node::Static(StaticNode::Null), .. }) => RequestData::default_of(source),
             Some(member) => {
-                let fields = Fields::of(source.tape, member.at).ok_or(rejected(id))?;
-                Data { source, member: Some(member), fields }
+                let fields = TapeFields::of(source.tape, member.at).ok_or(rejected(id))?;
+                RequestData { source, member: Some(member), fields }
             }
         };
         Ok(Self { kind, id, data })
@@ -69,16 +69,16 @@ impl<'t, 'a> Envelope<'t, 'a> {
     }
 }
 
-/// What stands in the envelope's `data`.
-struct Data<'t, 'a> {
-    source: Source<'t, 'a>,
-    member: Option<Member<'a>>,
-    fields: Fields<'t, 'a>,
+/// The `data` of an envelope.
+struct RequestData<'t, 'a> {
+    source: ParsedText<'t, 'a>,
+    member: Option<TapeMember<'a>>,
+    fields: TapeFields<'t, 'a>,
 }
 
-impl<'t, 'a> Data<'t, 'a> {
-    fn default_of(source: Source<'t, 'a>) -> Self {
-        Self { source, member: None, fields: Fields::default() }
+impl<'t, 'a> RequestData<'t, 'a> {
+    fn default_of(source: ParsedText<'t, 'a>) -> Self {
+        Self { source, member: None, fields: TapeFields::default() }
     }
 
     fn auth(self) -> Result<Command<'a>, Text> {
@@ -86,7 +86,7 @@ impl<'t, 'a> Data<'t, 'a> {
             token: self.fields.optional_str("token")?.filter(|token| !token.is_empty()),
             ping: self.fields.optional_bool("ping")?.unwrap_or_default(),
             recover: self.fields.since("recover")?,
-            channels: self.fields.objects("channels", MAX_AUTH_CHANNELS, Fields::subscribe_to_any)?,
+            channels: self.fields.objects("channels", MAX_AUTH_CHANNELS, TapeFields::subscribe_to_any)?,
         })
     }
 
@@ -141,7 +141,7 @@ impl<'t, 'a> Data<'t, 'a> {
     }
 }
 
-impl<'a> Fields<'_, 'a> {
+impl<'a> TapeFields<'_, 'a> {
     fn channel(self) -> Result<&'a str, Text> {
         self.optional_channel("channel")?.ok_or(Text::Malformed)
     }
@@ -155,7 +155,7 @@ impl<'a> Fields<'_, 'a> {
         Ok(SubscribeTo { channel, token, recover: self.since("recover")? })
     }
 
-    /// As it comes with `auth`: a name that is none is refused by itself, not with the whole sign-in.
+    /// A channel of `auth`. A malformed name is refused by itself later, not together with the whole sign-in.
     fn subscribe_to_any(self) -> Result<SubscribeTo<'a>, Text> {
         let channel = self.optional_str_within("channel", 0..=MAX_CHANNEL_BYTES)?.ok_or(Text::Malformed)?;
         Ok(SubscribeTo { channel, token: self.optional_str("token")?, recover: self.since("recover")? })

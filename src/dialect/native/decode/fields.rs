@@ -1,16 +1,16 @@
-//! The members of JSON objects on simd-json's tape, and their values by type. Knows no command.
-//! Of a key that comes twice the last one counts, as in JavaScript.
+//! Reads the members of JSON objects on simd-json's tape, and their values by type. It knows no command.
+//! If a key comes twice, the last one counts, as in JavaScript.
 
 use simd_json::{Node, StaticNode};
 
 use crate::model::channel_name::is_channel_name;
 use crate::model::text::Text;
 
-/// The members of one object. Of a key that comes twice the last one counts, as in JavaScript.
+/// The members of one object that have not been read yet.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Fields<'t, 'a> {
+pub struct TapeFields<'t, 'a> {
     tape: &'t [Node<'a>],
-    /// Where the next member's key stands on the tape.
+    /// The place of the next member's key on the tape.
     at: usize,
     len: usize,
     left: usize,
@@ -18,18 +18,18 @@ pub struct Fields<'t, 'a> {
 
 /// One member of an object.
 #[derive(Clone, Copy, Debug)]
-pub struct Member<'a> {
+pub struct TapeMember<'a> {
     pub key: &'a str,
-    /// The value, or how it begins.
+    /// The first node of the value.
     pub node: Node<'a>,
-    /// Where the value stands on the tape.
+    /// The place of that node on the tape.
     pub at: usize,
-    /// How many members stand before it in its object.
+    /// The number of members before it in its object.
     pub ordinal: usize,
 }
 
-impl<'t, 'a> Fields<'t, 'a> {
-    /// The members of the object at this place of the tape, if it is one.
+impl<'t, 'a> TapeFields<'t, 'a> {
+    /// The members of the object at this place of the tape; `None` if there is no object.
     pub fn of(tape: &'t [Node<'a>], at: usize) -> Option<Self> {
         match tape.get(at) {
             Some(&Node::Object { len, .. }) => Some(Self { tape, at: at + 1, len, left: len }),
@@ -37,13 +37,13 @@ impl<'t, 'a> Fields<'t, 'a> {
         }
     }
 
-    /// The member that counts of those with this key.
-    pub fn find(self, name: &str) -> Option<Member<'a>> {
+    /// The last member with this key, which is the one that counts.
+    pub fn find(self, name: &str) -> Option<TapeMember<'a>> {
         self.filter(|member| member.key == name).last()
     }
 
-    /// The same; `null` is as good as absent.
-    fn given(self, name: &str) -> Option<Member<'a>> {
+    /// The last member with this key, unless its value is `null`.
+    fn given(self, name: &str) -> Option<TapeMember<'a>> {
         self.find(name).filter(|member| member.node != NULL)
     }
 
@@ -91,7 +91,7 @@ impl<'t, 'a> Fields<'t, 'a> {
         }
     }
 
-    /// A whole number from 1 up; more than a `u32` holds is as much as it holds.
+    /// A whole number from 1 up. A larger number than a `u32` holds becomes the largest `u32`.
     pub fn optional_count(self, name: &str) -> Result<Option<u32>, Text> {
         match self.optional_u64(name)? {
             None => Ok(None),
@@ -107,7 +107,7 @@ impl<'t, 'a> Fields<'t, 'a> {
         }
     }
 
-    /// A list of objects, each put through `read`; empty if absent. Longer than `most` is malformed.
+    /// A list of objects, each read by `read`. A missing list is empty. A list of more than `most` objects is malformed.
     pub fn objects<T>(self, name: &str, most: usize, read: impl Fn(Self) -> Result<T, Text>) -> Result<Vec<T>, Text> {
         let Some(member) = self.given(name) else { return Ok(Vec::new()) };
         let Node::Array { len, .. } = member.node else { return Err(Text::Malformed) };
@@ -127,20 +127,20 @@ impl<'t, 'a> Fields<'t, 'a> {
 
 const NULL: Node<'static> = Node::Static(StaticNode::Null);
 
-impl<'a> Iterator for Fields<'_, 'a> {
-    type Item = Member<'a>;
+impl<'a> Iterator for TapeFields<'_, 'a> {
+    type Item = TapeMember<'a>;
 
-    fn next(&mut self) -> Option<Member<'a>> {
+    fn next(&mut self) -> Option<TapeMember<'a>> {
         let ordinal = self.len - self.left;
         self.left = self.left.checked_sub(1)?;
         let at = self.at + 1;
         let (&Node::String(key), &node) = (self.tape.get(self.at)?, self.tape.get(at)?) else { return None };
         self.at = at + width(&node);
-        Some(Member { key, node, at, ordinal })
+        Some(TapeMember { key, node, at, ordinal })
     }
 }
 
-/// How many nodes the value takes that begins with this one.
+/// The number of nodes of the value that begins with this node.
 pub fn width(node: &Node<'_>) -> usize {
     match node {
         Node::Object { count, .. } | Node::Array { count, .. } => count + 1,

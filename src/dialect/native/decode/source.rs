@@ -1,46 +1,45 @@
-//! From simd-json's tape back to the client's own bytes. The tape keeps no spans, but simd-json's first pass leaves
-//! the place of every structural character of the text: brackets, colons, commas, and where strings, numbers and
-//! words begin. How many of those a value takes follows from the tape, so a node's place in the one gives its place
-//! in the other.
+//! Finds a value in the client's own bytes, given its place on simd-json's tape. The tape keeps no spans. But
+//! simd-json's first pass leaves the place of every structural character of the text: brackets, colons, commas, and the
+//! first byte of each string, number and word. The tape tells how many structural characters a value takes, so a place
+//! on the tape gives a place in the text.
 
 use simd_json::Node;
 
-use super::fields::{Member, width};
+use super::fields::{TapeMember, width};
 
-/// A parsed text.
+/// A text that simd-json has parsed.
 #[derive(Clone, Copy)]
-pub struct Source<'t, 'a> {
-    /// As it came.
+pub struct ParsedText<'t, 'a> {
+    /// The text as it was received.
     pub text: &'a [u8],
-    /// Where its structural characters are.
+    /// The places of its structural characters in `text`.
     pub structurals: &'t [u32],
-    /// What they mean.
+    /// The tape that simd-json made of the text.
     pub tape: &'t [Node<'a>],
 }
 
-impl<'a> Source<'_, 'a> {
-    /// The value of the envelope's member `outer`'s member `inner`, as the client wrote it.
-    pub fn value_in(self, outer: &Member<'a>, inner: &Member<'a>) -> Option<&'a [u8]> {
+impl<'a> ParsedText<'_, 'a> {
+    /// The value of `inner`, which is a member of the envelope's member `outer`, as the client wrote it.
+    pub fn value_in(self, outer: &TapeMember<'a>, inner: &TapeMember<'a>) -> Option<&'a [u8]> {
         let object = self.structural_of(0, 0, outer)?;
         let first = self.structural_of(outer.at, object, inner)?;
         let nodes = self.tape.get(inner.at..inner.at + width(&inner.node))?;
         let start = *self.structurals.get(first)? as usize;
-        // What follows a member's value is a comma or a bracket.
+        // The structural character behind a member's value is a comma or a bracket.
         let end = *self.structurals.get(first + structurals_in(nodes))? as usize;
         Some(self.text.get(start..end)?.trim_ascii_end())
     }
 
-    /// Which structural character begins the member's value. Its object begins at `at` on the tape, and with the
-    /// structural character `object`.
-    fn structural_of(self, at: usize, object: usize, member: &Member<'a>) -> Option<usize> {
+    /// The number of the structural character with which the member's value begins. The member's object begins at `at`
+    /// on the tape, and with the structural character number `object`.
+    fn structural_of(self, at: usize, object: usize, member: &TapeMember<'a>) -> Option<usize> {
         let before = structurals_in(self.tape.get(at + 1..member.at)?);
-        // Members before it have a colon and a comma each beside their key and value; its own colon.
+        // Each member before it adds a colon and a comma to its key and value. Then comes the member's own colon.
         Some(object + 1 + before + 2 * member.ordinal + 1)
     }
 }
 
-/// How many structural characters stand for these nodes; commas and colons only within objects and arrays that are
-/// whole.
+/// The number of structural characters of these nodes. Commas and colons count only within whole objects and arrays.
 fn structurals_in(nodes: &[Node<'_>]) -> usize {
     let of_one = |node: &Node<'_>| match *node {
         Node::Object { len, .. } => 1 + (2 * len).max(1),
@@ -50,11 +49,11 @@ fn structurals_in(nodes: &[Node<'_>]) -> usize {
     nodes.iter().map(of_one).sum()
 }
 
-/// What stands for a number that no machine word holds: no whole number, so no field takes it for one.
+/// Takes the place of a number that no machine word holds. It is no whole number, so no field accepts it as one.
 const STAND_IN: &[u8] = b"0.5";
 
-/// Puts a short stand-in and spaces in the place of numbers that JSON allows and simd-json doesn't. No structural
-/// character moves, so spans found in the copy are the text's. Returns whether there were any.
+/// Replaces numbers that JSON allows and simd-json doesn't by a short stand-in and spaces. No structural character moves,
+/// so places in the copy are places in the text. Returns whether there were such numbers.
 pub fn clip_numbers(scratch: &mut [u8], structurals: &[u32]) -> bool {
     let mut clipped = false;
     for &start in structurals {
@@ -70,7 +69,7 @@ pub fn clip_numbers(scratch: &mut [u8], structurals: &[u32]) -> bool {
     clipped
 }
 
-/// RFC 8259 §6.
+/// Whether the token is a number by RFC 8259 §6.
 fn is_number(token: &[u8]) -> bool {
     let digits = |bytes: &[u8]| bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let mut rest = token.strip_prefix(b"-").unwrap_or(token);
@@ -100,7 +99,7 @@ fn is_number(token: &[u8]) -> bool {
     rest.is_empty()
 }
 
-/// Whether simd-json can hold this number, which is one. Those of up to 4 bytes all fit, so a stand-in does too.
+/// Whether simd-json can hold this number. All numbers of up to 4 bytes fit, so the stand-in fits too.
 fn fits(number: &[u8]) -> bool {
     let Ok(number) = std::str::from_utf8(number) else { return true };
     if number.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit()) {

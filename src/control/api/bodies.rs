@@ -1,5 +1,5 @@
-//! The bodies of requests: of which type, how large, and how much all of them take together. Called by `api`, which
-//! says how long one may take.
+//! The bodies of requests: their type, their size, and the memory that all of them take together. `state` says how long
+//! reading one may take.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,24 +10,25 @@ use axum::http::{HeaderMap, StatusCode, header};
 
 use super::connections::Seats;
 use super::counts::ApiBound;
-use super::fault::Fault;
+use super::error::ApiError;
 
-/// A body's room beside its content: a broadcast's list of channels.
+/// What a body may have beside its content, in bytes: a broadcast's list of channels.
 const LIST_BYTES: usize = 256 * 1024;
-/// What the bodies that are being read, or whose requests are with the shards, may take together; one always finds room.
+/// The bytes that all bodies may take together while they are read or their requests wait for shards. A single body always
+/// fits.
 const TOGETHER_BYTES: usize = 256 << 20;
 
-/// All bodies.
+/// Counts the bytes of all bodies that are held at the moment.
 #[derive(Debug)]
 pub struct Bodies {
     seats: Arc<Seats>,
-    /// Most that one may have, in bytes.
+    /// The most bytes that one body may have.
     each: usize,
-    /// What those take that are held at the moment.
+    /// The bytes of all bodies that are held at the moment.
     together: AtomicUsize,
 }
 
-/// A body that was read. It counts among all bodies as long as it is held.
+/// A body that was read. Its bytes count in [`Bodies`] until this value is dropped.
 #[derive(Debug)]
 pub struct HeldBody {
     of: Arc<Bodies>,
@@ -36,28 +37,28 @@ pub struct HeldBody {
 }
 
 impl Bodies {
-    /// With room for what may be pushed.
+    /// `push_bytes` is the size of the largest push: a body has room for what makes one.
     pub fn new(seats: Arc<Seats>, push_bytes: usize) -> Arc<Self> {
         // A text may come with every character escaped, in twice the bytes.
         let each = push_bytes.saturating_mul(2).saturating_add(LIST_BYTES);
         Arc::new(Self { seats, each, together: AtomicUsize::new(0) })
     }
 
-    /// Reads a body.
+    /// Reads a whole body.
     ///
     /// # Errors
-    /// When it is too large, not JSON by its headers, or broken off, or when there is no room for it.
-    pub async fn read(self: &Arc<Self>, headers: &HeaderMap, mut body: Body) -> Result<HeldBody, Fault> {
+    /// When it is too large, its headers say that it is not JSON, it breaks off, or there is no room for it.
+    pub async fn read(self: &Arc<Self>, headers: &HeaderMap, mut body: Body) -> Result<HeldBody, ApiError> {
         check_type(headers)?;
         let (mut held, mut dropped) = (self.hold(), 0);
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            let frame = frame.map_err(|_| Fault::malformed("the body broke off"))?;
+            let frame = frame.map_err(|_| ApiError::malformed("the connection ended within the body"))?;
             let Ok(data) = frame.into_data() else { continue };
             if dropped == 0 && held.bytes.len() + data.len() <= self.each {
                 held.push(&data)?;
                 continue;
             }
-            // Some more is taken and thrown away: a peer whose writes are cut would not read the answer.
+            // Reads on a little and discards it: a peer whose writes fail would not read the response.
             held = self.hold();
             dropped += data.len();
             if dropped > self.each {
@@ -65,8 +66,8 @@ impl Bodies {
             }
         }
         if dropped > 0 {
-            let message = format!("the body may have {} bytes", self.each);
-            return Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+            let message = format!("the body is too large: it may have {} bytes", self.each);
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
         }
         Ok(held)
     }
@@ -77,17 +78,17 @@ impl Bodies {
 }
 
 impl HeldBody {
-    /// The whole body.
+    /// The body's bytes, all of them.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    fn push(&mut self, data: &[u8]) -> Result<(), Fault> {
+    fn push(&mut self, data: &[u8]) -> Result<(), ApiError> {
         let before = self.of.together.fetch_add(data.len(), Ordering::Relaxed);
         self.counted += data.len();
         if before + data.len() > TOGETHER_BYTES.max(self.of.each) {
             self.of.seats.counts.count(ApiBound::Bodies);
-            return Err(Fault::busy());
+            return Err(ApiError::busy());
         }
         self.bytes.extend_from_slice(data);
         Ok(())
@@ -100,8 +101,8 @@ impl Drop for HeldBody {
     }
 }
 
-fn check_type(headers: &HeaderMap) -> Result<(), Fault> {
-    let unsupported = |message| Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let unsupported = |message| Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
         return unsupported("the body must not be compressed");
     }

@@ -1,9 +1,12 @@
-//! Which connections of the API may stay when there are more than it has places for. A connection counts as a stranger
-//! until one of its requests has brought a valid key. Known connections have a bound below all places, so publishers leave
-//! room for health checks; and a stranger that comes when all places are taken displaces a stranger, so nobody without a
-//! key displaces a publisher. Of the address with the most connections, the one that gave no sign for the longest gives
-//! way. A connection whose request is with the shards never does. The shares of the requests under way stand here too.
-//! Pure: the caller tells the time and ends the connection that gives way. Called by `connections` and `api`.
+//! Which of the API's connections gives way when there are more than the API has places for.
+//!
+//! A connection is a stranger until one of its requests brings a valid key, and known from then on. Known connections may
+//! take a part of all places only, so publishers leave room for health checks. A new connection that finds all places
+//! taken displaces a stranger, so a peer without a key displaces no publisher. Among the connections of the address that
+//! has the most, the one that took nothing for the longest time gives way; a connection that waits for shards never does.
+//!
+//! [`Shares`] divides the requests that may wait for shards among the addresses. This file is pure: the caller tells the
+//! time, and ends the connection that gives way.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -11,19 +14,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::limits::Address;
 
-/// How many connections and requests there may be at a time.
+/// How many connections and requests the API may have at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Room {
-    /// Connections that have brought a key.
+pub struct ApiRoom {
+    /// The most connections that have brought a key.
     pub known: usize,
-    /// Places that are always left for connections that have not; those may take free places of the others too.
+    /// Places that are always left for connections that have not. Strangers may take free places of the others too.
     pub strangers: usize,
-    /// Requests that are with the shards: fewer than `known`, so that one of those can always give way.
+    /// The most requests that wait for shards. It is less than `known`, so that a known connection can always give way.
     pub requests: usize,
 }
 
-impl Room {
-    /// What there is room for with so many descriptors.
+impl ApiRoom {
+    /// The room that this many file descriptors allow.
     pub fn within(descriptors: usize) -> Self {
         let usable = descriptors - ENDING.min(descriptors / 4);
         let strangers = (usable / 5).clamp(2, STRANGERS);
@@ -31,41 +34,43 @@ impl Room {
         Self { known, strangers, requests: (known * 3 / 4).max(1) }
     }
 
-    /// Descriptors that it takes, with some for connections that are being ended.
+    /// The most descriptors that the API takes, with some for connections that are being ended.
     pub const DESCRIPTORS: usize = KNOWN + STRANGERS + ENDING;
 }
 
+/// The most places of known connections.
 const KNOWN: usize = 256;
+/// The most places that are kept for strangers.
 const STRANGERS: usize = 64;
-/// A connection that gives way keeps its descriptor until its task has run.
+/// Descriptors for connections that give way: each keeps its descriptor until its task has run.
 const ENDING: usize = 16;
 
-/// The connections, each with what its end is told by.
+/// The places of all connections. `T` is what the caller needs to end a connection.
 #[derive(Debug)]
-pub struct Places<T> {
-    room: Room,
+pub struct ApiPlaces<T> {
+    room: ApiRoom,
     next: u64,
-    taken: BTreeMap<u64, Place<T>>,
+    taken: BTreeMap<u64, ApiPlace<T>>,
 }
 
 #[derive(Debug)]
-struct Place<T> {
+struct ApiPlace<T> {
     address: Address,
     is_known: bool,
-    /// Its request is with the shards.
+    /// Whether one of its requests waits for shards.
     is_busy: bool,
-    /// When it connected, or was last sent something, in milliseconds of the monotonic clock.
+    /// When the peer connected or last took bytes of a response, in milliseconds of the monotonic clock.
     moved_ms: u64,
     end: T,
 }
 
-impl<T> Places<T> {
-    /// All of them free.
-    pub fn new(room: Room) -> Self {
+impl<T> ApiPlaces<T> {
+    /// No place is taken yet.
+    pub fn new(room: ApiRoom) -> Self {
         Self { room, next: 0, taken: BTreeMap::new() }
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     pub fn count(&self) -> usize {
         self.taken.len()
     }
@@ -74,18 +79,18 @@ impl<T> Places<T> {
         self.taken.values().filter(|place| place.is_known).count()
     }
 
-    /// Takes a place for a new connection. Returns its number, and the one that gives way to it.
+    /// Takes a place for a new connection. Returns its number, and the `end` of the connection that gives way to it.
     pub fn enter(&mut self, address: Address, now_ms: u64, end: T) -> (u64, Option<T>) {
-        // There are strangers then: known connections have fewer places.
+        // At least one of them is a stranger then, because known connections cannot take all places.
         let gone = if self.count() >= self.room.known + self.room.strangers { self.give_way(false) } else { None };
         let number = self.next;
         self.next += 1;
-        let place = Place { address, is_known: false, is_busy: false, moved_ms: now_ms, end };
+        let place = ApiPlace { address, is_known: false, is_busy: false, moved_ms: now_ms, end };
         self.taken.insert(number, place);
         (number, gone)
     }
 
-    /// The connection has brought a key. Returns the one that gives way to it.
+    /// Marks the connection as one that has brought a key. Returns the `end` of the connection that gives way to it.
     pub fn recognize(&mut self, number: u64) -> Option<T> {
         if self.taken.get(&number).is_none_or(|place| place.is_known) {
             return None;
@@ -97,26 +102,26 @@ impl<T> Places<T> {
         gone
     }
 
-    /// The connection's request is with the shards, or no more.
+    /// Marks whether one of the connection's requests waits for shards.
     pub fn set_busy(&mut self, number: u64, is_busy: bool) {
         if let Some(place) = self.taken.get_mut(&number) {
             place.is_busy = is_busy;
         }
     }
 
-    /// The peer has taken something that was sent to it.
+    /// Notes that the peer has taken bytes of a response.
     pub fn moved(&mut self, number: u64, now_ms: u64) {
         if let Some(place) = self.taken.get_mut(&number) {
             place.moved_ms = now_ms;
         }
     }
 
-    /// The connection is gone.
+    /// Frees the place of a connection that has ended.
     pub fn leave(&mut self, number: u64) {
         self.taken.remove(&number);
     }
 
-    /// Ends a connection because descriptors ran out: a stranger's if there is one.
+    /// Chooses a connection to end because descriptors ran out: a stranger, if there is one.
     pub fn free_one(&mut self) -> Option<T> {
         self.give_way(false).or_else(|| self.give_way(true))
     }
@@ -125,7 +130,7 @@ impl<T> Places<T> {
         let mut connections: HashMap<Address, usize> = HashMap::new();
         let of_kind = || self.taken.iter().filter(|(_, place)| place.is_known == is_known);
         of_kind().for_each(|(_, place)| *connections.entry(place.address).or_default() += 1);
-        let first = |(number, place): &(&u64, &Place<T>)| {
+        let first = |(number, place): &(&u64, &ApiPlace<T>)| {
             (Reverse(connections.get(&place.address).copied()), place.moved_ms, **number)
         };
         let number = *of_kind().filter(|(_, place)| !place.is_busy).min_by_key(first)?.0;
@@ -133,15 +138,15 @@ impl<T> Places<T> {
     }
 }
 
-/// How many requests are with the shards, by address. An address may have three times as many as are free: alone it
-/// gets three quarters of all, and there is always something left for another.
+/// The number of requests that wait for shards, by address. An address may have three times as many as are free: alone it
+/// gets three quarters of all, and there is always some room left for another address.
 #[derive(Debug)]
 pub struct Shares {
     most: usize,
     held: Mutex<HashMap<Address, usize>>,
 }
 
-/// One request with the shards.
+/// One request's share, given back when this value is dropped.
 #[derive(Debug)]
 pub struct Share {
     of: Arc<Shares>,
@@ -149,12 +154,12 @@ pub struct Share {
 }
 
 impl Shares {
-    /// At most so many at a time.
+    /// Allows `most` requests at a time.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
-    /// `None` if the address has its share already.
+    /// Takes a share for one request; `None` if the address has all it may have.
     pub fn take(self: &Arc<Self>, address: Address) -> Option<Share> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let free = self.most.saturating_sub(held.values().sum());
@@ -183,7 +188,7 @@ impl Drop for Share {
 mod tests {
     use super::*;
 
-    const ROOM: Room = Room { known: 4, strangers: 3, requests: 3 };
+    const ROOM: ApiRoom = ApiRoom { known: 4, strangers: 3, requests: 3 };
 
     fn address(last: u8) -> Address {
         Address::of(std::net::IpAddr::from([10, 0, 0, last]).into())
@@ -191,7 +196,7 @@ mod tests {
 
     #[test]
     fn the_longest_silent_stranger_gives_way_and_no_publisher() {
-        let mut places = Places::new(ROOM);
+        let mut places = ApiPlaces::new(ROOM);
         for n in 0..4 {
             let (number, gone) = places.enter(address(1), n, n);
             assert_eq!((gone, places.recognize(number)), (None, None));
@@ -206,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_address_with_the_most_connections_pays() {
-        let mut places = Places::new(Room { known: 1, strangers: 2, requests: 1 });
+        let mut places = ApiPlaces::new(ApiRoom { known: 1, strangers: 2, requests: 1 });
         places.enter(address(1), 0, "one");
         places.enter(address(2), 1, "two, first");
         places.enter(address(2), 2, "two, second");
@@ -215,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_request_that_is_with_the_shards_keeps_its_place() {
-        let mut places = Places::new(ROOM);
+        let mut places = ApiPlaces::new(ROOM);
         let mut numbers = Vec::new();
         for n in 0..4 {
             let (number, _) = places.enter(address(1), n, n);
@@ -250,9 +255,9 @@ mod tests {
 
     #[test]
     fn few_descriptors_give_few_places() {
-        assert_eq!(Room::within(usize::MAX), Room { known: 256, strangers: 64, requests: 192 });
-        assert_eq!(Room::within(Room::DESCRIPTORS), Room::within(usize::MAX));
-        assert_eq!(Room::within(54), Room { known: 33, strangers: 8, requests: 24 });
-        assert_eq!(Room::within(0), Room { known: 2, strangers: 2, requests: 1 });
+        assert_eq!(ApiRoom::within(usize::MAX), ApiRoom { known: 256, strangers: 64, requests: 192 });
+        assert_eq!(ApiRoom::within(ApiRoom::DESCRIPTORS), ApiRoom::within(usize::MAX));
+        assert_eq!(ApiRoom::within(54), ApiRoom { known: 33, strangers: 8, requests: 24 });
+        assert_eq!(ApiRoom::within(0), ApiRoom { known: 2, strangers: 2, requests: 1 });
     }
 }

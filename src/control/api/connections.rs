@@ -1,5 +1,5 @@
-//! The API's connections: taken from the kernel, given a place each, served by hyper and ended. What a request means is
-//! `api`'s to say; who gives way when there are too many, `places` says. Called by `mod`.
+//! The API's connections: accepts them, gives each a place, serves it with hyper and ends it. `routes` answers the
+//! requests, and `places` decides which connection gives way when there are too many.
 
 use std::io;
 use std::pin::Pin;
@@ -17,49 +17,49 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::Phase;
 use super::counts::{ApiBound, ApiCounts};
-use super::places::{Places, Room};
+use super::places::{ApiPlaces, ApiRoom};
 use super::sockets::{Accepting, ApiStream};
-use crate::io::listener::is_shortage;
+use crate::control::phase::Phase;
+use crate::io::accept::is_shortage;
 use crate::limits::refusals::{RefusalLog, RefusalNote};
 use crate::limits::{Address, Peer};
 use crate::time::clock::Clock;
 
-/// How much of a request's head or body is read at once, and so the largest head.
+/// The most bytes that are read at once, and so the largest head of a request.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// How long nothing is accepted when the kernel has no descriptor or memory left for a connection.
+/// How long nothing is accepted after the kernel had no descriptor or memory for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the end of a connection is told by, and who it is.
+/// What ends a connection, and its peer for the log.
 #[derive(Clone, Debug)]
 struct End {
     told: Arc<Notify>,
     peer: Peer,
 }
 
-/// The places of all connections, and what is counted of them.
+/// The places of all connections, with the API's counters and log.
 #[derive(Debug)]
 pub struct Seats {
-    places: Mutex<Places<End>>,
-    /// What the API counts.
+    places: Mutex<ApiPlaces<End>>,
+    /// The API's own metrics.
     pub counts: ApiCounts,
     refusals: Arc<RefusalLog>,
     clock: Clock,
 }
 
 impl Seats {
-    /// All of them free.
-    pub fn new(room: Room, refusals: Arc<RefusalLog>, clock: Clock) -> Arc<Self> {
-        Arc::new(Self { places: Mutex::new(Places::new(room)), counts: ApiCounts::default(), refusals, clock })
+    /// No place is taken yet.
+    pub fn new(room: ApiRoom, refusals: Arc<RefusalLog>, clock: Clock) -> Arc<Self> {
+        Arc::new(Self { places: Mutex::new(ApiPlaces::new(room)), counts: ApiCounts::default(), refusals, clock })
     }
 
-    /// How many connections there are.
+    /// The number of open connections.
     pub fn connections(&self) -> usize {
         self.places().count()
     }
 
-    fn places(&self) -> MutexGuard<'_, Places<End>> {
+    fn places(&self) -> MutexGuard<'_, ApiPlaces<End>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -86,16 +86,16 @@ impl Seats {
         self.refusals.tell(&note, self.now_ms(), why);
     }
 
-    /// No connection can be taken.
+    /// The kernel has no descriptor or memory for a new connection.
     fn ran_out(&self, error: &io::Error) {
         self.reached(ApiBound::Descriptors, None, || format!("no connection can be taken: {error}"));
-        // It makes room; the newcomer is taken next time.
+        // The new connection stays in the backlog and is accepted after the pause.
         let gone = self.places().free_one();
         self.send_away(gone, ApiBound::Descriptors, || "its descriptor is for a newer connection".to_owned());
     }
 }
 
-/// One connection's place; its requests carry it.
+/// One connection's place. Each of its requests carries a copy as an extension.
 #[derive(Clone, Debug)]
 pub struct Seat {
     of: Arc<Seats>,
@@ -104,25 +104,25 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Where the connection comes from.
+    /// The peer at the other end of the connection.
     pub fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// The connection has brought a valid key.
+    /// Marks the connection as one that has brought a valid key.
     pub fn recognize(&self) {
         let gone = self.of.places().recognize(self.number);
         self.of.send_away(gone, ApiBound::Idle, || "its place went to another connection with a key".to_owned());
     }
 
-    /// The connection's request is with the shards as long as this lives.
+    /// Marks that a request of the connection waits for shards, until the returned value is dropped.
     pub fn busy(&self) -> Busy {
         self.of.places().set_busy(self.number, true);
         Busy(self.clone())
     }
 }
 
-/// A request that is with the shards.
+/// A request that waits for shards. Its connection does not give way to another.
 #[derive(Debug)]
 pub struct Busy(Seat);
 
@@ -132,7 +132,7 @@ impl Drop for Busy {
     }
 }
 
-/// A socket that tells its place of what the peer takes.
+/// A socket that notes in its place when the peer takes bytes.
 #[derive(Debug)]
 struct Watched {
     stream: ApiStream,
@@ -182,7 +182,8 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Takes connections until the end, also while draining: a balancer that asks for `/health` is told.
+/// Accepts and serves connections until the phase is `Ending`. It goes on while the server drains, so that a load
+/// balancer that asks for `/health` gets its answer.
 pub async fn serve(
     listener: Accepting,
     router: axum::Router,
@@ -198,7 +199,7 @@ pub async fn serve(
                 Ok((stream, peer)) => {
                     let (seat, end) = seats.enter(peer);
                     open.spawn(connection(Watched { stream, seat }, end, router.clone(), peers.clone(), head));
-                    // Whoever gave way lets go of its descriptor before the next one comes.
+                    // The connection that gave way closes its descriptor before the next one is accepted.
                     tokio::task::yield_now().await;
                 }
                 Err(error) if rustix::io::Errno::from_io_error(&error).is_some_and(is_shortage) => {
@@ -212,15 +213,15 @@ pub async fn serve(
         }
     };
     drop(listener);
-    // Answers that are still being read have until then.
+    // Responses that are still being sent have until then.
     let _ = timeout_at(until, async { while open.join_next().await.is_some() {} }).await;
 }
 
-/// Waits for the end. Returns when all has to be over.
+/// Waits for the phase `Ending`. Returns the moment at which every connection must have ended.
 async fn ending(phases: &mut watch::Receiver<Phase>) -> tokio::time::Instant {
     match phases.wait_for(|phase| matches!(phase, Phase::Ending(_))).await.as_deref() {
         Ok(Phase::Ending(until)) => (*until).into(),
-        // A server that is gone without a word has ended too.
+        // The sender is gone: the server has ended.
         _ => tokio::time::Instant::now(),
     }
 }
@@ -243,12 +244,12 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(head)
         .max_buf_size(BUFFER_BYTES)
-        // Who has said all it wants to say is still answered.
+        // A peer that has closed its direction still gets its response.
         .half_close(true)
         .serve_connection(TokioIo::new(watched), service);
     let mut served = std::pin::pin!(served);
     tokio::select! {
-        // What a peer does wrong is its own matter: it has been told in HTTP, or has gone.
+        // An error here is the peer's: it got a response from hyper, or it has gone.
         _ = served.as_mut() => return,
         () = end.notified() => return,
         _ = ending(&mut phases) => served.as_mut().graceful_shutdown(),

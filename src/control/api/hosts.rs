@@ -1,60 +1,59 @@
-//! Which server a request is meant for (RFC 9112 §3.2): exactly one Host, or the authority of an absolute target, which
-//! then counts in its place. Where the listener can only be reached from this machine some answers need no key, and
-//! there a foreign name is refused: a page whose name was rebound to 127.0.0.1 (DNS rebinding) must not read them.
-//! Called by `api`.
+//! The host that a request names (RFC 9112 §3.2): exactly one Host header, or the authority of an absolute target, which
+//! then replaces it. If the listener can only be reached from this machine, some responses need no key. A foreign name is
+//! refused there: a page whose name was rebound to 127.0.0.1 (DNS rebinding) must not read them.
 
 use axum::extract::Request;
 use axum::http::{Version, header};
 
-use super::fault::Fault;
+use super::error::ApiError;
 use crate::wire::handshake::is_loopback;
 use crate::wire::origin::split_port;
 
 /// The names under which the API answers without a key.
 #[derive(Debug)]
 pub struct Hosts {
-    /// The listener is on a loopback address.
+    /// Whether the listener is on a loopback address. Otherwise every name is served.
     is_local: bool,
-    /// Names beside those of this machine; `*` is any.
+    /// Names that are served beside those of this machine; `*` stands for any name.
     allowed: Vec<String>,
 }
 
 impl Hosts {
-    /// By the configuration.
+    /// `allowed` is the setting `http.hosts`.
     pub fn new(is_local: bool, allowed: Vec<String>) -> Self {
         Self { is_local, allowed }
     }
 
     /// Whether a request that names this host may be answered without a key.
     pub fn serve(&self, host: Option<&str>) -> bool {
-        // Browsers always name a host, so what names none is no rebound page.
+        // Browsers always send a Host header, so a request without one comes from no page.
         let Some(host) = host else { return true };
         let name = split_port(host).map_or(host, |(name, _)| name);
-        // Nobody can have a name without a dot in the public DNS: it is of this machine's network.
+        // A name without a dot cannot be registered in the public DNS: it belongs to this machine's network.
         let is_near = is_loopback(host) || !name.contains(['.', '[']);
         !self.is_local || is_near || self.allowed.iter().any(|one| one == "*" || one.eq_ignore_ascii_case(name))
     }
 }
 
-/// The host that a request names, with its port if it names one. `None` in HTTP/1.0 without a Host.
+/// The host that a request names, with its port if it names one. `None` for HTTP/1.0 without a Host header.
 ///
 /// # Errors
-/// When it names none, two, or something that is no host.
-pub fn host_of(request: &Request) -> Result<Option<&str>, Fault> {
+/// When the request names no host, two of them, or something that is not a host.
+pub fn host_of(request: &Request) -> Result<Option<&str>, ApiError> {
     let mut values = request.headers().get_all(header::HOST).iter();
     let host = match (values.next(), values.next()) {
         (None, _) if request.version() < Version::HTTP_11 => None,
         (Some(host), None) => Some(host.to_str().ok().filter(|host| split_port(host).is_some())),
-        _ => return Err(Fault::malformed("exactly one Host header is required")),
+        _ => return Err(ApiError::malformed("exactly one Host header is required")),
     };
     if host == Some(None) {
-        return Err(Fault::malformed("the Host header must be a host, with or without a port"));
+        return Err(ApiError::malformed("the Host header must be a host, with or without a port"));
     }
     let Some(authority) = request.uri().authority() else { return Ok(host.flatten()) };
     let authority = authority.as_str();
     match split_port(authority) {
         Some(_) => Ok(Some(authority)),
-        None => Err(Fault::malformed("the target must name a host, with or without a port")),
+        None => Err(ApiError::malformed("the target must name a host, with or without a port")),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The fields of a request: a JSON object or a query in, one value by name and type at a time out. What is wrong is
-//! said in the words of docs/api.md: the field's name and what is expected there. Knows no endpoint. Called by `input`.
+//! The fields of a request: a JSON object or a query goes in, and `input` takes out one value at a time by name and type.
+//! An error names the field and what is expected there, in the words of docs/api.md. This file knows no endpoint.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,53 +7,53 @@ use std::fmt;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::fault::Fault;
+use super::error::ApiError;
 
 /// The known fields of one JSON object; others are ignored.
 #[derive(Debug)]
-pub struct Fields<'a> {
-    /// What stands before a name in an error: empty, or the outer field's name and a dot.
+pub struct JsonFields<'a> {
+    /// What precedes a name in an error: nothing, or the outer field's name and a dot.
     prefix: &'static str,
     known: &'static [&'static str],
     /// The value of each known field, as it was written.
     values: Vec<Option<&'a RawValue>>,
 }
 
-impl<'a> Fields<'a> {
-    /// The fields of a request's body.
+impl<'a> JsonFields<'a> {
+    /// The fields of a request's body. `known` are the names that the endpoint takes.
     ///
     /// # Errors
-    /// When it is not a JSON object in UTF-8, or a known field is there twice.
-    pub fn of_body(body: &'a [u8], known: &'static [&'static str]) -> Result<Self, Fault> {
-        let text = std::str::from_utf8(body).map_err(|_| Fault::malformed("the body is not UTF-8"))?;
+    /// When the body is not a JSON object in UTF-8, or has a known field twice.
+    pub fn of_body(body: &'a [u8], known: &'static [&'static str]) -> Result<Self, ApiError> {
+        let text = std::str::from_utf8(body).map_err(|_| ApiError::malformed("the body is not UTF-8"))?;
         if !starts_an_object(text) {
-            return Err(Fault::malformed("the body must be a JSON object: {\"name\": value, …}"));
+            return Err(ApiError::malformed("the body must be a JSON object: {\"name\": value, …}"));
         }
         Self::read(text, "", known)
     }
 
-    fn read(text: &'a str, prefix: &'static str, known: &'static [&'static str]) -> Result<Self, Fault> {
+    fn read(text: &'a str, prefix: &'static str, known: &'static [&'static str]) -> Result<Self, ApiError> {
         let mut values = vec![None; known.len()];
         let mut repeated = None;
         let mut json = serde_json::Deserializer::from_str(text);
         let seed = Collect { known, values: &mut values, repeated: &mut repeated };
         seed.deserialize(&mut json).and_then(|()| json.end()).map_err(|error| {
             let (line, column) = (error.line(), error.column());
-            Fault::malformed(format!("the body is not JSON: it can't be read from line {line}, column {column}"))
+            ApiError::malformed(format!("the body is not JSON: the error is at line {line}, column {column}"))
         })?;
         match repeated {
-            Some(name) => Err(Fault::malformed(format!("{prefix}{name} is there twice"))),
+            Some(name) => Err(ApiError::malformed(format!("the body has {prefix}{name} twice"))),
             None => Ok(Self { prefix, known, values }),
         }
     }
 
-    /// The value as it was written. `null` is a value here.
+    /// The value as it was written; `null` counts as a value.
     pub fn raw(&self, name: &str) -> Option<&'a RawValue> {
         let at = self.known.iter().position(|known| *known == name).expect("a field that the endpoint knows");
         self.values[at]
     }
 
-    /// The value as it was written; `None` also for `null`.
+    /// The value as it was written; `None` for `null` too.
     fn given(&self, name: &str) -> Option<&'a str> {
         self.raw(name).map(RawValue::get).filter(|value| *value != "null")
     }
@@ -63,39 +63,40 @@ impl<'a> Fields<'a> {
         self.given(name).is_some()
     }
 
-    fn wrong(&self, name: &str, expected: &str) -> Fault {
-        Fault::malformed(format!("{}{name} must be {expected}", self.prefix))
+    fn wrong(&self, name: &str, expected: &str) -> ApiError {
+        ApiError::malformed(format!("{}{name} must be {expected}", self.prefix))
     }
 
-    /// A value that has to be there.
+    /// The value of a field that the endpoint cannot do without.
     ///
     /// # Errors
-    /// When it is not.
-    pub fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, Fault> {
-        value.ok_or_else(|| Fault::malformed(format!("{}{name} is missing", self.prefix)))
+    /// When there is no value.
+    pub fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, ApiError> {
+        value.ok_or_else(|| ApiError::malformed(format!("{}{name} is missing", self.prefix)))
     }
 
-    /// A text.
+    /// The value as a text; `None` if there is none.
     ///
     /// # Errors
-    /// When it is something else.
-    pub fn text(&self, name: &str) -> Result<Option<String>, Fault> {
+    /// When the value is not a text.
+    pub fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
         self.given(name).map(|value| self.text_of(name, value)).transpose()
     }
 
-    fn text_of(&self, name: &str, value: &str) -> Result<String, Fault> {
+    fn text_of(&self, name: &str, value: &str) -> Result<String, ApiError> {
         if !value.starts_with('"') {
             return Err(self.wrong(name, "a text in quotes"));
         }
-        serde_json::from_str(value)
-            .map_err(|_| Fault::malformed(format!("{}{name} has an escape that stands for no character", self.prefix)))
+        serde_json::from_str(value).map_err(|_| {
+            ApiError::malformed(format!("{}{name} has half of a surrogate pair, which is no character", self.prefix))
+        })
     }
 
-    /// A list of texts.
+    /// The value as a list of texts; `None` if there is none.
     ///
     /// # Errors
-    /// When it is something else.
-    pub fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Fault> {
+    /// When the value is not a list of texts.
+    pub fn texts(&self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
         let Some(value) = self.given(name) else { return Ok(None) };
         let elements: Vec<&RawValue> =
             serde_json::from_str(value).map_err(|_| self.wrong(name, "a list of texts: [\"…\", \"…\"]"))?;
@@ -103,19 +104,19 @@ impl<'a> Fields<'a> {
         elements.iter().enumerate().map(text).collect::<Result<_, _>>().map(Some)
     }
 
-    /// A number without sign, fraction and exponent.
+    /// The value as a number that is written with digits only; `None` if there is none.
     ///
     /// # Errors
-    /// When it is something else; `expected` says what is expected.
-    pub fn whole(&self, name: &str, expected: &str) -> Result<Option<u64>, Fault> {
+    /// When the value is anything else. `expected` says in the error what is expected.
+    pub fn whole(&self, name: &str, expected: &str) -> Result<Option<u64>, ApiError> {
         self.given(name).map(|value| whole(value).ok_or_else(|| self.wrong(name, expected))).transpose()
     }
 
-    /// `true` or `false`.
+    /// The value as `true` or `false`; `None` if there is none.
     ///
     /// # Errors
-    /// When it is something else.
-    pub fn flag(&self, name: &str) -> Result<Option<bool>, Fault> {
+    /// When the value is neither of the two.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.given(name) {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
@@ -124,22 +125,22 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Any value that is not `null`.
+    /// The value, of any type; `None` for `null` too.
     pub fn value(&self, name: &str) -> Option<serde_json::Value> {
-        // An escape that stands for no character makes it no value of a kind that anybody takes.
+        // Only half of a surrogate pair fails here. It becomes `null`, which no caller accepts.
         self.given(name).map(|value| serde_json::from_str(value).unwrap_or_default())
     }
 
-    /// The fields of an object inside; `prefix` is its name and a dot.
+    /// The fields of an object within this one; `prefix` is its name and a dot.
     ///
     /// # Errors
-    /// When it is something else, or a known field is there twice.
+    /// When the value is not an object, or has a known field twice.
     pub fn object(
         &self,
         name: &str,
         prefix: &'static str,
         known: &'static [&'static str],
-    ) -> Result<Option<Fields<'a>>, Fault> {
+    ) -> Result<Option<JsonFields<'a>>, ApiError> {
         let Some(value) = self.given(name) else { return Ok(None) };
         if !starts_an_object(value) {
             return Err(self.wrong(name, &format!("an object with {}", known.join(" and "))));
@@ -152,12 +153,12 @@ fn starts_an_object(text: &str) -> bool {
     text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
 }
 
-/// The digits of a number, as JSON and a query write it.
+/// Reads a number that is written with digits only.
 fn whole(digits: &str) -> Option<u64> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
-/// Reads an object and keeps the values of the known fields.
+/// Reads an object and keeps the values of its known fields, undecoded.
 struct Collect<'a, 'b> {
     known: &'static [&'static str],
     values: &'b mut Vec<Option<&'a RawValue>>,
@@ -196,34 +197,34 @@ impl<'a> Visitor<'a> for Collect<'a, '_> {
 
 /// The known parameters of a query; others are ignored.
 #[derive(Debug)]
-pub struct Parameters<'a> {
+pub struct QueryFields<'a> {
     pairs: &'a [(String, String)],
 }
 
-impl<'a> Parameters<'a> {
-    /// The parameters of a query that was taken apart.
+impl<'a> QueryFields<'a> {
+    /// The known parameters among the names and values of a query.
     ///
     /// # Errors
-    /// When a known one is there twice.
-    pub fn new(pairs: &'a [(String, String)], known: &[&str]) -> Result<Self, Fault> {
+    /// When a known parameter is given twice.
+    pub fn new(pairs: &'a [(String, String)], known: &[&str]) -> Result<Self, ApiError> {
         let count = |name: &str| pairs.iter().filter(|(other, _)| other == name).count();
         match known.iter().find(|name| count(name) > 1) {
-            Some(name) => Err(Fault::malformed(format!("{name} is there twice"))),
+            Some(name) => Err(ApiError::malformed(format!("the query has {name} twice"))),
             None => Ok(Self { pairs }),
         }
     }
 
-    /// A text.
+    /// The parameter's value; `None` if it is not given.
     pub fn text(&self, name: &str) -> Option<String> {
         self.pairs.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
     }
 
-    /// A number without sign, fraction and exponent.
+    /// The value as a number that is written with digits only; `None` if there is none.
     ///
     /// # Errors
-    /// When it is something else; `expected` says what is expected.
-    pub fn whole(&self, name: &str, expected: &str) -> Result<Option<u64>, Fault> {
-        let wrong = || Fault::malformed(format!("{name} must be {expected}"));
+    /// When the value is anything else. `expected` says in the error what is expected.
+    pub fn whole(&self, name: &str, expected: &str) -> Result<Option<u64>, ApiError> {
+        let wrong = || ApiError::malformed(format!("{name} must be {expected}"));
         self.text(name).map(|value| whole(&value).ok_or_else(wrong)).transpose()
     }
 }
@@ -234,12 +235,12 @@ mod tests {
 
     const KNOWN: &[&str] = &["a", "b"];
 
-    fn message(fault: &Fault) -> String {
-        serde_json::to_value(fault.shown()).expect("JSON")["message"].as_str().expect("a text").to_owned()
+    fn message(error: &ApiError) -> String {
+        serde_json::to_value(error.body()).expect("JSON")["message"].as_str().expect("a text").to_owned()
     }
 
     fn refused(body: &str) -> String {
-        message(&Fields::of_body(body.as_bytes(), KNOWN).expect_err(body))
+        message(&JsonFields::of_body(body.as_bytes(), KNOWN).expect_err(body))
     }
 
     #[test]
@@ -248,20 +249,20 @@ mod tests {
             assert_eq!(refused(body), "the body must be a JSON object: {\"name\": value, …}", "{body:?}");
         }
         for body in ["{", "{\"a\"}", "{\"a\":1", "{\"a\":1}}", "{\"a\":1} {}", "{a:1}", "{\"a\":01}", "{\"a\":1,}"] {
-            assert!(refused(body).starts_with("the body is not JSON: it can't be read from line 1, column "), "{body}");
+            assert!(refused(body).starts_with("the body is not JSON: the error is at line 1, column "), "{body}");
         }
-        let fields = Fields::of_body(b" \r\n\t{\"x\":[{}],\"b\":2,\"x\":0}\n", KNOWN).expect("an object");
+        let fields = JsonFields::of_body(b" \r\n\t{\"x\":[{}],\"b\":2,\"x\":0}\n", KNOWN).expect("an object");
         assert!(!fields.has("a") && fields.has("b"));
     }
 
     #[test]
     fn a_known_field_is_there_once() {
-        assert_eq!(refused("{\"b\":1,\"a\":1,\"b\":1}"), "b is there twice");
+        assert_eq!(refused("{\"b\":1,\"a\":1,\"b\":1}"), "the body has b twice");
         // However it is written.
-        assert_eq!(refused("{\"a\":null,\"\\u0061\":null}"), "a is there twice");
+        assert_eq!(refused("{\"a\":null,\"\\u0061\":null}"), "the body has a twice");
         let pairs = [("a".to_owned(), "1".to_owned()), ("a".to_owned(), "1".to_owned())];
-        assert_eq!(message(&Parameters::new(&pairs, KNOWN).expect_err("twice")), "a is there twice");
-        assert!(Parameters::new(&pairs, &["b"]).is_ok());
+        assert_eq!(message(&QueryFields::new(&pairs, KNOWN).expect_err("twice")), "the query has a twice");
+        assert!(QueryFields::new(&pairs, &["b"]).is_ok());
     }
 
     #[test]
@@ -272,7 +273,7 @@ mod tests {
         let wholes = ["1"];
         for value in all {
             let body = with(value);
-            let fields = Fields::of_body(body.as_bytes(), KNOWN).expect("an object");
+            let fields = JsonFields::of_body(body.as_bytes(), KNOWN).expect("an object");
             assert_eq!(fields.text("a").is_ok(), texts.contains(&value), "{value} as a text");
             assert_eq!(fields.whole("a", "a number").is_ok(), wholes.contains(&value), "{value} as a number");
             assert_eq!(fields.flag("a").is_ok(), value == "true", "{value} as a flag");
@@ -280,14 +281,14 @@ mod tests {
             assert_eq!(fields.texts("a").is_ok(), value == "[]", "{value} as a list of texts");
         }
         let body = with("null");
-        let fields = Fields::of_body(body.as_bytes(), KNOWN).expect("an object");
+        let fields = JsonFields::of_body(body.as_bytes(), KNOWN).expect("an object");
         assert_eq!((fields.text("a").unwrap_or_default(), fields.raw("a").is_some()), (None, true));
-        let said = |body: &str, what: fn(&Fields<'_>) -> Option<Fault>| {
-            message(&what(&Fields::of_body(body.as_bytes(), KNOWN).expect(body)).expect(body))
+        let said = |body: &str, what: fn(&JsonFields<'_>) -> Option<ApiError>| {
+            message(&what(&JsonFields::of_body(body.as_bytes(), KNOWN).expect(body)).expect(body))
         };
         assert_eq!(said("{\"a\":1}", |fields| fields.text("a").err()), "a must be a text in quotes");
         assert_eq!(said("{\"a\":[\"x\",1]}", |fields| fields.texts("a").err()), "a[1] must be a text in quotes");
         assert_eq!(said("{\"a\":[1]}", |f| f.object("a", "a.", KNOWN).err()), "a must be an object with a and b");
-        assert_eq!(said("{\"a\":{\"b\":1,\"b\":1}}", |f| f.object("a", "a.", KNOWN).err()), "a.b is there twice");
+        assert_eq!(said("{\"a\":{\"b\":1,\"b\":1}}", |f| f.object("a", "a.", KNOWN).err()), "the body has a.b twice");
     }
 }

@@ -1,5 +1,5 @@
-//! Where the API listens and what it talks through: TCP or a unix socket, one as the other to the rest of `control`.
-//! Opened by `server`; `connections` accepts.
+//! What the API listens on and talks through: TCP or a unix socket. The rest of the API does not tell them apart. `boot`
+//! binds the listener, and `connections` accepts.
 
 use std::io;
 use std::net::TcpListener;
@@ -15,22 +15,22 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::config::ListenAddr;
 use crate::limits::Peer;
 
-/// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
+/// Connections that may wait to be accepted. The kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 1024;
-/// How long a peer may leave what is sent to it unread.
+/// How long a peer may leave sent bytes unacknowledged.
 const UNREAD: Duration = Duration::from_secs(30);
 
-/// The API's socket.
+/// The API's bound socket.
 #[derive(Debug)]
-pub enum Listener {
-    /// At an address.
+pub enum ApiListener {
+    /// Over TCP.
     Tcp(TcpListener),
-    /// At a path.
+    /// Over a unix socket.
     Unix(UnixListener, PathBuf),
 }
 
-impl Listener {
-    /// Where it listens.
+impl ApiListener {
+    /// The address that it listens on.
     pub fn addr(&self) -> io::Result<ListenAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(ListenAddr::Tcp),
@@ -39,37 +39,37 @@ impl Listener {
     }
 }
 
-/// The same in the runtime.
+/// The API's socket, registered with the runtime.
 #[derive(Debug)]
 pub enum Accepting {
-    /// At an address.
+    /// Over TCP.
     Tcp(tokio::net::TcpListener),
-    /// At a path.
+    /// Over a unix socket.
     Unix(tokio::net::UnixListener),
 }
 
 impl Accepting {
-    /// Inside the runtime.
-    pub fn new(listener: &Listener) -> io::Result<Self> {
+    /// Registers a bound socket. Must be called within the runtime.
+    pub fn new(listener: &ApiListener) -> io::Result<Self> {
         match listener {
-            Listener::Tcp(listener) => {
+            ApiListener::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
                 socket2::SockRef::from(listener).listen(BACKLOG)?;
                 tokio::net::TcpListener::from_std(listener.try_clone()?).map(Self::Tcp)
             }
-            Listener::Unix(listener, _) => {
+            ApiListener::Unix(listener, _) => {
                 listener.set_nonblocking(true)?;
                 tokio::net::UnixListener::from_std(listener.try_clone()?).map(Self::Unix)
             }
         }
     }
 
-    /// Takes a connection.
+    /// Accepts a connection, and says where it comes from.
     pub async fn accept(&self) -> io::Result<(ApiStream, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Neither can fail on a TCP socket, and without them it would work too.
+                // Both calls succeed on a TCP socket, and the connection works without them too.
                 let _ = stream.set_nodelay(true);
                 let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
                 Ok((ApiStream::Tcp(stream), Peer::Ip(peer.ip())))
@@ -82,12 +82,12 @@ impl Accepting {
     }
 }
 
-/// A connection of the API.
+/// A connection of the API, over TCP or a unix socket.
 #[derive(Debug)]
 pub enum ApiStream {
-    /// At an address.
+    /// Over TCP.
     Tcp(TcpStream),
-    /// At a path.
+    /// Over a unix socket.
     Unix(UnixStream),
 }
 

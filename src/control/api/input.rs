@@ -1,9 +1,8 @@
-//! What requests to the API carry: JSON or a query in, checked values out. It checks types, sizes and the syntax of
-//! channel names; which namespaces there are, and what a channel says to it, is not known here.
-//! Data is kept as it was written, once it is sure that a browser can read it. Called by `api`.
+//! What requests to the API say: JSON or a query goes in, checked values come out. This file checks types and sizes; it
+//! knows no namespace and no channel. `data` is kept as it was written, once it is certain that a browser can parse it.
 
-use super::fault::Fault;
-use super::fields::{Fields, Parameters};
+use super::error::ApiError;
+use super::fields::{JsonFields, QueryFields};
 use crate::auth::{Lifted, MAX_ID_BYTES, MAX_TOKEN_ID_BYTES, Revocation, Revoked, user_id_from_json};
 use crate::model::command::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
 use crate::model::position::Since;
@@ -12,17 +11,18 @@ use crate::model::text::{Language, Text, trim};
 
 /// Data nested deeper than this is refused.
 const MAX_DEPTH: usize = 64;
-/// The earliest `issued_before`: before it there were no JWTs, and a time in seconds is earlier.
+/// The earliest `issued_before`, in Unix milliseconds (in 2001). A time in seconds is earlier, and so it is refused.
 const CUTOFF_LEAST_MS: u64 = 1_000_000_000_000;
-/// How far ahead `issued_before` may be: for issuers whose clocks are ahead.
+/// How far in the future `issued_before` may be, in milliseconds: issuers' clocks may be ahead.
 const CUTOFF_AHEAD_MS: u64 = 86_400_000;
-/// Channels in one broadcast.
-pub const MAX_CHANNELS: usize = 1000;
-/// Most members or publications in a page, and how many come if no limit is named.
+/// The most channels in one broadcast.
+const MAX_CHANNELS: usize = 1000;
+/// The most members or publications in one page.
 const PAGE_MAX: u32 = 1000;
+/// The members or publications in one page if the request names no limit.
 const PAGE_DEFAULT: u32 = 100;
 
-/// What `publish` and `broadcast` know; a field of the other one is refused and not ignored.
+/// The fields of `publish` and `broadcast`. Each of the two refuses a field that belongs to the other one.
 const PUBLICATION: &[&str] = &["data", "text", "key", "idempotency_key", "epoch", "channel", "channels"];
 const REVOCATION: &[&str] = &["user", "token_id", "issued_before", "expires_at"];
 const PRESENCE: &[&str] = &["channel", "cursor", "limit"];
@@ -32,17 +32,17 @@ const POSITION: &[&str] = &["epoch", "offset"];
 const LIMIT: &str = "a whole number from 1 up";
 const TIME: &str = "a time in Unix milliseconds, a whole number from 0 up";
 
-/// One publication, for any number of channels.
+/// A publication as the backend wrote it, for any number of channels.
 #[derive(Debug)]
-pub struct Publication {
+pub struct PublicationInput {
     content: Content,
     key: Option<Box<str>>,
     idempotency_key: Option<Box<str>>,
     epoch: Option<Box<str>>,
 }
 
-impl Publication {
-    /// The publication on its way to one channel.
+impl PublicationInput {
+    /// The publication for one channel.
     pub fn to(&self, channel: &str) -> Box<Publish> {
         Box::new(Publish {
             channel: channel.into(),
@@ -55,31 +55,34 @@ impl Publication {
     }
 }
 
-/// `POST /api/publish`. `header` is the `Idempotency-Key`.
-pub fn publish(body: &[u8], header: Option<&str>) -> Result<(String, Publication), Fault> {
-    let fields = Fields::of_body(body, PUBLICATION)?;
+/// Reads the body of `POST /api/publish`. `header` is the value of `Idempotency-Key`.
+pub fn publish(body: &[u8], header: Option<&str>) -> Result<(String, PublicationInput), ApiError> {
+    let fields = JsonFields::of_body(body, PUBLICATION)?;
     if fields.has("channels") {
-        return Err(Fault::malformed("channels is for /api/broadcast"));
+        return Err(ApiError::malformed("channels is a field of /api/broadcast; /api/publish takes channel"));
     }
     let channel = fields.required("channel", fields.text("channel")?)?;
     Ok((channel, publication(&fields, header)?))
 }
 
-/// `POST /api/broadcast`.
-pub fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<String>, Publication), Fault> {
-    let fields = Fields::of_body(body, PUBLICATION)?;
+/// Reads the body of `POST /api/broadcast`. `header` is the value of `Idempotency-Key`.
+pub fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<String>, PublicationInput), ApiError> {
+    let fields = JsonFields::of_body(body, PUBLICATION)?;
     if fields.has("channel") || fields.has("epoch") {
-        return Err(Fault::malformed("channel and epoch are for /api/publish"));
+        return Err(ApiError::malformed("channel and epoch are fields of /api/publish; /api/broadcast takes channels"));
     }
     let channels = fields.required("channels", fields.texts("channels")?)?;
     if !(1..=MAX_CHANNELS).contains(&channels.len()) {
-        return Err(Fault::malformed(format!("channels has {}, and may have 1 to {MAX_CHANNELS}", channels.len())));
+        return Err(ApiError::malformed(format!(
+            "channels has {} channels and may have 1 to {MAX_CHANNELS}",
+            channels.len()
+        )));
     }
     Ok((channels, publication(&fields, header)?))
 }
 
-fn publication(fields: &Fields<'_>, header: Option<&str>) -> Result<Publication, Fault> {
-    // `null` is data like any other.
+fn publication(fields: &JsonFields<'_>, header: Option<&str>) -> Result<PublicationInput, ApiError> {
+    // `"data":null` publishes the value `null`.
     let content = match (fields.raw("data"), fields.text("text")?) {
         (Some(data), None) => {
             check(data.get())?;
@@ -88,20 +91,20 @@ fn publication(fields: &Fields<'_>, header: Option<&str>) -> Result<Publication,
         (None, Some(text)) => {
             let text = trim(&text);
             if text.is_empty() {
-                return Err(Fault::malformed(Text::EmptyText.in_language(Language::En)));
+                return Err(ApiError::malformed(Text::EmptyText.in_language(Language::En)));
             }
             Content::Text(text.into())
         }
-        _ => return Err(Fault::malformed("exactly one of data and text is needed")),
+        _ => return Err(ApiError::malformed("exactly one of data and text is needed")),
     };
     let field = fields.text("idempotency_key")?;
     let idempotency_key = match (field.as_deref(), header) {
         (Some(field), Some(header)) if field != header => {
-            return Err(Fault::malformed("the Idempotency-Key header and idempotency_key differ"));
+            return Err(ApiError::malformed("the Idempotency-Key header and idempotency_key differ"));
         }
         (field, header) => field.or(header),
     };
-    Ok(Publication {
+    Ok(PublicationInput {
         content,
         key: short("key", fields.text("key")?.as_deref(), 0, MAX_KEY_BYTES)?,
         idempotency_key: short("idempotency_key", idempotency_key, 1, MAX_IDEMPOTENCY_KEY_BYTES)?,
@@ -109,24 +112,24 @@ fn publication(fields: &Fields<'_>, header: Option<&str>) -> Result<Publication,
     })
 }
 
-fn short(name: &str, text: Option<&str>, least: usize, most: usize) -> Result<Option<Box<str>>, Fault> {
+fn short(name: &str, text: Option<&str>, least: usize, most: usize) -> Result<Option<Box<str>>, ApiError> {
     match text {
         Some(text) if !(least..=most).contains(&text.len()) => {
-            Err(Fault::malformed(format!("{name} has {} bytes, and may have {least} to {most}", text.len())))
+            Err(ApiError::malformed(format!("{name} has {} bytes and may have {least} to {most}", text.len())))
         }
         text => Ok(text.map(Into::into)),
     }
 }
 
-/// `POST /api/revoke`: what is revoked, for `kept_ms` from now on unless the request says until when. Times are in
+/// Reads the body of `POST /api/revoke`. A request without `expires_at` revokes for `kept_ms` from now on. Times are in
 /// Unix milliseconds.
-pub fn revocation(body: &[u8], now_ms: u64, kept_ms: u64) -> Result<Revocation, Fault> {
-    let fields = Fields::of_body(body, REVOCATION)?;
+pub fn revocation(body: &[u8], now_ms: u64, kept_ms: u64) -> Result<Revocation, ApiError> {
+    let fields = JsonFields::of_body(body, REVOCATION)?;
     let issued_before = fields.whole("issued_before", TIME)?;
     let revoked = match (fields.value("user"), fields.text("token_id")?, issued_before) {
         (None, Some(id), None) if (1..=MAX_TOKEN_ID_BYTES).contains(&id.len()) => Revoked::TokenId(id.into()),
         (None, Some(_), None) => {
-            return Err(Fault::malformed(format!("token_id must have 1 to {MAX_TOKEN_ID_BYTES} bytes")));
+            return Err(ApiError::malformed(format!("token_id must have 1 to {MAX_TOKEN_ID_BYTES} bytes")));
         }
         (Some(user), None, before) => {
             before.map_or(Ok(()), |before_ms| check_cutoff(before_ms, now_ms))?;
@@ -140,37 +143,38 @@ pub fn revocation(body: &[u8], now_ms: u64, kept_ms: u64) -> Result<Revocation, 
     };
     let until_ms = fields.whole("expires_at", TIME)?.unwrap_or(now_ms.saturating_add(kept_ms));
     if until_ms <= now_ms {
-        return Err(Fault::malformed("expires_at has passed: such tokens are refused anyway"));
+        return Err(ApiError::malformed("expires_at is in the past: such tokens are refused anyway"));
     }
     Ok(Revocation { revoked, until_ms })
 }
 
-/// A time in seconds, or in microseconds, would revoke what nobody meant: the tokens without `iat`, or all of the future.
-fn check_cutoff(before_ms: u64, now_ms: u64) -> Result<(), Fault> {
+/// Refuses an `issued_before` in seconds, which would revoke the tokens without `iat` only, and one in microseconds, which
+/// would revoke all future tokens.
+fn check_cutoff(before_ms: u64, now_ms: u64) -> Result<(), ApiError> {
     if !(CUTOFF_LEAST_MS..=now_ms.saturating_add(CUTOFF_AHEAD_MS)).contains(&before_ms) {
-        return Err(Fault::malformed(format!(
-            "issued_before is in Unix milliseconds: {CUTOFF_LEAST_MS} (in 2001) at least and a day from now at most"
+        return Err(ApiError::malformed(format!(
+            "issued_before must be in Unix milliseconds: {CUTOFF_LEAST_MS} (in 2001) at least and a day from now at most"
         )));
     }
     Ok(())
 }
 
-/// A user's key.
-fn user_key(user: &serde_json::Value) -> Result<Box<str>, Fault> {
+/// The key of the user that the JSON value `user` names.
+fn user_key(user: &serde_json::Value) -> Result<Box<str>, ApiError> {
     let id = user_id_from_json(user).ok_or_else(|| {
-        Fault::malformed(format!("user must be an integer within ±(2^53−1) or a text of 1 to {MAX_ID_BYTES} bytes"))
+        ApiError::malformed(format!("user must be an integer within ±(2^53−1) or a text of 1 to {MAX_ID_BYTES} bytes"))
     })?;
     Ok((&*id.key()).into())
 }
 
-/// A request that doesn't say which tokens it is about.
-fn which_tokens() -> Fault {
-    Fault::malformed("one of these is needed: token_id; user; user and issued_before; issued_before")
+/// The error of a request that does not say which tokens it means.
+fn which_tokens() -> ApiError {
+    ApiError::malformed("exactly one of these is needed: token_id; user; user and issued_before; issued_before")
 }
 
-/// `POST /api/unrevoke`: the fields of `/api/revoke` that say which tokens.
-pub fn lifted(body: &[u8]) -> Result<Lifted, Fault> {
-    let fields = Fields::of_body(body, REVOCATION)?;
+/// Reads the body of `POST /api/unrevoke`, which names tokens as `/api/revoke` does.
+pub fn lifted(body: &[u8]) -> Result<Lifted, ApiError> {
+    let fields = JsonFields::of_body(body, REVOCATION)?;
     match (fields.value("user"), fields.text("token_id")?, fields.whole("issued_before", TIME)?) {
         (None, Some(id), None) => Ok(Lifted::TokenId(id.into())),
         (Some(user), None, issued_before_ms) => Ok(Lifted::User { key: user_key(&user)?, issued_before_ms }),
@@ -179,38 +183,38 @@ pub fn lifted(body: &[u8]) -> Result<Lifted, Fault> {
     }
 }
 
-/// `GET /api/revocations`: a query that was taken apart.
+/// The query of `GET /api/revocations`.
 #[derive(Debug)]
-pub struct RevocationsPage {
-    /// Where the page before ended.
+pub struct RevocationsRequest {
+    /// The cursor that the page before ended with; `None` asks for the first page.
     pub cursor: Option<String>,
-    /// Most revocations in the page.
+    /// The most revocations in the page.
     pub limit: u32,
 }
 
-impl RevocationsPage {
-    /// By a query that was taken apart.
-    pub fn of_query(pairs: &[(String, String)]) -> Result<Self, Fault> {
-        let parameters = Parameters::new(pairs, &["cursor", "limit"])?;
+impl RevocationsRequest {
+    /// Reads the request from the parameters of a query.
+    pub fn of_query(pairs: &[(String, String)]) -> Result<Self, ApiError> {
+        let parameters = QueryFields::new(pairs, &["cursor", "limit"])?;
         Ok(Self { cursor: parameters.text("cursor"), limit: page(parameters.whole("limit", LIMIT)?)? })
     }
 }
 
-/// `/api/presence`.
+/// A request for `/api/presence`.
 #[derive(Debug)]
-pub struct Presence {
-    /// Whose members.
+pub struct PresenceRequest {
+    /// The channel whose members are asked for.
     pub channel: String,
-    /// Where the page before ended.
+    /// The cursor that the page before ended with; `None` asks for the first page.
     pub cursor: Option<String>,
-    /// Most members in the page.
+    /// The most members in the page.
     pub limit: u32,
 }
 
-impl Presence {
-    /// By a body.
-    pub fn of_body(body: &[u8]) -> Result<Self, Fault> {
-        let fields = Fields::of_body(body, PRESENCE)?;
+impl PresenceRequest {
+    /// Reads the request from a body.
+    pub fn of_body(body: &[u8]) -> Result<Self, ApiError> {
+        let fields = JsonFields::of_body(body, PRESENCE)?;
         Ok(Self {
             channel: fields.required("channel", fields.text("channel")?)?,
             cursor: fields.text("cursor")?,
@@ -218,32 +222,32 @@ impl Presence {
         })
     }
 
-    /// By a query that was taken apart.
-    pub fn of_query(pairs: &[(String, String)]) -> Result<Self, Fault> {
-        let parameters = Parameters::new(pairs, PRESENCE)?;
-        let channel = parameters.text("channel").ok_or_else(|| Fault::malformed("channel is missing"))?;
+    /// Reads the request from the parameters of a query.
+    pub fn of_query(pairs: &[(String, String)]) -> Result<Self, ApiError> {
+        let parameters = QueryFields::new(pairs, PRESENCE)?;
+        let channel = parameters.text("channel").ok_or_else(|| ApiError::malformed("channel is missing"))?;
         let limit = page(parameters.whole("limit", LIMIT)?)?;
         Ok(Self { channel, cursor: parameters.text("cursor"), limit })
     }
 }
 
-/// `POST /api/history`.
+/// A request for `POST /api/history`.
 #[derive(Debug)]
-pub struct History {
-    /// Whose publications.
+pub struct HistoryRequest {
+    /// The channel whose publications are asked for.
     pub channel: String,
-    /// Only those after it.
+    /// Only publications after this position; `None` asks for all that are kept.
     pub since: Option<Box<Since>>,
-    /// Most publications in the page.
+    /// The most publications in the page.
     pub limit: u32,
-    /// Newest first.
+    /// Whether the newest publication comes first.
     pub reverse: bool,
 }
 
-impl History {
-    /// By a body.
-    pub fn of_body(body: &[u8]) -> Result<Self, Fault> {
-        let fields = Fields::of_body(body, HISTORY)?;
+impl HistoryRequest {
+    /// Reads the request from a body.
+    pub fn of_body(body: &[u8]) -> Result<Self, ApiError> {
+        let fields = JsonFields::of_body(body, HISTORY)?;
         let since = fields.object("since", "since.", POSITION)?.map(|since| position(&since)).transpose()?;
         Ok(Self {
             channel: fields.required("channel", fields.text("channel")?)?,
@@ -254,26 +258,27 @@ impl History {
     }
 }
 
-fn position(fields: &Fields<'_>) -> Result<Since, Fault> {
+fn position(fields: &JsonFields<'_>) -> Result<Since, ApiError> {
     let epoch = fields.required("epoch", fields.text("epoch")?)?;
     let epoch = short("since.epoch", Some(&epoch), 0, MAX_EPOCH_BYTES)?.unwrap_or_default();
     let offset = fields.required("offset", fields.whole("offset", "a whole number from 0 up")?)?;
     Ok(Since { epoch, offset })
 }
 
-fn page(limit: Option<u64>) -> Result<u32, Fault> {
+fn page(limit: Option<u64>) -> Result<u32, ApiError> {
     match limit {
-        Some(0) => Err(Fault::malformed(format!("limit must be {LIMIT}"))),
+        Some(0) => Err(ApiError::malformed(format!("limit must be {LIMIT}"))),
         Some(limit) => Ok(u32::try_from(limit).unwrap_or(PAGE_MAX).min(PAGE_MAX)),
         None => Ok(PAGE_DEFAULT),
     }
 }
 
-/// What serde_json lets pass in a value that it doesn't decode, and browsers would stumble over.
-fn check(json: &str) -> Result<(), Fault> {
+/// Refuses what serde_json lets pass in a value that it does not decode, and `JSON.parse` in a browser refuses: half of a
+/// surrogate pair. Also bounds the nesting.
+fn check(json: &str) -> Result<(), ApiError> {
     let (mut depth, mut in_string, mut high) = (0_usize, false, false);
     let mut bytes = json.as_bytes();
-    let lone = || Fault::malformed("data has half of a surrogate pair");
+    let lone = || ApiError::malformed("data has half of a surrogate pair, which browsers cannot parse");
     while let [byte, rest @ ..] = bytes {
         bytes = rest;
         let was_high = std::mem::take(&mut high);
@@ -287,8 +292,7 @@ fn check(json: &str) -> Result<(), Fault> {
                 (false, 0xdc00..=0xdfff) | (true, _) => return Err(lone()),
                 (false, _) => {}
             }
-            // The digits have no quote or backslash among them: they are passed over one by one, but not as what
-            // follows the first half of a pair.
+            // Skips the four digits here: they must not count as what follows the first half of a pair.
             bytes = if *escaped == b'u' { bytes.get(4..).unwrap_or_default() } else { bytes };
             continue;
         }
@@ -302,13 +306,13 @@ fn check(json: &str) -> Result<(), Fault> {
             _ => {}
         }
         if depth > MAX_DEPTH {
-            return Err(Fault::malformed(format!("data is nested more than {MAX_DEPTH} deep")));
+            return Err(ApiError::malformed(format!("data is nested more than {MAX_DEPTH} deep")));
         }
     }
     Ok(())
 }
 
-/// The four digits of an escape: it has them, or the text would be no JSON.
+/// The value of an escape's four hexadecimal digits, which `bytes` begins with: the text is known to be JSON.
 fn unit(bytes: &[u8]) -> u32 {
     let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap_or(0);
     bytes.iter().take(4).fold(0, |unit, byte| unit * 16 + digit(byte))

@@ -1,6 +1,5 @@
-//! What a request is refused with: an HTTP status and the JSON that says it again (docs/api.md, "Errors"). One table
-//! of the owners' refusals. Its sentences are English: they are read by whoever writes the backend. Called by `api`
-//! and `input`; knows no route.
+//! What a request is refused with: an HTTP status, and JSON that repeats it (docs/api.md, "Errors"). The one table from
+//! an owner's refusal to a status stands here. The messages are English, because developers of backends read them.
 
 use std::borrow::Cow;
 
@@ -8,27 +7,27 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::api::json;
+use super::response::json;
 use crate::model::parcel::{Answer, Refusal};
 use crate::model::position::Placed;
 use crate::model::text::{Language, Text};
 
-/// Why a request, or one channel's part of it, was not done or not known to be.
+/// Why a request, or one channel's part of it, was not done, or may not have been done.
 #[derive(Debug)]
-pub struct Fault {
+pub(super) struct ApiError {
     status: StatusCode,
     message: Cow<'static, str>,
-    /// Where the channel stands, if it is in another epoch than the request named.
+    /// The channel's position, if the channel is in another epoch than the request named.
     position: Option<Placed>,
 }
 
-/// The sentence of a fault, beside the response that says it: for the log.
+/// The message of an error, attached to its response so that `gate` can log it.
 #[derive(Clone, Debug)]
-pub struct FaultMessage(pub Cow<'static, str>);
+pub(super) struct ApiErrorMessage(pub(super) Cow<'static, str>);
 
-/// The fault as it stands under `error`.
+/// The error as the JSON value of `error`.
 #[derive(Serialize)]
-pub struct Shown<'a> {
+pub(super) struct ErrorBody<'a> {
     code: u16,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,39 +38,39 @@ pub struct Shown<'a> {
     offset: Option<u64>,
 }
 
-impl Fault {
-    /// With a sentence of its own.
-    pub fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+impl ApiError {
+    /// An error with a message that only the API uses.
+    pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self { status, message: message.into(), position: None }
     }
 
-    /// With a sentence that clients read too.
-    pub fn of(status: StatusCode, text: Text) -> Self {
+    /// An error with a message that clients of the WebSocket get too.
+    pub(super) fn of(status: StatusCode, text: Text) -> Self {
         Self::new(status, text.in_language(Language::En))
     }
 
-    /// The request itself is wrong.
-    pub fn malformed(message: impl Into<Cow<'static, str>>) -> Self {
+    /// The request itself is wrong; repeating it cannot help.
+    pub(super) fn malformed(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// Certainly not done; it may be tried again.
-    pub fn busy() -> Self {
+    /// The request was certainly not done; it may be repeated.
+    pub(super) fn busy() -> Self {
         Self::of(StatusCode::SERVICE_UNAVAILABLE, Text::Busy)
     }
 
-    /// The server is about to end.
-    pub fn draining() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is going away, not done")
+    /// The server is about to end; the request was certainly not done.
+    pub(super) fn draining() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down; the request was not done")
     }
 
-    /// It may have been done.
-    pub fn unknown() -> Self {
+    /// The request may have been done: no answer came in time.
+    pub(super) fn unknown() -> Self {
         Self::of(StatusCode::GATEWAY_TIMEOUT, Text::Timeout)
     }
 
-    /// What an owner's answer means that is not the one that was asked for.
-    pub fn from_answer(answer: Answer) -> Self {
+    /// The error that an owner's answer means, when it is not the answer that was asked for.
+    pub(super) fn from_answer(answer: Answer) -> Self {
         match answer {
             Answer::EpochChanged(placed) => {
                 Self { position: Some(placed), ..Self::of(StatusCode::CONFLICT, Text::EpochChanged) }
@@ -79,17 +78,19 @@ impl Fault {
             Answer::Refused(Refusal::TooLarge) => Self::of(StatusCode::PAYLOAD_TOO_LARGE, Text::TooLarge),
             Answer::Refused(Refusal::KeyReused) => Self::of(StatusCode::CONFLICT, Text::KeyReused),
             Answer::Refused(Refusal::TooManyChannels) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "there are as many channels as there may be, not done")
+                let message = "the server has as many channels as limits.channels allows; the request was not done";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
             }
             Answer::Refused(Refusal::Busy) => Self::busy(),
-            answer => unreachable!("the backend is not answered {answer:?}"),
+            Answer::Refused(Refusal::Unanswered) => Self::unknown(),
+            answer => unreachable!("no owner answers the backend with {answer:?}"),
         }
     }
 
-    /// What stands under `error`.
-    pub fn shown(&self) -> Shown<'_> {
+    /// The JSON value of `error`.
+    pub(super) fn body(&self) -> ErrorBody<'_> {
         let position = self.position.as_ref();
-        Shown {
+        ErrorBody {
             code: self.status.as_u16(),
             message: &self.message,
             channel: position.map(|placed| &*placed.channel),
@@ -99,14 +100,14 @@ impl Fault {
     }
 }
 
-impl IntoResponse for Fault {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         #[derive(Serialize)]
         struct Body<'a> {
-            error: Shown<'a>,
+            error: ErrorBody<'a>,
         }
-        let mut response = json(self.status, &Body { error: self.shown() });
-        response.extensions_mut().insert(FaultMessage(self.message));
+        let mut response = json(self.status, &Body { error: self.body() });
+        response.extensions_mut().insert(ApiErrorMessage(self.message));
         let headers = response.headers_mut();
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => {

@@ -1,0 +1,35 @@
+//! Who asked an owner, and how the answer gets there. Everything that the hub answers, it answers by these functions.
+//! Part of `hub`.
+
+use crate::mesh::Staging;
+use crate::model::parcel::{Answer, Asker, Parcel};
+
+/// Who gets the answer to an ask.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// A client, or the backend.
+    pub asker: Asker,
+    /// The asker's number for the ask.
+    pub request: u32,
+    /// The answer gives the ask's credit back. `false` if the credit went back before.
+    pub credit: bool,
+}
+
+/// Answers an ask.
+pub fn answer(out: &mut Staging<Parcel>, caller: Caller, answer: Answer) {
+    let Caller { asker, request, credit } = caller;
+    let to = match asker {
+        Asker::Conn(conn) => conn.shard,
+        // The backend asks on the owner's shard and waits there.
+        Asker::Backend => out.own(),
+    };
+    out.push(to, Parcel::Answer { asker, request, answer, credit });
+}
+
+/// Gives the credit of an ask back, because its answer comes later.
+pub fn defer(caller: Caller, out: &mut Staging<Parcel>) -> Caller {
+    if let Caller { asker: Asker::Conn(conn), credit: true, .. } = caller {
+        out.push(conn.shard, Parcel::Deferred);
+    }
+    Caller { credit: false, ..caller }
+}

@@ -1,0 +1,65 @@
+//! How far an owner knows a channel of a remote engine: which follows it has sent, which were answered, and whether
+//! publications are missing. Part of `hub`.
+
+use crate::model::engine::Ticket;
+
+/// How far the owner knows a channel of a remote engine.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowState {
+    /// The first follow that was sent; ticket 0 if none was. Answers to earlier ones are about a channel of the same name
+    /// that is gone.
+    first: Ticket,
+    /// The latest follow that was sent.
+    pub asked: Ticket,
+    /// The latest follow that was answered; ticket 0 if none was, and then nothing is known of the channel.
+    heard: Ticket,
+    /// An answer is awaited.
+    pub is_asking: bool,
+    /// Publications are missing. Those that come are dropped until the follow with this ticket is answered; ticket 0 if it
+    /// has not been sent yet.
+    pub behind: Option<Ticket>,
+}
+
+impl FollowState {
+    /// Nothing is known, and nothing was asked.
+    pub const UNKNOWN: Self =
+        Self { first: Ticket(0), asked: Ticket(0), heard: Ticket(0), is_asking: false, behind: None };
+
+    /// The latest follow that was answered.
+    pub fn heard(&self) -> Ticket {
+        self.heard
+    }
+
+    /// The channel's position is known.
+    pub fn is_known(&self) -> bool {
+        self.heard > Ticket(0)
+    }
+
+    /// The channel has been followed, whether that was answered or not.
+    pub fn was_asked(&self) -> bool {
+        self.asked > Ticket(0)
+    }
+
+    /// A follow has not been answered.
+    pub fn is_asking(&self) -> bool {
+        self.is_asking
+    }
+
+    pub fn sent(&mut self, ticket: Ticket) {
+        if self.first == Ticket(0) {
+            self.first = ticket;
+        }
+        (self.asked, self.is_asking) = (ticket, true);
+    }
+
+    /// Whether the follow with this ticket is one of this channel's.
+    pub fn is_own(&self, ticket: Ticket) -> bool {
+        self.first > Ticket(0) && ticket >= self.first
+    }
+
+    pub fn answered(&mut self, ticket: Ticket) {
+        self.heard = self.heard.max(ticket);
+        self.is_asking &= ticket < self.asked;
+        self.behind = self.behind.filter(|needed| *needed == Ticket(0) || ticket < *needed);
+    }
+}
