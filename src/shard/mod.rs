@@ -459,7 +459,6 @@ impl ShardCore {
     /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
     fn is_quiescent(&self) -> bool {
         self.asks.are_all_answered()
-            && self.errands.is_idle()
             && !self.hub.is_holding()
             && !self.is_stuck()
             && !self.has_work()
