@@ -44,6 +44,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "deflate", run: targets::deflate::run, generate: targets::deflate::generate, share: 200 },
     Target { name: "handshake", run: targets::handshake::run, generate: targets::handshake::generate, share: 300 },
     Target { name: "proxy", run: targets::proxy::run, generate: targets::proxy::generate, share: 300 },
+    Target {
+        name: "event_stream",
+        run: targets::event_stream::run,
+        generate: targets::event_stream::generate,
+        share: 500,
+    },
     Target { name: "envelope", run: targets::envelope::run, generate: targets::envelope::generate, share: 1000 },
     Target { name: "token", run: targets::token::run, generate: targets::token::generate, share: 500 },
     Target { name: "config", run: targets::config::run, generate: targets::config::generate, share: 100 },

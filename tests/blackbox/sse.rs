@@ -334,3 +334,81 @@ async fn nginx_passes_events_on_as_they_come() {
         }
     }
 }
+
+/// Publishes so much that the kernel's buffers and the queue of a reader that stalls are filled many times over.
+async fn flood(server: &Server) -> u64 {
+    const COUNT: u64 = 300;
+    let mut bob = member(server, "bob", "news").await;
+    let fill = "x".repeat(64 * 1024);
+    for n in 1..=COUNT {
+        let ack = bob.ask("publish", json!({"channel": "news", "data": {"n": n, "fill": fill}})).await;
+        assert_eq!(ack["data"]["offset"], n);
+    }
+    COUNT
+}
+
+fn stalling(overflow: &str) -> Options {
+    let options = members_publish().env("URINGCAST_LIMITS__OUTBOX_BYTES", 1 << 20);
+    options.env("URINGCAST_CHANNELS__OVERFLOW", overflow).env("URINGCAST_CHANNELS__HISTORY_SIZE", 10)
+}
+
+/// Reads what is there of a stream that stalled, up to this offset: publications and gaps follow each other without a
+/// hole, and each id says where the stream stands.
+async fn reads_on(stream: &mut EventStream, place: usize, mut position: u64, top: u64) -> u64 {
+    let mut told_lost = 0;
+    while position < top {
+        let event = stream.event().await.expect("the stream goes on");
+        let data = &event.data["data"];
+        match &*event.name {
+            "message" => {
+                assert_eq!(data["offset"], position + 1, "{}", event.id);
+                position += 1;
+            }
+            "gap" => {
+                assert_eq!(data["from"], position + 1, "{event:?}");
+                told_lost += data["to"].as_u64().unwrap() - position;
+                position = data["to"].as_u64().unwrap();
+            }
+            _ => panic!("unexpected: {event:?}"),
+        }
+        let own = event.id.split('_').nth(place).unwrap();
+        assert!(own.ends_with(&format!(".{position}")), "{} at {position}", event.id);
+    }
+    told_lost
+}
+
+#[tokio::test]
+async fn a_slow_stream_that_may_drop_is_told_what_it_lost() {
+    for (channels, place) in [(&["news"][..], 0), (&["other", "news"][..], 1)] {
+        let server = stalling("drop_oldest").start();
+        let mut stream = EventStream::open(&server, &ann(channels)).await;
+        stream.subscribed(channels.len()).await;
+        let top = flood(&server).await;
+        let told_lost = reads_on(&mut stream, place, 0, top).await;
+        assert!((1..top).contains(&told_lost), "{told_lost} of {top}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_stream_that_may_not_drop_is_closed_and_comes_back() {
+    let server = stalling("disconnect").start();
+    let mut stream = EventStream::open(&server, &ann(&["news"])).await;
+    stream.subscribed(1).await;
+    let top = flood(&server).await;
+    let mut position = 0;
+    while let Some(event) = stream.event().await {
+        match &*event.name {
+            "message" => {
+                position += 1;
+                assert_eq!(event.data["data"]["offset"], position);
+            }
+            "close" => assert_eq!((&event.data["code"], &event.data["reconnect"]), (&json!(4508), &json!(true))),
+            _ => panic!("unexpected: {event:?}"),
+        }
+    }
+    assert!(position < top, "it was closed before all came");
+    let mut back = EventStream::open(&server, &ann(&["news"]).from(&stream.last_event_id)).await;
+    assert_eq!(back.subscribed(1).await.data["data"]["recovered"], false);
+    let gap = back.expect("gap").await;
+    assert_eq!((&gap.data["data"]["from"], &gap.data["data"]["to"]), (&json!(position + 1), &json!(top)));
+}

@@ -2,6 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import WebSocket from 'ws';
 import { DEADLINE_MS, startBrowser, startServer, within } from './harness.js';
@@ -147,10 +149,15 @@ test('a stream that is closed for good is not asked for again', { timeout: 60_00
 });
 
 test('a page of another origin reads a stream if origins lists it', { timeout: 60_000 }, async () => {
-  const elsewhere = await startServer({ config: `origins = ["${server.http}"]\n${CONFIG}` });
+  // The server's own pages forbid themselves other hosts (Content-Security-Policy), so this one is served here.
+  const site = createServer((_, answer) => answer.setHeader('Content-Type', 'text/html').end('<!doctype html>'));
+  site.listen(0, '127.0.0.1');
+  await once(site, 'listening');
+  const origin = `http://127.0.0.1:${site.address().port}`;
+  const elsewhere = await startServer({ config: `origins = ["${origin}"]\n${CONFIG}` });
   try {
     const page = await context.newPage();
-    await page.goto(server.http);
+    await page.goto(origin);
     await listen(page, `${elsewhere.http}/sse?channel=chat:a&token=${sign('ann')}`);
     await told(page, () => told.some(({ name }) => name === 'subscribed'));
     await page.evaluate(() => source.close());
@@ -163,5 +170,7 @@ test('a page of another origin reads a stream if origins lists it', { timeout: 6
     assert.equal(refused[1].code, 401);
   } finally {
     await elsewhere.stop();
+    site.close();
+    site.closeAllConnections();
   }
 });

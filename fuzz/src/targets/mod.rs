@@ -4,6 +4,7 @@
 pub mod config;
 pub mod deflate;
 pub mod envelope;
+pub mod event_stream;
 pub mod frames;
 pub mod handshake;
 pub mod outbox;

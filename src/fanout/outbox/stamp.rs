@@ -169,3 +169,140 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::super::Kept;
+    use super::*;
+    use crate::dialect::native::stream;
+    use crate::fanout::run::{Frames, Mark, place};
+    use crate::model::namespace::{Compress, Overflow, Sending};
+    use crate::model::publication::tests::publication_of;
+
+    const CHANNELS: [&str; 3] = ["a", "b", "c"];
+
+    /// What happens to the outbox of a stream, step by step.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// So many publications of a channel come, each with so many bytes.
+        Publish(usize, u64, usize),
+        /// A heartbeat comes.
+        Heartbeat,
+        /// What is held is brought down to so many bytes.
+        KeepWithin(usize),
+        /// The kernel takes so many bytes.
+        Send(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..3usize, 1..6u64, 1..900usize).prop_map(|(channel, count, bytes)| Step::Publish(channel, count, bytes)),
+            1 => Just(Step::Heartbeat),
+            1 => (600..40_000usize).prop_map(Step::KeepWithin),
+            3 => (1..9_000usize).prop_map(Step::Send),
+        ]
+    }
+
+    fn run(origin: &Rc<Origin>, from: u64, count: u64, length: usize) -> Frames {
+        let (mut bytes, mut marks) = (Vec::new(), Vec::new());
+        for offset in from..from + count {
+            let data = format!("\"{}\"", "x".repeat(length)).into_bytes();
+            let mut publication = publication_of(offset, data.into());
+            let publication = Arc::get_mut(&mut publication).expect("not shared");
+            (publication.placed.channel, publication.placed.epoch) =
+                (Arc::clone(&origin.channel), Arc::clone(&origin.epoch));
+            stream::write_publication(&mut bytes, publication);
+            marks.push(Mark { end: place(bytes.len()), offset, key: 0 });
+        }
+        Frames { origin: Rc::clone(origin), packed: None, bytes, marks }
+    }
+
+    /// Holds what a client has read against what the ids say.
+    #[derive(Default)]
+    struct Oracle {
+        positions: BTreeMap<String, u64>,
+    }
+
+    impl Oracle {
+        fn read(&mut self, sent: &[u8]) {
+            for event in events(sent) {
+                let (id, rest) = split_id(event);
+                let text = std::str::from_utf8(rest).expect("text");
+                let Some((_, data)) = text.split_once("data: ") else { continue };
+                let value: serde_json::Value = serde_json::from_str(data.trim_end()).expect("JSON");
+                let data = &value["data"];
+                let position =
+                    self.positions.entry(data["channel"].as_str().expect("a channel").to_owned()).or_default();
+                let number = |name: &str| data[name].as_u64().expect("a number");
+                if value["type"] == "gap" {
+                    assert_eq!(number("from"), *position + 1, "{text}");
+                    *position = number("to");
+                } else {
+                    assert_eq!(number("offset"), *position + 1, "{text}");
+                    *position += 1;
+                }
+                let Ok(EventId::Positions(told)) = EventId::parse(id.expect("it moves a position")) else {
+                    panic!("{id:?} holds no positions");
+                };
+                for (channel, told) in CHANNELS.iter().zip(told) {
+                    let expected = self.positions.get(*channel).copied().unwrap_or(0);
+                    assert_eq!(told.map_or(0, |told| told.offset), expected, "{channel} in {id:?}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Whatever is dropped and however the kernel takes it: each id has the positions behind its event, of all channels.
+        #[test]
+        fn ids_say_what_the_client_has(
+            steps in prop::collection::vec(step(), 1..40),
+            overflow in prop::sample::select(&[Overflow::Disconnect, Overflow::DropOldest][..]),
+        ) {
+            let sending = Sending { overflow, compress: Compress::Auto };
+            let origins = CHANNELS.map(|name| Origin::new(name.into(), format!("e{name}").into(), sending));
+            let mut positions = StreamPositions::new(CHANNELS.iter().map(|name| ((*name).into(), None)));
+            let (mut outbox, mut tops, mut sent) = (Outbox::default(), [0u64; 3], Vec::new());
+            let mut send = |outbox: &mut Outbox, most: usize, sent: &mut Vec<u8>| {
+                outbox.stamp(&mut positions);
+                let mut pieces = Vec::new();
+                outbox.stamped_pieces(&mut pieces);
+                let mut bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+                bytes.truncate(most);
+                outbox.advance(bytes.len());
+                sent.extend_from_slice(&bytes);
+                !bytes.is_empty()
+            };
+            for step in steps {
+                match step {
+                    Step::Publish(channel, count, bytes) => {
+                        outbox.push_frames(run(&origins[channel], tops[channel] + 1, count, bytes));
+                        tops[channel] += count;
+                    }
+                    Step::Heartbeat => outbox.push_private(|out| out.extend_from_slice(b":\n\n")),
+                    Step::KeepWithin(bound) => {
+                        let kept = outbox.keep_within(bound, Voice::EventStream);
+                        prop_assert!(kept != Kept::Shed || overflow == Overflow::DropOldest);
+                    }
+                    Step::Send(most) => {
+                        send(&mut outbox, most, &mut sent);
+                    }
+                }
+            }
+            while send(&mut outbox, usize::MAX, &mut sent) {}
+            prop_assert!(outbox.is_empty());
+            let mut oracle = Oracle::default();
+            oracle.read(&sent);
+            for (channel, top) in CHANNELS.iter().zip(tops) {
+                prop_assert_eq!(oracle.positions.get(*channel).copied().unwrap_or(0), top);
+            }
+        }
+    }
+}
