@@ -30,7 +30,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Each of them.
+    /// Every fault that can be planted.
     pub const ALL: [Self; 11] = [
         Self::DroppedParcel,
         Self::SwappedOrder,

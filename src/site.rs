@@ -38,7 +38,7 @@ pub struct Site {
     pub path: String,
     /// Whether the echo endpoint is served.
     pub echo: bool,
-    /// Who may upgrade.
+    /// The rules for upgrades.
     pub policy: Policy,
     /// In dev mode, the secret that signs the demo page's tokens.
     pub dev: Option<Secret>,
@@ -70,7 +70,7 @@ enum PageReply {
     Content(PageContent),
     /// The asker's copy is still good.
     NotModified,
-    /// To OPTIONS.
+    /// The response to an OPTIONS request.
     Methods,
 }
 

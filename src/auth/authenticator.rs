@@ -69,7 +69,7 @@ impl Authenticator {
         self.revocations.prune(now_ms);
     }
 
-    /// Takes revocations back.
+    /// Takes revocations back: their tokens are accepted again.
     pub fn lift(&mut self, lifted: &Lifted) {
         self.revocations.lift(lifted);
     }

@@ -34,13 +34,13 @@ pub struct Channel {
     subscribers: HashMap<ConnId, u32, foldhash::fast::RandomState>,
     /// How many of them each shard has.
     per_shard: Box<[u32]>,
-    /// Who is there.
+    /// The members of the channel.
     pub members: Members,
     /// How that is told.
     pub announcer: Announcer,
     /// Accepted within the batch window and not delivered yet.
     pub batch: Batch,
-    /// Answers that wait.
+    /// Answers that wait for the batch.
     pub queue: AnswerQueue,
     /// What is known of the channel at a remote engine.
     pub follow: FollowState,
@@ -64,7 +64,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Whether publications wait.
+    /// Whether publications wait for the window.
     pub fn is_open(&self) -> bool {
         !self.publications.is_empty()
     }
@@ -96,7 +96,7 @@ impl Channel {
         }
     }
 
-    /// The channel's name.
+    /// The name of the channel.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }

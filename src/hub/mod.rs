@@ -65,7 +65,7 @@ pub fn owner_of(channel: &str, shards: usize) -> ShardId {
 pub struct HubSettings {
     /// How many shards there are.
     pub shards: usize,
-    /// What channels allow.
+    /// The rules of all channels.
     pub namespaces: Arc<Namespaces>,
     /// What a second sign-in of a user does.
     pub duplicate_login: DuplicateLogin,
@@ -105,7 +105,7 @@ impl HubSettings {
 pub struct HubHoldings {
     /// Users online, on the lobby's owner.
     pub users: usize,
-    /// Channels.
+    /// The number of channels of this shard.
     pub channels: usize,
     /// Bytes of all histories.
     pub history_bytes: usize,
@@ -142,7 +142,7 @@ pub struct Hub {
     at_engine: AtEngine,
     publisher: Publisher,
     /// Asks that found a lane full, and all that came behind them. Bounded by the credits of all shards.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingAsk>,
     /// Channels whose batch window is open, by its end: finer than the wheel.
     batches: BTreeSet<(u64, Arc<str>)>,
     /// Batch windows that ended before their time.
@@ -162,7 +162,7 @@ pub struct Hub {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingAsk {
     caller: Caller,
     ask: Ask,
     until_ms: u64,
@@ -198,7 +198,7 @@ impl Hub {
         // One that waits holds up all that come after it: answers keep the order of the asks.
         if !self.waiting.is_empty() || !self.has_room(&ask, out) {
             let until_ms = now.mono_ms + self.settings.patience_ms;
-            self.waiting.push_back(Waiting { caller, ask, until_ms });
+            self.waiting.push_back(WaitingAsk { caller, ask, until_ms });
         } else {
             self.execute(caller, ask, now, out);
         }
@@ -249,7 +249,7 @@ impl Hub {
             if !late && !self.has_room(&first.ask, out) {
                 return;
             }
-            let Some(Waiting { caller, ask, .. }) = self.waiting.pop_front() else { return };
+            let Some(WaitingAsk { caller, ask, .. }) = self.waiting.pop_front() else { return };
             if late {
                 self.conclude(&channel_of(&ask), caller, Answer::Refused(Refusal::Busy), out);
             } else {
@@ -261,7 +261,7 @@ impl Hub {
     /// A connection is gone. Never refused: what it takes is bounded by the connections there are.
     pub fn release(&mut self, conn: ConnId, user: &User, now: Now, out: &mut Staging<Parcel>) {
         // Its own claim may still be waiting for room; then it never came.
-        let own_claim = |w: &Waiting| w.caller.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim(_));
+        let own_claim = |w: &WaitingAsk| w.caller.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim(_));
         if let Some(at) = self.waiting.iter().position(own_claim) {
             let claim = self.waiting.remove(at).expect("just found");
             answer(out, claim.caller, Answer::Refused(Refusal::Busy));
