@@ -14,6 +14,19 @@ use crate::wire::handshake::{self, HttpRefusal};
 /// How long a connection over a limit may take to send the request that is answered with the refusal.
 pub(super) const REFUSED_MS: u64 = 2_000;
 
+/// Connections that are only there to be told that they are refused.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    turned_away: usize,
+}
+
+impl Admission {
+    /// How many there are.
+    pub(super) fn turned_away(&self) -> usize {
+        self.turned_away
+    }
+}
+
 impl ShardCore {
     /// A socket was accepted. Over a limit, its request will be refused. `None`: it can't be told, or too many are
     /// being refused already, and it is to be closed.
@@ -31,7 +44,7 @@ impl ShardCore {
                 self.metrics.count(Count::Unadmitted);
                 return None;
             }
-            self.turned_away += 1;
+            self.admission.turned_away += 1;
         }
         let mut conn = Conn::new(refused, now.mono_ms);
         if refused.is_none() && self.settings.guard.is_proxy(from) {
@@ -87,7 +100,7 @@ impl ShardCore {
                 let guard = &self.settings.guard;
                 let is_told = guard.turn_away(address);
                 guard.give_place_back();
-                self.turned_away += 1;
+                self.admission.turned_away += 1;
                 self.conns.at(id.slot).refused = Some(limit);
                 if is_told {
                     *self.conns.address(id.slot) = address;
@@ -103,16 +116,14 @@ impl ShardCore {
     /// The socket is gone, whoever ended it.
     pub(super) fn closed(&mut self, id: ConnId, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
-        conn.dirty = false;
-        self.blocked -= usize::from(conn.blocked);
-        self.queued_bytes -= conn.outbox.forget_count();
+        self.sender.unblock(conn);
         let was_refused = conn.refused.is_some();
         self.leave(id);
         self.release_unfinished(id, now);
         let address = *self.conns.address(id.slot);
         let guard = &self.settings.guard;
         if was_refused {
-            self.turned_away -= 1;
+            self.admission.turned_away -= 1;
             if address != Address::NONE {
                 guard.was_turned_away(address);
             }
@@ -125,7 +136,7 @@ impl ShardCore {
 
     /// How many connections there are, beside those that are being refused.
     pub(super) fn connections(&self) -> usize {
-        self.conns.count() - self.turned_away
+        self.conns.count() - self.admission.turned_away
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::compression::packer;
 use super::conns::{Conn, Parked};
 use super::{ShardCore, Stage};
 use crate::dialect;
@@ -170,8 +169,9 @@ impl ShardCore {
             // What came before is the client's.
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
-            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
-            let frames = local.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
+            let packer = self.compressing.packer(conn.deflate, &self.settings, &self.metrics);
+            let frames =
+                local.hand_over(subscription.index as usize, packer, conn.send_state.is_blocked(), &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
             conn.outbox.push_fence();
             conn.session.unsubscribed(channel);
@@ -190,7 +190,7 @@ impl ShardCore {
         let local = self.fanout.channel(channel);
         let name = Arc::clone(local.name());
         if local.is_empty() {
-            self.emptied.push(channel);
+            self.sender.channel_emptied(channel);
         }
         if !owner_knows {
             let owner = owner_of(&name, self.settings.hub.shards);
@@ -244,13 +244,11 @@ impl ShardCore {
         let Asked { channel, request, ask } = asked;
         let owner = owner_of(&channel, self.settings.hub.shards);
         let going = self.farewell.has_begun();
-        let credits = &mut self.credits[owner.index()];
-        if credits.left > 0 && !going {
-            credits.left -= 1;
+        if !going && self.asks.take_credit(owner) {
             self.staging.push(owner, parcel(id, request, ask));
         } else {
             if !going {
-                credits.waiting.push_back(id);
+                self.asks.wait(owner, id);
             }
             self.conns.at(id.slot).park(Parked { owner, request, ask });
         }
@@ -258,8 +256,7 @@ impl ShardCore {
     }
 
     pub(super) fn give_credit(&mut self, owner: ShardId) {
-        let credits = &mut self.credits[owner.index()];
-        while let Some(next) = credits.waiting.pop_front() {
+        while let Some(next) = self.asks.next_waiting(owner) {
             let Some(conn) = self.conns.get(next) else { continue };
             // It may have given up on the ask for which it queued.
             let Some(Parked { request, ask, .. }) = conn.unpark(owner) else { continue };
@@ -267,7 +264,7 @@ impl ShardCore {
             self.maybe_resume(next);
             return;
         }
-        credits.left += 1;
+        self.asks.give_back(owner);
     }
 
     pub(super) fn error(&mut self, id: ConnId, mark: Option<&str>, code: u16, text: Text) {

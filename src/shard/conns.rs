@@ -5,7 +5,9 @@ use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
 
+use super::deadlines::FiledTick;
 use super::pacing::Pacing;
+use super::send_state::SendState;
 use crate::fanout::Subscription;
 use crate::fanout::outbox::Outbox;
 use crate::ids::{ConnId, ShardId};
@@ -22,10 +24,7 @@ pub struct Conn {
     // What sending looks at comes first.
     pub(super) outbox: Outbox,
     pub(super) subscriptions: SmallVec<[Subscription; 1]>,
-    /// The kernel takes no more; the shell waits for writability.
-    pub(super) blocked: bool,
-    /// It is in the list of connections with something to send.
-    pub(super) dirty: bool,
+    pub(super) send_state: SendState,
     /// Reading has stopped until something is done; [`Action::Resume`](super::Action) is due then.
     pub(super) paused: bool,
     /// It is only there to be told that it was over this limit when it came.
@@ -46,8 +45,7 @@ pub struct Conn {
     pub(super) seen_ms: u64,
     /// How long after that it was pinged, if the pong is awaited.
     pinged_after_ms: Option<NonZeroU32>,
-    /// The tick of the wheel under which it is filed; entries under others are stale. 32 bits last for eight years.
-    pub(super) filed: u32,
+    pub(super) filed: FiledTick,
 }
 
 /// What is kept of a connection that has to wait.

@@ -122,7 +122,7 @@ impl ShardCore {
 
     /// The connection ends: nothing of it counts for its user any more.
     pub(super) fn end_pacing(&mut self, id: ConnId) {
-        let now_ms = self.ticked_ms;
+        let now_ms = self.deadlines.ticked_ms();
         let pacing = self.conns.at(id.slot).change_pacing(std::mem::take);
         if let Some(Payment { user, bytes, .. }) = pacing.payment {
             self.settings.guard.answer_taken(user.key(), bytes, now_ms);
@@ -162,7 +162,7 @@ impl ShardCore {
     fn count_shed(&mut self, slot: u32, has_shed: bool) {
         if has_shed {
             self.metrics.count(Count::Sheds);
-            self.count_queued(slot);
+            self.sender.count_queued(self.conns.at(slot));
         }
     }
 

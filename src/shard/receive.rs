@@ -176,7 +176,7 @@ fn message(
         (Ok(request), None) if come == MessageCome::First && core.puts_off(id, &request.command, text, now) => {}
         (Ok(request), None) => core.command(id, request, now),
     }
-    core.had_large |= envelopes.trim();
+    core.large_memory.note_if(envelopes.trim());
 }
 
 impl ShardCore {

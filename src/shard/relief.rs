@@ -57,7 +57,7 @@ impl ShardCore {
             }
             conn.outbox.make_room(0);
             if conn.outbox.held_bytes() as u64 <= bytes / 2 {
-                self.count_queued(slot);
+                self.sender.count_queued(self.conns.at(slot));
                 shed += 1;
                 self.metrics.count(Count::Sheds);
             } else {

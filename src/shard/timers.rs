@@ -27,27 +27,31 @@ impl ShardCore {
         self.follow_clock(now);
         self.end_probes(now);
         self.end_late_errands(now);
-        while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
+        while let Some((tick, due)) = self.deadlines.pop_due(now) {
             for id in due {
-                let Some(conn) = self.conns.get(id).filter(|conn| u64::from(conn.filed) == tick) else { continue };
-                conn.filed = 0;
-                self.look_at(id, wire, now);
-                self.file_deadline(id);
+                if self.conns.get(id).is_some_and(|conn| conn.filed.take(tick)) {
+                    self.look_at(id, wire, now);
+                    self.file_deadline(id);
+                }
             }
         }
     }
 
     /// Files the connection under its next deadline, unless it is filed at that tick or before.
     pub(super) fn file_deadline(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get(id) else { return };
-        let (mut at_ms, rights) =
-            (next_deadline(conn, &self.settings, self.ticked_ms), conn.session.rights_change_ms());
-        if let Some(unix_ms) = rights {
-            at_ms = at_ms.min(self.mono_of(unix_ms));
-        }
-        let conn = self.conns.at(id.slot);
-        if conn.filed == 0 || at_ms.div_ceil(crate::time::wheel::TICK_MS) < u64::from(conn.filed) {
-            conn.filed = u32::try_from(self.wheel.file(id, at_ms)).expect("a tick within the next years");
+        let Self { conns, deadlines, settings, .. } = self;
+        let Some(conn) = conns.get(id) else { return };
+        let at_ms = next_deadline(conn, settings, deadlines.ticked_ms());
+        let rights_ms = conn.session.rights_change_ms().map(|unix_ms| deadlines.mono_of(unix_ms));
+        deadlines.file(id, &mut conn.filed, rights_ms.map_or(at_ms, |rights_ms| at_ms.min(rights_ms)));
+    }
+
+    /// If the wall clock has jumped, files the deadlines that depend on it by its new reading.
+    fn follow_clock(&mut self, now: Now) {
+        if self.deadlines.begin_tick(now) {
+            for id in self.conns.ids() {
+                self.file_deadline(id);
+            }
         }
     }
 
@@ -142,7 +146,7 @@ impl ShardCore {
 
     fn check_life(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.slot);
-        if conn.paused && !conn.blocked {
+        if conn.paused && !conn.send_state.is_blocked() {
             // Its pong may lie in what we don't read. While the kernel takes no more, taking bytes is the sign of life.
             conn.seen(now.mono_ms);
         }
