@@ -17,7 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 #[cfg(all(test, feature = "loom"))]
-use interleavings::{AtomicBool, Bell, Ordering, fence, planted, rtrb};
+use interleavings::{AtomicBool, ModelBell as Bell, Ordering, fence, planted, rtrb};
 #[cfg(not(all(test, feature = "loom")))]
 use {
     bell::Bell,

@@ -146,7 +146,8 @@ fn doubled_types(files: &[Source]) -> Vec<String> {
 
 /// The short comments, each with its file, and the number of all comments.
 fn short_comments(files: &[Source]) -> (Vec<String>, usize) {
-    let comments: Vec<_> = files.iter().flat_map(|file| file.doc_comments().into_iter().map(|c| (&file.name, c))).collect();
+    let comments: Vec<_> =
+        files.iter().flat_map(|file| file.doc_comments().into_iter().map(|c| (&file.name, c))).collect();
     let is_short = |comment: &str| comment.split_whitespace().count() <= SHORT_COMMENT_WORDS;
     let short = comments.iter().filter(|(_, comment)| is_short(comment));
     (short.map(|(file, comment)| format!("{file}: {}", comment.trim())).collect(), comments.len())
@@ -161,7 +162,12 @@ fn one_name_means_one_type() {
 #[test]
 fn comments_are_sentences() {
     let (short, all) = short_comments(&files());
-    assert!(short.len() * 1_000 <= all * SHORT_COMMENTS_MAX, "{} of {all} are short:\n{}", short.len(), short.join("\n"));
+    assert!(
+        short.len() * 1_000 <= all * SHORT_COMMENTS_MAX,
+        "{} of {all} are short:\n{}",
+        short.len(),
+        short.join("\n")
+    );
 }
 
 #[test]
@@ -237,8 +243,8 @@ fn a_planted_violation_is_found() {
         file("c.rs", "fn f() { struct Entry; }\n#[cfg(test)]\nmod tests { struct Entry; }"),
     ];
     assert_eq!(doubled_types(&types), ["Entry is defined in a.rs and b.rs"]);
-    let comments = [file("a.rs", "/// Its name.\nfn a() {}\n/// The name of the\n/// channel.\n///\n/// # Errors\n/// Never.\nfn b() {}")];
-    assert_eq!(short_comments(&comments), (vec!["a.rs: Its name.".to_owned()], 3));
+    let code = "/// Its name.\nfn a() {}\n/// The name of the\n/// channel.\n///\n/// # Errors\n/// Never.\nfn b() {}";
+    assert_eq!(short_comments(&[Source::new("a.rs", code)]), (vec!["a.rs: Its name.".to_owned()], 2));
     for code in ["fn f() { g().unwrap() }", "fn f() { todo!() }", "// FIXME: later", "fn f() { unsafe { g() } }"] {
         assert_eq!(faults_of_style(&file("hub/mod.rs", code)).len(), 1, "{code}");
     }

@@ -42,7 +42,9 @@ impl Source {
             match token.as_str() {
                 "{" => blocks.push(before(1) == "!" || before(2) == "mod"),
                 "}" => drop(blocks.pop()),
-                "struct" | "enum" | "trait" | "union" | "type" if blocks.iter().all(|is_transparent| *is_transparent) => {
+                "struct" | "enum" | "trait" | "union" | "type"
+                    if blocks.iter().all(|is_transparent| *is_transparent) =>
+                {
                     types.extend(self.tokens.get(at + 1).map(String::as_str).filter(|name| name.starts_with(is_word)));
                 }
                 _ => {}
