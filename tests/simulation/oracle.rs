@@ -47,6 +47,12 @@ pub struct Tally {
     pub turned_away: usize,
     pub cut: usize,
     pub revocations: usize,
+    /// What a late engine answered, what it did not answer, and how often it lost publications.
+    pub outcomes: usize,
+    pub silences: usize,
+    pub losses: usize,
+    /// Gaps of which the engine was the reason.
+    pub engine_gaps: usize,
 }
 
 impl Tally {
@@ -67,6 +73,10 @@ impl Tally {
         self.turned_away += other.turned_away;
         self.cut += other.cut;
         self.revocations += other.revocations;
+        self.outcomes += other.outcomes;
+        self.silences += other.silences;
+        self.losses += other.losses;
+        self.engine_gaps += other.engine_gaps;
     }
 }
 
@@ -504,5 +514,9 @@ fn tally(world: &World) -> Tally {
         turned_away: all().filter(failed).count(),
         cut: count(|client| client.attached.is_some() && client.unauthorized),
         revocations: world.law.decrees(),
+        outcomes: world.engine.as_ref().map_or(0, |engine| engine.outcomes),
+        silences: world.engine.as_ref().map_or(0, |engine| engine.silences),
+        losses: world.engine.as_ref().map_or(0, |engine| engine.losses),
+        engine_gaps: books().map(|book| book.engine_gaps).sum(),
     }
 }
