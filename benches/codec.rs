@@ -6,11 +6,11 @@ use std::io::{self, Cursor, Read, Write};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
-use uringcast::wire::websocket::{Assembly, Decoder, Event, Limits};
+use uringcast::wire::websocket::{Assembly, Decoder, Event, MessageLimits};
 use uringcast::wire::{frame, mask, utf8};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-const LIMITS: Limits = Limits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 };
+const LIMITS: MessageLimits = MessageLimits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 };
 
 fn naive_mask(payload: &mut [u8], key: [u8; 4]) {
     for (at, byte) in payload.iter_mut().enumerate() {

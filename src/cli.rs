@@ -1,7 +1,7 @@
-//! The command line: what can be said on it, and the two commands that need no server, `token` and `config`, as
-//! functions that return what is to be printed. It prints nothing, reads no clock and starts nothing; main does.
+//! The command line: its commands and flags, and the two commands that need no server, `token` and `config`, as functions
+//! that return the text to print. This file prints nothing, reads no clock and starts nothing; `main` does.
 //!
-//! Serving is what happens without a command, so its flags stand both beside `serve` and alone.
+//! Without a command the server serves, so the flags of `serve` may be given with or without the word.
 
 use std::path::PathBuf;
 
@@ -16,25 +16,25 @@ use crate::doctor::DoctorArgs;
 #[command(name = "uringcast", version, args_conflicts_with_subcommands = true)]
 #[command(after_help = "Without a command, a flag or a URINGCAST_ variable it runs in dev mode, as with --dev.")]
 pub struct Cli {
-    /// What to do; serving if nothing is said.
+    /// The command; `None` serves.
     #[command(subcommand)]
-    pub command: Option<Command>,
-    /// The flags of `serve`, without the word.
+    pub command: Option<CliCommand>,
+    /// The flags of `serve` if it is not named.
     #[command(flatten)]
     pub serve: ServeArgs,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Command {
-    /// Serve (this is what happens without a command, too)
+pub enum CliCommand {
+    /// Serve (the default without a command)
     Serve(ServeArgs),
     /// Print a token, signed with the configured HS256 secret
     Token(TokenArgs),
-    /// Print every configuration key with its value and meaning, as a configuration file
+    /// Print every configuration key with its meaning and value, as a configuration file
     Config(ConfigArgs),
-    /// Say what of this machine is in the server's way, how much it matters, and which file of tuning/ mends it
-    #[command(after_help = "Exit status: 0 nothing stops the server, 1 something does, 2 it could not be looked at.")]
+    /// Check whether this machine is set up for the server, and say which file of tuning/ helps where it is not
+    #[command(after_help = "Exit status: 0 if nothing stops the server, 1 if something does, 2 if the checks failed.")]
     Doctor(DoctorArgs),
 }
 
@@ -44,16 +44,16 @@ pub struct ServeArgs {
     /// Configuration file (TOML); `uringcast config` prints one to start from
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to listen, in place of what is configured; port 0 takes a free one. Several with commas
+    /// Address to listen on, instead of the configured one; port 0 takes a free port. Several with commas
     #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
     pub listen: Option<String>,
-    /// Number of shards, 0 for one per usable CPU
+    /// Number of shards; 0 means one per usable CPU
     #[arg(long, value_name = "N")]
     pub shards: Option<String>,
-    /// Dev mode: this machine only, a secret made at start, a demo page that signs anyone in
+    /// Dev mode: listens on this machine only, makes a secret, and serves a demo page that signs anyone in
     #[arg(long)]
     pub dev: bool,
-    /// Serve /echo
+    /// Serve /echo, which sends every message back
     #[arg(long)]
     pub echo: bool,
 }
@@ -61,28 +61,28 @@ pub struct ServeArgs {
 /// The flags of `token`.
 #[derive(Clone, Debug, Args)]
 pub struct TokenArgs {
-    /// The user's id; what looks like an integer becomes one
+    /// The user's id; a text that looks like an integer becomes one
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     pub user: String,
-    /// Keep the id a text even if it looks like an integer
+    /// Keep the id as a text even if it looks like an integer
     #[arg(long)]
     pub user_string: bool,
-    /// The name to show [default: the id]
+    /// The user's name for display [default: the id]
     #[arg(long, default_value = "", hide_default_value = true)]
     pub name: String,
-    /// How long it is valid: 90s, 30m, 1h, 7d, or a number of seconds
+    /// How long the token is valid: 90s, 30m, 1h, 7d, or a number of seconds
     #[arg(long, default_value = "1h", value_parser = parse_ttl)]
     pub ttl: u64,
-    /// A channel that the user may subscribe to beyond the namespace's rule (repeatable)
+    /// A channel that the user may subscribe to, beyond the namespace's rule (repeatable)
     #[arg(long = "channel", value_name = "X")]
     pub channels: Vec<String>,
-    /// Make a channel token: it signs nobody in, and lets the user subscribe to this one channel
+    /// Make a channel token: it lets the user subscribe to this one channel, and signs nobody in
     #[arg(long, value_name = "X", conflicts_with_all = ["channels", "name"])]
     pub for_channel: Option<String>,
     /// Configuration file (TOML) that holds or names the secret
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// File with the secret, instead of the configured one
+    /// File with the secret, instead of the configured secret
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
 }
@@ -90,22 +90,22 @@ pub struct TokenArgs {
 /// The flags of `config`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigArgs {
-    /// Configuration file (TOML) whose values are printed in place of the defaults
+    /// Configuration file (TOML) whose values are printed instead of the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
 impl Cli {
-    /// The flags of `serve`, with or without the word; `None` for another command.
+    /// The flags of `serve`, named or not; `None` for another command.
     pub fn serve_args(&self) -> Option<&ServeArgs> {
         match &self.command {
             None => Some(&self.serve),
-            Some(Command::Serve(args)) => Some(args),
-            Some(Command::Token(_) | Command::Config(_) | Command::Doctor(_)) => None,
+            Some(CliCommand::Serve(args)) => Some(args),
+            Some(CliCommand::Token(_) | CliCommand::Config(_) | CliCommand::Doctor(_)) => None,
         }
     }
 
-    /// Whether to serve in dev mode: it was asked for, or nothing at all was said, here or in the environment.
+    /// Whether to serve in dev mode: `--dev` was given, or neither a flag nor a variable at all.
     pub fn dev_mode<'a>(&self, env: impl IntoIterator<Item = &'a (String, String)>) -> bool {
         let Some(args) = self.serve_args() else {
             return false;
@@ -116,18 +116,18 @@ impl Cli {
         args.dev || nothing_said
     }
 
-    /// The file to read, whatever the command.
+    /// The configuration file of any command; `None` if none is named.
     pub fn config_file(&self) -> Option<&PathBuf> {
         match &self.command {
             None => self.serve.config.as_ref(),
-            Some(Command::Serve(args)) => args.config.as_ref(),
-            Some(Command::Token(args)) => args.config.as_ref(),
-            Some(Command::Config(args)) => args.config.as_ref(),
-            Some(Command::Doctor(args)) => args.config.as_ref(),
+            Some(CliCommand::Serve(args)) => args.config.as_ref(),
+            Some(CliCommand::Token(args)) => args.config.as_ref(),
+            Some(CliCommand::Config(args)) => args.config.as_ref(),
+            Some(CliCommand::Doctor(args)) => args.config.as_ref(),
         }
     }
 
-    /// The configuration that this command line, the environment and the file make together.
+    /// The configuration from the file, the environment and this command line.
     pub fn load_config(&self, env: &[(String, String)]) -> Result<Config, ConfigError> {
         let args = self.serve_args().cloned().unwrap_or_default();
         let flags = Flags { listen: args.listen, shards: args.shards, echo: args.echo, dev: self.dev_mode(env) };
@@ -136,7 +136,7 @@ impl Cli {
 }
 
 impl TokenArgs {
-    /// The token to print. `token_id` makes it one of a kind; the caller has the randomness.
+    /// The token to print. `token_id` makes it unique; the caller makes it of random bits.
     pub fn token(&self, config: &Config, now_ms: u64, token_id: Option<&str>) -> Result<String, ConfigError> {
         let secret = self.secret(config)?;
         let (user, ttl_s) = (&self.user_id()?, self.ttl);
@@ -175,23 +175,24 @@ impl TokenArgs {
     fn user_id(&self) -> Result<UserId, ConfigError> {
         let integer = match self.user_string {
             true => None,
-            // Only what would be written so again: "007" and "+1" are texts.
+            // Only texts that an integer is printed as: "007" and "+1" stay texts.
             false => self.user.parse().ok().filter(|number: &i64| number.to_string() == self.user),
         };
         match integer {
-            Some(number) => UserId::int(number)
-                .ok_or_else(|| ConfigError::of_flag("--user", "beyond ±(2^53−1): with --user-string it can be a text")),
+            Some(number) => UserId::int(number).ok_or_else(|| {
+                ConfigError::of_flag("--user", "must be within ±(2^53−1); with --user-string it becomes a text")
+            }),
             None => UserId::text(&self.user).ok_or_else(|| ConfigError::of_flag("--user", "must have 1 to 128 bytes")),
         }
     }
 }
 
-/// What `uringcast config` prints.
+/// The text that `uringcast config` prints.
 pub fn config_text(config: &Config) -> String {
     config::describe(config)
 }
 
-/// Ten years: a token that lives longer is a mistake.
+/// The longest life of a token, in seconds: ten years. A longer one is a mistake.
 const MAX_TTL_S: u64 = 10 * 366 * 24 * 60 * 60;
 
 fn parse_ttl(text: &str) -> Result<u64, String> {

@@ -1,28 +1,27 @@
-//! The small names that everything else passes around: which shard, which connection, which channel owner.
-//! Pure data; knows nothing of sockets or state. A `ConnId` carries a generation, so that a reference to a
-//! connection that has gone is harmless: it matches nothing.
+//! The ids of shards and connections, which every other module passes around. A [`ConnId`] has a generation: the id of a
+//! connection that has ended matches no later connection in the same slot.
 
 use std::fmt;
 
-/// A shard's number within the process, 0-based.
+/// The number of a shard within the process, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ShardId(pub u16);
 
 impl ShardId {
-    /// The number as an index into a per-shard table.
+    /// The number as an index into a table by shard.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
 }
 
-/// One connection of this process: where it lives and which life of that slot it is.
+/// The id of a connection of this process. No other connection ever has it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnId {
-    /// The shard that holds the socket.
+    /// The shard that has the socket.
     pub shard: ShardId,
-    /// Index into that shard's connection table.
+    /// The index in that shard's table of connections.
     pub slot: u32,
-    /// Counts the lives of the slot; a stale id has an old one.
+    /// The number of connections that have had the slot. An id of an ended connection has an old number.
     pub generation: u32,
 }
 

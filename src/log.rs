@@ -1,6 +1,5 @@
-//! Log lines on their way to stderr: a bounded queue, and a thread that writes, so that logging never holds up a shard.
-//! A line that finds the queue full, or that stderr refuses, is lost and counted. Set up by `main`; `control` serves
-//! the count. Knows nothing of what is logged.
+//! The way of log lines to stderr: a bounded queue, and a thread that writes, so that logging never delays a shard. A line
+//! is lost and counted if the queue is full or stderr fails. `main` sets this up, and the metrics show the count.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -8,23 +7,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-/// How many lines were lost so far.
+/// The number of lines that were lost.
 #[derive(Clone, Debug)]
 pub struct LostLines {
-    /// For want of room in the queue.
+    /// Counts lines that found the queue full.
     queued: ErrorCounter,
-    /// Because the writer refused them.
+    /// The number of lines that could not be written.
     refused: Arc<AtomicU64>,
 }
 
 impl LostLines {
-    /// All of them, since the process started.
+    /// The number of lost lines since the process started.
     pub fn count(&self) -> u64 {
         self.queued.dropped_lines() as u64 + self.refused.load(Ordering::Relaxed)
     }
 }
 
-/// Lines to `to`, of which at most `lines` wait. Dropping the guard writes what still waits, for a second at most.
+/// A queue of at most `lines` lines, and a thread that writes them to `to`. Dropping the guard writes the waiting lines, for
+/// at most one second.
 pub fn queue(to: impl Write + Send + 'static, lines: usize) -> (NonBlocking, WorkerGuard, LostLines) {
     let refused = Arc::new(AtomicU64::new(0));
     let writer = Counted { to, refused: Arc::clone(&refused) };
@@ -34,7 +34,7 @@ pub fn queue(to: impl Write + Send + 'static, lines: usize) -> (NonBlocking, Wor
     (queue, guard, LostLines { queued, refused })
 }
 
-/// Counts what can't be written: the queue's thread has nobody to tell.
+/// Counts lines that cannot be written, because the queue's thread ignores the error.
 struct Counted<W> {
     to: W,
     refused: Arc<AtomicU64>,
@@ -45,7 +45,7 @@ impl<W: Write> Write for Counted<W> {
         self.to.write(bytes)
     }
 
-    /// One line.
+    /// Writes one line, and counts it if that fails.
     fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
         self.to.write_all(line).inspect_err(|_| {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a line and then waits until it is let go.
+    /// A writer that takes a line, and then blocks until the test releases it.
     struct Stuck {
         taken: SyncSender<()>,
         go_on: Receiver<()>,

@@ -1,6 +1,6 @@
-//! The program: reads the command line and the configuration, and does what they say. Prints; the library doesn't.
-//! It ends with status 0 after an orderly end and 1 after any failure, with the reason on stderr; `doctor`'s own
-//! status says what it found.
+//! The program: reads the command line and the configuration, and runs the command. Only this file prints to stdout. The
+//! exit status is 0 after an orderly end, and 1 after a failure, with the reason on stderr. `doctor` has a status of its
+//! own.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -11,23 +11,22 @@ use clap::Parser as _;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use uringcast::boot::Server;
-use uringcast::cli::{self, Cli, Command};
+use uringcast::cli::{self, Cli, CliCommand};
 use uringcast::config::{self, Config, ListenAddr, LogFormat};
 use uringcast::doctor;
 use uringcast::log::{self, LostLines};
 
-// Under the address sanitizer (`./check asan`) the allocations are its own to watch.
+// The address sanitizer (`./check asan`) replaces the allocator to check every allocation.
 #[cfg(not(asan))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Returns to the kernel what nobody uses: free pages of the whole process, and those that are kept for the thread that
-/// calls this.
+/// Returns free memory to the kernel: that of the whole process, and that kept for the calling thread.
 #[cfg(not(asan))]
 fn give_back() {
-    #[expect(unsafe_code, reason = "mimalloc's crate leaves this function of the library out")]
+    #[expect(unsafe_code, reason = "the mimalloc crate does not export this function of the library")]
     mod library {
-        // SAFETY: mimalloc.h has it so; it may be called from any thread at any time.
+        // SAFETY: mimalloc.h declares it with this signature, and any thread may call it at any time.
         unsafe extern "C" {
             pub safe fn mi_collect(force: bool);
         }
@@ -43,7 +42,7 @@ fn main() -> ExitCode {
     run(&cli).unwrap_or_else(|error| {
         eprintln!("uringcast: {error:#}");
         match cli.command {
-            Some(Command::Doctor(_)) => ExitCode::from(2),
+            Some(CliCommand::Doctor(_)) => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     })
@@ -53,22 +52,22 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let env = config::process_env();
     let load = || cli.load_config(&env);
     match &cli.command {
-        Some(Command::Config(_)) => print(&cli::config_text(&load()?))?,
-        Some(Command::Token(args)) => {
+        Some(CliCommand::Config(_)) => print(&cli::config_text(&load()?))?,
+        Some(CliCommand::Token(args)) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
             let token_id = format!("{:032x}", rand::random::<u128>());
             let token = args.token(&load()?, u64::try_from(now.as_millis())?, Some(&token_id))?;
             print(&format!("{token}\n"))?;
         }
-        Some(Command::Doctor(args)) => {
+        Some(CliCommand::Doctor(args)) => {
             let configured =
                 args.config.is_some() || env.iter().any(|(name, value)| config::is_our_variable(name, value));
-            // A configuration at fault is a finding here, and not the end.
+            // A wrong configuration is one of the findings, so it does not end the command here.
             let report = doctor::run(args, load(), configured)?;
             print(&if args.json { report.json()? + "\n" } else { report.to_string() })?;
             return Ok(if report.stops() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
-        None | Some(Command::Serve(_)) => serve(&load()?)?,
+        None | Some(CliCommand::Serve(_)) => serve(&load()?)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -83,7 +82,7 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let (urls, shards): (Vec<_>, _) = (plain.chain(tls).collect(), server.shard_count());
     print(&format!("listening on {} ({shards} shards)\n", urls.join(" and ")))?;
     if config.log.format == LogFormat::Json {
-        // Whoever collects lines of JSON has nothing of that one.
+        // A log collector reads stderr only, so the line is logged too.
         tracing::info!(shards, urls = urls.join(" "), "listening");
     }
     if config.dev {
@@ -91,24 +90,25 @@ fn serve(config: &Config) -> anyhow::Result<()> {
         let tls = addrs.tls.iter().filter_map(ListenAddr::tcp).map(|addr| format!("; open https://{addr}/"));
         let page = plain.chain(tls).next().unwrap_or_default();
         tracing::warn!(
-            "dev mode: this machine only, a secret made at this start, anyone may sign in under any name, the \
-             lobby is not HTML-escaped{page}"
+            "dev mode: listens on this machine only, has made a secret, lets anyone sign in under any name, and does \
+             not escape HTML in the lobby{page}"
         );
     }
     let ended = server.run();
     if lost.count() > 0 {
-        tracing::warn!(lines = lost.count(), "log lines were lost: stderr did not take them in time, or at all");
+        tracing::warn!(lines = lost.count(), "log lines were lost, because stderr was too slow or failed");
     }
     Ok(ended?)
 }
 
-/// Standard output is for programs that wait for a line: it leaves at once.
+/// Prints to stdout and flushes it, because programs wait for a line there.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("writing to standard output")
 }
 
-/// Logging never holds up a shard: lines that stderr doesn't take in time are dropped, and counted.
+/// Sends log lines to stderr through a bounded queue, so that logging never delays a shard. Returns the count of lost
+/// lines.
 fn log_to_stderr(config: &Config) -> anyhow::Result<(WorkerGuard, LostLines)> {
     let filter = EnvFilter::try_new(&config.log.level)
         .with_context(|| format!("log.level: {:?} is neither a level nor a filter", config.log.level))?;

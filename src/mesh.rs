@@ -1,6 +1,6 @@
 //! The lanes between shards: N×N single-producer single-consumer rings, each FIFO. A shard stages parcels while it
 //! works and ships them as one batch at the end of its turn, with at most one wake per peer and batch.
-//! Generic over what it carries; knows nothing of channels or connections. `server` builds it, `reactor` drives it.
+//! Generic over what it carries; knows nothing of channels or connections. `boot` builds it, `io::turns` drives it.
 //!
 //! Bounds: a ring holds `capacity` parcels. Its last two thirds are kept for asks and answers, whose number
 //! credits bound (`credits`), so [`Staging::room`] is what refusable deliveries may take. Only what must never be

@@ -1,5 +1,6 @@
-//! What is served over plain HTTP on the WebSocket port, and where upgrades lead: the native endpoint, the echo
-//! endpoint, the JavaScript client and, in dev mode only, the demo page and its tokens. Pure: a request in, a route out.
+//! What is served over plain HTTP on the WebSocket port, and where upgrades lead: the native endpoint, event streams,
+//! the echo endpoint, the JavaScript client and, in dev mode only, the demo page and its tokens. Pure: a request in, a
+//! route out.
 
 use std::borrow::Cow;
 
@@ -9,7 +10,9 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::auth::{self, NewToken, UserId};
 use crate::config::Secret;
-use crate::wire::handshake::{Policy, Refusal, Request, Upgrade, upgrade};
+use crate::dialect::native::event_stream::{StreamRequest, StreamRequestError};
+use crate::wire::event_stream;
+use crate::wire::handshake::{HttpRefusal, Policy, Upgrade, UpgradeRequest, upgrade};
 
 /// The one path of the echo endpoint.
 const ECHO_PATH: &str = "/echo";
@@ -36,9 +39,11 @@ struct Assets;
 pub struct Site {
     /// Path of the native endpoint.
     pub path: String,
+    /// Path of event streams; empty if none are served.
+    pub event_stream_path: String,
     /// Whether the echo endpoint is served.
     pub echo: bool,
-    /// Who may upgrade.
+    /// Who may upgrade, and ask for an event stream.
     pub policy: Policy,
     /// In dev mode, the secret that signs the demo page's tokens.
     pub dev: Option<Secret>,
@@ -51,8 +56,19 @@ pub enum Route {
     Native(Upgrade),
     /// To the echo endpoint.
     Echo(Upgrade),
+    /// To an event stream, once its token has been found good.
+    EventStream(Box<StreamRoute>),
     /// To a page; the connection ends with it.
     Page(Page),
+}
+
+/// A request for an event stream.
+#[derive(Debug)]
+pub struct StreamRoute {
+    /// What it asks for.
+    pub request: StreamRequest,
+    /// The origin whose pages may read the answer; `None`: only this server's own.
+    pub reader: Option<Box<str>>,
 }
 
 /// A page: status 200 and a body, 304 without one, or, to OPTIONS, the methods that there are.
@@ -68,6 +84,12 @@ pub struct Page {
 #[derive(Debug)]
 enum PageReply {
     Content(PageContent),
+    /// To HEAD: the head that an event stream begins with.
+    StreamHead,
+    /// The event stream was closed for good: a browser that is told so does not come back.
+    StreamOver,
+    /// To OPTIONS of a page that wants to send a token or an id in a header (Fetch, section 4.8).
+    StreamMethods,
     /// The asker's copy is still good.
     NotModified,
     /// To OPTIONS.
@@ -90,9 +112,10 @@ impl Site {
     ///
     /// # Errors
     /// The HTTP refusal to send.
-    pub fn route(&self, request: &Request<'_>, now_unix_ms: u64) -> Result<Route, Refusal> {
+    pub fn route(&self, request: &UpgradeRequest<'_>, now_unix_ms: u64) -> Result<Route, HttpRefusal> {
         let is_endpoint = |path: &str| path == self.path || (path == ECHO_PATH && self.echo);
         match request.path() {
+            path if self.is_event_stream(path) => self.event_stream(request),
             // What is asked of the server as a whole, or of an endpoint: which methods there are (RFC 9110 §9.3.7).
             path if request.method() == "OPTIONS" && (path == "*" || is_endpoint(path)) => {
                 self.policy.check_host(request)?;
@@ -102,7 +125,7 @@ impl Site {
             ECHO_PATH if self.echo => upgrade(request, &self.policy).map(Route::Echo),
             path if path == CLIENT_PATH || path.starts_with(CLIENT_MODULES) => client_file(request).map(Route::Page),
             path => {
-                let Some(secret) = &self.dev else { return Err(Refusal::not_found()) };
+                let Some(secret) = &self.dev else { return Err(HttpRefusal::not_found()) };
                 self.policy.check_host(request)?;
                 let page = match path {
                     "/token" => demo_token(secret, request.query().unwrap_or_default(), now_unix_ms),
@@ -116,35 +139,100 @@ impl Site {
                     }
                     // Also a preflight (Fetch §4.8): asked before what a page would not send by itself.
                     "OPTIONS" => page.map(|_| Route::Page(Page { reader, etag: None, reply: PageReply::Methods })),
-                    _ => Err(page.map_or_else(|refusal| refusal, |_| Refusal::method_not_allowed())),
+                    _ => Err(page.map_or_else(|refusal| refusal, |_| HttpRefusal::method_not_allowed())),
                 }
             }
         }
     }
 }
 
-fn asset(path: &str) -> Result<PageContent, Refusal> {
+impl Site {
+    fn is_event_stream(&self, path: &str) -> bool {
+        !self.event_stream_path.is_empty() && path == self.event_stream_path
+    }
+
+    fn event_stream(&self, request: &UpgradeRequest<'_>) -> Result<Route, HttpRefusal> {
+        self.policy.check_host(request)?;
+        let reader = self.stream_reader(request);
+        let page = |reply| Ok(Route::Page(Page { reader: reader.clone(), etag: None, reply }));
+        match request.method() {
+            "GET" | "HEAD" => {}
+            "OPTIONS" => return page(PageReply::StreamMethods),
+            _ => return Err(HttpRefusal::method_not_allowed()),
+        }
+        self.policy.check_origin(request)?;
+        let query = request.query().unwrap_or_default();
+        match StreamRequest::parse(query, request.header("authorization"), request.header("last-event-id")) {
+            Ok(_) if request.method() == "HEAD" => page(PageReply::StreamHead),
+            Ok(asked) => {
+                let reader = reader.map(String::into_boxed_str);
+                Ok(Route::EventStream(Box::new(StreamRoute { request: asked, reader })))
+            }
+            Err(StreamRequestError::Over) => page(PageReply::StreamOver),
+            Err(StreamRequestError::NoToken) => {
+                Err(HttpRefusal::unauthorized("a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN"))
+            }
+            Err(StreamRequestError::Malformed(what)) => Err(HttpRefusal::bad_request(what)),
+        }
+    }
+
+    /// The origin of the page that asks for a stream, if it may read the answer.
+    fn stream_reader(&self, request: &UpgradeRequest<'_>) -> Option<String> {
+        let may_read = |origin: &&str| self.policy.origins.allow(origin, request.host());
+        request.origin().filter(may_read).map(str::to_owned)
+    }
+
+    /// Appends the response to a request that is refused; `None` if its head made no sense. Who asks for an event stream
+    /// gets JSON, that its page may read.
+    pub fn write_refusal(
+        &self,
+        request: Option<&UpgradeRequest<'_>>,
+        method: &str,
+        refusal: &HttpRefusal,
+        out: &mut Vec<u8>,
+    ) {
+        match request {
+            Some(request) if self.is_event_stream(request.path()) => {
+                write_stream_refusal(refusal, refusal.text, method, self.stream_reader(request).as_deref(), out);
+            }
+            _ => refusal.write(method, out),
+        }
+    }
+}
+
+/// Appends the response to a request for an event stream that is refused: an `error` as a WebSocket client gets one, with
+/// this text for people.
+pub fn write_stream_refusal(refusal: &HttpRefusal, text: &str, method: &str, reader: Option<&str>, out: &mut Vec<u8>) {
+    let body = serde_json::json!({ "type": "error", "code": refusal.status, "message": text }).to_string();
+    let mut headers = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nVary: Origin\r\n".to_owned();
+    if let Some(reader) = reader {
+        headers += &format!("Access-Control-Allow-Origin: {reader}\r\nAccess-Control-Expose-Headers: Retry-After\r\n");
+    }
+    refusal.write_with(method, "application/json", &body, &headers, out);
+}
+
+fn asset(path: &str) -> Result<PageContent, HttpRefusal> {
     let (file, content_type) = match path {
         "/" => ("demo/index.html", "text/html; charset=utf-8"),
         "/app.js" => ("demo/app.js", "text/javascript; charset=utf-8"),
         "/style.css" => ("demo/style.css", "text/css; charset=utf-8"),
         // Browsers ask for the first by themselves.
         "/favicon.ico" | "/favicon.svg" => ("demo/favicon.svg", "image/svg+xml"),
-        _ => return Err(Refusal::not_found()),
+        _ => return Err(HttpRefusal::not_found()),
     };
-    let file = Assets::get(file).ok_or(Refusal::not_found())?;
+    let file = Assets::get(file).ok_or(HttpRefusal::not_found())?;
     Ok(PageContent { content_type, body: file.data })
 }
 
 /// One of the client's modules.
-fn module(path: &str) -> Result<EmbeddedFile, Refusal> {
+fn module(path: &str) -> Result<EmbeddedFile, HttpRefusal> {
     let is_module = path == CLIENT_PATH || path.starts_with(CLIENT_MODULES);
-    Assets::get(&path[1..]).filter(|_| is_module).ok_or(Refusal::not_found())
+    Assets::get(&path[1..]).filter(|_| is_module).ok_or(HttpRefusal::not_found())
 }
 
 /// A module of the client, which any page may import and any browser keep. It asks each time whether its copy is still the
 /// same: modules of two versions don't fit together.
-fn client_file(request: &Request<'_>) -> Result<Page, Refusal> {
+fn client_file(request: &UpgradeRequest<'_>) -> Result<Page, HttpRefusal> {
     let file = module(request.path())?;
     let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash()));
     // RFC 9110 §13.1.2: a list, or * for any.
@@ -157,21 +245,21 @@ fn client_file(request: &Request<'_>) -> Result<Page, Refusal> {
             PageReply::Content(PageContent { content_type: "text/javascript; charset=utf-8", body: file.data })
         }
         "OPTIONS" => PageReply::Methods,
-        _ => return Err(Refusal::method_not_allowed()),
+        _ => return Err(HttpRefusal::method_not_allowed()),
     };
     Ok(Page { reader: Some("*".to_owned()), etag: Some(etag), reply })
 }
 
 /// Signs the visitor in under any name: only where the server is for trying things out.
-fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<PageContent, Refusal> {
+fn demo_token(secret: &Secret, query: &str, now_unix_ms: u64) -> Result<PageContent, HttpRefusal> {
     let name = query.split('&').find_map(|pair| pair.strip_prefix("name=")).and_then(percent_decode);
-    let refused = Refusal::bad_request("a name is needed, in UTF-8: /token?name=Alice");
+    let refused = HttpRefusal::bad_request("a name is needed, in UTF-8: /token?name=Alice");
     let name = cut_name(name.as_deref().ok_or(refused)?);
     let id = UserId::text(name).ok_or(refused)?;
     let token =
         NewToken { user: &id, name, ttl_s: DEMO_TOKEN_S, channels: &[], issuer: None, audience: None, token_id: None };
     let token =
-        auth::issue(secret, &token, now_unix_ms).map_err(|_| Refusal::unavailable("no token can be made", 1))?;
+        auth::issue(secret, &token, now_unix_ms).map_err(|_| HttpRefusal::unavailable("no token can be made", 1))?;
     let body = serde_json::json!({ "token": token }).to_string();
     Ok(PageContent { content_type: "application/json", body: Cow::Owned(body.into_bytes()) })
 }
@@ -205,8 +293,15 @@ impl Page {
     /// Appends the response to a request of this method: to HEAD, without the body.
     pub fn write(&self, method: &str, out: &mut Vec<u8>) {
         let status = match self.reply {
+            PageReply::StreamHead => return event_stream::write_head(out, self.reader.as_deref()),
             PageReply::Content(_) => "200 OK",
             PageReply::NotModified => "304 Not Modified",
+            PageReply::StreamOver => "204 No Content",
+            PageReply::StreamMethods => {
+                "204 No Content\r\nAllow: GET, HEAD, OPTIONS\r\n\
+                 Access-Control-Allow-Headers: Authorization, Last-Event-ID, Cache-Control\r\n\
+                 Access-Control-Max-Age: 7200"
+            }
             PageReply::Methods => "204 No Content\r\nAllow: GET, HEAD, OPTIONS",
         };
         let caching = match &self.etag {

@@ -4,7 +4,7 @@
 
 use clap::{CommandFactory, Parser};
 use uringcast::auth::{UserId, Verifier};
-use uringcast::cli::{Cli, Command, config_text};
+use uringcast::cli::{Cli, CliCommand, config_text};
 use uringcast::config::{Config, Flags};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -25,7 +25,7 @@ fn secret_env() -> Vec<(String, String)> {
 fn token(arguments: &[&str], env: &[(String, String)]) -> Result<String, String> {
     let cli = Cli::try_parse_from(["uringcast", "token"].iter().chain(arguments)).map_err(|error| error.to_string())?;
     let config = cli.load_config(env).map_err(|error| error.to_string())?;
-    let Some(Command::Token(args)) = &cli.command else { panic!("not a token command") };
+    let Some(CliCommand::Token(args)) = &cli.command else { panic!("not a token command") };
     args.token(&config, NOW_MS, None).map_err(|error| error.to_string())
 }
 

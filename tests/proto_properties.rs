@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use uringcast::wire::deflate::compress::Compressors;
 use uringcast::wire::deflate::inflate::Inflater;
 use uringcast::wire::frame::{self, Opcode};
-use uringcast::wire::handshake::{self, Request};
+use uringcast::wire::handshake::{self, UpgradeRequest};
 use uringcast::wire::utf8::{self, Validator};
 use uringcast::wire::{codes, mask};
 
@@ -169,7 +169,7 @@ proptest! {
     fn arbitrary_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..400), cuts in vec(any::<prop::sample::Index>(), 0..8)) {
         let decoded = decode(&cut(&bytes, &cuts), false);
         prop_assert_eq!((decoded.0, decoded.1), reference(&bytes, false));
-        let _ = Request::parse(&bytes, &handshake::Limits::default());
+        let _ = UpgradeRequest::parse(&bytes, &handshake::HeadLimits::default());
     }
 
     /// The server's inflater may be stricter than the other one about codes that nobody makes, and never laxer.
@@ -321,12 +321,12 @@ proptest! {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
-        let limits = handshake::Limits::default();
+        let limits = handshake::HeadLimits::default();
         for end in 0..head.len() {
-            prop_assert!(matches!(Request::parse(&head.as_bytes()[..end], &limits), Ok(None)));
+            prop_assert!(matches!(UpgradeRequest::parse(&head.as_bytes()[..end], &limits), Ok(None)));
         }
         let bytes = [head.as_bytes(), &body].concat();
-        let (request, consumed) = Request::parse(&bytes, &limits).unwrap().unwrap();
+        let (request, consumed) = UpgradeRequest::parse(&bytes, &limits).unwrap().unwrap();
         prop_assert_eq!(consumed, head.len());
         prop_assert_eq!((request.path(), request.query()), (&path[..], query.as_deref()));
         for (name, value) in &headers {

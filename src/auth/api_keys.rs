@@ -1,19 +1,19 @@
-//! The keys that a backend shows to the HTTP API: from the configuration and the file that it names. Strict at
-//! boot, like `keys`; afterwards it only compares. Knows nothing of requests. Called by the control thread.
+//! The API keys of backends, from the configuration and the file that it names. They are checked when they are read;
+//! afterwards this file only compares. The control thread uses it.
 
 use super::keys::{of_file, read};
 use super::verify::same_bytes;
 use crate::config::{ConfigError, Http, Secret};
 
-/// All API keys. It may have none, and then nothing matches.
+/// All API keys. If there is none, no key matches.
 #[derive(Clone, Debug, Default)]
 pub struct ApiKeys {
     keys: Vec<Secret>,
 }
 
 impl ApiKeys {
-    /// Reads the keys that the configuration holds and names. Their form is checked here too, since not every
-    /// configuration comes from a file.
+    /// Reads the keys of the configuration and of the file that it names. Checks their form too, because a configuration
+    /// can be made without `config::load`.
     pub fn new(http: &Http) -> Result<ApiKeys, ConfigError> {
         let mut keys = Vec::new();
         for (index, key) in http.keys.iter().enumerate() {
@@ -27,7 +27,7 @@ impl ApiKeys {
             let text = read("http.keys_file", file)?;
             let from_file = keys_of_text(&text).map_err(error)?;
             if from_file.is_empty() {
-                return Err(error("there is no key in it".to_owned()));
+                return Err(error("the file has no key".to_owned()));
             }
             keys.extend(from_file);
         }
@@ -38,12 +38,12 @@ impl ApiKeys {
         Ok(ApiKeys { keys })
     }
 
-    /// Whether there is none, so that no request could be let in.
+    /// Whether there is no key, so that every request would be refused.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Whether `key` is one of them. All are compared, each in a time that depends on lengths alone.
+    /// Whether `key` is one of them. It is compared with all, each in a time that depends on lengths only.
     pub fn matches(&self, key: &str) -> bool {
         self.keys.iter().fold(false, |found, own| same_bytes(own.expose().as_bytes(), key.as_bytes()) | found)
     }

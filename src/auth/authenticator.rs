@@ -1,5 +1,5 @@
-//! What one shard judges tokens by: the keys, the tokens that it has found good before, and those that were revoked.
-//! `verify` and `claims` have the rules; this is the state around them. Owned by a shard, asked by its sessions.
+//! The state that one shard verifies tokens with: the keys, the tokens whose signature was verified before, and the
+//! revocations. `verify` and `claims` have the rules. A shard owns one, and its sessions ask it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::token_error::TokenError;
 use super::verified::{CacheLimits, VerifiedTokens};
 use super::verify::Verifier;
 
-/// Judges the tokens that come to one shard.
+/// Verifies the tokens that one shard receives.
 #[derive(Debug)]
 pub struct Authenticator {
     verifier: Arc<Verifier>,
@@ -20,21 +20,21 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// With these keys, and so much memory for tokens that were found good.
+    /// An authenticator with these keys and this much memory for verified tokens, without revocations.
     pub fn new(verifier: Arc<Verifier>, cache: CacheLimits) -> Self {
         Self { verifier, verified: RefCell::new(VerifiedTokens::new(cache)), revocations: Revocations::default() }
     }
 
-    /// From now on tokens are judged by these keys. What was found good by others counts no more.
+    /// Replaces the keys, and forgets the tokens that were verified with the old ones.
     pub fn set_verifier(&mut self, verifier: Arc<Verifier>) {
         self.verifier = verifier;
         self.verified.get_mut().clear();
     }
 
-    /// Who `token` speaks for at `now_ms` (Unix milliseconds).
+    /// Verifies a token at `now_ms` (Unix milliseconds). Returns the user that it signs in.
     ///
     /// # Errors
-    /// Why the token is refused.
+    /// The reason why the token is refused.
     pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, TokenError> {
         let identity = self.verifier.verify_with(token, now_ms, &mut self.verified.borrow_mut())?;
         let user_key = &identity.id.key();
@@ -42,10 +42,10 @@ impl Authenticator {
         if self.revocations.revokes(mark, now_ms) { Err(TokenError::Revoked) } else { Ok(identity) }
     }
 
-    /// What a channel token grants at `now_ms`.
+    /// Verifies a channel token at `now_ms` (Unix milliseconds). Returns what it grants.
     ///
     /// # Errors
-    /// Why the token is refused.
+    /// The reason why the token is refused.
     pub fn verify_channel(&self, token: &str, now_ms: u64) -> Result<ChannelGrant, TokenError> {
         let grant = self.verifier.verify_channel_with(token, now_ms, &mut self.verified.borrow_mut())?;
         let user_key = &grant.user_key;
@@ -53,43 +53,43 @@ impl Authenticator {
         if self.revocations.revokes(mark, now_ms) { Err(TokenError::Revoked) } else { Ok(grant) }
     }
 
-    /// Whether this token is refused now and could be good by keys that are to be fetched (`auth.jwks_url`).
+    /// Whether this token is refused now, but may be valid with keys that can still be fetched (`auth.jwks_url`).
     pub fn awaits_keys(&self, token: &str) -> bool {
         self.verifier.awaits_keys(token, &mut self.verified.borrow_mut())
     }
 
-    /// What the log is to tell of a token that [`Authenticator::verify`] or [`Authenticator::verify_channel`] refused.
+    /// Describes for the log a token that [`Authenticator::verify`] or [`Authenticator::verify_channel`] has refused.
     pub fn describe(&self, token: &str, error: TokenError, now_ms: u64) -> RefusedToken {
         RefusedToken::new(token, error, now_ms)
     }
 
-    /// From now on the tokens that this names count no more. Keys read anew change nothing about that.
+    /// Refuses the tokens that the revocation names from now on. New keys do not change that.
     pub fn revoke(&mut self, revocation: &Revocation, now_ms: u64) {
         self.revocations.insert(revocation);
         self.revocations.prune(now_ms);
     }
 
-    /// From now on these revocations count no more.
+    /// Takes revocations back.
     pub fn lift(&mut self, lifted: &Lifted) {
         self.revocations.lift(lifted);
     }
 
-    /// What is in force from the start.
+    /// Sets the revocations that are in force from the start.
     pub fn set_revocations(&mut self, revocations: Revocations) {
         self.revocations = revocations;
     }
 
-    /// What was revoked.
+    /// The revocations in force.
     pub fn revocations(&self) -> &Revocations {
         &self.revocations
     }
 
-    /// How much is remembered.
+    /// How many tokens are remembered, and the bytes that they take.
     pub fn remembered(&self) -> CacheLimits {
         self.verified.borrow().size()
     }
 
-    /// How often a token's signature was remembered to be good, and how often it had to be checked and is good.
+    /// How often a token was found among the verified ones, and how often a signature had to be verified and was valid.
     pub fn looked_up(&self) -> (u64, u64) {
         self.verified.borrow().looked_up()
     }

@@ -1,5 +1,5 @@
-//! The rules for what a token says, once its signature has been found good: who the user is, until when, and
-//! which channels are granted. Pure; knows neither keys nor signatures. Called by `verify`.
+//! The rules for the claims of a token whose signature is valid: who the user is, until when, and which channels are
+//! granted. This file knows neither keys nor signatures.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 use super::token_error::TokenError;
 use crate::model::user::{MAX_SAFE_INTEGER, UserId};
 
-/// The longest user name; a token's longer one is cut.
+/// The longest user name, in bytes. A longer name in a token is cut.
 pub const MAX_NAME_BYTES: usize = 128;
-/// The longest token id (`jti`).
+/// The longest token id (`jti`), in bytes.
 pub const MAX_TOKEN_ID_BYTES: usize = 256;
-/// The longest channel name there can be; a longer one in a token is a fault of whoever issued it.
+/// The longest channel name, in bytes. A longer one in a token is the issuer's mistake.
 const MAX_CHANNEL_BYTES: usize = 200;
-/// An id as it stands in JSON. A number must be written as an integer: 1.0 and 1e3 are none.
+/// Reads a user's id from JSON. A number must be written as an integer: 1.0 and 1e3 are not ids.
 pub fn user_id_from_json(value: &Value) -> Option<UserId> {
     match value {
         Value::Number(number) => UserId::int(number.as_i64()?),
@@ -23,40 +23,40 @@ pub fn user_id_from_json(value: &Value) -> Option<UserId> {
     }
 }
 
-/// Who a valid token speaks for.
+/// The user that a valid token signs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The user.
+    /// The user's id.
     pub id: UserId,
-    /// The name to show, not escaped, cut to [`MAX_NAME_BYTES`]; the id's text if the token has none.
+    /// The user's name for display, not escaped, cut to [`MAX_NAME_BYTES`]. It is the id's text if the token has no name.
     pub name: String,
-    /// From this moment on the server does not take the token (`exp` plus the configured leeway). `None` for a
-    /// static token only.
+    /// The moment from which the token is refused (`exp` plus the configured leeway), in Unix milliseconds. `None` only for a
+    /// fixed token.
     pub expires_at_ms: Option<u64>,
-    /// `iat`, for revocations: [`ClaimRules::issued_at`] says how a time ahead of our clock counts.
+    /// `iat` in Unix milliseconds, for revocations. [`ClaimRules::issued_at`] says how a time in the future counts.
     pub issued_at_ms: Option<u64>,
-    /// `jti`.
+    /// The token's id (`jti`).
     pub token_id: Option<String>,
-    /// Channels that the user may subscribe to beyond the namespace's rule.
+    /// The channels that the user may subscribe to beyond the namespace's rule.
     pub channels: GrantedChannels,
 }
 
-/// What a channel token grants: this user may subscribe to this channel.
+/// The right that a channel token grants: this user may subscribe to this channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelGrant {
-    /// The user's [`UserId::key`]. The token is for nobody else.
+    /// The [`UserId::key`] of the only user who may use the token.
     pub user_key: String,
-    /// The channel's name, of a possible length; the rest is checked where one subscribes.
+    /// The name of the channel. Only its length has been checked; subscribing checks the rest.
     pub channel: String,
-    /// From this moment on the right has lapsed (`exp` plus the configured leeway).
+    /// The moment at which the right ends (`exp` plus the configured leeway), in Unix milliseconds.
     pub expires_at_ms: u64,
-    /// `iat`.
+    /// `iat` in Unix milliseconds.
     pub issued_at_ms: Option<u64>,
-    /// `jti`.
+    /// The token's id (`jti`).
     pub token_id: Option<String>,
 }
 
-/// What the configuration asks of claims.
+/// The configured rules for claims.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClaimRules {
     pub(super) issuer: Option<String>,
@@ -65,9 +65,9 @@ pub(super) struct ClaimRules {
 }
 
 impl ClaimRules {
-    /// Checks the claims of a token whose signature is good.
+    /// Checks the claims of a token whose signature is valid.
     pub(super) fn check(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<Identity, TokenError> {
-        // The right to one channel, handed to whoever may have that and no more.
+        // A channel token must not sign anyone in.
         if present(claims, "channel").is_some() {
             return Err(TokenError::Claims("channel"));
         }
@@ -83,7 +83,7 @@ impl ClaimRules {
         })
     }
 
-    /// Checks the claims of a channel token whose signature is good.
+    /// Checks the claims of a channel token whose signature is valid.
     pub(super) fn check_channel(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<ChannelGrant, TokenError> {
         let channel = match present(claims, "channel") {
             Some(Value::String(name)) if is_channel_length(name) => name.clone(),
@@ -99,9 +99,9 @@ impl ClaimRules {
         })
     }
 
-    /// When a token was issued, as far as revocations go. A token from the future is refused: no revocation of "what was
-    /// issued until now" would reach it. One that is ahead by no more than the leeway comes from a clock that is off, so
-    /// its time says nothing: it counts as issued a leeway ago, and whatever was revoked since then includes it.
+    /// When a token was issued, for revocations. A token from the future is refused, because no revocation of the tokens
+    /// issued until now would include it. A token that is ahead by at most the leeway comes from a clock that is wrong. It
+    /// counts as issued one leeway ago, so that revocations since then include it.
     fn issued_at(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<Option<u64>, TokenError> {
         match time(claims, "iat")? {
             Some(at_ms) if at_ms > now_ms.saturating_add(self.leeway_ms) => Err(TokenError::NotYet),
@@ -110,10 +110,10 @@ impl ClaimRules {
         }
     }
 
-    /// Whether a token is in force and meant for us; returns when it ends.
+    /// Checks that a token is valid now and meant for this server. Returns when it ends.
     fn check_validity(&self, claims: &Map<String, Value>, now_ms: u64) -> Result<u64, TokenError> {
         let expires_at_ms = time(claims, "exp")?.ok_or(TokenError::Claims("exp"))?.saturating_add(self.leeway_ms);
-        // RFC 7519 §4.1.4: not "on or after" that time.
+        // RFC 7519 §4.1.4: the token is refused "on or after" that time.
         if now_ms >= expires_at_ms {
             return Err(TokenError::Expired);
         }
@@ -145,13 +145,13 @@ impl ClaimRules {
     }
 }
 
-/// A claim that is there. Many libraries write null for what they don't have.
+/// The value of a claim. `null` counts as missing, because many libraries write it for a missing value.
 fn present<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     claims.get(name).filter(|value| !value.is_null())
 }
 
 fn user_id(claims: &Map<String, Value>) -> Result<UserId, TokenError> {
-    // A `user_id` that is there but wrong is refused, not passed over: `sub` may be someone else.
+    // A wrong `user_id` is refused and not skipped, because `sub` may name another user.
     for name in ["user_id", "sub"] {
         if let Some(value) = present(claims, name) {
             return user_id_from_json(value).ok_or(TokenError::Claims(name));
@@ -164,14 +164,14 @@ fn name(claims: &Map<String, Value>, id: &UserId) -> Result<String, TokenError> 
     for claim in ["username", "name"] {
         match present(claims, claim) {
             None => {}
-            // Who has no name is often sent with an empty one; locking them out would help nobody.
+            // Backends often send an empty name for a user without one. That is no reason to refuse the token.
             Some(Value::String(text)) => {
                 let name = displayable(text);
                 if !name.is_empty() {
                     return Ok(name);
                 }
             }
-            // Databases and spreadsheets make numbers of names.
+            // Databases and spreadsheets turn some names into numbers.
             Some(Value::Number(number)) => return Ok(displayable(&number.to_string())),
             Some(_) => return Err(TokenError::Claims(claim)),
         }
@@ -179,15 +179,15 @@ fn name(claims: &Map<String, Value>, id: &UserId) -> Result<String, TokenError> 
     Ok(id.to_string())
 }
 
-/// A name as it is shown: without control characters, which would garble a page or a terminal, without blanks around it, and
-/// cut between two characters where it has more than [`MAX_NAME_BYTES`].
+/// A name for display: control characters become blanks, blanks around it are removed, and it is cut between two characters
+/// to at most [`MAX_NAME_BYTES`].
 pub(super) fn displayable(name: &str) -> String {
     let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let name = name.trim();
     name[..name.floor_char_boundary(MAX_NAME_BYTES)].trim_end().to_owned()
 }
 
-/// A NumericDate (RFC 7519 §2: seconds, possibly with a fraction) in milliseconds.
+/// Reads a NumericDate (RFC 7519 §2: seconds, possibly with a fraction), in milliseconds.
 fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, TokenError> {
     let Some(value) = present(claims, name) else {
         return Ok(None);
@@ -199,13 +199,13 @@ fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, 
     if let Some(seconds) = number.as_u64() {
         return Ok(Some(seconds.saturating_mul(1000)));
     }
-    // Before 1970: long past, which for `nbf` and `iat` is as good as at the epoch.
+    // A time before 1970 counts as 1970, which makes no difference to any check.
     if number.as_i64().is_some() {
         return Ok(Some(0));
     }
     match number.as_f64() {
         Some(seconds) if seconds.is_finite() && seconds <= MAX_SAFE_INTEGER as f64 => {
-            // `as` takes what is below zero to zero, as above.
+            // `as` turns negative numbers into 0, as above.
             Ok(Some((seconds * 1000.0) as u64))
         }
         _ => Err(wrong),
@@ -235,23 +235,23 @@ fn channels(claims: &Map<String, Value>) -> Result<GrantedChannels, TokenError> 
         .collect()
 }
 
-/// The channels that a token names. Made once for each token that is parsed, and shared by the connections that live by
-/// it: a token may name thousands.
+/// The channels that a token grants, sorted by name. Connections that use the token share the list, because it may have
+/// thousands of names.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct GrantedChannels(Arc<[String]>);
 
 impl GrantedChannels {
-    /// Whether it is one of them.
+    /// Whether the token grants `channel`.
     pub fn contains(&self, channel: &str) -> bool {
         self.0.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
     }
 
-    /// Whether there is none.
+    /// Whether the token grants no channel.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them, in order.
+    /// The names in ascending order.
     pub fn names(&self) -> &[String] {
         &self.0
     }
@@ -265,7 +265,7 @@ impl FromIterator<String> for GrantedChannels {
     }
 }
 
-/// Whether a name could be a channel's, by its length; the rest is checked where one subscribes.
+/// Whether a name has a length that a channel's name can have. Subscribing checks the rest.
 pub(super) fn is_channel_length(name: &str) -> bool {
     (1..=MAX_CHANNEL_BYTES).contains(&name.len())
 }

@@ -1,5 +1,5 @@
-//! Signs HS256 tokens: for `uringcast token` and for the demo page of dev mode. A real site's backend issues
-//! its users' tokens itself. Pure: the clock and the token's id are arguments.
+//! Issues HS256 tokens for `uringcast token` and for the demo page of dev mode. A real site's backend issues its users'
+//! tokens itself. The time and the token's id are arguments.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -8,57 +8,57 @@ use super::claims::{MAX_NAME_BYTES, is_channel_length};
 use crate::config::Secret;
 use crate::model::user::UserId;
 
-/// What a new token says.
+/// The content of a new token.
 #[derive(Clone, Debug)]
 pub struct NewToken<'a> {
-    /// The user.
+    /// The user whom the token signs in.
     pub user: &'a UserId,
-    /// The name to show; empty for the id's text.
+    /// The user's name for display; empty for the id's text.
     pub name: &'a str,
-    /// How long it is valid.
+    /// How long the token is valid, in seconds.
     pub ttl_s: u64,
-    /// Channels that the user may subscribe to beyond the namespace's rule.
+    /// The channels that the user may subscribe to beyond the namespace's rule.
     pub channels: &'a [String],
-    /// `iss`, as `auth.issuer` wants it.
+    /// The claim `iss`, which must be `auth.issuer` if that is set.
     pub issuer: Option<&'a str>,
-    /// `aud`, as `auth.audience` wants it.
+    /// The claim `aud`, which must be `auth.audience` if that is set.
     pub audience: Option<&'a str>,
-    /// `jti`.
+    /// The token's id (`jti`).
     pub token_id: Option<&'a str>,
 }
 
-/// What a new channel token says.
+/// The content of a new channel token.
 #[derive(Clone, Debug)]
 pub struct NewChannelToken<'a> {
-    /// The user whom it is for.
+    /// The only user who may use the token.
     pub user: &'a UserId,
-    /// The channel that this user may subscribe to.
+    /// The channel that the token lets this user subscribe to.
     pub channel: &'a str,
-    /// How long it is valid.
+    /// How long the token is valid, in seconds.
     pub ttl_s: u64,
-    /// `iss`, as `auth.issuer` wants it.
+    /// The claim `iss`, which must be `auth.issuer` if that is set.
     pub issuer: Option<&'a str>,
-    /// `aud`, as `auth.audience` wants it.
+    /// The claim `aud`, which must be `auth.audience` if that is set.
     pub audience: Option<&'a str>,
-    /// `jti`.
+    /// The token's id (`jti`).
     pub token_id: Option<&'a str>,
 }
 
 /// Why a token can't be issued.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IssueError {
-    /// The server would refuse it.
+    /// The name is longer than the server accepts.
     #[error("the name must have at most {MAX_NAME_BYTES} bytes")]
     Name,
-    /// The server would refuse it.
+    /// No channel can have this name.
     #[error("{0:?} cannot be a channel: its name has 1 to 200 bytes")]
     Channel(String),
-    /// The cryptography failed.
+    /// The cryptography library could not sign.
     #[error("cannot sign: {0}")]
     Signing(String),
 }
 
-/// A JWT signed with `secret`, valid from `now_ms` on.
+/// Makes a JWT that is signed with `secret` and valid from `now_ms` on.
 pub fn issue(secret: &Secret, token: &NewToken<'_>, now_ms: u64) -> Result<String, IssueError> {
     if token.name.len() > MAX_NAME_BYTES {
         return Err(IssueError::Name);
@@ -76,7 +76,7 @@ pub fn issue(secret: &Secret, token: &NewToken<'_>, now_ms: u64) -> Result<Strin
     sign(secret, claims, [("iss", token.issuer), ("aud", token.audience), ("jti", token.token_id)])
 }
 
-/// A channel token: it signs nobody in, and lets this user subscribe to this channel.
+/// Makes a channel token. It lets this user subscribe to this channel, and signs nobody in.
 pub fn issue_channel(secret: &Secret, token: &NewChannelToken<'_>, now_ms: u64) -> Result<String, IssueError> {
     if !is_channel_length(token.channel) {
         return Err(IssueError::Channel(token.channel.to_owned()));

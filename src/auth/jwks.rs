@@ -1,7 +1,7 @@
-//! A JSON Web Key Set (RFC 7517) in, the keys that can check a token out. A key of a kind that this server does not know is
-//! passed over with a warning, as RFC 7517 §5 wants: an issuer may add kinds of keys at any time. A key of a known kind with
-//! a fault refuses a set that comes from a file, because the operator is there to mend it. The same key is passed over in
-//! a set that was fetched, so that one new key of the issuer's locks nobody out who uses the others.
+//! Reads a JSON Web Key Set (RFC 7517) and makes keys that can verify tokens. A key of an unknown kind is skipped with a
+//! warning, as RFC 7517 §5 asks, because an issuer may add kinds of keys at any time. A broken key of a known kind is an
+//! error in a set from a file, which the operator can repair. In a fetched set it is skipped with a warning, so that one
+//! new key of the issuer does not lock out the users of the others.
 
 use std::fmt;
 
@@ -16,16 +16,16 @@ use serde_json::{Map, Value};
 use super::key::{RSA_ALGORITHMS, VerifyKey, ec_key, is_name_of, is_public, rsa_key, without_zeros};
 use crate::config::Auth;
 
-/// Some issuers pad.
+/// Base64url with or without padding, because some issuers pad.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// The members that only a private key has (RFC 7518 §6.2.2, §6.3.2).
+/// The JSON members that only a private key has (RFC 7518 §6.2.2, §6.3.2).
 const PRIVATE: [&str; 2] = ["d", "p"];
 const NO_SET: &str = "not a JSON Web Key Set: it must be {\"keys\": [ … ]}";
 
-/// The keys of a set that a file holds. What else the set has is told in `warnings`.
+/// The keys of a set from a file. Skipped keys are reported in `warnings`.
 pub(super) fn key_set(jwks: &str, warnings: &mut Vec<String>) -> Result<Vec<VerifyKey>, String> {
     let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
     for (number, entry) in (1..).zip(entries(jwks.as_bytes())?) {
@@ -48,10 +48,10 @@ pub struct FetchedKeys {
 }
 
 impl FetchedKeys {
-    /// Reads a set. Shared secrets (kty "oct") are passed over: whoever may read the address could sign with them.
+    /// Reads a set. Shared secrets (kty "oct") are skipped: everyone who can read the address could sign with them.
     ///
     /// # Errors
-    /// What is wrong with the set, if no key of it can be used.
+    /// What is wrong with the set, if none of its keys can be used.
     pub fn parse(jwks: &[u8]) -> Result<Self, String> {
         let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
         for (number, entry) in (1..).zip(entries(jwks)?) {
@@ -67,12 +67,12 @@ impl FetchedKeys {
         Ok(Self { keys, passed_over })
     }
 
-    /// How many keys of it can be used.
+    /// The number of keys that can be used.
     pub fn count(&self) -> usize {
         self.keys.len()
     }
 
-    /// What of the set is not used, each with the reason.
+    /// The keys that are not used, each with the reason.
     pub fn passed_over(&self) -> &[String] {
         &self.passed_over
     }
@@ -117,9 +117,9 @@ fn require_keys(keys: &[VerifyKey], passed_over: &[String]) -> Result<(), String
 }
 
 enum Unusable {
-    /// A kind of key that we don't do.
+    /// The server does not support this kind of key.
     Unknown(String),
-    /// A kind that we do, with a fault.
+    /// The kind is supported, but the key is broken.
     Broken(String),
 }
 
@@ -130,7 +130,7 @@ fn key_of_jwk(jwk: &Map<String, Value>) -> Result<VerifyKey, Unusable> {
         Some(_) => Err(Unusable::Broken(format!("{name} must be a text"))),
     };
     let unknown = |what: String| Err(Unusable::Unknown(what));
-    // For what it is meant comes first: nothing else of a key for encryption matters.
+    // The purpose is checked first: nothing else matters of a key for encryption.
     if let Some(used) = text("use")?.filter(|used| *used != "sig") {
         return unknown(format!("its use is {used:?}, not \"sig\""));
     }
@@ -183,7 +183,7 @@ fn key_of_jwk(jwk: &Map<String, Value>) -> Result<VerifyKey, Unusable> {
     Ok(VerifyKey { id: text("kid")?.map(str::to_owned), algorithms, key: key.map_err(broken)? })
 }
 
-/// The algorithms that a kind of key can be for.
+/// The algorithms that a kind of key can verify.
 fn fitting(kind: &str, curve: Option<&str>) -> Option<&'static [Algorithm]> {
     match (kind, curve) {
         ("RSA", _) => Some(RSA_ALGORITHMS),
@@ -195,12 +195,13 @@ fn fitting(kind: &str, curve: Option<&str>) -> Option<&'static [Algorithm]> {
     }
 }
 
-/// Whether the name is that of an algorithm which some key could have here.
+/// Whether this server supports an algorithm of this name for any kind of key.
 fn is_known(name: &str) -> bool {
     is_public(name) || is_name_of(name, Algorithm::HS256)
 }
 
-/// A key of its coordinates, which should have the curve's size (RFC 7518 §6.2.1.2) and may have lost or got leading zeros.
+/// Makes a key of its coordinates. They should have the curve's size (RFC 7518 §6.2.1.2), but some issuers drop or add
+/// leading zeros.
 fn point(x: &[u8], y: &[u8], size: usize, curve: &'static EcdsaVerificationAlgorithm) -> Result<DecodingKey, String> {
     let mut point = vec![4];
     for coordinate in [x, y] {

@@ -1,32 +1,33 @@
-//! One key that can check signatures, and how it is made of its numbers. A key is bound to its algorithms when it is made, so
-//! that a token's header can only choose among keys. It knows no file, no key set and no token.
+//! One key that can verify signatures, and how it is made of its numbers. A key is bound to its algorithms when it is made,
+//! so a token's header can only choose among keys. This file knows no file, no key set and no token.
 
 use aws_lc_rs::signature::{
     EcdsaVerificationAlgorithm, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
 };
 use jsonwebtoken::{Algorithm, DecodingKey};
 
-/// What the RSA verification takes (RFC 7518 §3.3 asks for 2048 too).
+/// The sizes of an RSA modulus that the library verifies with, in bits. RFC 7518 §3.3 asks for 2048 too.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
-/// The largest exponent that the RSA verification takes.
+/// The largest RSA exponent that the library verifies with, in bits.
 const EXPONENT_BITS_MAX: usize = 33;
 
 /// The algorithms of an RSA key, the usual one first.
 pub(super) const RSA_ALGORITHMS: &[Algorithm] =
     &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 
-/// One key and what it is for: one algorithm, or the family of a key whose set names none. Never both HMAC and others.
+/// One key and its algorithms: one, or the family of the key if its set names none. Never both HMAC and others.
 #[derive(Clone)]
 pub(super) struct VerifyKey {
-    /// The key's `kid`.
+    /// The key's id (`kid`); `None` if it has none.
     pub(super) id: Option<String>,
-    /// What it may check.
+    /// The algorithms that the key may verify.
     pub(super) algorithms: &'static [Algorithm],
     /// The key itself.
     pub(super) key: DecodingKey,
 }
 
-/// An RSA key of its two numbers, with leading zero octets or without (Java writes one; RFC 7518 §6.3.1.1 warns of it).
+/// Makes an RSA key of its two numbers, with or without leading zero octets. Java writes one; RFC 7518 §6.3.1.1 warns of
+/// that.
 pub(super) fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, String> {
     let (modulus, exponent) = (without_zeros(modulus), without_zeros(exponent));
     let bits = bits(modulus);
@@ -35,7 +36,7 @@ pub(super) fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, St
     }
     let is_odd = |number: &[u8]| number.last().is_some_and(|byte| byte % 2 == 1);
     if !is_odd(modulus) {
-        return Err("its modulus is even, so it is no RSA key".to_owned());
+        return Err("its modulus is even, so it is not an RSA key".to_owned());
     }
     if !is_odd(exponent) || exponent == [1] || self::bits(exponent) > EXPONENT_BITS_MAX {
         return Err(format!("its exponent must be odd, above 1 and have at most {EXPONENT_BITS_MAX} bits"));
@@ -46,9 +47,9 @@ pub(super) fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, St
     Ok(DecodingKey::from_rsa_raw_components(modulus, exponent))
 }
 
-/// A key on a curve, of its uncompressed point.
+/// Makes a key on a curve of its uncompressed point.
 pub(super) fn ec_key(point: &[u8], curve: &'static EcdsaVerificationAlgorithm) -> Result<DecodingKey, String> {
-    ParsedPublicKey::new(curve, point).map_err(|_| "x and y are no point on its curve".to_owned())?;
+    ParsedPublicKey::new(curve, point).map_err(|_| "x and y are not a point on its curve".to_owned())?;
     Ok(DecodingKey::from_ec_der(point))
 }
 
@@ -62,7 +63,7 @@ fn bits(number: &[u8]) -> usize {
     number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
 }
 
-/// Whether a JOSE header, or a key, means the algorithm by this name. RFC 9864 calls EdDSA with that curve Ed25519.
+/// Whether `name`, in a JOSE header or a key, means the algorithm. RFC 9864 calls EdDSA with that curve Ed25519.
 pub(super) fn is_name_of(name: &str, algorithm: Algorithm) -> bool {
     name == name_of(algorithm) || (algorithm == Algorithm::EdDSA && name == "Ed25519")
 }
@@ -85,7 +86,7 @@ pub(super) fn name_of(algorithm: Algorithm) -> &'static str {
     }
 }
 
-/// Whether a JOSE header means, by this name, an algorithm whose keys are public.
+/// Whether `name`, in a JOSE header, means an algorithm whose keys are public.
 pub(super) fn is_public(name: &str) -> bool {
     let others = [Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA];
     RSA_ALGORITHMS.iter().chain(&others).any(|known| is_name_of(name, *known))

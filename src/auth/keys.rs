@@ -1,6 +1,5 @@
-//! Turns what is configured (a secret, PEM files, a JWKS file) into keys, each bound to one algorithm. It is
-//! strict at boot, so that a key that could never verify anything is an error there and not a puzzle later.
-//! Reads files; knows nothing of tokens. Called by `verify` when the server starts, and by `cli`.
+//! Reads the configured keys: a secret, PEM files and a JWKS file. Each key is bound to one algorithm. A key that could never
+//! verify anything is an error at the start, not a puzzle later. This file reads files and knows no token.
 
 use std::path::Path;
 
@@ -15,7 +14,7 @@ use super::key::{RSA_ALGORITHMS, VerifyKey, ec_key, is_name_of, name_of, rsa_key
 
 use crate::config::{Auth, ConfigError, PublicKeyFile, Secret, read_text};
 
-/// RFC 7518 §3.2: an HS256 key has at least the size of the hash.
+/// The size of a good HS256 secret, in bytes: at least that of the hash (RFC 7518 §3.2).
 const GOOD_SECRET_BYTES: usize = 32;
 /// The DER of the curves' object identifiers: 1.2.840.10045.3.1.7 and 1.3.132.0.34.
 const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -51,18 +50,18 @@ pub(super) fn load(auth: &Auth, warnings: &mut Vec<String>) -> Result<Vec<Verify
     Ok(keys)
 }
 
-/// The HS256 secret, from the configuration itself or from the file that it names.
+/// The HS256 secret, from the configuration or from the file that it names.
 pub fn hs256_secret(auth: &Auth) -> Result<Option<Secret>, ConfigError> {
     let (key, secret) = match (&auth.hs256_secret, &auth.hs256_secret_file) {
         (Some(secret), _) => ("auth.hs256_secret", secret.clone()),
         (None, Some(file)) => ("auth.hs256_secret_file", secret_of_file(file)?),
         (None, None) => return Ok(None),
     };
-    // The classical confusion, made by the operator: whoever knows the public key could sign with it.
+    // The classic mistake: everyone who knows the public key could sign with it.
     if secret.expose().trim_start().starts_with("-----BEGIN") {
         return Err(ConfigError::of_key(
             key,
-            "this is a PEM key and no shared secret: public keys go into auth.public_key_files",
+            "this is a PEM key, not a shared secret: public keys go into auth.public_key_files",
         ));
     }
     Ok(Some(secret))
@@ -104,7 +103,7 @@ fn public_key(pem: &str, file: &PublicKeyFile) -> Result<VerifyKey, String> {
         return Err("it must hold one PEM public key (-----BEGIN PUBLIC KEY-----)".to_owned());
     }
     let (key, fitting) = parse_pem(pem)?;
-    // One algorithm each: without a name the usual one.
+    // Each key gets one algorithm: the named one, or the usual one of its type.
     let at = match &file.algorithm {
         None => 0,
         Some(name) => fitting.iter().position(|fits| is_name_of(name, *fits)).ok_or_else(|| {
@@ -115,7 +114,7 @@ fn public_key(pem: &str, file: &PublicKeyFile) -> Result<VerifyKey, String> {
     Ok(VerifyKey { id: None, algorithms: &fitting[at..=at], key })
 }
 
-/// The key of a PEM text and the algorithms that fit it, the usual one first.
+/// The key in a PEM text, and the algorithms that fit it, the usual one first.
 fn parse_pem(pem: &str) -> Result<(DecodingKey, &'static [Algorithm]), String> {
     let bytes = pem.as_bytes();
     if let Ok(key) = DecodingKey::from_rsa_pem(bytes) {
@@ -125,7 +124,7 @@ fn parse_pem(pem: &str) -> Result<(DecodingKey, &'static [Algorithm]), String> {
         return Ok((rsa_key(&number(&rsa.n), &number(&rsa.e))?, RSA_ALGORITHMS));
     }
     if let Ok(key) = DecodingKey::from_ec_pem(bytes) {
-        // Keys of other curves can have the same length, and would only ever refuse.
+        // Keys of other curves can have the same length, and would refuse every token.
         let inside =
             pem.split_once("-----BEGIN ").and_then(|(_, rest)| rest.split_once("-----END ")).map_or("", |(a, _)| a);
         let base64: String = inside.lines().skip(1).map(str::trim).collect();

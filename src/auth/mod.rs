@@ -1,11 +1,15 @@
-//! Token in, identity out. `claims` holds the rules of the contract (docs/protocol.md, "Tokens"). `keys` and `jwks`
-//! turn the configured secrets, files and the fetched key set into keys, each of the type in `key`. `verify` brings a
-//! token, the keys and the rules together, and answers with a `token_error`. `verified` remembers good signatures,
-//! `refused` tells the log of bad tokens, `revocations` knows which tokens count no more although they have not
-//! expired, and `authenticator` is what one shard has of all that. `issue` signs tokens for trying things out;
-//! `api_keys` is for backends, who have no token. The clock is an argument; nothing here knows a connection. Only
-//! `Verifier::new`, `ApiKeys::new` and `hs256_secret` read files, at boot. The shards use it for every token, the control
-//! thread for what it fetches, and `cli` for the tokens that it prints.
+//! Verifies tokens: a token goes in, an identity or a reason comes out.
+//!
+//! - `claims` has the rules of the contract (docs/protocol.md, "Tokens").
+//! - `keys` and `jwks` read the configured secrets and files and the fetched key set. `key` is one key.
+//! - `verify` checks a token with the keys and the rules; `token_error` is why a token is refused.
+//! - `verified` remembers tokens whose signature is valid. `revocations` has the tokens that are refused before they
+//!   expire. `authenticator` is all the state that one shard needs.
+//! - `refused` describes a refused token for the log.
+//! - `issue` makes tokens for trying things out. `api_keys` are the keys of backends.
+//!
+//! The time is an argument, and nothing here knows a connection. Only `Verifier::new`, `ApiKeys::new` and `hs256_secret`
+//! read files, at the start and on a reload.
 
 mod api_keys;
 mod authenticator;

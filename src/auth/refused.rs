@@ -1,6 +1,6 @@
-//! What the log tells of a refused token: the reason, the header's `alg` and `kid`, and the user if the signature is good.
-//! Never the token, nor any part of it that could be shown again. Made only when a token is refused, so it may cost
-//! a second look. Called by `Authenticator`.
+//! The description of a refused token for the log: the reason, the header's `alg` and `kid`, and the user if the signature is
+//! valid. It never contains the token, nor a part of it that could be used again. It is made only when a token is refused,
+//! so it may parse the token a second time.
 
 use std::fmt;
 
@@ -12,22 +12,22 @@ use super::token_error::TokenError;
 use super::verify::MAX_TOKEN_BYTES;
 use crate::limits::refusals::{TokenReason, quoted};
 
-/// Bytes of a close frame's reason (RFC 6455 §5.5).
+/// The most bytes of a Close frame's reason (RFC 6455 §5.5).
 const CLOSE_REASON_BYTES: usize = 123;
 
-/// A refused token, as the log tells it.
+/// The description of a refused token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedToken {
     reason: TokenReason,
     cause: String,
     alg: Option<String>,
     kid: Option<String>,
-    /// Whom a token with a good signature names.
+    /// The user in a token whose signature is valid.
     user: Option<String>,
 }
 
 impl TokenError {
-    /// The word for it in the metrics and the log.
+    /// The reason for metrics and the log.
     pub fn reason(self) -> TokenReason {
         match self {
             Self::Malformed => TokenReason::Malformed,
@@ -40,14 +40,14 @@ impl TokenError {
         }
     }
 
-    /// Whether the token's signature is good, so that what the token says is known to be the issuer's word.
+    /// Whether the error implies a valid signature, so that the claims are the issuer's.
     fn is_of_signed(self) -> bool {
         !matches!(self, Self::Malformed | Self::NoKey | Self::Signature)
     }
 }
 
 impl RefusedToken {
-    /// A token that was refused at `now_ms` (Unix milliseconds) for this.
+    /// Describes a token that was refused at `now_ms` (Unix milliseconds) with this error.
     pub(super) fn new(token: &str, error: TokenError, now_ms: u64) -> Self {
         let mut parts = token.split('.').map(decode_object);
         let (header, claims) = match token.len() {
@@ -69,17 +69,17 @@ impl RefusedToken {
         }
     }
 
-    /// A good token of `user` that does not fit where it was shown.
+    /// Describes a valid token of `user` that is for another user or channel.
     pub fn misplaced(reason: TokenReason, cause: impl Into<String>, user: &str) -> Self {
         Self { reason, cause: cause.into(), alg: None, kid: None, user: Some(quoted(user)) }
     }
 
-    /// Why.
+    /// The reason for metrics and the log.
     pub fn reason(&self) -> TokenReason {
         self.reason
     }
 
-    /// The same as the reason of a close frame: for dev mode, where the client may know.
+    /// The reason of the Close frame in dev mode, where the client may know why the token is refused.
     pub fn close_reason(&self) -> String {
         let mut text = format!("token refused: {self}");
         text.truncate(text.floor_char_boundary(CLOSE_REASON_BYTES));
@@ -136,7 +136,7 @@ fn kind(value: &Value) -> String {
     }
 }
 
-/// A value that a client or an issuer made up, as the log may show it.
+/// A value from a client or an issuer as the log may show it: quoted and cut.
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => quoted(text),

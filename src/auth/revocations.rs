@@ -1,73 +1,74 @@
-//! Tokens that count no more although they have not expired: by their id, or by user and time of issue, or all that
-//! were issued before a time. Kept until the tokens have expired, as far as whoever revokes can say when that is. The
-//! clock is an argument. Each shard has a copy, and the control thread one by which it knows whether there is room.
+//! Revocations: tokens that are refused before they expire, by their id, by user and time of issue, or all that were issued
+//! before a time. A revocation is kept until the moment that the backend named, when the tokens have expired. Each shard
+//! has a copy of the table. The control thread has one too, and enforces the bound.
 
 use std::collections::HashMap;
 
 use foldhash::quality::RandomState;
 use serde::{Deserialize, Serialize};
 
-/// Which tokens a revocation is about.
+/// The tokens that a revocation names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Revoked {
-    /// The one with this `jti`.
+    /// The token with this id (`jti`).
     TokenId(Box<str>),
-    /// Those of one user, by [`UserId::key`](super::UserId::key), that were issued before a time.
+    /// The tokens of one user that were issued before a time.
     User {
-        /// Whose.
+        /// The user's key, see `UserId::key`.
         key: Box<str>,
-        /// In Unix milliseconds.
+        /// The time, in Unix milliseconds.
         issued_before_ms: u64,
     },
-    /// Everyone's that were issued before a time, in Unix milliseconds.
+    /// The tokens of all users that were issued before a time, in Unix milliseconds.
     IssuedBefore(u64),
 }
 
-/// One revocation.
+/// A revocation, and how long it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Revocation {
-    /// Of what.
+    /// The tokens that are revoked.
     pub revoked: Revoked,
-    /// When it may be forgotten, in Unix milliseconds: the tokens have expired by then.
+    /// When it may be forgotten, in Unix milliseconds. The tokens have expired by then.
     pub until_ms: u64,
 }
 
-/// Which revocations are to be lifted.
+/// The revocations to take back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lifted {
-    /// That of one token.
+    /// The revocation of one token.
     TokenId(Box<str>),
-    /// All of one user; or only those with this time, in Unix milliseconds.
+    /// The revocations of one user.
     User {
-        /// Whose.
+        /// The user's key, see `UserId::key`.
         key: Box<str>,
-        /// Which, if not all.
+        /// The time of the revocation, in Unix milliseconds; `None` means all of the user's revocations.
         issued_before_ms: Option<u64>,
     },
-    /// Everyone's with this time, in Unix milliseconds.
+    /// The revocation of all users with this time, in Unix milliseconds.
     IssuedBefore(u64),
 }
 
-/// What a revocation can name of a token.
+/// The parts of a token that revocations refer to.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenMark<'a> {
-    /// Whose it is.
+    /// The key of the token's user.
     pub user_key: &'a str,
-    /// `iat`. A token that doesn't say was issued before any time that a revocation can name.
+    /// `iat` in Unix milliseconds. A token without it counts as issued before any time.
     pub issued_at_ms: Option<u64>,
-    /// `jti`. A token without one can't be revoked by its id.
+    /// The token's id (`jti`). A token without one cannot be revoked by its id.
     pub token_id: Option<&'a str>,
 }
 
-/// "Issued before this" until then. Of one subject there may be several, none of which makes another needless.
+/// Cutoffs of one user, or of all: tokens issued before the first number are revoked until the second. There may be several
+/// of them, as long as none covers another.
 #[derive(Clone, Copy, Debug)]
 struct Cutoff {
     before_ms: u64,
     until_ms: u64,
 }
 
-/// All that are in force.
+/// All revocations in force.
 #[derive(Clone, Debug, Default)]
 pub struct Revocations {
     token_ids: HashMap<Box<str>, u64, RandomState>,
@@ -77,12 +78,12 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    /// How many there are.
+    /// The number of revocations.
     pub fn count(&self) -> usize {
         self.token_ids.len() + self.cutoffs
     }
 
-    /// One more. Returns whether anything has changed: it may say no more than what is there.
+    /// Adds a revocation. Returns false if the present ones cover it already.
     pub fn insert(&mut self, revocation: &Revocation) -> bool {
         let until_ms = revocation.until_ms;
         let (cutoffs, before_ms) = match &revocation.revoked {
@@ -106,10 +107,10 @@ impl Revocations {
         true
     }
 
-    /// Whether [`Revocations::insert`] would do without another place.
+    /// Whether [`Revocations::insert`] would not raise the number of revocations.
     pub fn has_room_within(&self, revocation: &Revocation) -> bool {
         let until_ms = revocation.until_ms;
-        // One of the two says all that the other does.
+        // One of the two covers the other.
         let comparable = |cutoffs: &[Cutoff], before_ms: u64| {
             cutoffs.iter().any(|cutoff| {
                 (cutoff.before_ms >= before_ms && cutoff.until_ms >= until_ms)
@@ -125,7 +126,7 @@ impl Revocations {
         }
     }
 
-    /// Takes revocations back. Returns how many those were. What they had taken the place of does not come back.
+    /// Takes revocations back. Returns how many. Revocations that they had replaced do not come back.
     pub fn lift(&mut self, lifted: &Lifted) -> usize {
         let had = self.count();
         match lifted {
@@ -142,12 +143,12 @@ impl Revocations {
             }
             Lifted::IssuedBefore(before_ms) => self.everyone.retain(|cutoff| cutoff.before_ms != *before_ms),
         }
-        // Counts anew, and drops users without any.
+        // Counts again, and drops users without a revocation.
         self.prune(0);
         had - self.count()
     }
 
-    /// Those behind `after` in their order, at most `most`; all of them, whatever order they came in.
+    /// At most `most` revocations after `after`, in an order that does not depend on when they were added.
     pub fn page(&self, after: Option<&Revocation>, most: usize) -> Vec<Revocation> {
         let mut page: Vec<_> = self.iter().filter(|one| after.is_none_or(|after| one > after)).collect();
         if page.len() > most {
@@ -158,7 +159,7 @@ impl Revocations {
         page
     }
 
-    /// Forgets those whose tokens have expired.
+    /// Removes the revocations whose tokens have expired by `now_ms`.
     pub fn prune(&mut self, now_ms: u64) {
         self.token_ids.retain(|_, until_ms| *until_ms > now_ms);
         self.everyone.retain(|cutoff| cutoff.until_ms > now_ms);
@@ -171,7 +172,7 @@ impl Revocations {
 
     /// Whether a token is revoked at `now_ms` (Unix milliseconds).
     pub fn revokes(&self, token: TokenMark<'_>, now_ms: u64) -> bool {
-        // Issuers count whole seconds, and so a fraction must not make a difference between two looks at one token.
+        // Issuers write whole seconds, so a fraction of a second must make no difference.
         let issued_at_ms = token.issued_at_ms.map_or(0, |ms| ms / 1000 * 1000);
         let cuts = |cutoff: &Cutoff| {
             cutoff.until_ms > now_ms && (issued_at_ms < cutoff.before_ms || token.issued_at_ms.is_none())
@@ -181,7 +182,7 @@ impl Revocations {
             || token.token_id.and_then(|id| self.token_ids.get(id)).is_some_and(|until_ms| *until_ms > now_ms)
     }
 
-    /// All of them, in no particular order.
+    /// All revocations, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Revocation> {
         let ids = self.token_ids.iter().map(|(id, &until_ms)| (Revoked::TokenId(id.clone()), until_ms));
         let of_user = |(key, cutoff): (&str, &Cutoff)| {

@@ -1,28 +1,28 @@
-//! Why a token is refused. Everything in `auth` that looks at a token answers with this; `refused` makes a log line of it.
-//! It knows no key and no claim.
+//! Why a token is refused. Every file of `auth` that checks a token returns this error, and `refused` describes it for the
+//! log.
 
-/// Why a token is refused. For the log; outside dev mode a client is only told that it is.
+/// Why a token is refused. It is for the log: outside dev mode a client does not learn the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It isn't a JWT, or too long, or it depends on an extension (`crit`).
+    /// The token is not a JWT, is too long, or needs an extension (`crit`).
     #[error("not a token that can be read")]
     Malformed,
-    /// No configured key has its algorithm and `kid`.
+    /// No key has the token's algorithm and `kid`.
     #[error("no key for its algorithm and kid")]
     NoKey,
-    /// It was not signed with the key, or was changed since.
+    /// The token was not signed with the key, or was changed after signing.
     #[error("wrong signature")]
     Signature,
-    /// Its time has passed.
+    /// The token has expired (`exp`).
     #[error("expired")]
     Expired,
-    /// Its time has not come.
+    /// The token is not valid yet (`nbf` or `iat`).
     #[error("not valid yet")]
     NotYet,
-    /// It was revoked.
+    /// The backend has revoked the token.
     #[error("revoked")]
     Revoked,
-    /// A claim is missing or not as it must be.
+    /// The named claim is missing or wrong.
     #[error("claim {0} is missing or wrong")]
     Claims(&'static str),
 }

@@ -1,28 +1,28 @@
-//! The tokens whose signature one shard has found good, so that a storm of reconnects does not pay for each of them
-//! again: RS256, ES256 and EdDSA cost tens of microseconds. Remembered is the signature alone; what a token says is
-//! judged anew by `claims` at every use. Bounded; knows neither keys nor clocks. `Authenticator` owns one.
+//! Remembers tokens whose signature is valid, so that many reconnects at once do not cost a verification each: RS256, ES256
+//! and EdDSA take tens of microseconds. Only the signature is remembered; `claims` checks a token's content at every use.
+//! The memory is bounded. Each [`Authenticator`](super::Authenticator) has one.
 
 use foldhash::quality::RandomState;
 use hashbrown::HashSet;
 
-/// What an entry takes beside its token.
+/// The bytes that an entry takes beside its token.
 const ENTRY_BYTES: usize = 48;
 
-/// How much one shard remembers. Either being zero switches it off.
+/// How much one shard remembers. If either number is zero, nothing is remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// Tokens.
+    /// The number of tokens.
     pub tokens: usize,
-    /// What they take, in bytes.
+    /// The bytes that the tokens take.
     pub bytes: usize,
 }
 
-/// A set of tokens, in two generations of half the bounds each: a full one makes the other the older, and whatever
-/// was not used since the last change is forgotten with it.
+/// A set of tokens in two generations, each with half of the bounds. When the younger one is full it becomes the older one,
+/// and the former older one is dropped with every token that was not used since.
 #[derive(Debug)]
 pub(super) struct VerifiedTokens {
     half: CacheLimits,
-    /// Keyed by a seeded hash; a token is found only if all of its bytes are equal.
+    /// By a randomly seeded hash. A token is found only if all of its bytes are equal.
     young: HashSet<Box<str>, RandomState>,
     young_bytes: usize,
     old: HashSet<Box<str>, RandomState>,
@@ -32,14 +32,14 @@ pub(super) struct VerifiedTokens {
 }
 
 impl VerifiedTokens {
-    /// Empty, for so many.
+    /// An empty set with these bounds.
     pub(super) fn new(limits: CacheLimits) -> Self {
         let half = CacheLimits { tokens: limits.tokens / 2, bytes: limits.bytes / 2 };
         let (young, old) = (HashSet::default(), HashSet::default());
         Self { half, young, young_bytes: 0, old, old_bytes: 0, hits: 0, misses: 0 }
     }
 
-    /// Whether this very token was found good.
+    /// Whether the signature of exactly this token is known to be valid.
     pub(super) fn contains(&mut self, token: &str) -> bool {
         if self.young.contains(token) {
             self.hits += 1;
@@ -52,7 +52,7 @@ impl VerifiedTokens {
         true
     }
 
-    /// Remembers a token with a good signature, if one of its size can be.
+    /// Remembers a token with a valid signature, unless it is too large for the bounds.
     pub(super) fn insert(&mut self, token: &str) {
         self.misses += 1;
         if self.half.tokens > 0 && weight(token) <= self.half.bytes {
@@ -60,19 +60,19 @@ impl VerifiedTokens {
         }
     }
 
-    /// Forgets everything, for keys that are not those by which it was judged.
+    /// Forgets all tokens, because the keys have changed.
     pub(super) fn clear(&mut self) {
         let (hits, misses) = (self.hits, self.misses);
         *self = Self::new(CacheLimits { tokens: self.half.tokens * 2, bytes: self.half.bytes * 2 });
         (self.hits, self.misses) = (hits, misses);
     }
 
-    /// How many tokens were found, and how many were not and are good.
+    /// How many look-ups found a token, and how many tokens were added.
     pub(super) fn looked_up(&self) -> (u64, u64) {
         (self.hits, self.misses)
     }
 
-    /// How many tokens are remembered, and what they take.
+    /// The number of tokens, and the bytes that they take.
     pub(super) fn size(&self) -> CacheLimits {
         CacheLimits { tokens: self.young.len() + self.old.len(), bytes: self.young_bytes + self.old_bytes }
     }

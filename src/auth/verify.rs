@@ -20,15 +20,16 @@ use super::token_error::TokenError;
 use super::verified::{CacheLimits, VerifiedTokens};
 use crate::config::{Auth, ConfigError, Secret, StaticToken};
 
-/// The longest token that is looked at.
+/// The longest token that is parsed, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// A token without `kid` is tried on each key of its algorithm: what a stranger can make the server compute.
+/// The most keys. A token without `kid` is tried with each key of its algorithm, so this bounds the work that a stranger can
+/// cause.
 pub(super) const MAX_KEYS: usize = 32;
 
-/// Everything that tokens are checked with.
+/// The keys and rules that tokens are verified with.
 #[derive(Clone)]
 pub struct Verifier {
-    /// The configured keys, then those that were fetched.
+    /// The configured keys, followed by the fetched ones.
     keys: Vec<VerifyKey>,
     by_url: ByUrl,
     tokens: Vec<(Secret, Identity)>,
@@ -36,10 +37,10 @@ pub struct Verifier {
     warnings: Vec<String>,
 }
 
-/// Whether keys come from `auth.jwks_url` too.
+/// The state of the keys from `auth.jwks_url`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ByUrl {
-    /// No address is configured.
+    /// `auth.jwks_url` is not configured.
     No,
     /// No set has been fetched yet.
     Awaited,
@@ -47,16 +48,16 @@ enum ByUrl {
     Fetched,
 }
 
-/// What matters of a JOSE header. The rest (`jku`, `jwk`, `x5u` …) would let the token bring its own key.
+/// The members of a JOSE header that are used. Others (`jku`, `jwk`, `x5u` …) would let a token bring its own key.
 #[derive(Deserialize)]
-struct Header {
+struct TokenHeader {
     alg: String,
     kid: Option<String>,
     crit: Option<Value>,
 }
 
 impl Verifier {
-    /// Reads the keys that the configuration names.
+    /// Reads the keys that the configuration names, from their files.
     pub fn new(auth: &Auth) -> Result<Verifier, ConfigError> {
         let mut warnings = Vec::new();
         let keys = keys::load(auth, &mut warnings)?;
@@ -81,11 +82,12 @@ impl Verifier {
         })
     }
 
-    /// The configured keys with those that were fetched. Where both have a `kid`, the configured key counts: the address
-    /// can't replace what the operator wrote. Made of the verifier of the configuration, not of one with fetched keys.
+    /// A verifier with the configured keys and these fetched ones. If both have a key with one `kid`, the configured key
+    /// counts, because the address must not replace what the operator wrote. Must be called on the verifier of the
+    /// configuration, which has no fetched keys.
     ///
     /// # Errors
-    /// When there are more keys than a token without `kid` may be tried on.
+    /// When there would be too many keys.
     pub fn with_fetched(&self, fetched: &FetchedKeys) -> Result<Verifier, String> {
         let is_ours = |key: &&VerifyKey| key.id.is_some() && self.keys.iter().any(|own| own.id == key.id);
         let mut verifier = Self { by_url: ByUrl::Fetched, ..self.clone() };
@@ -96,13 +98,13 @@ impl Verifier {
         }
     }
 
-    /// Whether this token is refused now, and could be good by keys that are to be fetched: no key has its `kid`, or no set
-    /// has been fetched yet. Never for HS256, whose secrets don't come from an address.
+    /// Whether this token is refused now, but may be valid with keys that can still be fetched: no key has its `kid`, or no
+    /// set was fetched yet. Never for HS256, whose secrets do not come from an address.
     pub(super) fn awaits_keys(&self, token: &str, verified: &mut VerifiedTokens) -> bool {
         if self.by_url == ByUrl::No || token.len() > MAX_TOKEN_BYTES || self.static_identity(token).is_some() {
             return false;
         }
-        let header = token.split_once('.').and_then(|(header, _)| decode::<Header>(header).ok());
+        let header = token.split_once('.').and_then(|(header, _)| decode::<TokenHeader>(header).ok());
         let Some(header) = header.filter(|header| header.crit.is_none() && is_public(&header.alg)) else {
             return false;
         };
@@ -113,17 +115,17 @@ impl Verifier {
         is_unknown && matches!(self.signed_claims(token, verified), Err(TokenError::NoKey | TokenError::Signature))
     }
 
-    /// What the operator should hear about the keys at boot.
+    /// Warnings about the keys, for the operator.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Who `token` speaks for at `now_ms` (Unix milliseconds).
+    /// Verifies a token at `now_ms` (Unix milliseconds). Returns the user that it signs in.
     pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, TokenError> {
         self.verify_with(token, now_ms, &mut VerifiedTokens::new(CacheLimits::default()))
     }
 
-    /// The same, by one who remembers the tokens whose signature was found good.
+    /// As [`Verifier::verify`], with a memory of tokens whose signature is valid.
     pub(super) fn verify_with(
         &self,
         token: &str,
@@ -139,13 +141,13 @@ impl Verifier {
         }
     }
 
-    /// What a channel token grants at `now_ms`: to one user, one channel. It signs nobody in, and a token that
-    /// does grants no channel here.
+    /// Verifies a channel token at `now_ms` (Unix milliseconds). Returns the one user and the one channel that it is for. A
+    /// token that signs a user in is no channel token.
     pub fn verify_channel(&self, token: &str, now_ms: u64) -> Result<ChannelGrant, TokenError> {
         self.verify_channel_with(token, now_ms, &mut VerifiedTokens::new(CacheLimits::default()))
     }
 
-    /// The same, by one who remembers.
+    /// As [`Verifier::verify_channel`], with a memory of tokens whose signature is valid.
     pub(super) fn verify_channel_with(
         &self,
         token: &str,
@@ -160,7 +162,7 @@ impl Verifier {
 
     fn static_identity(&self, token: &str) -> Option<&Identity> {
         let mut found = None;
-        // All are compared, each in a time that depends on lengths alone.
+        // Compares with all of them, each in a time that depends on lengths only.
         for (secret, identity) in &self.tokens {
             if same_bytes(secret.expose().as_bytes(), token.as_bytes()) {
                 found = Some(identity);
@@ -178,8 +180,8 @@ impl Verifier {
         if verified.contains(token) {
             return decode(payload);
         }
-        let header: Header = decode(header)?;
-        // RFC 7515 §4.1.11: an extension that must be understood and isn't.
+        let header: TokenHeader = decode(header)?;
+        // RFC 7515 §4.1.11: a token with an extension that the server does not know must be refused.
         if header.crit.is_some() {
             return Err(TokenError::Malformed);
         }
@@ -187,31 +189,30 @@ impl Verifier {
         for (key, algorithm) in self.candidates(&header) {
             match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, algorithm) {
                 Ok(true) => {
-                    // To compute an HMAC costs hardly more than to look the token up.
+                    // Computing an HMAC costs hardly more than looking the token up.
                     if algorithm != Algorithm::HS256 {
                         verified.insert(token);
                     }
                     return decode(payload);
                 }
                 Ok(false) => outcome = TokenError::Signature,
-                // The signature isn't base64.
+                // The signature is not base64.
                 Err(_) => return Err(TokenError::Malformed),
             }
         }
         Err(outcome)
     }
 
-    /// The keys that a token may have been signed with. A `kid` that we know means that key and no other; one
-    /// that we don't know leaves the keys that have none (a secret or a PEM file, beside which issuers like to
-    /// write a `kid` all the same).
-    fn candidates<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = (&'a VerifyKey, Algorithm)> {
+    /// The keys that a token may have been signed with. A known `kid` means that key only. An unknown `kid` leaves the keys
+    /// without one: secrets and PEM files have none, and issuers often write a `kid` anyway.
+    fn candidates<'a>(&'a self, header: &'a TokenHeader) -> impl Iterator<Item = (&'a VerifyKey, Algorithm)> {
         let known = self.keys.iter().any(|key| key.id.is_some() && key.id == header.kid);
         let of_id = self.keys.iter().filter(move |key| match &header.kid {
             Some(_) if known => key.id == header.kid,
             Some(_) => key.id.is_none(),
             None => true,
         });
-        // Several keys may have one `kid`, told apart by what they are for.
+        // Several keys may share a `kid`; their algorithms tell them apart.
         of_id.filter_map(|key| {
             let algorithm = key.algorithms.iter().find(|algorithm| is_name_of(&header.alg, **algorithm))?;
             Some((key, *algorithm))
@@ -262,7 +263,7 @@ fn static_token(entry: &StaticToken) -> Result<(Secret, Identity), String> {
     Ok((entry.token.clone(), identity))
 }
 
-/// Compares in a time that does not tell where the first difference is.
+/// Compares two texts in a time that depends on their lengths only.
 pub(super) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     let difference = a.iter().zip(b).fold(0, |all, (x, y)| std::hint::black_box(all | (x ^ y)));
     a.len() == b.len() && difference == 0

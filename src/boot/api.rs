@@ -9,7 +9,7 @@ use crate::boot::error::BootError;
 use crate::boot::threads::{ShardThread, SharedParts};
 use crate::config::{Config, ConfigError, ListenAddr};
 use crate::control::{self, KeySetCounts, Ledger, Owners};
-use crate::io::listener;
+use crate::io::bind::BACKLOG;
 use crate::io::socket_file::SocketFile;
 use crate::log::LostLines;
 use crate::wire::origin::Origins;
@@ -30,12 +30,10 @@ pub(super) fn bind(config: &Config, socket_files: &mut Vec<SocketFile>) -> Resul
     let keys = ApiKeys::new(&config.http)?;
     let listener = match addr {
         ListenAddr::Tcp(addr) => TcpListener::bind(addr).map(control::ApiListener::Tcp),
-        ListenAddr::Unix(path) => {
-            SocketFile::listen(path, config.listen_mode.0, listener::BACKLOG).map(|(listener, file)| {
-                socket_files.push(file);
-                control::ApiListener::Unix(listener, path.clone())
-            })
-        }
+        ListenAddr::Unix(path) => SocketFile::listen(path, config.listen_mode.0, BACKLOG).map(|(listener, file)| {
+            socket_files.push(file);
+            control::ApiListener::Unix(listener, path.clone())
+        }),
     };
     let listener = listener.map_err(|cause| BootError::Listen { key: "http.listen", addr: addr.clone(), cause })?;
     Ok(Some(BoundApi { keys, listener }))

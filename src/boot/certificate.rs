@@ -8,13 +8,13 @@ use rustls::ServerConfig;
 use crate::boot::error::BootError;
 use crate::boot::threads::ShardThread;
 use crate::config::{Config, ConfigError};
-use crate::io::reactor::Command;
+use crate::io::commands::Command;
 use crate::metrics::Metrics;
-use crate::tls::{self, Identity, Pair, Served};
+use crate::tls::{self, Pair, Served, TlsIdentity};
 
 /// The configured certificate, loaded and checked.
 pub(super) struct Certificate {
-    identity: Identity,
+    identity: TlsIdentity,
     pair: Pair,
     served: Served,
 }
@@ -25,7 +25,7 @@ impl Certificate {
     /// # Errors
     /// [`ConfigError`] with the key and the file at fault.
     pub(super) fn load(config: &Config) -> Result<Option<Self>, ConfigError> {
-        let Some(identity) = Identity::new(&config.tls)? else { return Ok(None) };
+        let Some(identity) = TlsIdentity::new(&config.tls)? else { return Ok(None) };
         let (pair, served) = identity.load()?;
         Ok(Some(Self { identity, pair, served }))
     }
@@ -40,7 +40,7 @@ impl Certificate {
     ///
     /// # Errors
     /// [`BootError::System`] if the kernel refuses a thread.
-    pub(super) fn watch(self, shards: &[ShardThread], metrics: Metrics) -> Result<tls::Watch, BootError> {
+    pub(super) fn watch(self, shards: &[ShardThread], metrics: Metrics) -> Result<tls::CertificateWatch, BootError> {
         let expires = |served: &Served| served.validity.map(|validity| validity.not_after_s);
         metrics.certificate_expires(expires(&self.served));
         let shards: Vec<_> = shards.iter().map(ShardThread::inbox).collect();
@@ -50,7 +50,7 @@ impl Certificate {
                 shard.tell(Command::Certificate(Arc::clone(&served.config)));
             }
         };
-        tls::Watch::start(self.identity, self.pair, self.served.validity, publish)
+        tls::CertificateWatch::start(self.identity, self.pair, self.served.validity, publish)
             .map_err(BootError::system("starting the certificate's thread"))
     }
 }

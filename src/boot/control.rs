@@ -14,7 +14,7 @@ use crate::shard::ERRANDS_MAX;
 
 /// The errands that shards will give, and what they are about.
 pub(super) struct ErrandQueue {
-    source: control::Source,
+    source: control::KeySetSource,
     sender: flume::Sender<ErrandOrder>,
     orders: flume::Receiver<ErrandOrder>,
     counts: Arc<KeySetCounts>,
@@ -26,7 +26,7 @@ impl ErrandQueue {
     /// # Errors
     /// [`BootError::Config`] if `auth.jwks_url` or the authorities for it cannot be used.
     pub(super) fn new(config: &Config, shard_count: usize) -> Result<Option<Self>, BootError> {
-        let Some(source) = control::Source::of_keys(&config.auth)? else { return Ok(None) };
+        let Some(source) = control::KeySetSource::of_keys(&config.auth)? else { return Ok(None) };
         let (sender, orders) = flume::bounded(ERRANDS_MAX * shard_count);
         Ok(Some(Self { source, sender, orders, counts: Arc::default() }))
     }

@@ -1,36 +1,36 @@
-//! Which CPUs this process may use: the affinity mask, and the quota of its cgroup. Read at boot by `server`.
-//! Also says how many shards that makes, and keeps a thread on its CPU.
+//! The CPUs that this process may use, by its affinity mask and the quota of its cgroup, and the number of shards that fit
+//! them. Also pins a thread to a CPU. `doctor` uses this file too.
 
 use std::fs;
 use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// More shards than this are never started by default.
+/// The most shards that are started by default.
 const SHARDS_MAX: usize = 256;
 
-/// The CPUs in the affinity mask, ascending; never empty.
+/// The CPUs in the affinity mask, in ascending order. There is at least one.
 ///
 /// # Errors
-/// When the kernel doesn't tell.
+/// When the kernel does not report the mask.
 pub fn usable() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
     if cpus.is_empty() { Err(io::Error::other("the affinity mask is empty")) } else { Ok(cpus) }
 }
 
-/// How many shards use these CPUs well, within the cgroup's quota.
+/// The number of shards for these CPUs, within the cgroup's quota.
 pub fn shards_for(cpus: &[usize]) -> usize {
     shards_within(cpus.len(), quota_of_this_process().map(|cpus| cpus as u64 * 1_000))
 }
 
-/// How many shards are started by default on so many usable CPUs, with a quota in thousandths of a CPU.
+/// The number of shards for this many usable CPUs, with a quota in thousandths of a CPU; `None` is no quota.
 pub fn shards_within(cpus: usize, quota: Option<u64>) -> usize {
     let whole = quota.map_or(usize::MAX, |share| usize::try_from(share.div_ceil(1_000)).unwrap_or(usize::MAX));
     cpus.min(whole).clamp(1, SHARDS_MAX)
 }
 
-/// Keeps the calling thread on one CPU.
+/// Pins the calling thread to one CPU.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -40,7 +40,7 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Whole CPUs that the quotas of the process's cgroup v2, and of the groups above it, allow.
+/// The number of CPUs that the quotas of the process's cgroup v2 and of the groups above it allow.
 fn quota_of_this_process() -> Option<usize> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -55,7 +55,7 @@ fn quota_of_this_process() -> Option<usize> {
     }
 }
 
-/// `cpu.max` is "QUOTA PERIOD" in microseconds, or "max PERIOD". A part of a CPU counts as a whole one.
+/// Parses `cpu.max`: "QUOTA PERIOD" in microseconds, or "max PERIOD". A part of a CPU counts as a whole one.
 fn parse_quota(text: &str) -> Option<usize> {
     let (quota, period) = text.trim().split_once(' ')?;
     let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);

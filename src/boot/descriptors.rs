@@ -1,5 +1,5 @@
-//! File descriptors: how many the process needs for itself, and how the others are shared out between the connections of
-//! clients and those of the API, so that neither can take the other's. Called by `server` at boot, and by `doctor`.
+//! File descriptors: how many the process needs for itself, and how the others are divided between clients' connections
+//! and those of the API, so that neither can use up the other's. `doctor` uses this file too.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -7,8 +7,9 @@ use crate::boot::error::BootError;
 use crate::config::Config;
 use crate::control::ApiRoom;
 
-/// Descriptors that the process needs beside its connections, per shard and in all.
+/// Descriptors that each shard needs beside its connections.
 const PER_SHARD: u64 = 8;
+/// Descriptors that the process needs beside those of shards and connections.
 const OF_PROCESS: u64 = 32;
 
 /// Descriptors that the process needs beside one for each connection.
@@ -16,24 +17,24 @@ pub fn needed(shards: u64) -> u64 {
     OF_PROCESS + PER_SHARD * shards
 }
 
-/// Descriptors that the API's connections have for themselves, of those that the process doesn't need.
+/// The descriptors that are kept for the API's connections, out of those that the process does not need itself.
 pub fn of_api(left: usize) -> usize {
     ApiRoom::DESCRIPTORS.min(left / 4)
 }
 
-/// How the descriptors are shared out that the process doesn't need for itself.
+/// How the descriptors that the process does not need itself are divided.
 #[derive(Clone, Copy, Debug)]
 pub struct DescriptorShare {
-    /// For connections of clients.
+    /// Descriptors for clients' connections.
     pub sockets: usize,
-    /// For those of the API: clients can't take them.
+    /// Descriptors for the API's connections.
     pub api: usize,
 }
 
-/// Takes all the descriptors that the process may have, and shares them out.
+/// Raises the limit of descriptors as far as the process may, and divides them.
 ///
 /// # Errors
-/// When they are too few for the process itself, or the kernel refuses.
+/// When they are too few for the process itself, or the kernel refuses to raise the limit.
 pub fn share_out(shards: usize, config: &Config) -> Result<DescriptorShare, BootError> {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(u64::MAX);
@@ -51,7 +52,7 @@ pub fn share_out(shards: usize, config: &Config) -> Result<DescriptorShare, Boot
     let sockets = left - api;
     if sockets < config.limits.connections {
         tracing::info!(
-            "{most} file descriptors are allowed: {sockets} connections, fewer than limits.connections = {}",
+            "{most} file descriptors are allowed, so there can be {sockets} connections, fewer than limits.connections = {}",
             config.limits.connections
         );
     }

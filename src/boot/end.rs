@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::boot::error::BootError;
 use crate::boot::threads::ShardThread;
 use crate::control::Control;
-use crate::io::reactor::Command;
+use crate::io::commands::Command;
 use crate::io::socket_file::SocketFile;
 
 /// How long a shard's thread may take to end after its patience is over.

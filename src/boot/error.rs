@@ -23,7 +23,7 @@ pub enum BootError {
         cause: io::Error,
     },
     /// `driver = "io_uring"` is configured and the kernel does not allow io_uring.
-    #[error("io_uring can't be used: {cause}. {hint}. Or set driver = \"auto\", which takes epoll then")]
+    #[error("io_uring cannot be used: {cause}. {hint}. Or set driver = \"auto\", which falls back to epoll")]
     Uring {
         /// The part of io_uring that is missing.
         cause: UringFault,
@@ -31,7 +31,7 @@ pub enum BootError {
         hint: String,
     },
     /// A shard's event loop did not begin to turn.
-    #[error("a shard can't serve with {driver}: {cause}")]
+    #[error("a shard cannot serve with {driver}: {cause}")]
     Driver {
         /// The driver's name: `io_uring` or `epoll`.
         driver: &'static str,
@@ -63,7 +63,7 @@ pub enum BootError {
     #[error("shard {0} failed; the log says why")]
     Shard(usize),
     /// A shard's thread did not end in time.
-    #[error("shard {0} did not end in time: the process ends without it")]
+    #[error("shard {0} did not end in time, so the process ends without waiting for it")]
     Stuck(usize),
 }
 
@@ -86,10 +86,10 @@ fn key_hint(key: &str) -> String {
 fn listen_hint(addr: &ListenAddr, error: &io::Error) -> &'static str {
     match (addr, error.kind()) {
         (ListenAddr::Tcp(_), io::ErrorKind::AddrInUse) => {
-            " (another program listens there; --listen ADDR:PORT chooses another place)"
+            " (another program listens there; --listen ADDR:PORT chooses another address)"
         }
         (ListenAddr::Tcp(_), io::ErrorKind::PermissionDenied) => {
-            " (ports below 1024 need the right CAP_NET_BIND_SERVICE)"
+            " (ports below 1024 need the capability CAP_NET_BIND_SERVICE)"
         }
         (ListenAddr::Tcp(_), io::ErrorKind::AddrNotAvailable) => " (this machine has no such address)",
         (ListenAddr::Unix(_), io::ErrorKind::AddrInUse) => " (a running server listens there)",

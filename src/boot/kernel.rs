@@ -18,8 +18,8 @@ pub(super) fn choose_driver(configured: DriverChoice) -> Result<Driver, BootErro
             Ok(()) => Ok(Driver::IoUring),
             Err(fault) => {
                 tracing::warn!(
-                    "io_uring can't be used, so this server waits with epoll, which costs more: {fault}. {}. To be \
-                     without this warning set driver = \"epoll\"",
+                    "io_uring cannot be used, so this server uses epoll, which needs more CPU time: {fault}. {}. Set \
+                     driver = \"epoll\" to silence this warning",
                     fault.hint()
                 );
                 Ok(Driver::Epoll)

@@ -1,9 +1,10 @@
 //! The addresses that clients connect to: binds each of them once per shard, before any thread runs. The sockets
-//! themselves are `io::listener`'s.
+//! themselves are made by `io::bind`.
 
 use crate::boot::error::BootError;
 use crate::config::{Config, ListenAddr};
-use crate::io::listener::{self, Door};
+use crate::io::accept::ShardListener;
+use crate::io::bind;
 use crate::io::socket_file::SocketFile;
 
 /// The addresses that clients connect to. There is at least one.
@@ -20,7 +21,7 @@ pub struct ListenAddrs {
 pub(super) struct ShardListeners {
     pub(super) addrs: ListenAddrs,
     /// For each shard, one listener of every address.
-    pub(super) by_shard: Vec<Vec<Door>>,
+    pub(super) by_shard: Vec<Vec<ShardListener>>,
     /// The files of the unix sockets, which are removed when these values are dropped.
     pub(super) socket_files: Vec<SocketFile>,
 }
@@ -35,10 +36,10 @@ pub(super) fn bind(config: &Config, shard_count: usize) -> Result<ShardListeners
     let mut all = ShardListeners { by_shard, ..ShardListeners::default() };
     for (key, configured, tls) in [("listen", &config.listen, is_tls), ("tls.listen", &config.tls.listen, true)] {
         for addr in &configured.0 {
-            let bound = listener::bind(addr, config.listen_mode, shard_count, &configured.0)
+            let bound = bind::bind(addr, config.listen_mode, shard_count, &configured.0)
                 .map_err(|cause| BootError::Listen { key, addr: addr.clone(), cause })?;
-            for (doors, socket) in all.by_shard.iter_mut().zip(bound.listeners) {
-                doors.push(Door::new(socket, tls, bound.file.is_some()));
+            for (listeners, socket) in all.by_shard.iter_mut().zip(bound.listeners) {
+                listeners.push(ShardListener::new(socket, tls, bound.file.is_some()));
             }
             all.socket_files.extend(bound.file);
             let addrs = if tls { &mut all.addrs.tls } else { &mut all.addrs.plain };

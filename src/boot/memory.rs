@@ -1,6 +1,6 @@
-//! How much memory the process may have and has. `MemoryWatch` looks four times a second, on a thread of its own, and tells the
-//! limits' guard when it gets short: nothing new is taken, and what is there gives way (docs/limits.md). It also has the
-//! allocator give back what is free. Started by `server`. Knows the kernel's files, not what memory is used for.
+//! How much memory the process may have and has. [`MemoryWatch`] looks four times a second, on a thread of its own. While
+//! memory is short it tells the limits' guard, which refuses new connections and channels and gives up queues and histories
+//! (docs/limits.md). It also makes the allocator return free memory to the kernel.
 
 use std::fs;
 use std::io;
@@ -11,21 +11,21 @@ use std::time::Duration;
 
 use crate::limits::Guard;
 
-/// How often it looks. Clients that don't read can make it grow by some 100 MB in a second.
+/// How often the thread looks. Clients that do not read can make memory grow by about 100 MB in a second.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// The allocator gives back each so many looks, and while memory is short at each.
+/// The allocator returns free memory once in this many looks, and at each look while memory is short.
 const GIVE_BACK_LOOKS: u32 = 4;
-/// A round of giving way is begun at each so many looks while memory is short: shards need two of their ticks for it.
+/// While memory is short, a round of giving up memory begins once in this many looks. Shards need two ticks for it.
 const ROUND_LOOKS: u32 = 2;
-/// What is there gives way until so much of the bound is left in use, in percent.
+/// The share of the bound to which queues and histories are given up, in percent.
 const TARGET: u64 = 90;
-/// Of what the machine or the cgroup has, in percent, if nothing else is configured.
+/// The default bound, as a share of the memory of the machine or the cgroup, in percent.
 const SHARE: u64 = 80;
-/// Memory is short above the bound, and enough again below so much of it, in percent.
+/// The share of the bound below which memory is enough again, in percent.
 const ENOUGH: u64 = 95;
 
-/// The bound in force, in bytes: what is configured, or a share of what there is. `None`: it is switched off, or the
-/// kernel doesn't tell.
+/// The bound in bytes: the configured one, or a share of the available memory. `None` if it is switched off, or the kernel
+/// does not report how much memory there is.
 pub fn bound(configured: Option<u64>) -> Option<u64> {
     match configured {
         Some(0) => None,
@@ -34,7 +34,8 @@ pub fn bound(configured: Option<u64>) -> Option<u64> {
     }
 }
 
-/// The least of the machine's memory and of what the process's cgroup, and the groups above it, allow; in bytes.
+/// The available memory in bytes: the machine's, or the limit of the process's cgroup or of a group above it if that is
+/// less.
 fn available() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
     [machine, cgroup_limit()].into_iter().flatten().min()
@@ -68,14 +69,14 @@ fn cgroup_limit() -> Option<u64> {
     least
 }
 
-/// Resident memory of this process, in bytes.
+/// The resident memory of this process, in bytes.
 fn resident() -> Option<u64> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// The thread that looks.
+/// The thread that watches memory.
 #[derive(Debug)]
 pub struct MemoryWatch {
     end: Sender<()>,
@@ -83,9 +84,9 @@ pub struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// Starts looking: more than `bound` bytes are too much, if there is a bound. `give_back` has the allocator return
-    /// to the kernel what the process doesn't use: by itself it does so along with its other work only, and after a burst
-    /// an idle server would keep all that the burst took, and one that is short of memory would stay so.
+    /// Starts watching. Memory is short above `bound` bytes, if there is a bound. `give_back` makes the allocator return
+    /// free memory to the kernel. By itself the allocator does so only during other work, so an idle server would keep the
+    /// memory of its last burst.
     ///
     /// # Errors
     /// When the kernel gives no thread.
@@ -130,19 +131,19 @@ fn tell(short: bool, resident: u64, bound: u64) {
         tracing::warn!(
             resident_mib,
             bound_mib,
-            "memory is short: no new connections or channels, and the largest queues give way (limits.memory_bytes)"
+            "memory is short: new connections and channels are refused, and the largest queues are given up (limits.memory_bytes)"
         );
     } else {
-        tracing::info!(resident_mib, bound_mib, "memory is enough again: new connections and channels are taken");
+        tracing::info!(resident_mib, bound_mib, "memory is enough again: new connections and channels are accepted");
     }
 }
 
-/// How much has to be freed.
+/// The number of bytes to free.
 fn excess(resident: u64, bound: u64) -> u64 {
     resident.saturating_sub(bound / 100 * TARGET)
 }
 
-/// With some play, so that it doesn't go to and fro.
+/// Whether memory is short. The two thresholds differ, so that the answer does not change with every look.
 fn is_short(was: bool, resident: u64, bound: u64) -> bool {
     let above = if was { bound / 100 * ENOUGH } else { bound };
     resident > above

@@ -32,7 +32,8 @@ use signal_hook::iterator::Signals;
 
 use crate::config::Config;
 use crate::control::{Control, Ledger};
-use crate::io::reactor::{Entry, OpenSockets};
+use crate::io::OpenSockets;
+use crate::io::accept::AcceptSettings;
 use crate::io::socket_file::SocketFile;
 use crate::limits::refusals::RefusalLog;
 use crate::log::LostLines;
@@ -55,7 +56,7 @@ pub struct Server {
     shards: Vec<ShardThread>,
     signals: Signals,
     control: Option<Control>,
-    certificate: Option<tls::Watch>,
+    certificate: Option<tls::CertificateWatch>,
     memory: MemoryWatch,
     socket_files: Vec<SocketFile>,
     refusals: Arc<RefusalLog>,
@@ -97,7 +98,7 @@ impl Server {
             revocations: ledger.table().clone(),
             certificate: certificate.as_ref().map(Certificate::server_config),
             open_sockets: Arc::new(OpenSockets::default()),
-            entry: Entry {
+            accept: AcceptSettings {
                 guard: Arc::clone(&settings.guard),
                 proxy_protocol: config.limits.proxy_protocol,
                 patience: Duration::from_millis(config.limits.handshake_ms),

@@ -8,33 +8,33 @@ use crate::auth::{ApiKeys, Verifier};
 use crate::boot::settings;
 use crate::boot::threads::ShardThread;
 use crate::config::{Config, ConfigError};
-use crate::control::{ConfiguredKeys, Control, Source};
-use crate::io::reactor::Command;
+use crate::control::{ConfiguredKeys, Control, KeySetSource};
+use crate::io::commands::Command;
 
 pub(super) fn keys(config: &Config, shards: &[ShardThread], control: Option<&Control>) {
     match token_keys(config) {
         Ok((verifier, source)) => {
             pass_on(verifier, source, shards, control);
-            tracing::info!("keys read anew");
+            tracing::info!("keys read again");
         }
-        Err(error) => tracing::error!(%error, "the keys can't be read: the old ones stay in force"),
+        Err(error) => tracing::error!(%error, "the keys cannot be read; the old ones stay in use"),
     }
     let Some(control) = control.filter(|control| control.api_addr().is_some()) else { return };
     match ApiKeys::new(&config.http) {
         Ok(keys) => {
             control.set_keys(keys);
-            tracing::info!("API keys read anew");
+            tracing::info!("API keys read again");
         }
-        Err(error) => tracing::error!(%error, "the API keys can't be read: the old ones stay in force"),
+        Err(error) => tracing::error!(%error, "the API keys cannot be read; the old ones stay in use"),
     }
 }
 
-fn token_keys(config: &Config) -> Result<(Verifier, Option<Source>), ConfigError> {
-    Ok((settings::verifier(config)?, Source::of_keys(&config.auth)?))
+fn token_keys(config: &Config) -> Result<(Verifier, Option<KeySetSource>), ConfigError> {
+    Ok((settings::verifier(config)?, KeySetSource::of_keys(&config.auth)?))
 }
 
 /// The control thread puts the fetched keys beside the configured ones; without an address the shards are told here.
-fn pass_on(verifier: Verifier, source: Option<Source>, shards: &[ShardThread], control: Option<&Control>) {
+fn pass_on(verifier: Verifier, source: Option<KeySetSource>, shards: &[ShardThread], control: Option<&Control>) {
     match (source, control) {
         (Some(source), Some(control)) => control.configure_keys(ConfiguredKeys { source, verifier }),
         _ => {

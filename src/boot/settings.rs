@@ -84,6 +84,7 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),
+            event_stream_path: config.sse_path.clone(),
             echo: config.echo,
             policy: Policy {
                 origins,
@@ -93,8 +94,8 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             },
             dev,
         }),
-        head: handshake::Limits { head_bytes: limits.header_bytes, headers: limits.headers },
-        messages: websocket::Limits {
+        head: handshake::HeadLimits { head_bytes: limits.header_bytes, headers: limits.headers },
+        messages: websocket::MessageLimits {
             message_bytes: limits.message_bytes,
             frame_bytes: limits.frame_limit(),
             fragment_overhead: FRAGMENT_OVERHEAD,

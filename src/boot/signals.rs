@@ -1,6 +1,6 @@
-//! What each signal does to the server (docs/deploy.md, "Signals"). Every signal that would end the process by default,
-//! and that a program may catch, has a meaning here; those of faults (SIGSEGV, SIGABRT and the like) keep theirs, and so
-//! do those that stop and continue. Called by `server`, which does what is meant.
+//! What each signal means to the server (docs/deploy.md, "Signals"). Every signal that would end the process by default and
+//! that a program may catch has a meaning here. Signals of faults, such as SIGSEGV and SIGABRT, keep their default, and so
+//! do those that stop and continue a process.
 
 use rustix::process::Signal;
 use signal_hook::consts::{
@@ -10,25 +10,25 @@ use signal_hook::consts::{
 /// What the server does at a signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Meaning {
-    /// Read keys and certificate anew.
+    /// Read the keys and the certificate again.
     Reload,
-    /// Say goodbye to everyone and end.
+    /// Tell all clients to reconnect, and end.
     End,
-    /// Nothing: nobody sends it to this server for a reason, and what a stray one would end is too much.
+    /// Nothing. There is no reason to send this signal to the server, and a stray one must not end it.
     Nothing,
 }
 
-/// The real-time signals: 32 and 33 are the C library's own.
+/// The real-time signals. The C library uses 32 and 33 itself.
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
-/// What a signal means.
+/// The meaning of a signal.
 pub fn meaning(signal: i32) -> Meaning {
     match signal {
         SIGHUP => Meaning::Reload,
-        // SIGPWR says that the power fails, SIGXCPU that the process's time is used up.
+        // SIGXCPU: the process has used up its CPU time. SIGPWR, below: the power fails.
         SIGINT | SIGTERM | SIGQUIT | SIGXCPU => Meaning::End,
         other if other == Signal::POWER.as_raw() => Meaning::End,
-        // SIGXFSZ among them: the write that was too much fails, and says so.
+        // Among them is SIGXFSZ: the write that exceeds the file size fails and is logged.
         _ => Meaning::Nothing,
     }
 }
@@ -40,7 +40,7 @@ pub fn all() -> impl Iterator<Item = i32> {
     named.into_iter().chain([Signal::POWER.as_raw(), Signal::STKFLT.as_raw()]).chain(REAL_TIME)
 }
 
-/// A signal's name for the log.
+/// The name of a signal, for the log.
 pub fn name(signal: i32) -> String {
     let named = signal_hook::low_level::signal_name(signal).map(str::to_owned);
     named.unwrap_or_else(|| match signal {

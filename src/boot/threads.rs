@@ -13,9 +13,11 @@ use rustls::ServerConfig;
 use crate::auth::{Revocations, Verifier};
 use crate::boot::cpus;
 use crate::boot::error::BootError;
+use crate::io::OpenSockets;
+use crate::io::accept::{AcceptSettings, ShardListener};
+use crate::io::commands::Command;
 use crate::io::driver::Driver;
-use crate::io::listener::Door;
-use crate::io::reactor::{Command, Entry, OpenSockets, Parts, Reactor};
+use crate::io::turns::{LoopParts, ShardLoop};
 use crate::mesh::{self, Endpoint, Waker};
 use crate::model::errand::ErrandOrder;
 use crate::model::parcel::Parcel;
@@ -36,7 +38,7 @@ pub(super) struct SharedParts {
     /// `None` if TLS is not configured.
     pub(super) certificate: Option<Arc<ServerConfig>>,
     pub(super) open_sockets: Arc<OpenSockets>,
-    pub(super) entry: Entry,
+    pub(super) accept: AcceptSettings,
     pub(super) clock: Clock,
     /// The way to whoever does errands, if anyone does.
     pub(super) errands: Option<flume::Sender<ErrandOrder>>,
@@ -90,14 +92,14 @@ impl ShardThread {
 /// [`BootError`] if the kernel refuses a thread, or a loop does not begin to turn.
 pub(super) fn start(
     shared: &SharedParts,
-    listeners: Vec<Vec<Door>>,
+    listeners: Vec<Vec<ShardListener>>,
     cpus: &[usize],
 ) -> Result<Vec<ShardThread>, BootError> {
     let count = listeners.len();
     let lanes = mesh::build(count, shared.settings.lane_parcels).map_err(BootError::system("creating the lanes"))?;
     let (ready, started) = mpsc::channel();
     let mut shards = Vec::with_capacity(count);
-    for (endpoint, doors) in lanes.into_iter().zip(listeners) {
+    for (endpoint, listeners) in lanes.into_iter().zip(listeners) {
         let (commands, received) = flume::bounded(COMMANDS_MAX);
         let waker = endpoint.waker();
         let number = endpoint.own();
@@ -107,10 +109,10 @@ pub(super) fn start(
             cpu: cpus.get(number.index() % cpus.len().max(1)).copied(),
             endpoint,
             commands: received,
-            doors,
+            listeners,
             certificate: shared.certificate.clone(),
             open_sockets: Arc::clone(&shared.open_sockets),
-            entry: shared.entry.clone(),
+            accept: shared.accept.clone(),
             clock: shared.clock,
             errands: shared.errands.clone(),
         };
@@ -131,7 +133,7 @@ fn await_first_turns(started: &mpsc::Receiver<io::Result<()>>, count: usize) -> 
     for _ in 0..count {
         let turned = started.recv_timeout(latest.saturating_duration_since(Instant::now()));
         turned.unwrap_or_else(|_| {
-            Err(io::Error::other(format!("its loop did not turn within {} s", START_MAX.as_secs())))
+            Err(io::Error::other(format!("its event loop did not start within {} s", START_MAX.as_secs())))
         })?;
     }
     Ok(())
@@ -146,10 +148,10 @@ struct ShardBody {
     cpu: Option<usize>,
     endpoint: Endpoint<Parcel>,
     commands: flume::Receiver<Command>,
-    doors: Vec<Door>,
+    listeners: Vec<ShardListener>,
     certificate: Option<Arc<ServerConfig>>,
     open_sockets: Arc<OpenSockets>,
-    entry: Entry,
+    accept: AcceptSettings,
     clock: Clock,
     errands: Option<flume::Sender<ErrandOrder>>,
 }
@@ -168,7 +170,7 @@ impl ShardBody {
             Err(_) => {}
         }
         // Written directly: the logging thread would not run any more after `abort`.
-        eprintln!("uringcast: the loop of shard {number} failed: the process ends");
+        eprintln!("uringcast: the loop of shard {number} failed, so the process ends");
         std::process::abort();
     }
 
@@ -176,27 +178,27 @@ impl ShardBody {
         if let Some(cpu) = self.cpu
             && let Err(error) = cpus::pin(cpu)
         {
-            tracing::warn!(%error, cpu, "this shard can't be pinned");
+            tracing::warn!(%error, cpu, "this shard cannot be pinned to a CPU");
         }
         let driver = self.driver;
         driver.serve(|| async move {
             let (settings, verifier, revocations) = self.shard;
             let mut shard = Shard::new(self.endpoint.own(), settings, verifier, rand::random());
             shard.set_revocations(revocations);
-            let reactor = Reactor::new(Parts {
+            let shard_loop = ShardLoop::new(LoopParts {
                 driver,
                 shard,
                 endpoint: self.endpoint,
                 commands: self.commands,
                 errands: self.errands,
-                doors: self.doors,
+                listeners: self.listeners,
                 certificate: self.certificate,
                 open_sockets: self.open_sockets,
-                entry: self.entry,
+                accept: self.accept,
                 clock: self.clock,
             });
             let begun = || drop(ready.send(Ok(())));
-            reactor.run(begun).await
+            shard_loop.run(begun).await
         })
     }
 }

@@ -1,6 +1,5 @@
-//! The keys of a channel's rules, which `[lobby]`, `[channels]` and every `[namespaces.NAME]` have in common, and
-//! what they become: the `Namespaces` that the shards go by. Used by `schema`, by `load` for the checks between keys,
-//! and at boot.
+//! The keys of a channel's rules. `[lobby]`, `[channels]` and every `[namespaces.NAME]` have these keys in common. Also
+//! turns a section into the [`Namespace`] that the shards use.
 
 #![expect(clippy::ptr_arg, reason = "the checks take what a key holds: a `Vec`, not a slice")]
 
@@ -10,45 +9,45 @@ use crate::model::namespace::{self, Compress, LOBBY, Namespace, Overflow, Presen
 
 use super::setting::{DAY_MS, DescribedItem, Raw, Section, SettingError, range, settings, textual};
 
-/// The longest time that history may be kept.
+/// The longest time that history may be kept, in milliseconds.
 const MONTH_MS: u64 = 31 * DAY_MS;
-/// The longest window: who waits for a publication or a digest waits this long.
+/// The longest window, in milliseconds. Subscribers wait that long for a publication or a digest.
 const MINUTE_MS: u64 = 60 * 1000;
-/// The longest user id; `auth` has the rule, and a test holds the two together.
+/// The longest user id, in bytes. `model::user` has the rule, and a test holds the two together.
 pub(super) const MAX_ID_BYTES: usize = 128;
-/// The most users that one namespace may name. Who has more issues tokens.
+/// The most users that one namespace may name. A site with more users issues tokens instead.
 const MAX_USERS: usize = 10_000;
 
 settings! {
-    /// What the channels of a namespace allow. The defaults are those of `[channels]`.
+    /// The rules of the channels of one namespace. The defaults are those of `[channels]`.
     pub struct ChannelRules {
-        /// Who may subscribe: "signed_in" (anyone who is), "token" (whose token lists the channel in `channels`, or who
-        /// sends a token for it), "named" (the users below, and whoever a token lets in).
+        /// Who may subscribe: "signed_in" (every user), "token" (users whose token lists the channel in `channels`, or who
+        /// send a channel token for it) or "named" (the `users` below, and those that "token" would allow).
         subscribe: SubscribeRule = SubscribeRule::SignedIn;
-        /// The ids of those users, as texts: ["1", "alice"]. With subscribe = "named" only.
+        /// The ids of the users who may subscribe, as texts: ["1", "alice"]. Only with subscribe = "named".
         users: Vec<String> = Vec::new(), user_list;
-        /// Who may publish: "backend" (nobody else) or "members" (subscribers too).
+        /// Who may publish: "backend" (only the HTTP API) or "members" (subscribers too).
         publish: PublishRule = PublishRule::Backend;
-        /// The most publications that each channel keeps for those who return. 0 keeps none.
+        /// The most publications that each channel keeps for clients that reconnect. 0 keeps none.
         history_size: usize = 100, range(0..=1_000_000);
         /// How long each publication is kept, in milliseconds.
         history_age_ms: u64 = 300_000, range(0..=MONTH_MS);
-        /// What members hear of each other: "events" (each join and leave), "digest" (one list per window), "count"
-        /// (their number, per window) or "off". In a lobby of thousands, "events" makes sign-ins many times as dear as
-        /// "count" or "off" do: each is told to all.
+        /// What members learn about each other: "events" (each join and leave), "digest" (one list per window), "count"
+        /// (the number of members, once per window) or "off". With "events" each sign-in is sent to all members, so in a
+        /// lobby of thousands a sign-in costs many times as much as with "count" or "off".
         presence: PresenceMode = PresenceMode::Off;
-        /// How long joins and leaves are gathered for a digest or a count, in milliseconds.
+        /// How long joins and leaves are collected for one digest or count, in milliseconds.
         presence_window_ms: u64 = 1_000, range(10..=MINUTE_MS);
         /// Replace & < > " ' in texts and user names by HTML entities, for pages that insert them as HTML. Data that is
-        /// published as JSON is never touched. (In dev mode: false in the lobby, since the demo page does not.)
+        /// published as JSON is never changed. (In dev mode: false in the lobby, because the demo page inserts text.)
         escape: bool = true;
-        /// What happens to a subscriber that can't keep up: "disconnect" (4508; it recovers when it returns),
-        /// "drop_oldest" (a gap says what was left out) or "conflate" (the newest publication per key is kept).
+        /// What happens to a subscriber that cannot keep up: "disconnect" (4508; it recovers when it reconnects),
+        /// "drop_oldest" (a gap says what it missed) or "conflate" (the newest publication of each key is kept).
         overflow: Overflow = Overflow::Disconnect;
-        /// How long publications are gathered so that many leave together, in milliseconds. 0 sends at once.
+        /// How long publications are collected before they are sent together, in milliseconds. 0 sends at once.
         batch_window_ms: u64 = 0, range(0..=MINUTE_MS);
-        /// Whether publications, and answers that tell of the channel, are compressed for clients that compression was
-        /// agreed on with: "auto" (from `compression.min_bytes` up) or "off" (what is secret, or compressed already).
+        /// Whether publications and answers of the channel are compressed for clients that use compression: "auto" (from
+        /// `compression.min_bytes` up) or "off" (for secrets, or for data that is compressed already).
         compress: Compress = Compress::Auto;
     }
 }
@@ -62,18 +61,18 @@ textual! {
 }
 
 impl ChannelRules {
-    /// The defaults of `[lobby]`.
+    /// The defaults of `[lobby]`, where they differ from `[channels]`.
     pub(super) fn lobby() -> ChannelRules {
         ChannelRules { publish: PublishRule::Members, presence: PresenceMode::Events, ..ChannelRules::default() }
     }
 
-    /// A list that has no effect is a restriction that someone believes in.
+    /// An error if `users` has no effect: the operator would believe in a restriction that does not exist.
     pub(super) fn users_fault(&self) -> Option<String> {
         let without_effect = !self.users.is_empty() && self.subscribe != SubscribeRule::Named;
         without_effect.then(|| "has no effect without subscribe = \"named\"".to_owned())
     }
 
-    /// These rules as the shards take them.
+    /// These rules as the shards use them.
     pub(super) fn namespace(&self, name: &str) -> Namespace {
         let rules = self.clone();
         Namespace {
@@ -109,7 +108,7 @@ impl Section for BTreeMap<String, ChannelRules> {
     }
 
     fn is_section(&self, path: &[&str]) -> bool {
-        // The rules have keys alone.
+        // A section of rules has keys and no sections.
         path.len() < 2
     }
 
@@ -118,8 +117,8 @@ impl Section for BTreeMap<String, ChannelRules> {
             let path = format!("{prefix}{name}");
             let mut items = Vec::new();
             rules.walk(&format!("{path}."), &mut items);
-            out.push(DescribedItem::Section { path, docs: &[" The keys mean what they mean in [channels]."] });
-            // What they mean is said there; ten namespaces needn't say it ten times.
+            out.push(DescribedItem::Section { path, docs: &[" The keys have the same meaning as in [channels]."] });
+            // The descriptions stand in [channels] and are not repeated.
             out.extend(items.into_iter().map(|item| match item {
                 DescribedItem::Key { path, shown, .. } => DescribedItem::Key { path, docs: &[], shown },
                 section => section,

@@ -1,5 +1,5 @@
-//! Prints a configuration as commented TOML that reads back as the same configuration, secrets apart: what
-//! `uringcast config` shows and what docs/configuration.md is made of. Knows no key by name.
+//! Prints a configuration as commented TOML: the output of `uringcast config`, and the content of docs/configuration.md.
+//! Except for secrets, reading it back gives the same configuration. This file knows no key by name.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use super::load::settable_variable;
 use super::schema::Config;
 use super::setting::{DescribedItem, Section, ShownValue};
 
-/// Every key with its meaning, its value and, where that differs, its default.
+/// Describes every key with its meaning, its value and, if that differs, its default.
 pub fn describe(config: &Config) -> String {
     let (mut items, mut defaults) = (Vec::new(), Vec::new());
     config.walk("", &mut items);
@@ -42,7 +42,7 @@ pub fn describe(config: &Config) -> String {
 fn key(out: &mut String, path: &str, shown: &ShownValue, default: Option<&ShownValue>) {
     let name = path.rsplit('.').next().unwrap_or(path);
     let variable = settable_variable(path)
-        .unwrap_or_else(|| "(not to be set from the environment, where names are lower-cased)".to_owned());
+        .unwrap_or_else(|| "(no variable can set it, because names from variables are lower-cased)".to_owned());
     match default {
         Some(default) if default != shown => {
             line(out, format_args!("# {variable}; default: {}", text(default)));
@@ -51,7 +51,7 @@ fn key(out: &mut String, path: &str, shown: &ShownValue, default: Option<&ShownV
     }
     match shown {
         ShownValue::Plain(value) => line(out, format_args!("{name} = {value}")),
-        // Commented out, since TOML has no null and a redacted secret must not be taken for the secret.
+        // Commented out: TOML has no null, and a redacted secret must not be read as the secret.
         ShownValue::Unset | ShownValue::Redacted(_) => line(out, format_args!("# {name} = {}", text(shown))),
     }
 }

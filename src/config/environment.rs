@@ -1,11 +1,11 @@
-//! Which variables of the environment are settings of this server, and which were put there by an orchestrator.
-//! Pure: names and values in, a verdict out. Called by `load`, and by `cli` to decide on dev mode.
+//! Decides which environment variables are settings of this server, and which an orchestrator has set. `load` reads the
+//! settings, and `cli` looks whether there are any before it chooses dev mode.
 
-/// What the name of every setting begins with.
+/// The prefix of every variable that is a setting.
 pub(super) const PREFIX: &str = "URINGCAST_";
 
-/// The `URINGCAST_` variables of this process, without those of an orchestrator. A value that isn't UTF-8 is replaced, and
-/// refused later.
+/// The `URINGCAST_` variables of this process, without those of an orchestrator. Bytes that are not UTF-8 are replaced, and
+/// such a value is refused later.
 pub fn process_env() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
@@ -13,25 +13,28 @@ pub fn process_env() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Whether a variable is a setting of this server, or a typing error of one.
+/// Whether a variable is a setting of this server, or a misspelt one.
 ///
-/// Kubernetes describes each Service of the namespace to each pod, and Docker each linked container. Those of a Service
-/// called `uringcast` or `uringcast-redis` begin with `URINGCAST_` as well. Nobody wrote them, so they don't count.
+/// Kubernetes sets variables in each pod for each Service of the namespace, and Docker for each linked container. For a
+/// Service called `uringcast` or `uringcast-redis` they begin with `URINGCAST_` too. The operator did not write them, so
+/// they are ignored.
 pub fn is_our_variable(name: &str, value: &str) -> bool {
     name.starts_with(PREFIX) && !is_of_a_service(name, value)
 }
 
-/// Kubernetes: `X_SERVICE_HOST`, `X_SERVICE_PORT`, `X_SERVICE_PORT_NAME`, `X_PORT=tcp://…`, `X_PORT_80_TCP=tcp://…`, and
-/// the last one with `_PROTO`, `_PORT` or `_ADDR`. Docker: the last two kinds, `X_NAME=/container/link` and `X_ENV_NAME`.
-/// X is the name of the Service in capitals, with `_` for `-`. It doesn't end in `_`, so `URINGCAST_HTTP__PORT` is a typing
-/// error of a setting.
+/// Whether Kubernetes or Docker sets a variable of this form.
+///
+/// Kubernetes sets `X_SERVICE_HOST`, `X_SERVICE_PORT`, `X_SERVICE_PORT_NAME`, `X_PORT=tcp://…`, `X_PORT_80_TCP=tcp://…`, and
+/// the last one with `_PROTO`, `_PORT` or `_ADDR`. Docker sets the last two kinds, `X_NAME=/container/link` and
+/// `X_ENV_NAME`. X is the name of the Service in capitals, with `_` for `-`. It does not end in `_`, so
+/// `URINGCAST_HTTP__PORT` is a misspelt setting.
 fn is_of_a_service(name: &str, value: &str) -> bool {
     let name_of_a_service = |service: &str| {
         (service == "URINGCAST" || service.starts_with(PREFIX))
             && !service.ends_with('_')
             && service.bytes().all(is_name_byte)
     };
-    // The name of a Service may hold such a word itself, so each place where the word stands is tried.
+    // The name of a Service may contain such a word itself, so each occurrence is tried.
     let followed_by = |word: &str, fits: &dyn Fn(&str) -> bool| {
         let splits = name.char_indices().map(|(at, _)| name.split_at(at));
         let mut rests = splits.filter_map(|(service, rest)| Some((service, rest.strip_prefix(word)?)));
@@ -40,14 +43,14 @@ fn is_of_a_service(name: &str, value: &str) -> bool {
     let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     followed_by("_SERVICE_HOST", &str::is_empty)
         || followed_by("_SERVICE_PORT", &|rest| rest.is_empty() || is_suffix(rest))
-        // The user who wrote `URINGCAST_PORT=8080` expects it to work.
+        // An operator who writes `URINGCAST_PORT=8080` expects an effect, so only addresses are ignored.
         || followed_by("_PORT", &|rest| rest.is_empty() && is_address)
         || followed_by("_PORT_", &is_port_of_a_service)
         || followed_by("_NAME", &|rest| rest.is_empty() && value.starts_with('/'))
         || followed_by("_ENV_", &|rest| !rest.is_empty())
 }
 
-/// `80_TCP`, `80_TCP_ADDR` and the like.
+/// Whether `rest` is like `80_TCP` or `80_TCP_ADDR`.
 fn is_port_of_a_service(rest: &str) -> bool {
     let mut words = rest.split('_');
     let is_port = words.next().is_some_and(|port| port.parse::<u16>().is_ok());
@@ -71,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// What the kubelet gives a pod for one Service (its `makeEnvironmentVariables`), written down independently.
+    /// The variables that the kubelet sets for one Service (its `makeEnvironmentVariables`), written independently.
     fn of_kubernetes(service: &str, host: &str, ports: &[(&str, u16, &str)]) -> Vec<(String, String)> {
         let prefix = service.to_uppercase().replace('-', "_");
         let url = |protocol: &str, port: u16| match host.contains(':') {

@@ -1,6 +1,6 @@
-//! The operator's errors: every one says where the fault is (file and line, variable or flag), which key it
-//! is and what would be right. It never holds a secret. Made by `config`, and by `auth` for the files that
-//! keys point at; shown by main, which exits.
+//! Errors in the configuration. Each names its source (file and line, variable or flag), the key, and what would be right.
+//! An error never contains a secret. `config` makes them, and so do `auth` and `tls` for the files that keys name; `main`
+//! prints them and exits.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,18 +8,18 @@ use std::path::PathBuf;
 /// Where a setting came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettingOrigin {
-    /// No one place: a default, or the combination of several settings.
+    /// No single source: a default, or a combination of several settings.
     Unset,
     /// A line of the configuration file.
     File {
-        /// The file as it was named on the command line.
+        /// The path as it was given on the command line.
         path: PathBuf,
-        /// 1-based; `None` when the file as a whole is meant.
+        /// The number of the line, from 1; `None` if the whole file is meant.
         line: Option<usize>,
     },
     /// An environment variable.
     Variable(String),
-    /// A command-line flag, with its dashes.
+    /// A command-line flag, with its dashes, such as `--listen`.
     Flag(&'static str),
 }
 
@@ -35,30 +35,30 @@ impl fmt::Display for SettingOrigin {
     }
 }
 
-/// A fault in the configuration, in words for the operator.
+/// An error in the configuration, with a message for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{origin}: {}{problem}", .key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default())]
 pub struct ConfigError {
-    /// Where the fault is.
+    /// The source of the wrong value.
     pub origin: SettingOrigin,
-    /// The dotted key at fault, if it is one key.
+    /// The key with its section, such as `auth.issuer`; `None` if the error is not about one key.
     pub key: Option<String>,
-    /// What is wrong and what to do.
+    /// What is wrong, and what to do about it.
     pub problem: String,
 }
 
 impl ConfigError {
-    /// A fault of one key whose place is not known any more, as with the content of a file that it names.
+    /// An error about one key whose source is not known any more, such as the content of a file that the key names.
     pub fn of_key(key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError { origin: SettingOrigin::Unset, key: Some(key.to_owned()), problem: problem.into() }
     }
 
-    /// A fault that is not one key's.
+    /// An error that is not about one key.
     pub fn general(problem: impl Into<String>) -> ConfigError {
         ConfigError { origin: SettingOrigin::Unset, key: None, problem: problem.into() }
     }
 
-    /// A fault of a command-line flag.
+    /// An error about a command-line flag.
     pub fn of_flag(flag: &'static str, problem: impl Into<String>) -> ConfigError {
         ConfigError { origin: SettingOrigin::Flag(flag), key: None, problem: problem.into() }
     }

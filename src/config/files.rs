@@ -1,5 +1,5 @@
-//! The one way in which files are read, at start and on reload: regular files only, of a bounded size, and never a wait.
-//! A FIFO, a terminal or a device in a file's place is an error at once, so the server neither hangs nor fills memory.
+//! The only way in which the server reads files, at the start and on a reload: regular files of a bounded size, without
+//! waiting. A FIFO, a terminal or a device is an error at once, so that the server neither hangs nor fills its memory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -14,10 +14,10 @@ pub const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Opens a regular file of at most `most` bytes for reading.
 ///
 /// # Errors
-/// When it can't be opened, is no regular file, or is larger.
+/// When the file cannot be opened, is not a regular file, or is larger.
 pub fn open_regular(path: &Path, most: u64) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    // To open a FIFO would wait for its writer; NOCTTY: a terminal must not become ours.
+    // NONBLOCK: opening a FIFO would wait for its writer. NOCTTY: a terminal must not become the server's own.
     options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed());
     let file = options.open(path)?;
     let metadata = file.metadata()?;
@@ -30,21 +30,21 @@ pub fn open_regular(path: &Path, most: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// The content of a regular file of at most `most` bytes.
+/// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// As [`open_regular`], also when the file grows meanwhile.
+/// As [`open_regular`], and when the file grows while it is read.
 pub fn read_bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // A file of /proc says that it has no bytes.
+    // The size from the file system is not enough: files of /proc report 0 bytes.
     open_regular(path, most)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most { Err(too_large(most)) } else { Ok(bytes) }
 }
 
-/// The same as text. A byte order mark at its beginning is left out.
+/// Reads a regular file as text. A byte order mark at its beginning is removed.
 ///
 /// # Errors
-/// As [`read_bytes`], also when it is not UTF-8.
+/// As [`read_bytes`], and when the file is not UTF-8.
 pub fn read_text(path: &Path) -> io::Result<String> {
     let text = String::from_utf8(read_bytes(path, FILE_BYTES_MAX)?);
     let text = text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))?;

@@ -1,5 +1,5 @@
-//! The address of `auth.jwks_url`, judged before anything is fetched from it. Whoever can change what the address answers can
-//! sign tokens, so only https:// is taken, and http:// to this machine itself. Pure; `control` fetches, and nothing that
+//! The address of `auth.jwks_url`, checked before anything is fetched from it. An attacker who can change the response can
+//! sign tokens, so only https:// is accepted, and http:// to this machine itself. Pure; `control` fetches, and nothing that
 //! a client sends can name another address.
 
 use std::fmt;
@@ -21,10 +21,10 @@ pub struct KeySetUrl {
 }
 
 impl KeySetUrl {
-    /// Reads an address.
+    /// Parses an address.
     ///
     /// # Errors
-    /// What is wrong with it, and how it is to be written.
+    /// A message that says what is wrong with the address, and how to write it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| Err(format!("{why}: write it like \"https://id.example.com/.well-known/jwks.json\""));
         if text.len() > ADDRESS_BYTES_MAX {
@@ -45,12 +45,12 @@ impl KeySetUrl {
             "http" => false,
             _ => return wrong("must begin with https://"),
         };
-        // `port_u16` says the same of no port and of one that is too large.
+        // `port_u16` returns `None` for a missing port and for one that is too large.
         let has_port = authority.as_str().len() > authority.host().len();
         let port = match authority.port_u16() {
             Some(0) => return wrong("must not name port 0"),
             Some(port) => port,
-            None if has_port => return wrong("has a port that is none"),
+            None if has_port => return wrong("has a port that is not a number up to 65535"),
             None if is_tls => 443,
             None => 80,
         };
@@ -67,12 +67,12 @@ impl KeySetUrl {
         &self.host
     }
 
-    /// The port.
+    /// The port: the one in the address, or the scheme's default.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether TLS is spoken with it.
+    /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.is_tls
     }
@@ -82,7 +82,7 @@ impl KeySetUrl {
         &self.target
     }
 
-    /// What the `Host` header says.
+    /// The value of the `Host` header.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.is_tls, self.port) {
@@ -91,7 +91,7 @@ impl KeySetUrl {
         }
     }
 
-    /// Whether what it answers could be changed on the way: plain http to another machine.
+    /// Whether an attacker on the network could change the response: the address is plain http to another machine.
     pub fn is_open_to_others(&self) -> bool {
         let is_this_machine = match self.host.parse::<IpAddr>() {
             Ok(address) => address.is_loopback(),
@@ -101,7 +101,7 @@ impl KeySetUrl {
     }
 }
 
-/// Without the query, which may hold a secret.
+/// Shows the address without its query, which may hold a secret.
 impl fmt::Display for KeySetUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_tls { "https" } else { "http" };
@@ -110,7 +110,7 @@ impl fmt::Display for KeySetUrl {
     }
 }
 
-/// The check of the key.
+/// The check of the setting.
 pub(super) fn is_key_set_url(text: &String) -> Result<(), String> {
     KeySetUrl::parse(text).map(drop)
 }

@@ -1,5 +1,5 @@
-//! Where to listen, as a value of the configuration: an address and a port, or the path of a unix socket; one of them
-//! or a list.
+//! The addresses to listen on, as values of the configuration: an IP address and a port, or the path of a unix socket. A
+//! setting takes one of them or a list. Also the permissions of a unix socket's file.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,23 +12,23 @@ use toml::de::DeValue;
 
 use super::setting::{Setting, SettingError, ShownValue, show_plain};
 
-/// What the path of a unix socket begins with.
+/// What precedes the path of a unix socket in the configuration.
 const UNIX: &str = "unix:";
-/// The longest path that the kernel takes (unix(7), `sun_path`), in bytes.
+/// The longest path of a unix socket that the kernel accepts (unix(7), `sun_path`), in bytes.
 const PATH_MAX: usize = 107;
 
-/// One place to listen at.
+/// One address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum ListenAddr {
-    /// An address and a port.
+    /// An IP address and a port.
     Tcp(SocketAddr),
     /// The path of a unix socket.
     Unix(PathBuf),
 }
 
 impl ListenAddr {
-    /// Whether only this machine can connect there.
+    /// Whether only processes of this machine can connect to it.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(addr) => addr.ip().is_loopback(),
@@ -36,7 +36,7 @@ impl ListenAddr {
         }
     }
 
-    /// The address, if it is one.
+    /// The IP address and port; `None` for a unix socket.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(addr) => Some(*addr),
@@ -44,7 +44,7 @@ impl ListenAddr {
         }
     }
 
-    /// The URL of a path there: of a unix socket as Node's `ws` has it.
+    /// The URL of `path` on this address. For a unix socket it is written as Node's `ws` package takes it.
     pub fn url(&self, scheme: &str, path: &str) -> String {
         match self {
             Self::Tcp(addr) => format!("{scheme}://{addr}{path}"),
@@ -103,12 +103,12 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-/// Places to listen at; none switches off what would listen there.
+/// The addresses of one setting. If there is none, the listener is switched off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listeners(pub Vec<ListenAddr>);
 
 impl Listeners {
-    /// One address and port.
+    /// A list of one IP address and port.
     pub fn at(addr: impl Into<SocketAddr>) -> Self {
         Self(vec![ListenAddr::Tcp(addr.into())])
     }
@@ -169,7 +169,7 @@ impl Setting for Listeners {
     }
 }
 
-/// Permissions of a file, as chmod(1) has them in octal.
+/// The permissions of a file, in octal as chmod(1) takes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FileMode(pub u32);
@@ -180,7 +180,7 @@ impl TryFrom<String> for FileMode {
     fn try_from(text: String) -> Result<Self, String> {
         let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
         let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
-        mode.map(Self).ok_or_else(|| format!("{text:?} is no mode"))
+        mode.map(Self).ok_or_else(|| format!("{text:?} is not a mode in octal"))
     }
 }
 

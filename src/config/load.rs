@@ -1,6 +1,6 @@
-//! Merges the sources: flags over environment over file over defaults, and blames the right one for a fault.
-//! Reads the file it is given and no other; the environment is handed to it. Unknown keys and unknown
-//! `URINGCAST_` variables are refused with what was probably meant. Called by main for every command.
+//! Merges the sources: flags override the environment, the environment overrides the file, and the file overrides the
+//! defaults. An error names the source of the wrong value. Unknown keys and unknown `URINGCAST_` variables are errors
+//! that suggest what was probably meant. The caller passes the environment.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -17,7 +17,8 @@ use super::listen::Listeners;
 use super::schema::{Auth, Config};
 use super::setting::{DescribedItem, Raw, Secret, Section, SettingError};
 
-/// Keys that other servers have, and what is called so here: no likeness of letters leads from one to the other.
+/// Names that other servers use, with this server's name of the same setting. Their spelling is too different for
+/// [`likeness`] to find it.
 const MEANT: [(&[&str], &str); 4] = [
     (&["port", "host", "bind", "addr", "address"], "listen"),
     (&["http.port", "http_port", "http.host", "http_host", "api_port", "api.port"], "http.listen"),
@@ -25,23 +26,22 @@ const MEANT: [(&[&str], &str); 4] = [
     (&["api_key", "api_keys", "apikey"], "http.keys"),
 ];
 
-/// What the command line says of the configuration. The texts are checked here, so that a flag, a variable and
-/// a line of the file have the same rules.
+/// The settings of the command line. They are texts, and are checked by the same rules as variables and lines of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// `--listen`.
+    /// The value of `--listen`.
     pub listen: Option<String>,
-    /// `--shards`.
+    /// The value of `--shards`.
     pub shards: Option<String>,
-    /// `--echo`.
+    /// Whether `--echo` was given.
     pub echo: bool,
-    /// Dev mode, whether asked for or because nothing else was.
+    /// Whether this is dev mode: `--dev` was given, or nothing at all is configured.
     pub dev: bool,
 }
 
 impl Config {
-    /// Reads `file`, then the environment, then the flags. With `flags.dev` the defaults are those of dev mode,
-    /// only loopback is listened on, and a secret is made if no key is configured.
+    /// Reads `file`, then the environment, then the flags. With `flags.dev` the defaults are those of dev mode, the server
+    /// listens on loopback only, and makes a secret if no key is configured.
     pub fn load(
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
@@ -56,7 +56,7 @@ impl Config {
         loader.finish()
     }
 
-    /// What a file at `path` with this text says, without the environment and without flags.
+    /// The configuration of a file at `path` with this text, without the environment and without flags.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -73,8 +73,8 @@ impl Config {
         Config::load(None, [], &flags)
     }
 
-    /// Refuses to serve without any key, and tells the ways to give one. There is no default secret outside dev
-    /// mode: every installation would share it.
+    /// Checks that a key is configured; the error lists the ways to give one. There is no default secret outside dev mode,
+    /// because every installation would share it.
     pub fn require_key(&self) -> Result<(), ConfigError> {
         if self.auth.has_key() {
             return Ok(());
@@ -91,7 +91,7 @@ impl Config {
     }
 }
 
-/// A configuration that is being put together, and where each key came from.
+/// A configuration that is being put together, with the source of each value.
 struct Loader {
     config: Config,
     origins: BTreeMap<String, SettingOrigin>,
@@ -122,7 +122,7 @@ impl Loader {
         let table = DeTable::parse(source.text).map_err(|error| ConfigError {
             origin: source.origin(error.span().map(|span| span.start)),
             key: None,
-            // The message alone: the library's picture of the line might show a secret.
+            // Only the message: the library's excerpt of the line might show a secret.
             problem: format!("not valid TOML: {}", error.message()),
         })?;
         self.table(source, &mut Vec::new(), table.into_inner())
@@ -134,7 +134,7 @@ impl Loader {
         path: &mut Vec<String>,
         table: DeTable<'_>,
     ) -> Result<(), ConfigError> {
-        // The parser sorts by key; faults should be told in the order of the file.
+        // The parser sorts by key. The first error of the file should be reported.
         let mut entries: Vec<_> = table.into_iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         for (key, value) in entries {
@@ -147,7 +147,7 @@ impl Loader {
                     return Err(ConfigError {
                         origin: source.origin(Some(span.start)),
                         key: Some(path.join(".")),
-                        problem: format!("is a section: write [{}]", path.join(".")),
+                        problem: format!("is a section, not a key: write [{}]", path.join(".")),
                     });
                 };
                 self.enter(source, &names, at)?;
@@ -165,7 +165,7 @@ impl Loader {
             Err(SettingError::Invalid { problem, .. }) => {
                 Err(ConfigError { origin: source.origin(Some(at)), key: Some(names.join(".")), problem })
             }
-            // It is a section, or this would not be called.
+            // The caller has checked that it is a section.
             Ok(()) | Err(SettingError::Unknown) => Ok(()),
         }
     }
@@ -196,7 +196,7 @@ impl Loader {
 
     fn variables(&mut self, env: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
         let mut ours: Vec<_> = env.into_iter().filter(|(name, value)| is_our_variable(name, value)).collect();
-        // So that of several faults the same one is told each time.
+        // Of several errors the same one is reported each time.
         ours.sort();
         for (name, value) in ours {
             let key = key_of_variable(&name);
@@ -241,17 +241,21 @@ impl Loader {
         }
     }
 
-    /// The checks that need more than one key, and what dev mode makes up.
+    /// Checks what involves more than one key, and makes the secret of dev mode.
     fn finish(mut self) -> Result<Config, ConfigError> {
         let Auth { hs256_secret, hs256_secret_file, .. } = &self.config.auth;
         if hs256_secret.is_some() && hs256_secret_file.is_some() {
             let other = self.origin_of("auth.hs256_secret");
             return Err(self.blame(
                 "auth.hs256_secret_file",
-                format!("auth.hs256_secret is given too ({other}): only one of the two can be"),
+                format!("auth.hs256_secret is given too ({other}); give only one of the two"),
             ));
         }
         self.check_tls()?;
+        if self.config.sse_path == self.config.path {
+            let problem = "is the path of the WebSocket endpoint too: one of the two must be another".to_owned();
+            return Err(self.blame("sse_path", problem));
+        }
         self.check_key_set()?;
         let unmeant = self.config.all_rules().find_map(|(path, rules)| rules.users_fault().map(|fault| (path, fault)));
         if let Some((path, fault)) = unmeant {
@@ -266,7 +270,7 @@ impl Loader {
                 return Err(self.blame(
                     key,
                     format!(
-                        "dev mode hands a token to anyone who asks, so it listens on this machine \
+                        "dev mode gives a token to every client that asks, so it may listen on this machine \
                          only: {listen} is not a loopback address. Use 127.0.0.1:{}, or configure \
                          a key and run `uringcast serve` without --dev",
                         listen.tcp().map_or(0, |addr| addr.port())
@@ -283,8 +287,8 @@ impl Loader {
     fn check_tls(&self) -> Result<(), ConfigError> {
         let tls = &self.config.tls;
         match (&tls.cert_file, &tls.key_file) {
-            (Some(_), None) => Err(self.blame("tls.cert_file", "needs tls.key_file beside it".to_owned())),
-            (None, Some(_)) => Err(self.blame("tls.key_file", "needs tls.cert_file beside it".to_owned())),
+            (Some(_), None) => Err(self.blame("tls.cert_file", "needs tls.key_file too".to_owned())),
+            (None, Some(_)) => Err(self.blame("tls.key_file", "needs tls.cert_file too".to_owned())),
             (None, None) if !tls.listen.0.is_empty() => {
                 Err(self.blame("tls.listen", "needs a certificate: tls.cert_file and tls.key_file".to_owned()))
             }
@@ -299,12 +303,12 @@ impl Loader {
         match url {
             Some(url) if url.is_open_to_others() && !auth.jwks_allow_http => Err(self.blame(
                 "auth.jwks_url",
-                "whoever is on the way of plain http could replace the keys: write https://, or set \
-                 auth.jwks_allow_http = true if nobody is"
+                "over plain http, an attacker on the network could replace the keys: write https://, or set \
+                 auth.jwks_allow_http = true if you trust the network"
                     .to_owned(),
             )),
             None if auth.jwks_ca_file.is_some() => {
-                Err(self.blame("auth.jwks_ca_file", "needs auth.jwks_url beside it".to_owned()))
+                Err(self.blame("auth.jwks_ca_file", "needs auth.jwks_url too".to_owned()))
             }
             _ => Ok(()),
         }
@@ -319,15 +323,15 @@ impl Loader {
     }
 
     fn unknown_variable(&self, name: String, key: &str) -> ConfigError {
-        let problem = self.unknown("there is no such setting", key, variable_of_key);
+        let problem = self.unknown("unknown setting", key, variable_of_key);
         ConfigError { origin: SettingOrigin::Variable(name), key: None, problem }
     }
 
-    /// The message for a key that doesn't exist, with the nearest one that does.
+    /// The message about a key that does not exist. It suggests the most similar key that does.
     fn unknown(&self, what: &str, wrong: &str, spell: impl Fn(&str) -> String) -> String {
         let mut items = Vec::new();
         let mut config = self.config.clone();
-        // So that a key of a namespace that isn't there yet is compared with the keys that it would have.
+        // Adds the namespace that `wrong` names, so that its keys are compared too.
         let names: Vec<&str> = wrong.split('.').collect();
         let _ = config.enter(&names[..names.len() - 1]);
         config.walk("", &mut items);
@@ -350,7 +354,7 @@ impl Loader {
     }
 }
 
-/// The configuration file, for telling lines.
+/// The text of the configuration file, to find the line of an error.
 struct ConfigText<'a> {
     path: &'a Path,
     text: &'a str,
@@ -366,25 +370,24 @@ impl ConfigText<'_> {
     }
 }
 
-/// `auth.hs256_secret` → `URINGCAST_AUTH__HS256_SECRET`.
+/// The variable of a key: `auth.hs256_secret` becomes `URINGCAST_AUTH__HS256_SECRET`.
 pub(super) fn variable_of_key(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
 }
 
-/// The other way; `None` unless the variable is spelt just so (`URINGCAST_listen` isn't a second `listen`).
+/// The key of a variable; `None` unless the spelling is exact, so that `URINGCAST_listen` is not a second `listen`.
 fn key_of_variable(name: &str) -> Option<String> {
     let key = name.strip_prefix(PREFIX)?.to_ascii_lowercase().replace("__", ".");
     (variable_of_key(&key) == name).then_some(key)
 }
 
-/// The variable that sets a key, if one can. The name of a namespace may have capitals or `__`, which a variable
-/// can't tell.
+/// The variable that sets a key; `None` if no variable can, because the name of its namespace has capitals or `__`.
 pub(super) fn settable_variable(key: &str) -> Option<String> {
     let variable = variable_of_key(key);
     (key_of_variable(&variable).as_deref() == Some(key)).then_some(variable)
 }
 
-/// How unlike two keys are. Leaving out the section, or taking a single `_` for the dot, is a small fault.
+/// How different two keys are. A missing section, or one `_` in place of the dot, counts as a small difference.
 fn likeness(wrong: &str, right: &str) -> usize {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     if last(wrong) == last(right) || wrong.replace('.', "_") == right.replace('.', "_") {
@@ -393,7 +396,7 @@ fn likeness(wrong: &str, right: &str) -> usize {
     edit_distance(wrong, right).min(1 + edit_distance(wrong, &last(right)))
 }
 
-/// Levenshtein's distance, by bytes.
+/// The Levenshtein distance of two texts, by bytes.
 fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

@@ -1,9 +1,11 @@
-//! What the operator decides: one `Config`, read from a TOML file, the environment and the command line.
-//! `schema` is the one place where a key is named, described, given its default and its bounds (those of a
-//! channel's rules, of which there are many copies, in `channels`); `environment` knows which variables are settings;
-//! `key_set_url` judges the address of a key set;
-//! `load` merges the sources and blames the right one; `describe` prints it all back as TOML. It opens no socket and
-//! reads nothing but the file it is given; `files` is how every module reads a file. Called by `cli` and at boot.
+//! The configuration: one [`Config`], read from a TOML file, the environment and the command line.
+//!
+//! - `schema` has every key with its description, default and bounds. `channels` has the keys of a channel's rules, which
+//!   several sections share, and `namespaces` collects those rules.
+//! - `setting`, `listen`, `key_set_url` are the types of keys.
+//! - `environment` decides which variables are settings. `load` merges the sources and reports errors with their source.
+//! - `describe` prints a configuration as TOML. `error` is the error of all of them.
+//! - `files` is how every module reads a file.
 
 mod channels;
 mod describe;

@@ -1,6 +1,6 @@
-//! What a key's type must be able to do (`Setting`: be read from TOML and from plain text, be shown as TOML),
-//! and the macro that turns a commented list of keys into a struct with its defaults, its checks and its
-//! description. Knows no key by name; used by `schema` alone.
+//! The types of keys, and the macro `settings!`. A [`Setting`] can be read from TOML and from plain text, and be shown as
+//! TOML. The macro turns a commented list of keys into a struct with defaults, checks and a description. This file knows
+//! no key by name.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -16,20 +16,20 @@ use toml::de::DeValue;
 /// A day in milliseconds: the longest time that most settings may name.
 pub(super) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// A value on its way into a key.
+/// A value that is being read into a key.
 pub(super) enum Raw<'a> {
-    /// From the file, already known to be TOML.
+    /// A value of the file, which is valid TOML.
     Toml(Spanned<DeValue<'a>>),
-    /// From a variable or a flag: a number is just its digits, a list is comma-separated or JSON.
+    /// The text of a variable or a flag. A number is its digits, and a list has commas or is JSON.
     Text(&'a str),
 }
 
-/// Why a value did not get into its key.
+/// Why a value cannot be read into its key.
 #[derive(Debug)]
 pub(super) enum SettingError {
-    /// No such key.
+    /// The key does not exist.
     Unknown,
-    /// The key exists and the value is wrong; `at` is a byte offset into the file, if narrower than the key.
+    /// The value is wrong. `at` is the byte offset in the file, if it is more exact than the key's.
     Invalid { problem: String, at: Option<usize> },
 }
 
@@ -42,24 +42,24 @@ impl SettingError {
 /// How a value is shown to the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ShownValue {
-    /// As TOML.
+    /// The value as TOML.
     Plain(String),
-    /// There is no value.
+    /// The key has no value.
     Unset,
-    /// As TOML, with the secret parts left out: must not be read back.
+    /// The value as TOML without its secret parts. It must not be read back.
     Redacted(String),
 }
 
 /// A type that a key may have.
 pub(super) trait Setting: DeserializeOwned {
-    /// What the operator should have written, as in "must be …".
+    /// What the operator should have written, to follow "must be".
     const WANTED: &'static str;
 
-    /// From TOML.
+    /// Reads a value of the file.
     fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Self, SettingError> {
         let found = value.get_ref().type_str();
         Self::deserialize(value.into_deserializer()).map_err(|error| SettingError::Invalid {
-            // The library's own words tell of unknown fields inside a list; for the rest ours are plainer.
+            // The library's message names unknown fields inside a list. For the rest our message is clearer.
             problem: match error.message() {
                 message if message.starts_with("unknown field") => message.to_owned(),
                 message if message.starts_with("missing field") => message.to_owned(),
@@ -69,16 +69,16 @@ pub(super) trait Setting: DeserializeOwned {
         })
     }
 
-    /// From a variable or a flag.
+    /// Reads the text of a variable or a flag.
     fn from_text(text: &str) -> Result<Self, SettingError> {
         let deserializer: StrDeserializer<'_, TextError> = text.into_deserializer();
         Self::deserialize(deserializer).map_err(|_| SettingError::invalid(format!("must be {}", Self::WANTED)))
     }
 
-    /// As TOML.
+    /// Shows the value as TOML.
     fn show(&self) -> ShownValue;
 
-    /// From either.
+    /// Reads a value of any source.
     fn read(raw: Raw<'_>) -> Result<Self, SettingError> {
         match raw {
             Raw::Toml(value) => Self::from_toml(value),
@@ -87,7 +87,7 @@ pub(super) trait Setting: DeserializeOwned {
     }
 }
 
-/// Any value that serde can write, as an inline TOML value.
+/// Shows any value that serde can write, as an inline TOML value.
 pub(super) fn show_plain(value: &impl Serialize) -> ShownValue {
     match toml::Value::try_from(value) {
         Ok(value) => ShownValue::Plain(value.to_string()),
@@ -141,7 +141,7 @@ impl Setting for bool {
 
     fn from_text(text: &str) -> Result<bool, SettingError> {
         match text.trim() {
-            // 1 and 0 are what people write into environment variables.
+            // People write 1 and 0 into environment variables.
             "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
             _ => Err(SettingError::invalid("must be true or false")),
@@ -169,7 +169,7 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-/// An element of a list that can be written without JSON in a variable.
+/// An element of a list. In a variable such a list can be written without JSON.
 pub(super) trait ListElement: DeserializeOwned {
     const WANTED_LIST: &'static str;
     fn from_word(word: &str) -> Option<Self>;
@@ -194,7 +194,7 @@ impl<T: ListElement> Setting for Vec<T> {
     fn from_text(text: &str) -> Result<Self, SettingError> {
         let text = text.trim();
         if text.starts_with('[') {
-            // The error's position is told, not its text: it might quote a secret.
+            // Only the position: the library's message might quote a secret.
             return serde_json::from_str(text).map_err(|error| {
                 let (wanted, column) = (T::WANTED_LIST, error.column());
                 SettingError::invalid(format!("must be {wanted}; the JSON is wrong at column {column}"))
@@ -215,7 +215,7 @@ impl<T: ListElement> Setting for Vec<T> {
     }
 }
 
-/// Text that must not be seen: neither `Debug` nor `uringcast config` shows it.
+/// A secret text. Neither `Debug` nor `uringcast config` shows it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub struct Secret(String);
@@ -227,22 +227,21 @@ impl From<String> for Secret {
 }
 
 impl Secret {
-    /// Takes charge of a secret, wherever it comes from. Line ends at its end are not part of it: `echo` and editors
-    /// add them, and nobody means them.
+    /// Keeps a secret. Line ends at its end are removed, because `echo` and editors add them.
     pub fn new(text: impl Into<String>) -> Secret {
         let mut text = text.into();
         text.truncate(text.trim_end_matches(['\r', '\n']).len());
         Secret(text)
     }
 
-    /// A fresh secret of 256 random bits, for a server that makes its own (dev mode).
+    /// Makes a secret of 256 random bits, for dev mode.
     pub fn random() -> Secret {
         use base64::Engine;
         let bytes: [u8; 32] = rand::rng().random();
         Secret(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The secret itself.
+    /// The secret text. It must not be logged or shown.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -277,7 +276,7 @@ impl ListElement for Secret {
     }
 }
 
-/// Checks that a number lies within bounds.
+/// A check that a number lies within bounds.
 pub(super) fn range<T>(bounds: RangeInclusive<T>) -> impl Fn(&T) -> Result<(), String>
 where
     T: PartialOrd + fmt::Display,
@@ -291,12 +290,12 @@ where
     }
 }
 
-/// Applies a check to a value that may be absent.
+/// A check of a value that may be absent.
 pub(super) fn if_set<T>(check: impl Fn(&T) -> Result<(), String>) -> impl Fn(&Option<T>) -> Result<(), String> {
     move |value| value.as_ref().map_or(Ok(()), &check)
 }
 
-/// Runs a check; a function of its own so that closures in the key list need no type annotations.
+/// Runs a check. As a function of its own it spares the closures in the key list their type annotations.
 pub(super) fn run<T>(value: &T, check: impl Fn(&T) -> Result<(), String>) -> Result<(), SettingError> {
     check(value).map_err(SettingError::invalid)
 }
@@ -304,27 +303,27 @@ pub(super) fn run<T>(value: &T, check: impl Fn(&T) -> Result<(), String>) -> Res
 /// One entry of the description, in the order of the file.
 #[derive(Debug)]
 pub(super) enum DescribedItem {
-    /// What follows is in this section.
+    /// The items after this one are in the section `path`.
     Section { path: String, docs: &'static [&'static str] },
-    /// One key.
+    /// One key with its description and value.
     Key { path: String, docs: &'static [&'static str], shown: ShownValue },
 }
 
-/// A section: something that keys can be set in. A struct made by `settings!`, or a map of them.
+/// A section of the configuration: a struct made by `settings!`, or a map of such structs.
 pub(super) trait Section {
-    /// The section at `path` is named, with keys in it or without: in a map that makes the entry.
+    /// Notes that the section at `path` exists, even without keys. A map makes the entry.
     fn enter(&mut self, path: &[&str]) -> Result<(), SettingError>;
-    /// Sets the key at `path`, counted from this section.
+    /// Sets the key at `path`, which is relative to this section.
     fn set(&mut self, path: &[&str], raw: Raw<'_>) -> Result<(), SettingError>;
-    /// Whether `path` is a section itself.
+    /// Whether `path` is a section and not a key.
     fn is_section(&self, path: &[&str]) -> bool;
-    /// Appends everything in this section, keys first.
+    /// Appends the items of this section, keys first.
     fn walk(&self, prefix: &str, out: &mut Vec<DescribedItem>);
 }
 
-/// A section as a struct. Each key is its comment (which `uringcast config` prints), its name, type and
-/// default, and what to check; then come the sections inside (with their values, where those aren't the
-/// type's defaults), and what is kept that isn't a key.
+/// Makes a section as a struct. Each key has its comment (which `uringcast config` prints), name, type, default and, after
+/// a comma, a check. `sections` are the sections inside, with their values if those are not the type's defaults. `state`
+/// are fields that are not keys.
 macro_rules! settings {
     (@section $Section:ty) => { <$Section>::default() };
     (@section $Section:ty, $default:expr) => { $default };

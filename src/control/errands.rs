@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::fetch::{Document, FetchError, Source};
+use super::fetch::{Document, FetchError, KeySetSource};
 use super::key_set::{KeySet, KeySetCounts};
 use super::owners::Owners;
 use crate::auth::Verifier;
-use crate::io::reactor::Command;
+use crate::io::commands::Command;
 use crate::model::errand::{Errand, ErrandOrder, ErrandOutcome};
 use crate::time::clock::Clock;
 
@@ -21,7 +21,7 @@ pub struct ErrandParts {
     /// What the shards want done.
     pub orders: flume::Receiver<ErrandOrder>,
     /// Where keys are fetched from.
-    pub source: Source,
+    pub source: KeySetSource,
     /// Knows the keys of the configuration.
     pub verifier: Verifier,
     /// How long fetched keys count as fresh whose response does not say, in seconds.
@@ -38,14 +38,14 @@ pub struct ErrandParts {
 #[derive(Debug)]
 pub struct ConfiguredKeys {
     /// Where keys are fetched from.
-    pub source: Source,
+    pub source: KeySetSource,
     /// Knows the keys of the configuration.
     pub verifier: Verifier,
 }
 
 /// Takes orders until no shard is left.
 #[derive(Debug)]
-pub struct Errands {
+pub struct ErrandRunner {
     orders: flume::Receiver<ErrandOrder>,
     configured: flume::Receiver<ConfiguredKeys>,
     owners: Owners,
@@ -59,7 +59,7 @@ pub struct Errands {
 
 type Fetch = JoinHandle<Result<Document, FetchError>>;
 
-impl Errands {
+impl ErrandRunner {
     /// Ready to serve. `configured` brings the keys of the configuration when they are read anew.
     pub fn new(parts: ErrandParts, configured: flume::Receiver<ConfiguredKeys>) -> Self {
         let ErrandParts { orders, source, verifier, refresh_s, owners, clock, counts } = parts;

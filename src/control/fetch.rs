@@ -36,7 +36,7 @@ const TOTAL: Duration = Duration::from_secs(8);
 
 /// Where a document is fetched from, and whom to trust there.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct KeySetSource {
     url: KeySetUrl,
     /// `None` for plain http.
     tls: Option<Arc<ClientConfig>>,
@@ -93,7 +93,7 @@ impl FetchError {
     }
 }
 
-impl Source {
+impl KeySetSource {
     /// What `auth.jwks_url` names, if it is set.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::fetch::{Document, FetchError, Source};
+use super::fetch::{Document, FetchError, KeySetSource};
 use crate::auth::{FetchedKeys, Verifier};
 use crate::time::clock::Clock;
 
@@ -86,7 +86,7 @@ fn part(whole_ms: u64, share: f64) -> u64 {
 /// The keys of the configuration, those that were fetched, and when to fetch again.
 #[derive(Debug)]
 pub struct KeySet {
-    source: Source,
+    source: KeySetSource,
     /// Knows the keys of the configuration alone.
     configured: Verifier,
     fetched: Option<Fetched>,
@@ -104,7 +104,13 @@ struct Fetched {
 
 impl KeySet {
     /// Nothing is fetched yet.
-    pub fn new(source: Source, configured: Verifier, refresh_s: u64, clock: Clock, counts: Arc<KeySetCounts>) -> Self {
+    pub fn new(
+        source: KeySetSource,
+        configured: Verifier,
+        refresh_s: u64,
+        clock: Clock,
+        counts: Arc<KeySetCounts>,
+    ) -> Self {
         Self { source, configured, fetched: None, schedule: FetchSchedule::new(refresh_s), counts, clock }
     }
 
@@ -114,7 +120,7 @@ impl KeySet {
     }
 
     /// Where the keys are fetched from.
-    pub fn source(&self) -> &Source {
+    pub fn source(&self) -> &KeySetSource {
         &self.source
     }
 
@@ -122,7 +128,7 @@ impl KeySet {
     ///
     /// # Errors
     /// When there are too many keys with the fetched ones: nothing has changed then.
-    pub fn configure(&mut self, source: Source, configured: Verifier) -> Result<Verifier, String> {
+    pub fn configure(&mut self, source: KeySetSource, configured: Verifier) -> Result<Verifier, String> {
         let verifier = match &self.fetched {
             Some(fetched) => configured.with_fetched(&fetched.keys)?,
             None => configured.clone(),

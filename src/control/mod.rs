@@ -23,9 +23,9 @@ use crate::auth::ApiKeys;
 use crate::config::ListenAddr;
 use api::RunningApi;
 pub use api::{ApiListener, ApiParts, ApiRoom};
-use errands::Errands;
+use errands::ErrandRunner;
 pub use errands::{ConfiguredKeys, ErrandParts};
-pub use fetch::Source;
+pub use fetch::KeySetSource;
 pub use key_set::KeySetCounts;
 pub use ledger::Ledger;
 pub use owners::Owners;
@@ -56,7 +56,7 @@ impl Control {
         let (configured, errands) = match errands {
             Some(parts) => {
                 let (configured, receiver) = flume::unbounded();
-                (Some(configured), Some(Errands::new(parts, receiver)))
+                (Some(configured), Some(ErrandRunner::new(parts, receiver)))
             }
             None => (None, None),
         };

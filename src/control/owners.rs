@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::auth::{Lifted, Revocation, Verifier};
 use crate::hub::owner_of;
 use crate::ids::ShardId;
-use crate::io::reactor::Command;
+use crate::io::commands::Command;
 use crate::mesh::Waker;
 use crate::model::parcel::{Answer, Ask};
 

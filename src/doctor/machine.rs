@@ -12,7 +12,7 @@ use crate::io::driver;
 
 /// A limit of a process; `u64::MAX` is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
+pub struct ProcessLimit {
     /// What is in force.
     pub soft: u64,
     /// What it may be raised to.
@@ -69,9 +69,9 @@ pub struct Machine {
     /// Whether a seccomp filter is on the process.
     pub seccomp: Option<bool>,
     /// Open files.
-    pub files: Option<Limit>,
+    pub files: Option<ProcessLimit>,
     /// Locked memory, in bytes.
-    pub memlock: Option<Limit>,
+    pub memlock: Option<ProcessLimit>,
     /// `fs.nr_open`.
     pub nr_open: Option<u64>,
     /// `fs.file-max`.
@@ -226,14 +226,14 @@ impl Files {
     }
 
     /// A line of /proc/PID/limits: its name, then the soft and the hard limit.
-    fn limit(&self, name: &str) -> Option<Limit> {
+    fn limit(&self, name: &str) -> Option<ProcessLimit> {
         let text = self.text("proc/PID/limits")?;
         let mut words = text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace();
         let mut next = || match words.next()? {
             "unlimited" => Some(u64::MAX),
             number => number.parse().ok(),
         };
-        Some(Limit { soft: next()?, hard: next()? })
+        Some(ProcessLimit { soft: next()?, hard: next()? })
     }
 
     fn governors(&self) -> Option<Vec<String>> {

@@ -22,9 +22,9 @@ use crate::auth::{ApiKeys, Verifier};
 use crate::boot::cpus;
 use crate::config::{Config, ConfigError, DriverChoice, SettingOrigin};
 use crate::time::clock::Clock;
-use crate::tls::{Concern, Identity};
+use crate::tls::{Concern, TlsIdentity};
 
-pub use machine::{Cgroup, Limit, Machine, Nic, Uring};
+pub use machine::{Cgroup, Machine, Nic, ProcessLimit, Uring};
 pub use report::Report;
 
 /// The sysctls.
@@ -200,7 +200,7 @@ fn judge_config(config: &Result<Config, ConfigError>, configured: bool) -> Findi
             None => Ok(()),
         }
     });
-    let sound = sound.and_then(|()| match Identity::new(&config.tls)? {
+    let sound = sound.and_then(|()| match TlsIdentity::new(&config.tls)? {
         Some(identity) => identity.load().map(|(_, served)| served.validity),
         None => Ok(None),
     });

@@ -2,7 +2,7 @@
 //! Pure: judges a `Machine`, and reads nothing. Its measured figures are those of docs/sizing.md.
 
 use super::{Finding, IRQ, Machine, Nic, Plan, SYSCTLS, Severity, bytes, grouped};
-use crate::io::listener::BACKLOG;
+use crate::io::bind::BACKLOG;
 
 /// What the tuned buffers may grow to, per socket and direction.
 const BUFFER_MOST: u64 = 1 << 20;

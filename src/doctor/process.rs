@@ -1,7 +1,7 @@
 //! What the process may have: files, memory, threads, CPUs.
 //! Pure: judges a `Machine`, and reads nothing.
 
-use super::machine::Limit;
+use super::machine::ProcessLimit;
 use super::{Finding, LIMITS, Machine, Plan, SERVICE, SYSCTLS, Severity, bytes, grouped};
 use crate::boot::descriptors;
 
@@ -36,7 +36,7 @@ fn own(plan: &Plan) -> u64 {
     descriptors::needed(plan.shards) + if plan.api { api as u64 } else { 0 }
 }
 
-fn open_files(limit: Option<Limit>, plan: &Plan) -> Finding {
+fn open_files(limit: Option<ProcessLimit>, plan: &Plan) -> Finding {
     const CHECK: &str = "open files";
     let Some(limit) = limit else { return Finding::not_known(CHECK) };
     let read = format!("soft {}, hard {}", count(limit.soft), count(limit.hard));
@@ -86,7 +86,7 @@ fn file_max(machine: &Machine, plan: &Plan) -> Finding {
         )
 }
 
-fn memlock(limit: Option<Limit>) -> Finding {
+fn memlock(limit: Option<ProcessLimit>) -> Finding {
     const CHECK: &str = "locked memory";
     // Rings of io_uring counted as locked before 5.12, and the server needs 6.0.
     match limit {

@@ -16,8 +16,8 @@ fn sound() -> Machine {
         uring: Uring::Works,
         uring_disabled: Some(0),
         seccomp: Some(false),
-        files: Some(Limit { soft: 1_024, hard: 1_048_576 }),
-        memlock: Some(Limit { soft: 8 << 20, hard: 8 << 20 }),
+        files: Some(ProcessLimit { soft: 1_024, hard: 1_048_576 }),
+        memlock: Some(ProcessLimit { soft: 8 << 20, hard: 8 << 20 }),
         nr_open: Some(2_097_152),
         file_max: Some(i64::MAX as u64),
         files_open: Some(1_000),
@@ -95,7 +95,8 @@ fn what_is_not_known_is_no_fault() {
 #[test]
 fn files() {
     use Severity::Stops;
-    let few = |hard| move |machine: &mut Machine, _: &mut Plan| machine.files = Some(Limit { soft: 1_024, hard });
+    let few =
+        |hard| move |machine: &mut Machine, _: &mut Plan| machine.files = Some(ProcessLimit { soft: 1_024, hard });
     assert!(only(Stops, "open files", few(20_000)).why.contains("room for 19,904 of 1,000,000"));
     assert!(only(Stops, "open files", few(40)).why.contains("does not start"));
     // One for each connection, eight for each of eight shards, and 32.
@@ -103,7 +104,7 @@ fn files() {
     // The API's connections have their own.
     let with_api = |hard| {
         move |machine: &mut Machine, plan: &mut Plan| {
-            machine.files = Some(Limit { soft: 1_024, hard });
+            machine.files = Some(ProcessLimit { soft: 1_024, hard });
             plan.api = true;
         }
     };
@@ -115,7 +116,7 @@ fn files() {
     // A lower ceiling matters to who has not got his limit yet.
     machine = Machine { nr_open: Some(500_000), ..sound() };
     assert_eq!(off(&machine, &MILLION), []);
-    machine.files = Some(Limit { soft: 1_024, hard: 500_000 });
+    machine.files = Some(ProcessLimit { soft: 1_024, hard: 500_000 });
     assert_eq!(off(&machine, &MILLION), [(Stops, "fs.nr_open"), (Stops, "open files")]);
 }
 
@@ -216,7 +217,7 @@ fn network() {
 fn nonsense_ends_in_words() {
     let machine = Machine {
         page_bytes: u64::MAX,
-        files: Some(Limit { soft: 0, hard: 0 }),
+        files: Some(ProcessLimit { soft: 0, hard: 0 }),
         file_max: Some(0),
         files_open: Some(u64::MAX),
         cpus: Some(vec![]),
@@ -281,7 +282,10 @@ fn a_copy_of_a_machine_is_read() {
         fs::write(path, text).unwrap();
     };
     assert!(Machine::read(Some(root.path()), None).is_err(), "there is nothing");
-    put("proc/7/limits", "Limit  Soft  Hard  Units\nMax open files            1024                 unlimited  files\n");
+    put(
+        "proc/7/limits",
+        "ProcessLimit  Soft  Hard  Units\nMax open files            1024                 unlimited  files\n",
+    );
     put("proc/7/status", "Name:\tx\nSeccomp:\t2\nCpus_allowed_list:\t0-2,5\n");
     put("proc/7/cgroup", "4:memory:/a/b\n3:cpu,cpuacct:/a\n0::/a/b\n");
     put("sys/fs/cgroup/a/memory.max", "5000\n");
@@ -302,7 +306,7 @@ fn a_copy_of_a_machine_is_read() {
     fs::create_dir_all(root.path().join("proc/sys/fs/nr_open")).unwrap();
     assert!(Machine::read(Some(root.path()), Some(8)).is_err(), "there is no such process");
     let machine = Machine::read(Some(root.path()), Some(7)).unwrap();
-    assert_eq!(machine.files, Some(Limit { soft: 1_024, hard: u64::MAX }));
+    assert_eq!(machine.files, Some(ProcessLimit { soft: 1_024, hard: u64::MAX }));
     assert_eq!(machine.seccomp, Some(true));
     assert_eq!(machine.cpus, Some(vec![0, 1, 2, 5]));
     assert_eq!(machine.cgroup, Cgroup { memory_bytes: Some(4_000), pids: Some(100), cpus: Some(1_500) });

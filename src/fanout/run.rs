@@ -1,9 +1,9 @@
-//! A run: a stretch of whole frames of one channel, which its subscribers on one shard share, and the same frames
-//! compressed, made once for all who inflate with the same window. Pure; `fanout` builds runs, outboxes hold slices.
+//! A run is a stretch of whole frames of one channel. The channel's subscribers on one shard share it. They also share
+//! the same frames compressed, once for each window size that was agreed. `fanout` builds runs, outboxes hold slices.
 //!
-//! Where nothing of a run may be dropped, its messages are compressed together: each may refer to those before it
-//! (RFC 7692 §7.1.1: context takeover), though never to what came before the run. So nothing is kept per connection,
-//! and small messages pay too; but such a run goes to a client whole or not at all, see [`Packer::pack`].
+//! If no frame of a run may be dropped, its messages are compressed together. Each message may refer to those before it
+//! (RFC 7692 §7.1.1: context takeover), but never to a message before the run. So nothing is kept for a connection, and
+//! compression pays for small messages too. Such a run goes to a client whole or not at all, see [`Packer::pack`].
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -15,40 +15,40 @@ use crate::wire::deflate::Deflate;
 use crate::wire::deflate::compress::Compressors;
 use crate::wire::frame;
 
-/// A run, shared.
+/// A run that subscribers and outboxes share.
 pub type Run = Rc<Frames>;
 
-/// A stretch of whole frames.
+/// A stretch of whole frames of one channel.
 #[derive(Debug)]
 pub struct Frames {
-    /// What all runs of the channel have in common.
+    /// The channel and its epoch.
     pub origin: Rc<Origin>,
     /// How the frames are compressed; `None` if all of them are plain.
     pub packed: Option<Deflate>,
-    /// The frames, end to end.
+    /// The frames, one behind the other.
     pub bytes: Vec<u8>,
-    /// Where each ends and what it is, in order.
+    /// The end and the offset of each frame, in order.
     pub marks: Vec<Mark>,
 }
 
-/// What all runs of one channel on a shard have in common, during one epoch.
+/// What all runs of one channel on a shard have in common during one epoch.
 #[derive(Debug)]
 pub struct Origin {
-    /// The channel's name.
+    /// The name of the channel.
     pub channel: Arc<str>,
     /// The epoch of the offsets.
     pub epoch: Arc<str>,
-    /// What may be dropped for a slow client, and whether frames may be compressed.
+    /// Whether frames may be dropped for a slow client, and whether they may be compressed.
     pub sending: Sending,
-    /// The latest digests, oldest first: see [`Self::digests`].
+    /// The latest digests, oldest first. See [`Self::digests`].
     digests: RefCell<Vec<Weak<Frames>>>,
 }
 
-/// A digest is looked for among so many.
+/// The number of digests that an origin remembers.
 const DIGESTS: usize = 4;
 
 impl Origin {
-    /// The origin of a channel's runs, as yet without digests.
+    /// The origin of a channel's runs, without digests.
     pub fn new(channel: Arc<str>, epoch: Arc<str>, sending: Sending) -> Rc<Self> {
         Rc::new(Self { channel, epoch, sending, digests: RefCell::default() })
     }
@@ -78,22 +78,22 @@ impl Origin {
 /// One frame of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mark {
-    /// Where it ends in the run.
+    /// Where the frame ends in the run.
     pub end: u32,
-    /// A publication's offset; 0 for an event, which has none and is never dropped.
+    /// The publication's offset. 0 for an event, which has no offset and is never dropped.
     pub offset: u64,
-    /// What stands for a publication's key; 0 if it has none.
+    /// A hash of the publication's key; 0 if it has no key.
     pub key: u64,
 }
 
 impl Frames {
-    /// The bytes of memory that the run holds, allocated and not used included.
+    /// The bytes of memory that the run holds. Unused capacity counts.
     pub fn weight(&self) -> usize {
         const COUNTS: usize = 2 * size_of::<usize>();
         COUNTS + size_of::<Self>() + self.bytes.capacity() + self.marks.capacity() * size_of::<Mark>()
     }
 
-    /// How many frames there are from `start` to `end`, both of which are boundaries.
+    /// The number of frames from `start` to `end`. Both are boundaries of frames.
     pub fn count(&self, start: usize, end: usize) -> usize {
         if (start, end) == (0, self.bytes.len()) {
             return self.marks.len();
@@ -102,7 +102,7 @@ impl Frames {
         before(end) - before(start)
     }
 
-    /// The frames between two boundaries, each with where it starts.
+    /// The frames between two boundaries, each with the place where it starts.
     pub fn frames(&self, start: u32, end: u32) -> impl Iterator<Item = (u32, Mark)> + '_ {
         let first = self.marks.partition_point(|mark| mark.end <= start);
         let mut at = start;
@@ -113,36 +113,36 @@ impl Frames {
     }
 }
 
-/// A place in a run as it is kept.
+/// A place in a run, in the type in which it is kept.
 pub fn place(at: usize) -> u32 {
     u32::try_from(at).expect("runs are sealed far below 4 GiB")
 }
 
-/// Compresses runs for the clients with which one thing was agreed.
+/// Compresses runs for the clients that have made the same agreement.
 #[derive(Debug)]
 pub struct Packer<'a> {
-    /// What was agreed.
+    /// The agreement on compression.
     pub deflate: Deflate,
-    /// Below this many bytes nothing is compressed.
+    /// Runs and messages of fewer bytes are not compressed.
     pub min_bytes: usize,
-    /// The shard's.
+    /// The compressors of the shard.
     pub compressors: &'a mut Compressors,
     /// A clock in nanoseconds, for the metrics alone.
     pub stopwatch: fn() -> u64,
-    /// Where it is counted.
+    /// The metrics of the shard.
     pub metrics: &'a ShardMetrics,
 }
 
 impl Packer<'_> {
-    /// How the run is compressed for these clients. Frames that may be dropped must not be referred to, so each of
-    /// those is compressed alone.
+    /// How the run is compressed for these clients. No message may refer to a frame that may be dropped, so each of those
+    /// frames is compressed alone.
     pub fn variant(&self, run: &Frames) -> Deflate {
         Deflate { takeover: self.deflate.takeover && !run.origin.may_drop(), ..self.deflate }
     }
 
-    /// The run with its messages compressed; `None` if that doesn't pay or isn't wanted. It may be sent in place of the
-    /// run to whoever gets all of it, and whose next compressed bytes it is: frames may refer to each other, and lie
-    /// elsewhere than in the run.
+    /// The run with its messages compressed; `None` if that does not pay or is not wanted. A client may get it in place of
+    /// the run only if the client gets all of it, and gets no other compressed bytes in between: its frames may refer to
+    /// each other, and they begin at other places than in the run.
     pub fn pack(&mut self, run: &Frames) -> Option<Frames> {
         if run.origin.sending.compress == Compress::Off || run.bytes.len() < self.min_bytes {
             self.metrics.add(Count::PackSkipped, run.marks.len());
@@ -162,7 +162,7 @@ impl Packer<'_> {
         Some(packed)
     }
 
-    /// The frames, and how many of them are compressed.
+    /// The frames, and the number of those that are compressed.
     fn compress(&mut self, run: &Frames) -> (Frames, usize) {
         let variant = self.variant(run);
         let together = variant.takeover;

@@ -26,12 +26,14 @@ pub struct Request<'a> {
 /// What a client can ask for. A dialect has checked the syntax of channel names and the lengths below, nothing else.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// Sign in.
+    /// Sign in with a token.
     Auth {
         /// The token; `None` if it is missing or empty.
         token: Option<&'a str>,
         /// The client wants `ping` messages, since it can't see ping frames.
         ping: bool,
+        /// The sign-in is to attach the connection to the lobby. An event stream names all of its channels.
+        lobby: bool,
         /// How far the client has received the lobby, if it asks for what it missed.
         recover: Option<SinceRef<'a>>,
         /// The channels to subscribe to at once, [`MAX_AUTH_CHANNELS`] at most. A channel may come twice.
@@ -46,7 +48,7 @@ pub enum Command<'a> {
         /// The same for all tries to send this message.
         idempotency_key: Option<&'a str>,
     },
-    /// The tutorial's heartbeat.
+    /// Get a sign of life: the heartbeat of the tutorial.
     Heartbeat,
     /// Get a page of the users who are online.
     Users {
@@ -59,12 +61,12 @@ pub enum Command<'a> {
     Subscribe(SubscribeTo<'a>),
     /// Stop receiving a channel.
     Unsubscribe {
-        /// The channel.
+        /// The name of the channel.
         channel: &'a str,
     },
     /// Send any JSON to everyone in a channel.
     Publish {
-        /// The channel.
+        /// The name of the channel.
         channel: &'a str,
         /// One JSON value as the client wrote it, byte for byte, without whitespace around it.
         data: &'a [u8],
@@ -77,7 +79,7 @@ pub enum Command<'a> {
     },
     /// Get a page of a channel's history.
     History {
-        /// The channel.
+        /// The name of the channel.
         channel: &'a str,
         /// The page begins behind this place; with `reverse`, before it.
         since: Option<SinceRef<'a>>,
@@ -88,7 +90,7 @@ pub enum Command<'a> {
     },
     /// Get a page of the users in a channel.
     Presence {
-        /// The channel.
+        /// The name of the channel.
         channel: &'a str,
         /// Where the page before ended.
         cursor: Option<&'a str>,
@@ -122,7 +124,7 @@ impl<'a> Command<'a> {
 /// One channel to subscribe to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscribeTo<'a> {
-    /// The channel's name.
+    /// The name of the channel.
     pub channel: &'a str,
     /// A token for this channel, if the client has one.
     pub token: Option<&'a str>,

@@ -34,7 +34,7 @@ pub enum SubscribeRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PublishRule {
-    /// The backend only.
+    /// Only the backend publishes.
     Backend,
     /// The backend and every subscriber.
     Members,
@@ -92,7 +92,7 @@ pub struct Sending {
 pub enum Compress {
     /// Compress from a size up, for clients that have agreed on compression.
     Auto,
-    /// Never compress.
+    /// Send publications as they are.
     Off,
 }
 

@@ -67,7 +67,7 @@ pub enum Reply<'a> {
     },
     /// The connection does not receive a channel any more.
     Unsubscribed {
-        /// The channel.
+        /// The name of the channel.
         channel: &'a str,
         /// 200 in answer to a request; 401 or 403 unasked, when a right has lapsed.
         code: u16,
@@ -88,7 +88,7 @@ pub enum Reply<'a> {
     },
     /// A page of the users in a channel.
     Presence {
-        /// The channel.
+        /// The name of the channel.
         channel: &'a str,
         /// The number of users on all pages together.
         count: u64,
@@ -144,7 +144,7 @@ pub struct Recovered<'a> {
 pub enum About<'a> {
     /// This channel: one sign-in may ask for several.
     Channel {
-        /// The channel's name.
+        /// The name of the channel.
         channel: &'a str,
     },
     /// A channel that is in another epoch than the client named. This is where it stands now.
@@ -154,7 +154,7 @@ pub enum About<'a> {
 /// Publications that a connection is not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gap<'a> {
-    /// The channel.
+    /// The name of the channel.
     pub channel: &'a str,
     /// The epoch of `from` and `to`.
     pub epoch: &'a str,

@@ -22,7 +22,7 @@ pub enum Parcel {
         asker: Asker,
         /// The asker's own number for the ask.
         request: u32,
-        /// The ask itself.
+        /// What the owner is asked for.
         ask: Ask,
     },
     /// Shard → owner: a subscription that was accepted is over. It is never refused. It does nothing if a later ask has
@@ -151,7 +151,7 @@ pub enum Ask {
     Claim(Box<Claim>),
     /// Attach the connection to a channel.
     Subscribe {
-        /// The channel.
+        /// The name of the channel.
         channel: Arc<str>,
         /// The user who has signed in on the connection.
         user: Arc<User>,
@@ -162,7 +162,7 @@ pub enum Ask {
     Publish(Box<Publish>),
     /// A page of a channel's history.
     History {
-        /// The channel.
+        /// The name of the channel.
         channel: Arc<str>,
         /// The page begins behind this place; with `reverse`, before it.
         since: Option<Box<Since>>,
@@ -173,7 +173,7 @@ pub enum Ask {
     },
     /// A page of the users in a channel.
     Presence {
-        /// The channel.
+        /// The name of the channel.
         channel: Arc<str>,
         /// Where the page before ended.
         cursor: Option<Box<str>>,
@@ -218,7 +218,7 @@ pub enum Answer {
     Subscribed(Box<Attached>),
     /// The publication was accepted. Its `Deliver` went before this answer.
     Published {
-        /// The publication's place.
+        /// The place of the publication in the channel.
         placed: Placed,
         /// It had been accepted before, under the same key.
         duplicate: bool,
@@ -243,7 +243,7 @@ pub enum Answer {
 /// Where a channel stands, with publications that came before.
 #[derive(Debug)]
 pub struct Attached {
-    /// The channel's position.
+    /// Where the channel stands.
     pub placed: Placed,
     /// Whether `publications` has everything that the client missed. `None` if the client did not ask.
     pub recovered: Option<bool>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// Where a channel stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Position<'a> {
-    /// The channel's name.
+    /// The name of the channel.
     pub channel: &'a str,
     /// The epoch of the offset.
     pub epoch: &'a str,
@@ -17,7 +17,7 @@ pub struct Position<'a> {
 /// A position in a channel, owned: where the channel stands, or where a publication stands in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placed {
-    /// The channel's name.
+    /// The name of the channel.
     pub channel: Arc<str>,
     /// The epoch of the offset.
     pub epoch: Arc<str>,

@@ -14,18 +14,18 @@ pub struct PresenceNews {
     pub timestamp: u64,
     /// Names are shown HTML-escaped.
     pub escape: bool,
-    /// What has changed.
+    /// What has changed in the channel.
     pub announcement: Announcement,
 }
 
-/// What has changed.
+/// What has changed among the members of a channel.
 #[derive(Debug)]
 pub enum Announcement {
     /// One user came or went.
     Event {
-        /// The user came.
+        /// The user came, and did not go.
         joined: bool,
-        /// The user.
+        /// The user who came or went.
         user: Arc<User>,
         /// The number of members after the change.
         count: u64,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::model::position::Placed;
 use crate::model::user::User;
 
-/// One accepted publication.
+/// One publication that was accepted.
 #[derive(Debug)]
 pub struct Publication {
     /// The channel, its epoch, and the publication's offset.
@@ -61,7 +61,7 @@ pub struct Publish {
     pub epoch: Option<Box<str>>,
 }
 
-/// What is published.
+/// The content of a publication.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A trimmed text that people write: the tutorial's `message`.

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Language {
-    /// English sentences.
+    /// The sentences are English.
     #[default]
     En,
-    /// Chinese sentences, in the words of the tutorial that this server began with.
+    /// The sentences are Chinese, in the words of the tutorial that this server began with.
     Zh,
 }
 

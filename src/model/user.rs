@@ -24,7 +24,7 @@ pub enum DuplicateLogin {
     KickOld,
     /// The new connection is refused.
     RejectNew,
-    /// Both connections stay.
+    /// Both connections stay open.
     Allow,
 }
 

@@ -103,7 +103,7 @@ enum RequestKind {
 /// A subscription that the client asks for.
 #[derive(Debug)]
 pub struct Wanted {
-    /// The channel.
+    /// The name of the channel.
     pub channel: Box<str>,
     token: Option<Box<str>>,
     recover: Option<Box<Since>>,
@@ -119,7 +119,7 @@ struct Stalled {
 /// An answer that needs no owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Local {
-    /// Send this error.
+    /// Send this error to the client.
     Refuse(RequestError),
     /// End the subscription and send `unsubscribed`.
     Unsubscribe,
@@ -128,7 +128,7 @@ pub enum Local {
 /// What the shard has to do about a command. An `Option<&str>` is the id of the client's request.
 #[derive(Debug)]
 pub enum Effect<'a> {
-    /// Send this reply.
+    /// Send this reply to the client.
     Reply(Reply<'a>, Option<&'a str>),
     /// Send this reply and close with the code.
     Close(Reply<'static>, Option<&'a str>, u16),
@@ -162,7 +162,7 @@ pub enum Outcome {
     SignedIn(Option<Box<str>>, Arc<User>),
     /// Attach the connection to the channel, then send `subscribed`.
     Subscribed(Option<Box<str>>),
-    /// Send the answer.
+    /// Send the answer to the client.
     Reply(Option<Box<str>>),
     /// Send nothing: the client did not ask for an acknowledgement.
     Silent,
@@ -175,7 +175,7 @@ pub enum Outcome {
 }
 
 impl Session {
-    /// The signed-in user.
+    /// The user who is signed in.
     pub fn user(&self) -> Option<&Arc<User>> {
         if self.stage == SessionStage::SignedIn { self.user.as_ref() } else { None }
     }
@@ -260,7 +260,7 @@ impl Session {
         }
     }
 
-    /// Judges one command.
+    /// Judges one command of the client.
     pub fn command<'a>(&mut self, request: Request<'a>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
         let id = request.id;
         let refuse = |code, text| Effect::Reply(Reply::Error { error: RequestError::new(code, text), about: None }, id);
@@ -268,12 +268,12 @@ impl Session {
             Command::Heartbeat => Effect::Reply(Reply::Heartbeat { timestamp: now.unix_ms }, id),
             Command::Auth { .. } if self.stage != SessionStage::Anonymous => refuse(409, Text::AuthTwice),
             Command::Auth { token: None, .. } => refuse(400, Text::TokenMissing),
-            Command::Auth { token: Some(token), ping, recover, channels } => {
+            Command::Auth { token: Some(token), ping, lobby, recover, channels } => {
                 let Some(identity) = rules.verify(token, now) else {
                     return Effect::Close(Reply::AuthFailed, id, close::UNAUTHORIZED);
                 };
                 self.wants_ping = ping;
-                self.sign_in(&identity, id, recover, channels, rules, now)
+                self.sign_in(&identity, id, lobby.then_some(recover), channels, rules, now)
             }
             _ if self.stage != SessionStage::SignedIn => refuse(401, Text::AuthFirst),
             Command::Refresh { token, channel: None } => self.refresh(token, id, rules, now),
@@ -332,11 +332,12 @@ impl Session {
         }
     }
 
+    /// Asks the lobby's owner for the user. `lobby` is what the client has of the lobby, if it wants to be attached to it.
     fn sign_in<'a>(
         &mut self,
         identity: &Identity,
         id: Option<&str>,
-        recover: Option<SinceRef<'_>>,
+        lobby: Option<Option<SinceRef<'_>>>,
         channels: Vec<SubscribeTo<'_>>,
         rules: &Rules<'_>,
         now: Now,
@@ -345,7 +346,8 @@ impl Session {
         self.stage = SessionStage::SigningIn;
         self.user = Some(Arc::clone(&user));
         let rights = Rights::new(identity);
-        let lobby = rules.namespaces.lobby().may_subscribe(user.key(), rights.names(LOBBY));
+        let recover = lobby.flatten();
+        let lobby = lobby.is_some() && rules.namespaces.lobby().may_subscribe(user.key(), rights.names(LOBBY));
         self.notice_ms = rights.notice_ms(now.unix_ms);
         self.rights = Some(Box::new(rights));
         let wanted = channels.iter().map(Wanted::from).collect();

@@ -13,7 +13,7 @@ use crate::time::clock::Now;
 /// What a session needs to know to judge a command.
 #[derive(Debug)]
 pub struct Rules<'a> {
-    /// Checks tokens.
+    /// Checks the tokens of commands.
     pub authenticator: &'a Authenticator,
     /// The rules of the channels.
     pub namespaces: &'a Namespaces,

@@ -8,11 +8,25 @@ use crate::ids::ConnId;
 use crate::limits::refusals::RefusalNote;
 use crate::limits::{Address, Limit, Peer};
 use crate::metrics::Count;
+use crate::model::voice::Voice;
 use crate::time::clock::Now;
-use crate::wire::handshake::{self, Refusal};
+use crate::wire::handshake::{self, HttpRefusal};
 
 /// How long a connection over a limit may take to send the request that is answered with the refusal.
 pub(super) const REFUSED_MS: u64 = 2_000;
+
+/// Connections that are only there to be told that they are refused.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    turned_away: usize,
+}
+
+impl Admission {
+    /// How many there are.
+    pub(super) fn turned_away(&self) -> usize {
+        self.turned_away
+    }
+}
 
 impl ShardCore {
     /// A socket was accepted. Over a limit, its request will be refused. `None`: it can't be told, or too many are
@@ -31,7 +45,7 @@ impl ShardCore {
                 self.metrics.count(Count::Unadmitted);
                 return None;
             }
-            self.turned_away += 1;
+            self.admission.turned_away += 1;
         }
         let mut conn = Conn::new(refused, now.mono_ms);
         if refused.is_none() && self.settings.guard.is_proxy(from) {
@@ -67,7 +81,7 @@ impl ShardCore {
 
     /// Learns from the request of a trusted proxy where it came from, and counts it there. Over a limit it loses its
     /// place: what is left to do is to tell it, or to cut it if too many are being told.
-    pub(super) fn place(&mut self, id: ConnId, request: &handshake::Request<'_>, now: Now) -> Result<(), Limit> {
+    pub(super) fn place(&mut self, id: ConnId, request: &handshake::UpgradeRequest<'_>, now: Now) -> Result<(), Limit> {
         let Some(proxy) = self.conns.at(id.slot).take_proxy() else { return Ok(()) };
         let guard = &self.settings.guard;
         let header = guard.settings().forwarded_header;
@@ -87,7 +101,7 @@ impl ShardCore {
                 let guard = &self.settings.guard;
                 let is_told = guard.turn_away(address);
                 guard.give_place_back();
-                self.turned_away += 1;
+                self.admission.turned_away += 1;
                 self.conns.at(id.slot).refused = Some(limit);
                 if is_told {
                     *self.conns.address(id.slot) = address;
@@ -103,16 +117,15 @@ impl ShardCore {
     /// The socket is gone, whoever ended it.
     pub(super) fn closed(&mut self, id: ConnId, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
-        conn.dirty = false;
-        self.blocked -= usize::from(conn.blocked);
-        self.queued_bytes -= conn.outbox.forget_count();
+        self.event_streams -= usize::from(conn.framing.voice() == Voice::EventStream);
+        self.sender.unblock(conn);
         let was_refused = conn.refused.is_some();
         self.leave(id);
         self.release_unfinished(id, now);
         let address = *self.conns.address(id.slot);
         let guard = &self.settings.guard;
         if was_refused {
-            self.turned_away -= 1;
+            self.admission.turned_away -= 1;
             if address != Address::NONE {
                 guard.was_turned_away(address);
             }
@@ -125,18 +138,18 @@ impl ShardCore {
 
     /// How many connections there are, beside those that are being refused.
     pub(super) fn connections(&self) -> usize {
-        self.conns.count() - self.turned_away
+        self.conns.count() - self.admission.turned_away
     }
 }
 
 /// What a connection over this limit is told before the upgrade.
-pub(super) fn refusal_of(limit: Limit) -> Refusal {
+pub(super) fn refusal_of(limit: Limit) -> HttpRefusal {
     match limit {
         // Its others may stay for hours.
-        Limit::ConnectionsPerIp => Refusal::too_many_requests(30),
+        Limit::ConnectionsPerIp => HttpRefusal::too_many_requests(30),
         // At least one is let in each second.
-        Limit::NewConnectionsPerIp => Refusal::too_many_requests(1),
-        Limit::Memory => Refusal::unavailable("short of memory", 10),
-        _ => Refusal::unavailable("at capacity", 5),
+        Limit::NewConnectionsPerIp => HttpRefusal::too_many_requests(1),
+        Limit::Memory => HttpRefusal::unavailable("short of memory", 10),
+        _ => HttpRefusal::unavailable("at capacity", 5),
     }
 }

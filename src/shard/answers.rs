@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::compression::packer;
 use super::conns::{Conn, Parked};
 use super::{ShardCore, Stage};
 use crate::dialect;
@@ -34,6 +33,9 @@ impl ShardCore {
         }
         let (outcome, after) = self.conns.at(id.slot).session.answered(request, answer);
         match (outcome, answer) {
+            (Outcome::SignedIn(..), _) if self.conns.at(id.slot).framing.voice() == Voice::EventStream => {
+                self.begin_stream(id, &after, now);
+            }
             (Outcome::SignedIn(mark, user), Answer::Claimed { lobby, online_count }) => {
                 self.signed_in(id, request, lobby.as_deref(), *online_count, &user, mark.as_deref());
                 self.subscribe_all(id, &after, now);
@@ -69,6 +71,7 @@ impl ShardCore {
         }
         self.large_answer_made(id, request, answer, now);
         self.go_on(id, now);
+        self.end_unopened_stream(id, now);
         self.pace(id, now);
     }
 
@@ -126,7 +129,8 @@ impl ShardCore {
     /// From here on the connection gets what the channel's lane brings.
     fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) {
         let sending = self.sending(&placed.channel);
-        let mut subscription = self.fanout.subscribe(&placed.channel, &placed.epoch, sending, id.slot);
+        let voice = self.conns.at(id.slot).framing.voice();
+        let mut subscription = self.fanout.subscribe((&placed.channel, voice), &placed.epoch, sending, id.slot);
         subscription.request = request;
         self.conns.at(id.slot).subscriptions.push(subscription);
     }
@@ -170,8 +174,9 @@ impl ShardCore {
             // What came before is the client's.
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
-            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
-            let frames = local.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
+            let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
+            let kept = conn.kept_frames();
+            let frames = local.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
             conn.outbox.push_fence();
             conn.session.unsubscribed(channel);
@@ -190,7 +195,7 @@ impl ShardCore {
         let local = self.fanout.channel(channel);
         let name = Arc::clone(local.name());
         if local.is_empty() {
-            self.emptied.push(channel);
+            self.sender.channel_emptied(channel);
         }
         if !owner_knows {
             let owner = owner_of(&name, self.settings.hub.shards);
@@ -199,8 +204,9 @@ impl ShardCore {
     }
 
     pub(super) fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<usize> {
-        let channel = self.fanout.find(channel)?;
-        self.conns.at(id.slot).subscriptions.iter().position(|subscription| subscription.channel == channel)
+        let conn = self.conns.at(id.slot);
+        let channel = self.fanout.find(channel, conn.framing.voice())?;
+        conn.subscriptions.iter().position(|subscription| subscription.channel == channel)
     }
 
     fn say_answer(&mut self, id: ConnId, answer: &Answer, mark: Option<&str>) {
@@ -233,9 +239,12 @@ impl ShardCore {
     fn say_gap(&mut self, id: ConnId, attached: &Attached) {
         let Placed { channel, epoch, offset } = &attached.placed;
         let from = attached.lost_from;
-        if attached.recovered == Some(false) && from <= *offset {
-            let gap = Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost };
-            self.push_private(id.slot, |out| dialect::write_gap(Voice::NativeText, out, &gap));
+        let is_lost = attached.recovered == Some(false) && from <= *offset;
+        let gap = is_lost.then_some(Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
+        match (self.conns.at(id.slot).framing.voice(), gap) {
+            (Voice::EventStream, gap) => self.say_gap_on_stream(id, attached, gap),
+            (voice, Some(gap)) => self.push_private(id.slot, |out| dialect::write_gap(voice, out, &gap)),
+            (_, None) => {}
         }
     }
 
@@ -244,13 +253,11 @@ impl ShardCore {
         let Asked { channel, request, ask } = asked;
         let owner = owner_of(&channel, self.settings.hub.shards);
         let going = self.farewell.has_begun();
-        let credits = &mut self.credits[owner.index()];
-        if credits.left > 0 && !going {
-            credits.left -= 1;
+        if !going && self.asks.take_credit(owner) {
             self.staging.push(owner, parcel(id, request, ask));
         } else {
             if !going {
-                credits.waiting.push_back(id);
+                self.asks.wait(owner, id);
             }
             self.conns.at(id.slot).park(Parked { owner, request, ask });
         }
@@ -258,8 +265,7 @@ impl ShardCore {
     }
 
     pub(super) fn give_credit(&mut self, owner: ShardId) {
-        let credits = &mut self.credits[owner.index()];
-        while let Some(next) = credits.waiting.pop_front() {
+        while let Some(next) = self.asks.next_waiting(owner) {
             let Some(conn) = self.conns.get(next) else { continue };
             // It may have given up on the ask for which it queued.
             let Some(Parked { request, ask, .. }) = conn.unpark(owner) else { continue };
@@ -267,7 +273,7 @@ impl ShardCore {
             self.maybe_resume(next);
             return;
         }
-        credits.left += 1;
+        self.asks.give_back(owner);
     }
 
     pub(super) fn error(&mut self, id: ConnId, mark: Option<&str>, code: u16, text: Text) {

@@ -1,5 +1,5 @@
-//! What compression costs and saves here: the shard's inflater and compressors, taken out while they are at work, and
-//! the messages for one client, compressed where that was agreed on. Part of `shard`; DEFLATE is `proto`'s.
+//! What a shard compresses with, and what that costs and saves: runs for the subscribers of a channel, and messages for one
+//! client, where compression was agreed on. Part of `shard`; `wire` knows DEFLATE.
 
 use std::collections::VecDeque;
 
@@ -20,21 +20,39 @@ const SLICED_MAX: usize = 8;
 /// Room for a message before it is compressed that is kept from message to message.
 const KEPT_BYTES: usize = 128 * 1024;
 
-/// What compresses runs for a client with which `deflate` was agreed.
-pub(super) fn packer<'a>(
-    deflate: Option<Deflate>,
-    settings: &Settings,
-    compressors: &'a mut Option<Box<Compressors>>,
-    metrics: &'a ShardMetrics,
-) -> Option<Packer<'a>> {
-    let Compression { level, min_bytes, .. } = settings.compression;
-    let compressors = deflate.map(|_| compressors.get_or_insert_with(|| Box::new(Compressors::new(level))))?;
-    Some(Packer { deflate: deflate?, min_bytes, compressors, stopwatch: settings.stopwatch, metrics })
+/// What a shard compresses with.
+#[derive(Debug, Default)]
+pub(super) struct Compressing {
+    /// `None` until a client agrees on compression.
+    compressors: Option<Box<Compressors>>,
+    /// Room for a message before it is compressed.
+    plain: Vec<u8>,
+    slicing: Slicing,
+}
+
+impl Compressing {
+    /// What compresses runs for a client with which `deflate` was agreed.
+    pub(super) fn packer<'a>(
+        &'a mut self,
+        deflate: Option<Deflate>,
+        settings: &Settings,
+        metrics: &'a ShardMetrics,
+    ) -> Option<Packer<'a>> {
+        let deflate = deflate?;
+        let Compression { level, min_bytes, .. } = settings.compression;
+        let compressors = self.compressors.get_or_insert_with(|| Box::new(Compressors::new(level)));
+        Some(Packer { deflate, min_bytes, compressors, stopwatch: settings.stopwatch, metrics })
+    }
+
+    /// Whether a long message waits for its next slice.
+    pub(super) fn has_slices(&self) -> bool {
+        self.slicing.is_under_way()
+    }
 }
 
 /// Long messages that are being compressed, the first of them for now.
 #[derive(Debug, Default)]
-pub(super) struct Slicing {
+struct Slicing {
     waiting: VecDeque<LongMessage>,
     slicer: Option<Box<Slicer>>,
     /// The first of them has been begun.
@@ -51,8 +69,17 @@ struct LongMessage {
 }
 
 impl Slicing {
-    pub(super) fn is_under_way(&self) -> bool {
+    fn is_under_way(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// The first message is done with.
+    fn pop(&mut self) {
+        self.waiting.pop_front();
+        self.has_begun = false;
+        if self.waiting.is_empty() {
+            self.slicer = None;
+        }
     }
 
     /// Puts a message that stands in the outbox of `conn` behind the others. Returns its ticket.
@@ -67,8 +94,10 @@ impl Slicing {
 impl ShardCore {
     /// Compresses a slice of the first long message that waits for it.
     pub(super) fn compress_slice(&mut self) {
-        let Some(&LongMessage { conn: id, ticket, window_bits }) = self.slicing.waiting.front() else { return };
-        let Slicing { slicer, has_begun, .. } = &mut self.slicing;
+        let Some(&LongMessage { conn: id, ticket, window_bits }) = self.compressing.slicing.waiting.front() else {
+            return;
+        };
+        let Slicing { slicer, has_begun, .. } = &mut self.compressing.slicing;
         let plain = self.conns.get(id).and_then(|conn| conn.outbox.compressing(ticket));
         let sliced = plain.map(|plain| {
             let level = self.settings.compression.level;
@@ -96,11 +125,7 @@ impl ShardCore {
             // The connection was ended meanwhile.
             None => {}
         }
-        self.slicing.waiting.pop_front();
-        self.slicing.has_begun = false;
-        if !self.slicing.is_under_way() {
-            self.slicing.slicer = None;
-        }
+        self.compressing.slicing.pop();
         if self.conns.get(id).is_some() {
             self.mark_dirty(id.slot);
         }
@@ -140,10 +165,10 @@ impl ShardCore {
     /// Queues one message for one client, which `write` appends as a plain frame. It leaves compressed, by itself, if
     /// that was agreed on and pays.
     pub(super) fn push_message(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
-        let Some(deflate) = self.conns.at(slot).deflate else { return self.push_private(slot, write) };
+        let Some(deflate) = self.conns.at(slot).framing.deflate() else { return self.push_private(slot, write) };
         let Compression { level, min_bytes, slice_bytes } = self.settings.compression;
         self.hand_over(slot);
-        let Self { conns, plain, slicing, compressors, .. } = self;
+        let Self { conns, compressing: Compressing { plain, slicing, compressors }, .. } = self;
         let (id, outbox) = (conns.id(slot), &mut conns.at(slot).outbox);
         plain.clear();
         write(plain);

@@ -52,7 +52,7 @@ impl ShardCore {
             }
         }
         // What waits for a credit never gets one.
-        self.credits.iter_mut().for_each(|credits| credits.waiting.clear());
+        self.asks.end_waiting();
         self.tell_all(Farewell::NoMoreAsks);
     }
 

@@ -7,8 +7,8 @@ use std::io::IoSlice;
 
 use smallvec::SmallVec;
 
-use super::compression::packer;
 use super::conns::{Ending, Stage};
+use super::sender::FlushTarget;
 use super::{Action, ShardCore};
 use crate::fanout::outbox::{Kept, MAX_PIECES};
 use crate::fanout::run::Run;
@@ -35,72 +35,32 @@ pub trait Wire {
     fn unacknowledged(&mut self, conn: ConnId) -> usize;
 }
 
-/// A flush under way: what was there when it began.
-#[derive(Debug)]
-pub(super) struct Flush {
-    /// Connections that asked for something, still to be sent to.
-    askers: Vec<u32>,
-    /// Channels still to be walked after them, the current one last.
-    channels: Vec<Walk>,
-}
-
-#[derive(Debug)]
-struct Walk {
-    channel: u32,
-    /// Subscribers from here up have been visited. Walked downwards: see `LocalChannel::subscribers`.
-    next: usize,
-    /// Sealed runs when the flush began: everyone has had them when the walk ends.
-    runs: usize,
-}
-
 impl ShardCore {
-    /// Seals what the turn brought. Not while a flush is under way.
-    pub(super) fn begin_flush(&mut self) {
-        assert!(self.flush.is_none(), "one flush at a time");
-        let channels = self.fanout.take_dirty().into_iter().map(|channel| {
-            let local = self.fanout.channel(channel);
-            local.seal();
-            Walk { channel, next: local.len(), runs: local.sealed() }
-        });
-        let channels = channels.collect();
-        self.flush = Some(Flush { askers: std::mem::take(&mut self.dirty), channels });
-    }
-
     /// Sends to about `budget` connections. Returns true when the flush is over.
     pub(super) fn flush_step(&mut self, mut budget: usize, wire: &mut impl Wire, now: Now) -> bool {
         while budget > 0 {
-            let Some(flush) = &mut self.flush else { return true };
-            if let Some(slot) = flush.askers.pop() {
-                let Some(conn) = self.conns.get_slot(slot) else { continue };
-                conn.dirty = false;
-                self.gather(slot);
-                self.send_outbox(slot, wire, now);
-                budget -= 1;
-            } else if let Some(walk) = flush.channels.last_mut() {
-                let local = self.fanout.channel(walk.channel);
-                let Some(index) = walk.next.min(local.len()).checked_sub(1) else {
-                    local.forget(walk.runs);
-                    flush.channels.pop();
-                    continue;
-                };
-                walk.next = index;
-                let channel = walk.channel;
-                budget -= usize::from(self.visit(channel, index, wire, now));
-            } else {
-                self.flush = None;
-                std::mem::take(&mut self.emptied).into_iter().for_each(|channel| self.fanout.remove_if_empty(channel));
+            match self.sender.next_target(&mut self.fanout, &mut self.conns) {
+                None => return true,
+                Some(FlushTarget::Asker(slot)) => {
+                    self.gather(slot);
+                    self.send_outbox(slot, wire, now);
+                    budget -= 1;
+                }
+                Some(FlushTarget::Subscriber { channel, index }) => {
+                    budget -= usize::from(self.visit(channel, index, wire, now));
+                }
             }
         }
-        self.flush.is_none()
+        !self.sender.is_flushing()
     }
 
     /// Sends what a connection that has just been read from is to be told, while all of it is in the cache. What the
     /// hubs have for it comes with the turn, and so does the judgement if the kernel takes no more.
     pub(super) fn reply(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
-        if conn.dirty && !conn.blocked && self.send_waiting(id.slot, wire) && self.dirty.last() == Some(&id.slot) {
-            self.dirty.pop();
-            self.conns.at(id.slot).dirty = false;
+        let may_send = conn.send_state.is_dirty() && !conn.send_state.is_blocked();
+        if may_send && self.send_waiting(id.slot, wire) {
+            self.sender.unmark_last(id.slot, self.conns.at(id.slot));
         }
         self.pace(id, now);
     }
@@ -108,10 +68,7 @@ impl ShardCore {
     /// The kernel takes bytes again.
     pub(super) fn writable(&mut self, id: ConnId, wire: &mut impl Wire, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
-        if std::mem::take(&mut conn.blocked) {
-            self.blocked -= 1;
-        }
-        self.queued_bytes -= conn.outbox.forget_count();
+        self.sender.unblock(conn);
         #[cfg(feature = "planted")]
         crate::planted::at_write(id);
         let waiting = conn.outbox.bytes();
@@ -129,12 +86,17 @@ impl ShardCore {
         let local = self.fanout.channel(channel);
         let slot = local.subscriber(index).slot;
         let conn = self.conns.at(slot);
-        if conn.outbox.is_empty() && !conn.blocked && conn.subscriptions.len() == 1 && local.sealed() == 1 {
+        if conn.outbox.is_empty()
+            && !conn.send_state.is_blocked()
+            && conn.subscriptions.len() == 1
+            && !conn.stamps()
+            && local.sealed() == 1
+        {
             return self.send_run(channel, index, slot, wire, now);
         }
         self.gather(slot);
         let conn = self.conns.at(slot);
-        if conn.blocked {
+        if conn.send_state.is_blocked() {
             self.check_bound(slot, now);
             return false;
         }
@@ -151,7 +113,7 @@ impl ShardCore {
         for subscription in &conn.subscriptions {
             let local = self.fanout.channel(subscription.channel);
             let outbox = &mut conn.outbox;
-            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
+            let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
             local.take_sealed(subscription.index as usize, packer, |run, start, end| {
                 self.metrics.add(Count::Deliveries, run.count(start, end));
                 outbox.push_slice(run, start, end);
@@ -164,7 +126,7 @@ impl ShardCore {
         let id = self.conns.id(slot);
         let mut rest: Option<(Run, usize, usize, usize)> = None;
         let mut sent = Sent::Bytes(0);
-        let packer = packer(self.conns.at(slot).deflate, &self.settings, &mut self.compressors, &self.metrics);
+        let packer = self.compressing.packer(self.conns.at(slot).framing.deflate(), &self.settings, &self.metrics);
         self.fanout.channel(channel).take_sealed(index, packer, |run, start, end| {
             sent = wire.send(id, &[IoSlice::new(&run.bytes[start..end])]);
             let count = if let Sent::Bytes(count) = sent { count } else { 0 };
@@ -189,7 +151,7 @@ impl ShardCore {
 
     /// Sends what waits for one connection, as far as the kernel takes it, and judges what is left.
     fn send_outbox(&mut self, slot: u32, wire: &mut impl Wire, now: Now) {
-        if self.conns.at(slot).blocked || !self.send_waiting(slot, wire) {
+        if self.conns.at(slot).send_state.is_blocked() || !self.send_waiting(slot, wire) {
             self.check_bound(slot, now);
         }
         self.pace(self.conns.id(slot), now);
@@ -201,9 +163,12 @@ impl ShardCore {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
         while !conn.outbox.is_empty() {
-            conn.outbox.settle();
+            conn.settle();
+            if conn.outbox.is_empty() {
+                break;
+            }
             let mut pieces = SmallVec::<[IoSlice<'_>; 4]>::new();
-            conn.outbox.pieces(&mut pieces);
+            conn.pieces(&mut pieces);
             debug_assert!(pieces.len() <= MAX_PIECES, "as many as one call takes");
             if pieces.is_empty() {
                 // It is sent when it has been compressed.
@@ -242,16 +207,14 @@ impl ShardCore {
 
     fn block(&mut self, slot: u32) {
         let id = self.conns.id(slot);
-        if !std::mem::replace(&mut self.conns.at(slot).blocked, true) {
-            self.blocked += 1;
-        }
+        self.sender.block(self.conns.at(slot));
         self.actions.push(Action::AwaitWritable(id));
     }
 
     fn check_bound(&mut self, slot: u32, now: Now) {
         let conn = self.conns.at(slot);
         if !conn.is_closing() && conn.stage != Stage::Echo {
-            match conn.outbox.keep_within(self.settings.outbox_bytes) {
+            match conn.outbox.keep_within(self.settings.outbox_bytes, conn.framing.voice()) {
                 Kept::Untouched | Kept::Tidied => {}
                 Kept::Shed => self.metrics.count(Count::Sheds),
                 Kept::TooMuch => {
@@ -263,23 +226,14 @@ impl ShardCore {
                 }
             }
         }
-        self.count_queued(slot);
-    }
-
-    /// Brings the sum of what is held for blocked connections up to date.
-    pub(super) fn count_queued(&mut self, slot: u32) {
-        let conn = self.conns.at(slot);
-        if conn.blocked {
-            let (held, counted) = conn.outbox.recount();
-            self.queued_bytes = self.queued_bytes + held - counted;
-        }
+        self.sender.count_queued(self.conns.at(slot));
     }
 
     /// A send failed: the peer is gone. The reader will find out too and end the connection.
     fn gone(&mut self, slot: u32) {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
-        self.queued_bytes -= conn.outbox.forget_count();
+        self.sender.forget_queued(conn);
         conn.outbox = crate::fanout::outbox::Outbox::default();
         conn.paused = false;
         conn.owe_nothing();

@@ -70,7 +70,7 @@ impl ShardCore {
         let address = *self.conns.address(id.slot);
         if self.settings.guard.unfinished(address, before, kept, now.mono_ms) {
             self.conns.at(id.slot).set_unfinished(kept);
-            self.had_large |= before > 0;
+            self.large_memory.note_if(before > 0);
         } else {
             self.refused(id, Limit::UnfinishedBytes, now, || {
                 format!("closed: no room for {kept} bytes of an unfinished message (4503)")

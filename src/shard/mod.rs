@@ -41,24 +41,30 @@
 
 mod admission;
 mod answers;
+mod asks;
 mod calls;
 mod commands;
 mod compression;
 mod conns;
+mod deadlines;
 mod errands;
 mod farewell;
 mod flush;
 mod guard;
+mod large_memory;
 mod pacing;
 mod probes;
 mod receive;
 mod refusals;
 mod relief;
 mod rights;
+mod send_state;
+mod sender;
+mod stream_state;
+mod streams;
 mod timers;
 pub mod turn;
 
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -73,7 +79,7 @@ use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::refusals::RefusalLog;
 use crate::limits::{Guard, Peer};
-use crate::mesh::{self, Staging};
+use crate::mesh::Staging;
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::model::errand::Errand;
 use crate::model::notice::{Gap, GapReason, Reply};
@@ -83,20 +89,22 @@ use crate::model::text::Language;
 use crate::model::voice::Voice;
 use crate::site::Site;
 use crate::time::clock::Now;
-use crate::time::wheel::Wheel;
 use crate::wire::codes::close;
-use crate::wire::deflate::compress::Compressors;
 use crate::wire::{frame, handshake, websocket};
-use compression::{Slicing, packer};
+use admission::Admission;
+use asks::Asks;
+use compression::Compressing;
 use conns::{Conns, Ending, Stage};
+use deadlines::Deadlines;
 use errands::Errands;
 use farewell::Progress;
-use flush::Flush;
+use large_memory::LargeMemory;
 use pacing::Pacing;
 use probes::Probes;
 use refusals::limit_of;
 use relief::Relief;
 use rights::Sweep;
+use sender::Sender;
 
 /// How long the peer of a connection that we are closing may take nothing of what was said last, and then say nothing,
 /// before the connection is ended without it.
@@ -107,10 +115,6 @@ pub const CLOSE_MAX_MS: u64 = 30_000;
 const CLOSING_LOOK_MS: u64 = 250;
 /// Reading stops while this much waits for the client that nobody shares: who doesn't read answers gets no more.
 pub const REPLY_BYTES: usize = 64 * 1024;
-/// What is larger than this, the allocator makes pages of some MB for.
-const LARGE_BYTES: usize = 64 * 1024;
-/// How often memory is given back while large messages come.
-const GIVE_BACK_MS: u64 = 1_000;
 /// Most parcels that one turn takes from one lane.
 const LANE_PARCELS: usize = 256;
 /// A turn takes no more from a lane after so many bytes.
@@ -134,9 +138,9 @@ pub struct Settings {
     /// What is served over HTTP, and who may upgrade.
     pub site: Arc<Site>,
     /// Limits on the request's head.
-    pub head: handshake::Limits,
+    pub head: handshake::HeadLimits,
     /// Limits on frames and messages.
-    pub messages: websocket::Limits,
+    pub messages: websocket::MessageLimits,
     /// Bytes of a message of a client that has not signed in.
     pub auth_message_bytes: usize,
     /// Bytes that may wait for one connection.
@@ -210,6 +214,9 @@ pub enum Action {
     Finish(ConnId),
     /// Reset the connection.
     Abort(ConnId),
+    /// The peer of this connection is dead if it acknowledges nothing for so many milliseconds: have the kernel end the
+    /// connection then.
+    BoundSilence(ConnId, u64),
     /// Close the connection. What the kernel was given still arrives.
     End(ConnId),
     /// See to a turn at this time, in milliseconds of the monotonic clock.
@@ -229,14 +236,6 @@ pub enum Input {
     Ended,
 }
 
-/// Asks that may still be sent to one owner, and the connections that wait for one to be answered.
-#[derive(Debug)]
-struct Credits {
-    left: usize,
-    /// Each connection at most once; it has one ask parked.
-    waiting: VecDeque<ConnId>,
-}
-
 /// A shard's parts, but for those that are lent out while a message is taken.
 #[derive(Debug)]
 struct ShardCore {
@@ -247,25 +246,12 @@ struct ShardCore {
     staging: Staging<Parcel>,
     conns: Conns,
     fanout: Fanout,
-    /// Connections with something private to send, each once.
-    dirty: Vec<u32>,
-    /// Channels whose last subscriber left; removed when no flush refers to them.
-    emptied: Vec<u32>,
-    flush: Option<Flush>,
-    compressors: Option<Box<Compressors>>,
-    /// Room for a message before it is compressed.
-    plain: Vec<u8>,
-    slicing: Slicing,
-    /// Something took much memory since it was last given back.
-    had_large: bool,
-    gave_back_ms: u64,
-    credits: Vec<Credits>,
+    sender: Sender,
+    compressing: Compressing,
+    large_memory: LargeMemory,
+    asks: Asks,
     errands: Errands,
-    wheel: Wheel<ConnId>,
-    /// The clocks by which deadlines of the wall clock are filed in it.
-    filed_by: Now,
-    /// When the wheel was last looked at.
-    ticked_ms: u64,
+    deadlines: Deadlines,
     sweep: Sweep,
     relief: Relief,
     actions: Vec<Action>,
@@ -276,38 +262,27 @@ struct ShardCore {
     farewell: Progress,
     probes: Probes,
     metrics: Arc<ShardMetrics>,
-    /// Connections whose socket takes no more.
-    blocked: usize,
-    /// Connections that are only there to be told that they are refused.
-    turned_away: usize,
-    /// Bytes of memory that wait for them, as far as they have been counted.
-    queued_bytes: usize,
+    /// Connections that are event streams.
+    event_streams: usize,
+    admission: Admission,
 }
 
 impl ShardCore {
     fn new(own: ShardId, settings: Arc<Settings>, verifier: Arc<Verifier>, seed: u64) -> Self {
         let shards = settings.hub.shards;
         let endpoints = settings.hub.endpoints();
-        let credit = mesh::credits(settings.lane_parcels);
         Self {
             own,
             hub: Hub::new(settings.hub.clone(), seed),
             staging: Staging::new(own, endpoints, settings.lane_parcels),
             conns: Conns::new(own),
             fanout: Fanout::default(),
-            dirty: Vec::new(),
-            emptied: Vec::new(),
-            flush: None,
-            compressors: None,
-            plain: Vec::new(),
-            slicing: Slicing::default(),
-            had_large: false,
-            gave_back_ms: 0,
-            credits: (0..shards).map(|_| Credits { left: credit, waiting: VecDeque::new() }).collect(),
+            sender: Sender::default(),
+            compressing: Compressing::default(),
+            large_memory: LargeMemory::default(),
+            asks: Asks::new(shards, settings.lane_parcels),
             errands: Errands::default(),
-            wheel: Wheel::default(),
-            filed_by: Now::default(),
-            ticked_ms: 0,
+            deadlines: Deadlines::default(),
             sweep: Sweep::default(),
             relief: Relief::default(),
             actions: Vec::new(),
@@ -317,9 +292,8 @@ impl ShardCore {
             probes: Probes::default(),
             authenticator: Authenticator::new(verifier, settings.token_cache),
             metrics: settings.metrics.shard(own.index()),
-            blocked: 0,
-            turned_away: 0,
-            queued_bytes: 0,
+            event_streams: 0,
+            admission: Admission::default(),
             settings,
         }
     }
@@ -333,7 +307,7 @@ impl ShardCore {
         if from != self.own {
             self.metrics.count(Count::Parcels);
         }
-        self.had_large |= parcel.weight() > LARGE_BYTES;
+        self.large_memory.note(parcel.weight());
         match parcel {
             Parcel::Ask { asker, request, ask } => self.hub.ask(asker, request, ask, now, &mut self.staging),
             Parcel::Unsubscribe { conn, request, channel } => {
@@ -349,10 +323,10 @@ impl ShardCore {
             }
             Parcel::Announce { news } => {
                 let language = self.settings.language;
-                let frame = news.frame(Voice::NativeText, |news, out| {
-                    dialect::write_presence(Voice::NativeText, out, news, language);
-                });
-                self.fanout.append(&news.value().channel, frame, 0, 0);
+                for voice in self.fanout.voices(&news.value().channel) {
+                    let frame = news.frame(voice, |news, out| dialect::write_presence(voice, out, news, language));
+                    self.fanout.append(&news.value().channel, voice, frame, 0, 0);
+                }
             }
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
@@ -382,20 +356,23 @@ impl ShardCore {
     fn deliver(&mut self, delivery: &Delivery) {
         let publication = &**delivery.value();
         let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-        let frame = delivery.frame(Voice::NativeText, |publication, out| {
-            dialect::write_publication(Voice::NativeText, out, publication);
-        });
-        self.fanout.append(&publication.placed.channel, frame, publication.offset(), key);
+        let channel = &publication.placed.channel;
+        for voice in self.fanout.voices(channel) {
+            let frame = delivery.frame(voice, |publication, out| dialect::write_publication(voice, out, publication));
+            self.fanout.append(channel, voice, frame, publication.offset(), key);
+        }
     }
 
     /// Tells the subscribers of a channel that its publications up to `placed` are lost for good.
     fn lose(&mut self, placed: &Placed, from: u64) {
         self.fanout.begin_epoch(&placed.channel, &placed.epoch);
         let Position { channel, epoch, offset: to } = placed.position();
-        let mut frame = Vec::new();
         let gap = Gap { channel, epoch, from, to, reason: GapReason::Engine };
-        dialect::write_gap(Voice::NativeText, &mut frame, &gap);
-        self.fanout.append(channel, &frame, 0, 0);
+        for voice in self.fanout.voices(channel) {
+            let mut frame = Vec::new();
+            dialect::write_gap(voice, &mut frame, &gap);
+            self.fanout.append(channel, voice, &frame, 0, 0);
+        }
     }
 
     /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
@@ -422,11 +399,8 @@ impl ShardCore {
         self.metrics.count(Count::Turns);
     }
 
-    /// After a large message the allocator keeps a page of some MB for each size that it took, and nobody knows when the
-    /// next one comes. To give them back costs up to a millisecond, so it isn't done after each.
     fn give_back(&mut self, now: Now) {
-        if self.had_large && self.gave_back_ms + GIVE_BACK_MS <= now.mono_ms {
-            (self.had_large, self.gave_back_ms) = (false, now.mono_ms);
+        if self.large_memory.is_due(now) {
             (self.settings.give_back)();
         }
     }
@@ -436,9 +410,10 @@ impl ShardCore {
         self.settings.refusals.tick(now.mono_ms);
         let Self { metrics, hub, .. } = self;
         metrics.set(Gauge::Connections, self.connections());
-        metrics.set(Gauge::TurnedAway, self.turned_away);
-        metrics.set(Gauge::Blocked, self.blocked);
-        metrics.set(Gauge::QueuedBytes, self.queued_bytes);
+        metrics.set(Gauge::EventStreams, self.event_streams);
+        metrics.set(Gauge::TurnedAway, self.admission.turned_away());
+        metrics.set(Gauge::Blocked, self.sender.blocked());
+        metrics.set(Gauge::QueuedBytes, self.sender.queued_bytes());
         metrics.set(Gauge::Subscriptions, self.fanout.subscribers());
         let held = hub.holdings();
         metrics.set(Gauge::Users, held.users);
@@ -467,13 +442,13 @@ impl ShardCore {
 
     /// Whether something waits that a turn would take up.
     fn has_work(&self) -> bool {
-        let more = self.sweep.is_under_way() || self.slicing.is_under_way();
+        let more = self.sweep.is_under_way() || self.compressing.has_slices();
         self.staging.own_len() > 0 || self.wants_flush() || more
     }
 
     /// Whether a flush would find anything to do.
     fn wants_flush(&self) -> bool {
-        self.fanout.is_dirty() || !self.dirty.is_empty() || !self.emptied.is_empty()
+        self.sender.wants_flush(&self.fanout)
     }
 
     /// Whether a connection waits for the turn of a large answer.
@@ -483,22 +458,17 @@ impl ShardCore {
 
     /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
     fn is_quiescent(&self) -> bool {
-        let all = mesh::credits(self.settings.lane_parcels);
-        let answered = self.credits.iter().all(|credits| credits.left == all && credits.waiting.is_empty());
-        answered
-            && self.errands.is_idle()
+        self.asks.are_all_answered()
             && !self.hub.is_holding()
             && !self.is_stuck()
             && !self.has_work()
-            && self.flush.is_none()
+            && !self.sender.is_flushing()
     }
 
     /// For the failure message of a simulation that doesn't come to rest.
     fn what_waits(&self) -> String {
-        let all = mesh::credits(self.settings.lane_parcels);
-        let credits = self.credits.iter().map(|credits| (credits.left, credits.waiting.len())).enumerate();
-        let owed: Vec<_> = credits.filter(|(_, credits)| *credits != (all, 0)).collect();
-        let (stuck, dirty, flush) = (self.is_stuck(), self.wants_flush(), self.flush.is_some());
+        let owed = self.asks.owed();
+        let (stuck, dirty, flush) = (self.is_stuck(), self.wants_flush(), self.sender.is_flushing());
         let (holding, own) = (self.hub.is_holding(), self.staging.own_len());
         format!("credits {owed:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, holding {holding}, own {own}")
     }
@@ -542,6 +512,9 @@ impl ShardCore {
 
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
+        if self.conns.at(id.slot).framing.voice() == Voice::EventStream {
+            return self.say_on_stream(id, reply);
+        }
         let language = self.settings.language;
         let write = |out: &mut Vec<u8>| dialect::write_reply(Voice::NativeText, out, reply, mark, language);
         if self.may_compress(reply) { self.push_message(id.slot, write) } else { self.push_private(id.slot, write) }
@@ -555,10 +528,11 @@ impl ShardCore {
     /// A message of the connection's own is about to be queued: what it is due of its channels goes before that.
     fn hand_over(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
+        let kept = conn.kept_frames();
         for subscription in &conn.subscriptions {
             let channel = self.fanout.channel(subscription.channel);
-            let packer = packer(conn.deflate, &self.settings, &mut self.compressors, &self.metrics);
-            let frames = channel.hand_over(subscription.index as usize, packer, conn.blocked, &mut conn.outbox);
+            let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
+            let frames = channel.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
         self.metrics.count(Count::Replies);
@@ -566,13 +540,14 @@ impl ShardCore {
     }
 
     fn mark_dirty(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.conns.at(slot).dirty, true) {
-            self.dirty.push(slot);
-        }
+        self.sender.mark_dirty(slot, self.conns.at(slot));
     }
 
     /// Starts the closing handshake from our side.
     fn close(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
+        if self.conns.at(id.slot).framing.voice() == Voice::EventStream {
+            return self.close_stream(id, code, reason, now);
+        }
         self.metrics.closed(code);
         self.end_with(id, Ending::AwaitClose, now, |out| frame::write_close(out, code, reason));
     }
@@ -593,12 +568,9 @@ impl ShardCore {
     /// The client reads more slowly than it is sent to: what has not begun is dropped.
     fn close_slow(&mut self, id: ConnId, now: Now) {
         self.leave(id);
-        let outbox = &mut self.conns.at(id.slot).outbox;
-        self.queued_bytes -= outbox.forget_count();
-        outbox.drop_unstarted();
-        self.metrics.closed(close::SLOW_CONSUMER);
-        self.end_with(id, Ending::AwaitClose, now, |out| {
-            frame::write_close(out, close::SLOW_CONSUMER, "slow consumer")
-        });
+        let conn = self.conns.at(id.slot);
+        self.sender.forget_queued(conn);
+        conn.outbox.drop_unstarted(conn.framing.voice());
+        self.close(id, close::SLOW_CONSUMER, "slow consumer", now);
     }
 }

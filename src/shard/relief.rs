@@ -55,9 +55,9 @@ impl ShardCore {
                 self.close(id, close::DRAINING, "short of memory", now);
                 continue;
             }
-            conn.outbox.make_room(0);
+            conn.outbox.make_room(0, conn.framing.voice());
             if conn.outbox.held_bytes() as u64 <= bytes / 2 {
-                self.count_queued(slot);
+                self.sender.count_queued(self.conns.at(slot));
                 shed += 1;
                 self.metrics.count(Count::Sheds);
             } else {

@@ -15,9 +15,6 @@ use crate::wire::codes::close;
 
 /// Connections that are looked at in one turn after a revocation: a fraction of a millisecond.
 const SWEEP_SLOTS: usize = 1024;
-/// How far the wall clock may drift from the monotonic one before all deadlines that depend on it are filed anew.
-const DRIFT_MS: u64 = 1_000;
-
 /// A walk over all connections, some each turn, for what was revoked. Revoking more lengthens it.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
@@ -117,26 +114,6 @@ impl ShardCore {
             self.unsubscribe(id, channel);
             self.say(id, &Reply::Unsubscribed { channel, code }, None);
         }
-    }
-
-    /// If the wall clock has jumped, deadlines that depend on it are filed by its new reading.
-    pub(super) fn follow_clock(&mut self, now: Now) {
-        self.ticked_ms = now.mono_ms;
-        let expected = self.filed_by.unix_ms.saturating_add(now.mono_ms.saturating_sub(self.filed_by.mono_ms));
-        if expected.abs_diff(now.unix_ms) > DRIFT_MS {
-            self.filed_by = now;
-            for id in self.conns.ids() {
-                self.file_deadline(id);
-            }
-        }
-    }
-
-    /// A moment of the wall clock on the monotonic one, as long as the former doesn't jump; later than the tick that
-    /// is under way, so that what is filed there again isn't looked at for ever.
-    pub(super) fn mono_of(&self, unix_ms: u64) -> u64 {
-        let Self { filed_by, ticked_ms, .. } = self;
-        let at_ms = filed_by.mono_ms.saturating_add(unix_ms).saturating_sub(filed_by.unix_ms);
-        at_ms.max(ticked_ms + 1)
     }
 
     fn is_subscribed(&mut self, id: ConnId, channel: &str) -> bool {

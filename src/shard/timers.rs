@@ -8,13 +8,12 @@ use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, ShardCore, Wire};
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::limits::refusals::quoted;
-use crate::model::notice::Reply;
 use crate::model::refusal::RequestError;
 use crate::model::text::Text;
+use crate::model::voice::Voice;
 use crate::session::Local;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
-use crate::wire::frame::{self, Opcode};
 use crate::wire::websocket::Decoder;
 
 impl ShardCore {
@@ -25,29 +24,33 @@ impl ShardCore {
         self.give_way(now);
         self.hub.tick(now, &mut self.staging);
         self.follow_clock(now);
-        self.end_probes(now);
+        self.end_probes(wire, now);
         self.end_late_errands(now);
-        while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
+        while let Some((tick, due)) = self.deadlines.pop_due(now) {
             for id in due {
-                let Some(conn) = self.conns.get(id).filter(|conn| u64::from(conn.filed) == tick) else { continue };
-                conn.filed = 0;
-                self.look_at(id, wire, now);
-                self.file_deadline(id);
+                if self.conns.get(id).is_some_and(|conn| conn.filed.take(tick)) {
+                    self.look_at(id, wire, now);
+                    self.file_deadline(id);
+                }
             }
         }
     }
 
     /// Files the connection under its next deadline, unless it is filed at that tick or before.
     pub(super) fn file_deadline(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get(id) else { return };
-        let (mut at_ms, rights) =
-            (next_deadline(conn, &self.settings, self.ticked_ms), conn.session.rights_change_ms());
-        if let Some(unix_ms) = rights {
-            at_ms = at_ms.min(self.mono_of(unix_ms));
-        }
-        let conn = self.conns.at(id.slot);
-        if conn.filed == 0 || at_ms.div_ceil(crate::time::wheel::TICK_MS) < u64::from(conn.filed) {
-            conn.filed = u32::try_from(self.wheel.file(id, at_ms)).expect("a tick within the next years");
+        let Self { conns, deadlines, settings, .. } = self;
+        let Some(conn) = conns.get(id) else { return };
+        let at_ms = next_deadline(conn, settings, deadlines.ticked_ms());
+        let rights_ms = conn.session.rights_change_ms().map(|unix_ms| deadlines.mono_of(unix_ms));
+        deadlines.file(id, &mut conn.filed, rights_ms.map_or(at_ms, |rights_ms| at_ms.min(rights_ms)));
+    }
+
+    /// If the wall clock has jumped, files the deadlines that depend on it by its new reading.
+    fn follow_clock(&mut self, now: Now) {
+        if self.deadlines.begin_tick(now) {
+            for id in self.conns.ids() {
+                self.file_deadline(id);
+            }
         }
     }
 
@@ -142,11 +145,21 @@ impl ShardCore {
 
     fn check_life(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.slot);
-        if conn.paused && !conn.blocked {
+        if conn.paused && !conn.send_state.is_blocked() {
             // Its pong may lie in what we don't read. While the kernel takes no more, taking bytes is the sign of life.
             conn.seen(now.mono_ms);
         }
         let silent = conn.seen_ms + self.settings.ping_interval_ms <= now.mono_ms;
+        if conn.framing.voice() == Voice::EventStream && !conn.send_state.is_blocked() {
+            // It answers nothing. If its peer is dead the kernel finds that out and ends the connection.
+            if silent || conn.pinged_ms().is_some() {
+                conn.seen(now.mono_ms);
+            }
+            if silent {
+                self.push_ping(id);
+            }
+            return;
+        }
         match conn.pinged_ms() {
             Some(pinged_ms) if pinged_ms + self.settings.pong_timeout_ms <= now.mono_ms => {
                 self.tell_refusal(id, "no_sign_of_life", now, || "closed: a ping was not answered (4504)".to_owned());
@@ -154,11 +167,7 @@ impl ShardCore {
             }
             None if silent => {
                 conn.ping(now.mono_ms);
-                let wants_ping = conn.session.wants_ping();
-                self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Ping, &[]));
-                if wants_ping {
-                    self.say(id, &Reply::Ping, None);
-                }
+                self.push_ping(id);
             }
             _ => {}
         }

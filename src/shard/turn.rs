@@ -142,7 +142,7 @@ impl Turn {
                 if !core.wants_flush() {
                     return self.end(core, lanes);
                 }
-                core.begin_flush();
+                core.sender.begin_flush(&mut core.fanout);
                 self.stage = TurnStage::Flush { since_ns: core.stopwatch_ns() };
                 Next::Step
             }

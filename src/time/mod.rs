@@ -1,5 +1,5 @@
-//! Time as data: what moment it is is read once at the edge of the process, and everything else takes it as an
-//! argument. Deadlines are filed in a wheel of ticks.
+//! Time as data: the edge of the process reads the clock, and everything else takes the moment as an argument. `wheel`
+//! files deadlines by tick.
 
 pub mod clock;
 pub mod wheel;

@@ -1,10 +1,10 @@
-//! Deadlines without a timer per connection: a connection is filed under the tick at which it should be looked
-//! at again, and the shard looks at whole ticks. Filing again is the way to move a deadline: an old entry that
-//! comes up is ignored by whoever looks. Pure; `shard` owns one.
+//! Deadlines without a timer per connection. A connection is filed under the tick at which it should be looked at again,
+//! and the shard looks at whole ticks. To move a deadline the shard files the connection again, and ignores the old entry
+//! when it falls due.
 
 use std::collections::BTreeMap;
 
-/// How coarse deadlines are, in milliseconds.
+/// The length of a tick, in milliseconds. Deadlines are as coarse as this.
 pub const TICK_MS: u64 = 64;
 
 /// Keys by the tick at which they fall due.
@@ -20,14 +20,14 @@ impl<K> Default for Wheel<K> {
 }
 
 impl<K> Wheel<K> {
-    /// Files `key` under the first tick at or after `at_ms`, and says which.
+    /// Files `key` under the first tick at or after `at_ms`. Returns the tick.
     pub fn file(&mut self, key: K, at_ms: u64) -> u64 {
         let tick = at_ms.div_ceil(TICK_MS);
         self.ticks.entry(tick).or_default().push(key);
         tick
     }
 
-    /// Takes out what is filed in vain: all of it is looked at, and what `is_awaited` is not for its tick goes.
+    /// Removes stale entries: every entry for which `is_awaited` returns false.
     pub fn retain(&mut self, mut is_awaited: impl FnMut(u64, &K) -> bool) {
         self.ticks.retain(|tick, keys| {
             keys.retain(|key| is_awaited(*tick, key));
@@ -36,12 +36,12 @@ impl<K> Wheel<K> {
         });
     }
 
-    /// How many are filed.
+    /// The number of entries.
     pub fn count(&self) -> usize {
         self.ticks.values().map(Vec::len).sum()
     }
 
-    /// Takes the keys of one tick that is due, with its number; `None` when none is.
+    /// Takes out the keys of one tick that is due, with the tick's number; `None` if no tick is due.
     pub fn pop_due(&mut self, now_ms: u64) -> Option<(u64, Vec<K>)> {
         let first = self.ticks.first_entry()?;
         (*first.key() * TICK_MS <= now_ms).then(|| first.remove_entry())

@@ -1,5 +1,5 @@
-//! Who the server is: its certificate chain and private key, read from PEM files and made into what rustls serves
-//! with. Says which key of the configuration and which file is at fault. Decides on versions, ALPN and tickets.
+//! The server's identity in TLS: reads the certificate chain and the private key from PEM files and makes a rustls
+//! configuration of them. Decides on versions, ALPN and tickets. An error names the setting and the file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,32 +16,32 @@ use crate::config::{ConfigError, FILE_BYTES_MAX, Tls, TlsVersion, read_bytes};
 const BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
 const NEW: [&SupportedProtocolVersion; 1] = [&version::TLS13];
 
-/// The contents of the two files.
+/// The contents of the certificate's file and of the key's.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pair {
     certificate: Vec<u8>,
     key: Vec<u8>,
 }
 
-/// What is made of them.
+/// What new connections are served with.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// What rustls serves with.
+    /// The rustls configuration with this certificate.
     pub config: Arc<ServerConfig>,
-    /// Until when, if that can be read from the certificate.
+    /// When the chain is valid; `None` if its dates cannot be read.
     pub validity: Option<Validity>,
 }
 
-/// Where the certificate and its key are, and what is made of them.
+/// The configured files, and what stays the same when they change.
 #[derive(Debug)]
-pub struct Identity {
+pub struct TlsIdentity {
     config: Tls,
-    /// Kept over reloads, so that clients may resume with tickets from before. They cost no memory per session.
+    /// Kept over reloads, so that clients can resume with older tickets. Tickets cost no memory per session.
     tickets: Arc<dyn ProducesTickets>,
 }
 
-impl Identity {
-    /// What the configuration names; `None` without a certificate.
+impl TlsIdentity {
+    /// The identity that the configuration names; `None` if it names no certificate.
     ///
     /// # Errors
     /// When the machine has no randomness for the tickets' keys.
@@ -56,14 +56,14 @@ impl Identity {
     /// Reads both files and checks that they belong together.
     ///
     /// # Errors
-    /// [`ConfigError`] with the key and the file at fault.
+    /// [`ConfigError`] with the setting and the file that are wrong.
     pub fn load(&self) -> Result<(Pair, Served), ConfigError> {
         let pair = self.read()?;
         let served = self.serve(&pair)?;
         Ok((pair, served))
     }
 
-    /// What is in the files now.
+    /// Reads both files.
     pub(super) fn read(&self) -> Result<Pair, ConfigError> {
         let read = |name, path: Option<&Path>| {
             let bytes = read_bytes(path.unwrap_or(Path::new("")), FILE_BYTES_MAX);
@@ -73,7 +73,7 @@ impl Identity {
         Ok(Pair { certificate, key: read("tls.key_file", self.config.key_file.as_deref())? })
     }
 
-    /// What is served with.
+    /// Makes a rustls configuration of the files' contents.
     pub(super) fn serve(&self, pair: &Pair) -> Result<Served, ConfigError> {
         let of_cert = |problem: String| fault("tls.cert_file", self.config.cert_file.as_deref(), problem);
         let of_key = |problem: String| fault("tls.key_file", self.config.key_file.as_deref(), problem);
@@ -101,7 +101,7 @@ impl Identity {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ticketer = Arc::clone(&self.tickets);
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        // A WebSocket is one connection: who comes back needs one.
+        // A client has one WebSocket, so one ticket is enough to reconnect with.
         config.send_tls13_tickets = 1;
         Ok(Served { config: Arc::new(config), validity })
     }

@@ -1,19 +1,19 @@
-//! TLS for the shards' connections (rustls): `stream` is one connection's, from the kernel's bytes to plaintext and
-//! back; `identity` reads the certificate and its key, and `watch` reads them anew when they change.
-//! `validity` knows until when it is good. Knows no socket: `conn` puts it between the kernel and the shard.
+//! TLS for clients' connections, with rustls. `stream` is the TLS of one connection: it turns received bytes into plaintext
+//! and plaintext into records. `identity` reads the certificate and its key, `watch` reads them again when they change, and
+//! `validity` knows when a certificate expires. This module knows no socket; `io::sockets` has a stream per TLS connection.
 
 mod identity;
 mod stream;
 mod validity;
 mod watch;
 
-pub use identity::{Identity, Pair, Served};
-pub use stream::{Fault, Opened, Scratch, Stream};
+pub use identity::{Pair, Served, TlsIdentity};
+pub use stream::{Opened, Scratch, Stream, TlsError};
 pub use validity::{Concern, Validity};
-pub use watch::Watch;
+pub use watch::CertificateWatch;
 
-/// A fatal alert, `internal_error`, in a record of its own (RFC 8446 §5.1, §6.2): what a client gets that can't be
-/// served, before any handshake.
+/// A fatal alert, `internal_error`, in a record of its own (RFC 8446 §5.1, §6.2). A client that cannot be served gets it
+/// before any handshake.
 pub const UNAVAILABLE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! One connection's TLS: received bytes become plaintext, pieces of plaintext become records that are handed to the
-//! kernel. Between calls it keeps a partial record and what the kernel did not take, and no buffer while there is
-//! neither. Knows neither sockets nor what the plaintext means; `conn` owns it.
+//! The TLS of one connection. Received bytes become plaintext, and plaintext becomes records for the kernel. Between calls a
+//! stream keeps an incomplete record and records that the kernel did not take; an idle stream keeps no buffer. It knows
+//! neither the socket nor what the plaintext means.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -11,79 +11,79 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Unbuffered
 
 /// The most plaintext in one record (RFC 8446 §5.1).
 const RECORD_BYTES: usize = 16 * 1024;
-/// The largest record that may be received, its header included (RFC 5246 §6.2.3; RFC 8446 allows less). A message
-/// of the handshake has to fit as well: nothing more is kept for a peer.
+/// The largest record that may be received, with its header (RFC 5246 §6.2.3; RFC 8446 allows less). A handshake message
+/// must fit too, because no more is kept for a peer.
 const RECEIVED_MAX: usize = RECORD_BYTES + 2048 + 5;
-/// Records that are encrypted before the kernel is asked: what it doesn't take of them waits here.
+/// How many records are encrypted before they are offered to the kernel. Those that it does not take wait in the stream.
 const BATCH_RECORDS: usize = 2;
-/// What a record, with a key update that may go before it, has beyond its plaintext.
+/// The bytes of a record beyond its plaintext, with a key update that may precede it.
 const RECORD_OVERHEAD: usize = 256;
-/// What is encrypted at a time has room in so much.
+/// The size of the buffer for records that are encrypted at a time, in bytes.
 const BATCH_BYTES: usize = BATCH_RECORDS * (RECORD_BYTES + RECORD_OVERHEAD);
 
-/// Why a connection's TLS came to its end.
+/// Why the TLS of a connection ended.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
-pub enum Fault {
-    /// It is no TLS at all: somebody speaks HTTP.
+pub enum TlsError {
+    /// The peer speaks plain HTTP, not TLS.
     #[error("plain HTTP")]
     PlainHttp,
-    /// A handshake message is larger than any that is meant well.
+    /// A handshake message is larger than any legitimate one.
     #[error("a handshake message above {RECEIVED_MAX} bytes")]
     TooLarge,
-    /// What rustls says.
+    /// rustls refused what the peer sent.
     #[error(transparent)]
     Tls(#[from] rustls::Error),
 }
 
-/// What became of received bytes.
+/// Whether more can follow the received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opened {
-    /// More may follow.
+    /// More bytes may follow.
     Open,
-    /// The peer said that nothing follows (close_notify, RFC 8446 §6.1).
+    /// The peer has sent close_notify (RFC 8446 §6.1), so nothing follows.
     PeerClosed,
 }
 
-/// What all TLS connections of a shard work in. Nothing stays in it.
+/// Buffers that all TLS connections of a shard use in turn. Nothing stays in them between calls.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    /// Pieces that share a record.
+    /// Small pieces, joined so that they share a record.
     joined: Vec<u8>,
-    /// Records on their way to the kernel.
+    /// Encrypted records for the kernel.
     sealed: Box<[u8]>,
 }
 
-/// One connection's TLS.
+/// The TLS of one connection.
 pub struct Stream {
     session: UnbufferedServerConnection,
-    /// A record that is incomplete, at most [`RECEIVED_MAX`] bytes.
+    /// The received part of an incomplete record, at most [`RECEIVED_MAX`] bytes.
     held: Vec<u8>,
-    /// Records that the kernel didn't take, at most [`BATCH_BYTES`] and what the handshake adds.
+    /// Records that the kernel did not take, at most [`BATCH_BYTES`] and what the handshake adds.
     unsent: Vec<u8>,
-    /// The next byte that is offered has been encrypted already: see [`Stream::send`].
+    /// Whether the next byte that is offered has been encrypted already (see [`Stream::send`]).
     owed: bool,
-    /// A whole record has come, so the peer speaks TLS.
+    /// Whether a whole record was received, which proves that the peer speaks TLS.
     begun: bool,
-    /// Nothing may be encrypted any more: our close_notify has left or waits in `unsent`, or a fault ended all.
+    /// Whether nothing may be encrypted any more: our close_notify was made, or an error ended the stream.
     closed: bool,
 }
 
 impl Stream {
-    /// A connection whose handshake is still to come.
+    /// A stream that begins with its handshake.
     ///
     /// # Errors
     /// When rustls finds the configuration unusable.
-    pub fn new(config: Arc<ServerConfig>) -> Result<Self, Fault> {
+    pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let session = UnbufferedServerConnection::new(config)?;
         Ok(Self { session, held: Vec::new(), unsent: Vec::new(), owed: false, begun: false, closed: false })
     }
 
-    /// Takes what was received, which is decrypted in place, and appends the plaintext to `plain`. What TLS itself
-    /// has to answer waits for [`Stream::flush`], the alert that goes with a fault included.
+    /// Takes received bytes, decrypts them in place and appends the plaintext to `plain`. Records that TLS itself has to
+    /// send, including the alert after an error, wait for [`Stream::flush`].
     ///
     /// # Errors
-    /// [`Fault`]: the connection can't go on.
-    pub fn open(&mut self, received: &mut [u8], plain: &mut Vec<u8>) -> Result<Opened, Fault> {
+    /// [`TlsError`]; the connection cannot go on then.
+    pub fn open(&mut self, received: &mut [u8], plain: &mut Vec<u8>) -> Result<Opened, TlsError> {
         let mut joined = std::mem::take(&mut self.held);
         let continued = !joined.is_empty();
         let incoming = if continued {
@@ -95,26 +95,26 @@ impl Stream {
         let (used, result) = self.process(incoming, plain);
         let rest = &incoming[used..];
         let result = match result {
-            Ok(Opened::Open) if rest.len() > RECEIVED_MAX => Err(Fault::TooLarge),
+            Ok(Opened::Open) if rest.len() > RECEIVED_MAX => Err(TlsError::TooLarge),
             result => result,
         };
         let opened = result.map_err(|fault| {
             self.closed = true;
             match incoming.first() {
-                Some(byte) if !self.begun && byte.is_ascii_uppercase() => Fault::PlainHttp,
+                Some(byte) if !self.begun && byte.is_ascii_uppercase() => TlsError::PlainHttp,
                 _ => fault,
             }
         })?;
         self.begun |= used > 0;
         if opened == Opened::Open && !rest.is_empty() {
-            // Grown in place while a record comes in small parts; cut to size otherwise.
+            // Grows in place while a record arrives in small parts; otherwise it is allocated to size.
             self.held = if used == 0 && continued { joined } else { rest.to_vec() };
         }
         Ok(opened)
     }
 
-    /// Lets rustls have the bytes; returns how many it is done with.
-    fn process(&mut self, incoming: &mut [u8], plain: &mut Vec<u8>) -> (usize, Result<Opened, Fault>) {
+    /// Gives the bytes to rustls. Returns how many it has consumed.
+    fn process(&mut self, incoming: &mut [u8], plain: &mut Vec<u8>) -> (usize, Result<Opened, TlsError>) {
         let mut used = 0;
         let mut opened = Opened::Open;
         loop {
@@ -152,7 +152,7 @@ impl Stream {
         }
     }
 
-    /// After an error: what rustls tells the peer of it.
+    /// Collects the alert that rustls has for the peer after an error.
     fn collect_alert(&mut self) {
         while self.session.wants_write()
             && let Ok(ConnectionState::EncodeTlsData(data)) = self.session.process_tls_records(&mut []).state
@@ -161,13 +161,13 @@ impl Stream {
         }
     }
 
-    /// Encrypts the pieces and hands the records to `kernel`, which says how many bytes it took, or `None` if the
-    /// peer is gone. Returns how much of the pieces has been taken; less than all means that nothing more is taken
-    /// now. Pieces share records where that saves some; a large one goes into them as it lies.
+    /// Encrypts the pieces and gives the records to `kernel`, which returns how many bytes it took, or `None` if the peer
+    /// is gone. Returns how many bytes of the pieces were taken. If that is less than all, no more can be taken now. Small
+    /// pieces share a record; a large piece is not copied.
     ///
-    /// While records wait for the kernel one byte of what they hold counts as not taken, though it is encrypted.
-    /// So the caller has something left to offer, asks to be told of writability, and ends nothing too early. The
-    /// caller may drop what it has not begun to offer, but no frame has one byte only: the owed one comes first.
+    /// While records wait for the kernel, one byte of their plaintext counts as not taken, although it is encrypted. The
+    /// caller therefore has something left to offer, waits for writability, and does not end the connection too early. The
+    /// caller may drop frames that it has not begun to offer. No frame has only one byte, so it never drops the owed byte.
     pub fn send(
         &mut self,
         pieces: &[IoSlice<'_>],
@@ -206,13 +206,13 @@ impl Stream {
         Some(taken)
     }
 
-    /// Encrypts one record's plaintext; returns the length of what is in `out` then. `None` if nothing can be
-    /// encrypted: the handshake isn't over, or the keys are used up.
+    /// Encrypts the plaintext of one record into `out` and returns the record's length. `None` if nothing can be encrypted,
+    /// because the handshake is not over or the keys are used up.
     fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Option<usize> {
         self.writing(out, |traffic, out| traffic.encrypt(plain, out).ok())
     }
 
-    /// What has to leave before, and then what `write` adds.
+    /// Lets TLS write what must precede application data, and then calls `write`.
     fn writing(
         &mut self,
         out: &mut [u8],
@@ -220,7 +220,7 @@ impl Stream {
     ) -> Option<usize> {
         let mut filled = 0;
         loop {
-            // With the partial record, since rustls may remember how far it has looked at it.
+            // Includes the partial record, because rustls may remember how far it has read it.
             match self.session.process_tls_records(&mut self.held).state.ok()? {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     return Some(filled + write(&mut traffic, &mut out[filled..])?);
@@ -232,7 +232,7 @@ impl Stream {
         }
     }
 
-    /// Adds close_notify to what waits for the kernel, once, if there is anyone to understand it.
+    /// Adds close_notify to the unsent records, once, if the handshake is over.
     pub fn close(&mut self) {
         if std::mem::replace(&mut self.closed, true) {
             return;
@@ -243,7 +243,7 @@ impl Stream {
         }
     }
 
-    /// Offers the kernel what it has not taken yet. Returns whether nothing is left; `None` if the peer is gone.
+    /// Offers the unsent records to the kernel. Returns whether none is left; `None` if the peer is gone.
     pub fn flush(&mut self, mut kernel: impl FnMut(&[u8]) -> Option<usize>) -> Option<bool> {
         if self.unsent.is_empty() {
             return Some(true);
@@ -257,12 +257,12 @@ impl Stream {
         Some(self.unsent.is_empty())
     }
 
-    /// Bytes of records that the kernel has not taken.
+    /// The number of bytes of records that the kernel has not taken.
     pub fn unsent(&self) -> usize {
         self.unsent.len()
     }
 
-    /// Bytes kept for the connection: of a record that is incomplete, and of records that the kernel didn't take.
+    /// The bytes kept for the connection: of an incomplete record, and of records that the kernel did not take.
     #[cfg(test)]
     pub(super) fn buffered(&self) -> (usize, usize) {
         (self.held.capacity(), self.unsent.capacity())
@@ -280,15 +280,15 @@ fn append(mut data: EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>) 
     let at = out.len();
     if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
         out.resize(at + size.required_size, 0);
-        // It has just said that so much is enough.
+        // rustls has just said that this much room is enough.
         let _ = data.encode(&mut out[at..]);
     }
 }
 
-/// Pieces as they are cut into records.
+/// The pieces that are left to encrypt, which are cut into records.
 struct Pieces<'a> {
     pieces: &'a [IoSlice<'a>],
-    /// Bytes of the first piece that are done with.
+    /// The number of bytes of the first piece that were encrypted.
     at: usize,
 }
 
@@ -305,7 +305,7 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// The next record's plaintext; empty at the end. `joined` is where pieces come together, if they have to.
+    /// The plaintext of the next record; empty at the end. Small pieces are joined in `joined`.
     fn next_record<'b>(&mut self, joined: &'b mut Vec<u8>) -> &'b [u8]
     where
         'a: 'b,

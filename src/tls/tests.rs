@@ -1,5 +1,5 @@
-//! The adapter against rustls' own client, in memory: a kernel that takes what it likes, a network that cuts where it
-//! likes. And the files: what is taken, what is refused and in which words.
+//! The stream against rustls' own client, in memory. The test's kernel takes any number of bytes, and its network cuts the
+//! stream anywhere. Also the certificate's files: which are accepted, which are refused, and with which messages.
 
 use std::io::{IoSlice, Read as _, Write as _};
 use std::path::PathBuf;
@@ -43,8 +43,8 @@ impl Files {
         Tls { cert_file, key_file, ..Tls::default() }
     }
 
-    fn identity(&self) -> Identity {
-        Identity::new(&self.config()).expect("randomness").expect("a certificate is named")
+    fn identity(&self) -> TlsIdentity {
+        TlsIdentity::new(&self.config()).expect("randomness").expect("a certificate is named")
     }
 
     fn served(&self) -> Arc<ServerConfig> {
@@ -67,7 +67,7 @@ impl Files {
     }
 }
 
-/// What the client has to say.
+/// The bytes that the client wants to send.
 fn flight(client: &mut ClientConnection) -> Vec<u8> {
     let mut out = Vec::new();
     while client.wants_write() {
@@ -76,7 +76,7 @@ fn flight(client: &mut ClientConnection) -> Vec<u8> {
     out
 }
 
-/// Hands the client what the server sent; returns the plaintext.
+/// Gives the client what the server sent. Returns the plaintext.
 fn read(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     while !bytes.is_empty() {
@@ -100,8 +100,8 @@ fn flushed(stream: &mut Stream) -> Vec<u8> {
     out
 }
 
-/// Has the client's bytes arrive in parts of `step`.
-fn arrive(stream: &mut Stream, bytes: &[u8], step: usize) -> Result<(Vec<u8>, Opened), Fault> {
+/// Gives the stream the client's bytes in parts of `step` bytes.
+fn arrive(stream: &mut Stream, bytes: &[u8], step: usize) -> Result<(Vec<u8>, Opened), TlsError> {
     let (mut plain, mut opened) = (Vec::new(), Opened::Open);
     for part in bytes.chunks(step) {
         opened = stream.open(&mut part.to_vec(), &mut plain)?;
@@ -246,35 +246,35 @@ fn what_is_no_tls_ends_with_an_alert_or_is_known_as_http() {
         (fault, flushed(&mut stream))
     };
     for step in [1, 4, 100] {
-        assert_eq!(fault(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", step).0, Fault::PlainHttp);
+        assert_eq!(fault(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", step).0, TlsError::PlainHttp);
         let (found, said) = fault(&[0xff; 50], step);
-        assert!(matches!(found, Fault::Tls(_)), "{found}");
+        assert!(matches!(found, TlsError::Tls(_)), "{found}");
         assert_eq!(alert(&said).map(|(level, _)| level), Some(2), "fatal: {said:?}");
-        // A record whose length is beyond what is allowed.
-        assert!(matches!(fault(&[22, 3, 1, 0xff, 0xff, 1, 0, 0, 0], step).0, Fault::Tls(_)));
+        // A record whose length is above the maximum.
+        assert!(matches!(fault(&[22, 3, 1, 0xff, 0xff, 1, 0, 0, 0], step).0, TlsError::Tls(_)));
     }
-    // A hello that claims 60,000 bytes and brings them.
+    // A hello that announces 60,000 bytes and sends them.
     let mut hello = Vec::new();
     let body = [&[1, 0, 0xea, 0x60][..], &[0; 59_000]].concat();
     for part in body.chunks(16_000) {
         hello.extend([22, 3, 1, (part.len() >> 8) as u8, part.len() as u8]);
         hello.extend_from_slice(part);
     }
-    assert_eq!(fault(&hello, 10_000).0, Fault::TooLarge);
+    assert_eq!(fault(&hello, 10_000).0, TlsError::TooLarge);
 }
 
 #[test]
 fn an_old_version_and_another_protocol_are_refused_with_their_alerts() {
     let files = Files::new();
     let config = Tls { min_version: TlsVersion::Tls13, ..files.config() };
-    let served = Identity::new(&config).expect("randomness").expect("named").load().expect("loads").1.config;
+    let served = TlsIdentity::new(&config).expect("randomness").expect("named").load().expect("loads").1.config;
     for (mut client, served, expected) in [
         (files.client(&version::TLS12, &[]), served, AlertDescription::ProtocolVersion),
         (files.client(&version::TLS13, &["h2"]), files.served(), AlertDescription::NoApplicationProtocol),
     ] {
         let mut stream = Stream::new(served).expect("a stream");
         let said = flight(&mut client);
-        assert!(matches!(arrive(&mut stream, &said, 1000), Err(Fault::Tls(_))));
+        assert!(matches!(arrive(&mut stream, &said, 1000), Err(TlsError::Tls(_))));
         let answer = flushed(&mut stream);
         client.read_tls(&mut &answer[..]).expect("from memory");
         assert_eq!(client.process_new_packets().expect_err("refused"), rustls::Error::AlertReceived(expected));
@@ -289,7 +289,7 @@ fn a_record_that_was_tampered_with_ends_the_connection() {
         client.writer().write_all(b"first").expect("to memory");
         let mut said = flight(&mut client);
         *said.last_mut().expect("a record") ^= 1;
-        assert!(matches!(arrive(&mut stream, &said, 1000), Err(Fault::Tls(rustls::Error::DecryptError))));
+        assert!(matches!(arrive(&mut stream, &said, 1000), Err(TlsError::Tls(rustls::Error::DecryptError))));
         assert!(!flushed(&mut stream).is_empty(), "the alert");
     }
 }
@@ -302,7 +302,7 @@ fn keys_may_be_refreshed_between_and_amid_messages() {
         client.refresh_traffic_keys().expect("after the handshake");
         client.writer().write_all(&[round; 3]).expect("to memory");
         let said = flight(&mut client);
-        // Answers are sent while a record of the peer is incomplete.
+        // The server sends while a record of the peer is incomplete.
         let (early, late) = said.split_at(said.len() - 2);
         let (mut plain, _) = arrive(&mut stream, early, 9).expect("sound");
         let mut out = Vec::new();
@@ -346,8 +346,8 @@ fn a_session_is_resumed_with_a_ticket_from_before_a_reload() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// What the client reads is what was offered, whatever the kernel takes and however it arrives. As the shard
-    /// does, the caller offers again what was not taken, and more behind it.
+    /// The client reads exactly what was offered, however many bytes the kernel takes and however they arrive. Like the
+    /// shard, the test offers again what was not taken, with more behind it.
     #[test]
     fn the_client_reads_what_was_offered(
         sizes in prop::collection::vec(prop_oneof![0..40_usize, 0..3_000_usize, 15_000..50_000_usize], 1..12),
@@ -367,7 +367,7 @@ proptest! {
             pieces.extend(all[first + 1..].iter().take(per_call - 1).map(|piece| IoSlice::new(piece)));
             calls += 1;
             let kernel = |bytes: &[u8]| {
-                // Now and then all of it, so that there is an end.
+                // Sometimes the kernel takes everything, so that the test ends.
                 let count = if calls % 7 == 0 { bytes.len() } else { bytes.len().min(*takes.next().unwrap_or(&1)) };
                 wire.extend_from_slice(&bytes[..count]);
                 Some(count)

@@ -1,40 +1,40 @@
-//! How long a certificate chain is good, and when somebody has to be told that it isn't for much longer.
-//! Knows dates only: `identity` has the chain, `watch` and the doctor say it, the metrics show it.
+//! When a certificate chain is valid, and when the operator has to be told that it expires soon. This file knows dates
+//! only. `watch` logs them, `doctor` reports them, and a metric shows the end.
 
 use std::fmt;
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::parse_x509_certificate;
 
-/// Before its end a certificate is spoken of for so long: a renewal that works has happened by then (Let's Encrypt's
-/// clients renew 30 days before the end), and one that fails can still be mended.
+/// How long before its end a certificate is reported, in seconds. A working renewal has happened by then (Let's Encrypt's
+/// clients renew 30 days before the end), and a failing one can still be repaired.
 const NOTICE_S: i64 = 14 * DAY_S;
 const DAY_S: i64 = 24 * 60 * 60;
 const HOUR_S: i64 = 60 * 60;
 
-/// When all certificates of a chain are good, in seconds since 1970 (RFC 5280 §4.1.2.5).
+/// The time in which all certificates of a chain are valid, in seconds since 1970 (RFC 5280 §4.1.2.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Validity {
-    /// The first second.
+    /// The first second in which the chain is valid.
     pub not_before_s: i64,
-    /// The last second.
+    /// The last second in which the chain is valid.
     pub not_after_s: i64,
 }
 
-/// What is wrong with a certificate's dates, and by how many seconds.
+/// What is wrong with a certificate's dates, with the number of seconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Concern {
-    /// It isn't good yet, as clients see it.
+    /// The certificate will become valid in this many seconds. Clients refuse it until then.
     NotYetValid(i64),
-    /// It is still good, but not for long.
+    /// The certificate expires in this many seconds.
     ExpiresSoon(i64),
-    /// It is good no more: clients refuse it.
+    /// The certificate expired this many seconds ago. Clients refuse it.
     Expired(i64),
 }
 
 impl Validity {
-    /// That of a chain: good from when the last of it is, until the first isn't any more. `None` where a certificate's
-    /// dates can't be read, which rustls, who looks at the first one's key only, may serve nevertheless.
+    /// The validity of a chain: from the latest beginning to the earliest end of its certificates. `None` if the dates of
+    /// a certificate cannot be read. rustls checks only the first certificate's key, so it may serve such a chain.
     pub fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let mut all: Option<Self> = None;
         for certificate in chain {
@@ -49,7 +49,7 @@ impl Validity {
         all
     }
 
-    /// What is wrong with it at `now_s`, in seconds since 1970.
+    /// What is wrong at `now_s`, in seconds since 1970; `None` if nothing is.
     pub fn concern(&self, now_s: i64) -> Option<Concern> {
         let left_s = self.not_after_s - now_s;
         if left_s < 0 {
@@ -65,14 +65,14 @@ impl Validity {
 impl fmt::Display for Concern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::NotYetValid(by_s) => write!(f, "is not yet valid, and won't be for {}", Span(by_s)),
+            Self::NotYetValid(by_s) => write!(f, "becomes valid in {}", Span(by_s)),
             Self::ExpiresSoon(left_s) => write!(f, "expires in {}", Span(left_s)),
             Self::Expired(for_s) => write!(f, "expired {} ago", Span(for_s)),
         }
     }
 }
 
-/// Seconds for people: days where there are two or more, hours otherwise.
+/// A number of seconds, shown in days from two days up, and in hours below.
 struct Span(i64);
 
 impl fmt::Display for Span {
@@ -87,14 +87,14 @@ impl fmt::Display for Span {
     }
 }
 
-/// Says when a concern is to be told: when it is new, and then once a day.
+/// Decides when a concern is logged: when it is new, and then once a day.
 #[derive(Debug, Default)]
 pub struct Reminder {
     last: Option<(Validity, Concern, i64)>,
 }
 
 impl Reminder {
-    /// What has to be told at `now_s`, in seconds since 1970, of what is served with now.
+    /// The concern to log at `now_s`, in seconds since 1970, about the certificate in use; `None` if none is due.
     pub fn due(&mut self, validity: Option<Validity>, now_s: i64) -> Option<Concern> {
         let found = validity.and_then(|validity| Some((validity, validity.concern(now_s)?, now_s)));
         let Some((validity, concern, _)) = found else {
@@ -103,7 +103,7 @@ impl Reminder {
         };
         let kind = std::mem::discriminant::<Concern>;
         let told = self.last.is_some_and(|(of, said, at_s)| {
-            // A clock that was put back would keep it silent.
+            // After the clock was set back, waiting for the old time would silence the reminder.
             of == validity && kind(&said) == kind(&concern) && (at_s..at_s + DAY_S).contains(&now_s)
         });
         if told {
@@ -113,7 +113,7 @@ impl Reminder {
         Some(concern)
     }
 
-    /// The next time it is told again, whenever the last was.
+    /// Makes the next concern due at once.
     pub fn reset(&mut self) {
         self.last = None;
     }
@@ -128,8 +128,8 @@ mod tests {
     #[test]
     fn dates_are_judged_at_their_edges() {
         for (now_s, text) in [
-            (GOOD.not_before_s - 3 * DAY_S, Some("is not yet valid, and won't be for 3 days")),
-            (GOOD.not_before_s - 1, Some("is not yet valid, and won't be for less than an hour")),
+            (GOOD.not_before_s - 3 * DAY_S, Some("becomes valid in 3 days")),
+            (GOOD.not_before_s - 1, Some("becomes valid in less than an hour")),
             (GOOD.not_before_s, None),
             (GOOD.not_after_s - NOTICE_S, None),
             (GOOD.not_after_s - NOTICE_S + 1, Some("expires in 13 days")),

@@ -1,35 +1,35 @@
-//! The thread that looks at the certificate's files: when they change, or when it is told to, it reads them anew and
-//! passes on what it made of them. A pair that doesn't fit, as while it is being written, is not passed on. It
-//! compares the contents, so that links, volumes and clocks that jump can't fool it. It also says when the certificate
-//! in force is about to expire.
+//! The thread that watches the certificate's files. When they change, or when it is told to, it reads them again and
+//! publishes the new certificate. A certificate and a key that do not match, such as while they are being written, are not
+//! published. The thread compares contents, so links, mounted volumes and clock changes cannot mislead it. It also logs
+//! when the certificate in use is about to expire.
 
 use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::identity::{Identity, Pair, Served};
+use super::identity::{Pair, Served, TlsIdentity};
 use super::validity::{Concern, Reminder, Validity};
 use crate::time::clock::Clock;
 
-/// How often the files are looked at.
+/// How often the files are read.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The running thread; it ends with this.
+/// The running thread. Dropping this value ends it.
 #[derive(Debug)]
-pub struct Watch {
+pub struct CertificateWatch {
     ask: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
-    /// Watches the files of `identity`, which had `pair` in them, good for `validity`; `publish` gets what is to be
-    /// served with from now on.
+impl CertificateWatch {
+    /// Starts watching the files of `identity`, which held `pair` with this `validity`. `publish` is called with each new
+    /// certificate.
     ///
     /// # Errors
     /// When the kernel refuses a thread.
     pub fn start(
-        identity: Identity,
+        identity: TlsIdentity,
         pair: Pair,
         validity: Option<Validity>,
         publish: impl Fn(Served) + Send + 'static,
@@ -43,30 +43,30 @@ impl Watch {
     /// Reads the files now, whether they have changed or not.
     pub fn reload(&self) {
         if let Some(ask) = &self.ask {
-            // A thread that has ended needs no telling.
+            // Sending fails only if the thread has ended.
             let _ = ask.send(());
         }
     }
 }
 
-impl Drop for Watch {
+impl Drop for CertificateWatch {
     fn drop(&mut self) {
         self.ask = None;
         if let Some(thread) = self.thread.take() {
-            // It panics over nothing that could be mended here.
+            // An error says that the thread panicked, and nothing can be done about it here.
             let _ = thread.join();
         }
     }
 }
 
 fn watch(
-    identity: &Identity,
+    identity: &TlsIdentity,
     pair: Pair,
     mut validity: Option<Validity>,
     asked: &mpsc::Receiver<()>,
     publish: impl Fn(Served),
 ) {
-    // What was found last, good or bad: a fault is told once and not every time.
+    // What the last look found, even if it was an error, so that an error is logged once.
     let mut last = Ok(pair);
     let mut reminder = Reminder::default();
     loop {
@@ -87,9 +87,9 @@ fn watch(
                 validity = served.validity;
                 reminder.reset();
                 publish(served);
-                tracing::info!("TLS certificate read anew");
+                tracing::info!("TLS certificate read again");
             }
-            Err(error) => tracing::error!(%error, "the TLS certificate can't be taken: the old one stays in force"),
+            Err(error) => tracing::error!(%error, "the new TLS certificate cannot be used; the old one stays in use"),
         }
         last = found;
     }
@@ -99,7 +99,7 @@ fn tell(concern: Concern) {
     match concern {
         Concern::ExpiresSoon(_) => tracing::warn!("the TLS certificate {concern}"),
         Concern::NotYetValid(_) | Concern::Expired(_) => {
-            tracing::error!("the TLS certificate {concern}: clients refuse it");
+            tracing::error!("the TLS certificate {concern}; clients refuse it");
         }
     }
 }

@@ -120,7 +120,7 @@ pub const CLIENT_HEADER_MAX: usize = 14;
 
 /// The header of a client's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct FrameHeader {
     /// Whether this is the last fragment of its message.
     pub fin: bool,
     /// Whether the message is compressed (RFC 7692 §6); only ever on its first frame.
@@ -133,7 +133,7 @@ pub struct Header {
     pub len: u64,
 }
 
-impl Header {
+impl FrameHeader {
     /// Parses a header from the start of `bytes`, which may stop anywhere: `None` asks for more. The number is
     /// the header's length in bytes. What is wrong is reported at the first byte that shows it, so the error
     /// does not depend on how the bytes were cut.
@@ -268,19 +268,19 @@ const RESERVED: usize = 4;
 /// Where a text frame began whose payload is being written in place.
 #[derive(Debug)]
 #[must_use = "the frame has no header before `end_text`"]
-pub struct Mark(usize);
+pub struct TextStart(usize);
 
 /// Begins a text frame whose length is not known yet: append the payload to `out`, then call `end_text`.
-pub fn begin_text(out: &mut Vec<u8>) -> Mark {
-    let mark = Mark(out.len());
+pub fn begin_text(out: &mut Vec<u8>) -> TextStart {
+    let mark = TextStart(out.len());
     out.extend_from_slice(&[0; RESERVED]);
     mark
 }
 
 /// Ends the text frame that began at `mark`: writes its header. A payload outside 126–65,535 bytes is moved,
 /// 2 bytes down or 6 up: the short ones cost next to nothing, the long ones are rare.
-pub fn end_text(out: &mut Vec<u8>, mark: Mark) {
-    let Mark(start) = mark;
+pub fn end_text(out: &mut Vec<u8>, mark: TextStart) {
+    let TextStart(start) = mark;
     let payload = start + RESERVED..out.len();
     let (header, header_len) = encode_header(Opcode::Text, payload.len());
     let end = start + header_len + payload.len();
@@ -333,8 +333,8 @@ fn server_frame_len(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, ProtocolError> {
-        Header::parse(bytes, false)
+    fn parse(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
+        FrameHeader::parse(bytes, false)
     }
 
     fn client_header(first: u8, len: u64) -> Vec<u8> {
@@ -367,7 +367,7 @@ mod tests {
                 for end in 0..bytes.len() {
                     assert_eq!(parse(&bytes[..end]), Ok(None), "{len} cut at {end}");
                 }
-                let header = Header { fin, rsv1: false, opcode, key: [1, 2, 3, 4], len };
+                let header = FrameHeader { fin, rsv1: false, opcode, key: [1, 2, 3, 4], len };
                 assert_eq!(parse(&bytes), Ok(Some((header, bytes.len()))));
                 assert_eq!(parse(&[&bytes[..], b"payload"].concat()), Ok(Some((header, bytes.len()))));
                 assert!(bytes.len() <= CLIENT_HEADER_MAX);
@@ -427,11 +427,11 @@ mod tests {
 
     #[test]
     fn rsv1_is_for_the_first_frame_of_data() {
-        let (header, _) = Header::parse(&client_header(0xC1, 3), true).unwrap().unwrap();
+        let (header, _) = FrameHeader::parse(&client_header(0xC1, 3), true).unwrap().unwrap();
         assert!(header.rsv1);
-        assert!(Header::parse(&client_header(0x42, 3), true).is_ok());
+        assert!(FrameHeader::parse(&client_header(0x42, 3), true).is_ok());
         for first in [0xC0, 0xC8, 0xC9, 0xCA, 0xD1, 0xE1] {
-            assert_eq!(Header::parse(&[first], true), Err(ProtocolError::ReservedBits), "{first:x}");
+            assert_eq!(FrameHeader::parse(&[first], true), Err(ProtocolError::ReservedBits), "{first:x}");
         }
     }
 

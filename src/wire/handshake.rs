@@ -16,7 +16,7 @@ use super::origin::{Origins, split_port};
 
 /// What a request's head may cost.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct HeadLimits {
     /// Bytes of the head, its empty line included.
     pub head_bytes: usize,
     /// Header lines, 64 at most.
@@ -25,15 +25,15 @@ pub struct Limits {
 
 const HEADERS_MAX: usize = 64;
 
-impl Default for Limits {
+impl Default for HeadLimits {
     fn default() -> Self {
         Self { head_bytes: 8 * 1024, headers: HEADERS_MAX }
     }
 }
 
-/// A well-formed HTTP/1.1 request, borrowed from the bytes it was parsed from.
+/// A well-formed HTTP/1.1 or HTTP/1.0 request, borrowed from the bytes it was parsed from.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct UpgradeRequest<'a> {
     method: &'a str,
     path: &'a str,
     query: Option<&'a str>,
@@ -41,12 +41,14 @@ pub struct Request<'a> {
     origin: Option<&'a str>,
     content_length: u64,
     headers: Vec<httparse::Header<'a>>,
+    /// HTTP/1.0, as some proxies speak to servers: it has no upgrades.
+    is_http_1_0: bool,
 }
 
-impl<'a> Request<'a> {
+impl<'a> UpgradeRequest<'a> {
     /// Parses the head of a request at the front of `buf`: `None` asks for more bytes, the number is the head's
     /// length. Bytes that can't become a request are refused as soon as they show it.
-    pub fn parse(buf: &'a [u8], limits: &Limits) -> Result<Option<(Self, usize)>, Refusal> {
+    pub fn parse(buf: &'a [u8], limits: &HeadLimits) -> Result<Option<(Self, usize)>, HttpRefusal> {
         // What lies beyond the limit must not change the verdict, for it may not have come yet.
         let (head, is_over) = match buf.get(..limits.head_bytes) {
             Some(head) => (head, true),
@@ -55,55 +57,52 @@ impl<'a> Request<'a> {
         let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut storage[..limits.headers.min(HEADERS_MAX)]);
         let status = parsed.parse(head);
-        // The first fault in the order of the bytes is the one that is told, however they were cut.
-        if parsed.version == Some(0) {
-            return Err(Refusal::bad_request("HTTP/1.1 is required"));
-        }
         let head_bytes = match status {
             Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-            Ok(httparse::Status::Partial) if is_over => return Err(Refusal::head_too_large()),
+            Ok(httparse::Status::Partial) if is_over => return Err(HttpRefusal::head_too_large()),
             Ok(httparse::Status::Partial) => return Ok(None),
-            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::head_too_large()),
-            Err(_) => return Err(Refusal::bad_request("malformed request")),
+            Err(httparse::Error::TooManyHeaders) => return Err(HttpRefusal::head_too_large()),
+            Err(_) => return Err(HttpRefusal::bad_request("malformed request")),
         };
         // A complete request has both; an empty string is refused below like any other that is no target.
         let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
         let request = Self::check(method, target, parsed.headers.to_vec())?;
-        Ok(Some((request, head_bytes)))
+        let is_http_1_0 = parsed.version == Some(0);
+        Ok(Some((Self { is_http_1_0, ..request }, head_bytes)))
     }
 
-    fn check(method: &'a str, target: &'a str, headers: Vec<httparse::Header<'a>>) -> Result<Self, Refusal> {
+    fn check(method: &'a str, target: &'a str, headers: Vec<httparse::Header<'a>>) -> Result<Self, HttpRefusal> {
         if method == "CONNECT" {
-            return Err(Refusal::method_not_allowed());
+            return Err(HttpRefusal::method_not_allowed());
         }
         let Some(Target { authority, path, query }) = Target::of(method, target) else {
-            return Err(Refusal::bad_request("malformed request target"));
+            return Err(HttpRefusal::bad_request("malformed request target"));
         };
         // RFC 9112 §3.2: exactly one Host.
         let Ok(Some(host)) = single(&headers, "host") else {
-            return Err(Refusal::bad_request("exactly one Host header is required"));
+            return Err(HttpRefusal::bad_request("exactly one Host header is required"));
         };
         if split_port(host).is_none() {
-            return Err(Refusal::bad_request("malformed Host header"));
+            return Err(HttpRefusal::bad_request("malformed Host header"));
         }
         // §3.2.2: the host that the target names counts, whatever Host says.
         let host = authority.unwrap_or(host);
         let origin = single(&headers, "origin")?;
         // Two readings of where a request ends are how requests are smuggled (RFC 9112 §6.3, §11.2).
         if values(&headers, "transfer-encoding").next().is_some() {
-            return Err(Refusal::bad_request("Transfer-Encoding is not accepted"));
+            return Err(HttpRefusal::bad_request("Transfer-Encoding is not accepted"));
         }
         let content_length = match single(&headers, "content-length")? {
             None => 0,
             Some(length) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-                length.parse().map_err(|_| Refusal::bad_request("malformed Content-Length header"))?
+                length.parse().map_err(|_| HttpRefusal::bad_request("malformed Content-Length header"))?
             }
-            Some(_) => return Err(Refusal::bad_request("malformed Content-Length header")),
+            Some(_) => return Err(HttpRefusal::bad_request("malformed Content-Length header")),
         };
         if content_length > 0 && matches!(method, "GET" | "HEAD") {
-            return Err(Refusal::bad_request("a body is not accepted here"));
+            return Err(HttpRefusal::bad_request("a body is not accepted here"));
         }
-        Ok(Self { method, path, query, host, origin, content_length, headers })
+        Ok(Self { method, path, query, host, origin, content_length, headers, is_http_1_0: false })
     }
 
     /// The method, as it was sent.
@@ -203,12 +202,12 @@ fn values<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Ite
 }
 
 /// The value of a header that must not be repeated.
-fn single<'a>(headers: &[httparse::Header<'a>], name: &str) -> Result<Option<&'a str>, Refusal> {
+fn single<'a>(headers: &[httparse::Header<'a>], name: &str) -> Result<Option<&'a str>, HttpRefusal> {
     let mut values = values(headers, name);
     match (values.next().map(std::str::from_utf8), values.next()) {
         (None, _) => Ok(None),
         (Some(Ok(value)), None) => Ok(Some(value.trim_ascii())),
-        _ => Err(Refusal::bad_request("a header is malformed or repeated")),
+        _ => Err(HttpRefusal::bad_request("a header is malformed or repeated")),
     }
 }
 
@@ -238,17 +237,18 @@ pub struct Policy {
 
 impl Policy {
     /// Refuses a foreign Host in development mode. `upgrade` does it too; pages and tokens need it as well.
-    pub fn check_host(&self, request: &Request<'_>) -> Result<(), Refusal> {
+    pub fn check_host(&self, request: &UpgradeRequest<'_>) -> Result<(), HttpRefusal> {
         if self.dev_hosts && !is_loopback(request.host()) {
-            return Err(Refusal::forbidden("in development mode Host must be localhost"));
+            return Err(HttpRefusal::forbidden("in development mode Host must be localhost"));
         }
         Ok(())
     }
 
-    fn check_origin(&self, request: &Request<'_>) -> Result<(), Refusal> {
+    /// Refuses a page's request if its origin may not connect. `upgrade` does it too; event streams need it as well.
+    pub fn check_origin(&self, request: &UpgradeRequest<'_>) -> Result<(), HttpRefusal> {
         match request.origin() {
             Some(origin) if !self.origins.allow(origin, request.host()) => {
-                Err(Refusal::forbidden("origin not allowed: it is not this host's, and `origins` does not list it"))
+                Err(HttpRefusal::forbidden("origin not allowed: it is not this host's, and `origins` does not list it"))
             }
             _ => Ok(()),
         }
@@ -256,13 +256,13 @@ impl Policy {
 
     /// Chooses among the extensions offered. A header that is no list of them fails the handshake whatever the mode
     /// (RFC 6455 §9.1).
-    fn agree(&self, request: &Request<'_>) -> Result<Option<Agreed>, Refusal> {
+    fn agree(&self, request: &UpgradeRequest<'_>) -> Result<Option<Agreed>, HttpRefusal> {
         let agreed = negotiate(request.extensions())
-            .map_err(|_| Refusal::bad_request("malformed Sec-WebSocket-Extensions header"))?;
+            .map_err(|_| HttpRefusal::bad_request("malformed Sec-WebSocket-Extensions header"))?;
         match self.compression {
             Mode::Off => Ok(None),
             Mode::Forced if agreed.is_none() => {
-                Err(Refusal::bad_request("an acceptable offer of permessage-deflate is required here"))
+                Err(HttpRefusal::bad_request("an acceptable offer of permessage-deflate is required here"))
             }
             Mode::On | Mode::Forced => Ok(agreed),
         }
@@ -278,24 +278,27 @@ pub struct Upgrade {
 }
 
 /// Decides on an upgrade (RFC 6455 §4.2.1).
-pub fn upgrade(request: &Request<'_>, policy: &Policy) -> Result<Upgrade, Refusal> {
+pub fn upgrade(request: &UpgradeRequest<'_>, policy: &Policy) -> Result<Upgrade, HttpRefusal> {
     policy.check_host(request)?;
     if !["GET", "HEAD"].contains(&request.method()) {
-        return Err(Refusal::method_not_allowed());
+        return Err(HttpRefusal::method_not_allowed());
+    }
+    if request.is_http_1_0 {
+        return Err(HttpRefusal::bad_request("HTTP/1.1 is required"));
     }
     // HEAD is a GET that upgrades nothing.
     if request.method() == "HEAD" || !request.lists("upgrade", "websocket") {
-        return Err(Refusal::upgrade_required("this is a WebSocket endpoint"));
+        return Err(HttpRefusal::upgrade_required("this is a WebSocket endpoint"));
     }
     if !request.lists("connection", "upgrade") {
-        return Err(Refusal::bad_request("the Connection header must list upgrade"));
+        return Err(HttpRefusal::bad_request("the Connection header must list upgrade"));
     }
     if single(&request.headers, "sec-websocket-version") != Ok(Some("13")) {
-        return Err(Refusal::upgrade_required("WebSocket version 13 is required"));
+        return Err(HttpRefusal::upgrade_required("WebSocket version 13 is required"));
     }
     let key = single(&request.headers, "sec-websocket-key")?.filter(|key| is_key(key));
     let Some(key) = key else {
-        return Err(Refusal::bad_request("the Sec-WebSocket-Key header must be 16 bytes in base64"));
+        return Err(HttpRefusal::bad_request("the Sec-WebSocket-Key header must be 16 bytes in base64"));
     };
     policy.check_origin(request)?;
     let offered = |name: &&str| request.elements("sec-websocket-protocol").any(|offer| offer == name.as_bytes());
@@ -356,7 +359,7 @@ fn write_header(out: &mut Vec<u8>, name: &str, value: &str) {
 /// A request refused: the status and a line for people. The connection is closed after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{status} {text}")]
-pub struct Refusal {
+pub struct HttpRefusal {
     /// The HTTP status.
     pub status: u16,
     /// The body.
@@ -365,7 +368,7 @@ pub struct Refusal {
     pub retry_after_s: Option<u32>,
 }
 
-impl Refusal {
+impl HttpRefusal {
     const fn new(status: u16, text: &'static str) -> Self {
         Self { status, text, retry_after_s: None }
     }
@@ -373,6 +376,11 @@ impl Refusal {
     /// 400: not a request that this server understands.
     pub const fn bad_request(text: &'static str) -> Self {
         Self::new(400, text)
+    }
+
+    /// 401: there is no token, or it is not good.
+    pub const fn unauthorized(text: &'static str) -> Self {
+        Self::new(401, text)
     }
 
     /// 403: the origin or host is not allowed.
@@ -390,6 +398,11 @@ impl Refusal {
         Self::new(405, "only GET and HEAD are allowed here")
     }
 
+    /// 409: another connection is in the way.
+    pub const fn conflict(text: &'static str) -> Self {
+        Self::new(409, text)
+    }
+
     /// 413: the head is over a limit.
     pub const fn head_too_large() -> Self {
         Self::new(413, "request header too large")
@@ -405,6 +418,16 @@ impl Refusal {
         Self { status: 429, text: "too many requests", retry_after_s: Some(retry_after_s) }
     }
 
+    /// 500: a fault of the server.
+    pub const fn internal(text: &'static str) -> Self {
+        Self::new(500, text)
+    }
+
+    /// 504: what had to be asked has not answered in time.
+    pub const fn gateway_timeout(text: &'static str) -> Self {
+        Self::new(504, text)
+    }
+
     /// 503: at capacity or draining.
     pub const fn unavailable(text: &'static str, retry_after_s: u32) -> Self {
         Self { status: 503, text, retry_after_s: Some(retry_after_s) }
@@ -412,30 +435,41 @@ impl Refusal {
 
     /// Appends the response to a request of this method: to HEAD, without the content (RFC 9110 §9.3.2).
     pub fn write(&self, method: &str, out: &mut Vec<u8>) {
+        let body = format!("{}\n", self.text);
+        self.write_with(method, "text/plain; charset=utf-8", &body, "", out);
+    }
+
+    /// The same with another body, and with header lines of the caller's.
+    pub fn write_with(&self, method: &str, content_type: &str, body: &str, headers: &str, out: &mut Vec<u8>) {
         let status_line = match self.status {
             400 => "HTTP/1.1 400 Bad Request\r\n",
+            // RFC 9110 §15.5.2 asks for the challenge.
+            401 => "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n",
             403 => "HTTP/1.1 403 Forbidden\r\n",
             404 => "HTTP/1.1 404 Not Found\r\n",
             405 => "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD, OPTIONS\r\n",
+            409 => "HTTP/1.1 409 Conflict\r\n",
             413 => "HTTP/1.1 413 Content Too Large\r\n",
             // RFC 9110 §15.5.22 asks for Upgrade, RFC 6455 §4.4 for the version.
             426 => "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
             429 => "HTTP/1.1 429 Too Many Requests\r\n",
+            500 => "HTTP/1.1 500 Internal Server Error\r\n",
             503 => "HTTP/1.1 503 Service Unavailable\r\n",
+            504 => "HTTP/1.1 504 Gateway Timeout\r\n",
             status => unreachable!("no refusal has status {status}"),
         };
         out.extend_from_slice(status_line.as_bytes());
         if let Some(seconds) = self.retry_after_s {
             write_header(out, "Retry-After", &seconds.to_string());
         }
-        write_header(out, "Content-Type", "text/plain; charset=utf-8");
-        write_header(out, "Content-Length", &(self.text.len() + 1).to_string());
+        write_header(out, "Content-Type", content_type);
+        write_header(out, "Content-Length", &body.len().to_string());
+        out.extend_from_slice(headers.as_bytes());
         // Upgrade counts only when Connection lists it (RFC 9110 §7.8).
         write_header(out, "Connection", if self.status == 426 { "close, Upgrade" } else { "close" });
         out.extend_from_slice(b"\r\n");
         if method != "HEAD" {
-            out.extend_from_slice(self.text.as_bytes());
-            out.push(b'\n');
+            out.extend_from_slice(body.as_bytes());
         }
     }
 }

@@ -9,13 +9,13 @@
 pub use super::frame::ProtocolError;
 
 use super::deflate::inflate::{Inflater, Work};
-use super::frame::{self, CLIENT_HEADER_MAX, Header, Opcode};
+use super::frame::{self, CLIENT_HEADER_MAX, FrameHeader, Opcode};
 use super::mask;
 use super::utf8::{self, InvalidUtf8, Validator};
 
 /// What a peer may send.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct MessageLimits {
     /// Bytes of a message, all its fragments and their overhead together; of a compressed one, its content too.
     pub message_bytes: usize,
     /// Bytes of a data frame's payload.
@@ -102,7 +102,7 @@ struct Partial {
 
 #[derive(Debug, Clone, Copy)]
 struct OpenFrame {
-    header: Header,
+    header: FrameHeader,
     received: usize,
 }
 
@@ -112,7 +112,7 @@ struct Message {
     compressed: bool,
     bytes: Vec<u8>,
     validator: Validator,
-    /// Bytes announced so far and the overhead of the fragments, against `Limits::message_bytes`.
+    /// Bytes announced so far and the overhead of the fragments, against `MessageLimits::message_bytes`.
     charged: usize,
 }
 
@@ -168,7 +168,7 @@ impl Decoder {
     pub fn decode<'a>(
         &mut self,
         input: &'a mut [u8],
-        limits: &Limits,
+        limits: &MessageLimits,
         assembly: &'a mut Assembly,
     ) -> Result<(usize, Option<Event<'a>>), ProtocolError> {
         let Assembly { bytes, inflater } = assembly;
@@ -238,7 +238,7 @@ impl Decoder {
     }
 
     /// Works through one frame, or as much of it as there is.
-    fn advance(&mut self, input: &mut [u8], limits: &Limits) -> Result<(usize, Ready), ProtocolError> {
+    fn advance(&mut self, input: &mut [u8], limits: &MessageLimits) -> Result<(usize, Ready), ProtocolError> {
         let open = self.partial.as_ref().is_some_and(|partial| partial.frame.is_some());
         let mut at = 0;
         if !open {
@@ -272,11 +272,11 @@ impl Decoder {
     }
 
     /// Parses the header that `input` goes on with; the number is the bytes of *this* input that belong to it.
-    fn parse_header(&mut self, input: &[u8]) -> Result<Option<(Header, usize)>, ProtocolError> {
+    fn parse_header(&mut self, input: &[u8]) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
         let kept = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
         let rsv1_allowed = self.deflate;
         if kept == 0 {
-            let parsed = Header::parse(input, rsv1_allowed)?;
+            let parsed = FrameHeader::parse(input, rsv1_allowed)?;
             if parsed.is_none() && !input.is_empty() {
                 let partial = self.partial.get_or_insert_default();
                 partial.header[..input.len()].copy_from_slice(input);
@@ -288,7 +288,7 @@ impl Decoder {
         let partial = self.partial.get_or_insert_default();
         let filled = CLIENT_HEADER_MAX.min(kept + input.len());
         partial.header[kept..filled].copy_from_slice(&input[..filled - kept]);
-        let parsed = Header::parse(&partial.header[..filled], rsv1_allowed)?;
+        let parsed = FrameHeader::parse(&partial.header[..filled], rsv1_allowed)?;
         partial.header_len = if parsed.is_some() { 0 } else { filled as u8 };
         if parsed.is_some() && partial.is_empty() {
             self.partial = None;
@@ -298,7 +298,7 @@ impl Decoder {
 
     /// Whether a frame may come here (§5.4) and fits the limits, before a byte of its payload is kept. Returns
     /// its length.
-    fn admit(&self, header: &Header, limits: &Limits) -> Result<usize, ProtocolError> {
+    fn admit(&self, header: &FrameHeader, limits: &MessageLimits) -> Result<usize, ProtocolError> {
         let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
         match (header.opcode, message) {
             _ if self.skips => {}
@@ -328,7 +328,7 @@ impl Decoder {
 }
 
 /// What a data frame counts against the message limit.
-fn charge(header: &Header, limits: &Limits) -> usize {
+fn charge(header: &FrameHeader, limits: &MessageLimits) -> usize {
     let fragment = !header.fin || header.opcode == Opcode::Continuation;
     let overhead = if fragment { limits.fragment_overhead } else { 0 };
     (header.len as usize).saturating_add(overhead)
@@ -340,7 +340,7 @@ impl Partial {
     }
 
     /// Begins an admitted frame that is cut or belongs to a fragmented message.
-    fn open(&mut self, header: Header, limits: &Limits, skips: bool) {
+    fn open(&mut self, header: FrameHeader, limits: &MessageLimits, skips: bool) {
         self.frame = Some(OpenFrame { header, received: 0 });
         if skips || header.opcode.is_control() {
             return;
@@ -356,7 +356,7 @@ impl Partial {
     }
 
     /// Takes what `input` has of the open frame's payload.
-    fn take(&mut self, input: &mut [u8], limits: &Limits, skips: bool) -> Result<(usize, Ready), ProtocolError> {
+    fn take(&mut self, input: &mut [u8], limits: &MessageLimits, skips: bool) -> Result<(usize, Ready), ProtocolError> {
         let Some(OpenFrame { header, received }) = self.frame else {
             return Ok((0, Ready::Nothing));
         };
@@ -420,7 +420,7 @@ impl Message {
 fn inflate<'a>(
     opcode: Opcode,
     payload: &[u8],
-    limits: &Limits,
+    limits: &MessageLimits,
     inflater: &'a mut Inflater,
 ) -> Result<&'a mut [u8], ProtocolError> {
     let content = inflater.inflate(payload, limits.message_bytes)?;

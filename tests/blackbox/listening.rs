@@ -147,9 +147,9 @@ async fn what_a_killed_server_left_is_replaced_and_nothing_else() {
     at(&unix(&link)).run().refused(&[&unix(&link), "no socket"]);
     at("unix:/nowhere/at/all").run().refused(&["unix:/nowhere/at/all", "folder"]);
     at("unix:relative").run().refused(&["--listen", "absolute path"]);
-    at(",").run().refused(&["--listen", "one place at least"]);
+    at(",").run().refused(&["--listen", "at least one address"]);
     let (http, both) = ("URINGCAST_HTTP__LISTEN", "127.0.0.1:0,127.0.0.1:0");
-    at("127.0.0.1:0").env(http, both).run().refused(&["http.listen", "one place at most"]);
+    at("127.0.0.1:0").env(http, both).run().refused(&["http.listen", "at most one address"]);
 }
 
 #[tokio::test]
@@ -177,16 +177,16 @@ async fn peers_of_unix_sockets_count_as_one_address_unless_they_are_exempt_or_tr
 }
 
 /// nginx with a configuration of its own, ended by its id.
-struct Nginx {
+pub struct Nginx {
     child: Child,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
 impl Nginx {
     /// Starts it with blocks that have `ADDR` where it is to listen. A port that was free may be another's by then: then
     /// with the next one.
-    async fn start(blocks: &str) -> Self {
+    pub async fn start(blocks: &str) -> Self {
         let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
         let load = if Path::new(module).exists() { format!("load_module {module};\n") } else { String::new() };
         for _ in 0..5 {

@@ -480,7 +480,7 @@ async fn revocations_outlive_a_reload_and_with_a_file_a_restart() {
     backend.post("/api/revoke", &json!({"token_id": "stolen"})).await.ok();
     refused(&server, &token).await;
     server.signal("HUP");
-    while !server.log().contains("keys read anew") {
+    while !server.log().contains("keys read again") {
         tokio::task::yield_now().await;
     }
     refused(&server, &token).await;
@@ -626,7 +626,7 @@ async fn no_secret_is_ever_logged() {
         tokio::task::yield_now().await;
     }
     let log = server.log();
-    assert!(log.contains("keys read anew"), "{log}");
+    assert!(log.contains("keys read again"), "{log}");
     let signature = |token: &str| token.rsplit_once('.').map_or(token, |(_, signature)| signature).to_owned();
     let secrets = [
         SECRET.to_owned(),

@@ -365,5 +365,5 @@ async fn variables_of_a_service_are_passed_over() {
     }
     options.start();
     let typing_error = Options::new().env("URINGCAST_HTTP_PORT", "2346").run();
-    typing_error.refused(&["URINGCAST_HTTP_PORT: there is no such setting; did you mean URINGCAST_HTTP__LISTEN?"]);
+    typing_error.refused(&["URINGCAST_HTTP_PORT: unknown setting; did you mean URINGCAST_HTTP__LISTEN?"]);
 }

@@ -174,7 +174,7 @@ async fn a_new_certificate_is_served_on_sighup_and_open_connections_stay() {
     let old = files.root();
     files.renew();
     server.signal("HUP");
-    server.logged("TLS certificate read anew").await;
+    server.logged("TLS certificate read again").await;
     let new = served(&server, &files, &old).await;
     assert_eq!(new, files.root());
     open.say("still here").await;
@@ -191,7 +191,7 @@ async fn a_change_of_the_files_is_noticed_and_a_pair_that_does_not_fit_is_not_ta
     // Noticed without a signal: the second half is missing …
     std::fs::write(files.key(), &key).unwrap();
     server.signal("HUP");
-    server.logged("the old one stays in force").await;
+    server.logged("the old one stays in use").await;
     assert!(server.log().contains("tls.key_file"), "{}", server.log());
     secured(&server, old.clone(), &version::TLS13, tcp(&server).await).await.expect("the old one is served");
     // … and when it comes the pair is taken.
@@ -227,7 +227,7 @@ async fn a_certificate_that_ends_is_spoken_of_at_the_start_and_at_a_reload() {
     metrics.reach(expiry, |at| at < soon).await;
     files.renew_for(5 * DAY_S + DAY_S / 2, 80 * DAY_S);
     server.signal("HUP");
-    server.logged("is not yet valid, and won't be for 5 days").await;
+    server.logged("becomes valid in 5 days").await;
     // One that has long to go is nothing to speak of.
     files.renew_for(-DAY_S, 90 * DAY_S);
     let before = server.log().matches("the TLS certificate ").count();

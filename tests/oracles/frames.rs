@@ -1,7 +1,7 @@
 //! RFC 6455's frames by a second hand: a reference decoder that sees all bytes at once and was written without looking
 //! at the real one, and the real one run over chunks, both in the same terms. For the property tests and for fuzzing.
 
-use uringcast::wire::websocket::{Assembly, Decoder, Event, Limits};
+use uringcast::wire::websocket::{Assembly, Decoder, Event, MessageLimits};
 
 use super::deflate;
 
@@ -14,7 +14,7 @@ pub enum Seen {
     Close(Option<u16>, String),
 }
 
-pub const LIMITS: Limits = Limits { message_bytes: 2000, frame_bytes: 1500, fragment_overhead: 64 };
+pub const LIMITS: MessageLimits = MessageLimits { message_bytes: 2000, frame_bytes: 1500, fragment_overhead: 64 };
 /// What a decoder may hold beyond a message: its own bookkeeping and a control frame's payload.
 const OVERHEAD: usize = 192 + 256;
 

@@ -209,7 +209,7 @@ class WhatANewcomerGetsWrong(unittest.TestCase):
 
     def test_a_level_that_is_none(self):
         said = self.start("--dev", "--listen", "127.0.0.1:0", URINGCAST_LOG__LEVEL="verbose")
-        self.assertIn('URINGCAST_LOG__LEVEL: log.level: "verbose" is no level: write one of off, error, warn', said)
+        self.assertIn('URINGCAST_LOG__LEVEL: log.level: "verbose" is not a level: write one of off, error, warn', said)
 
     def test_an_origin_that_no_page_has(self):
         said = self.start("--dev", "--listen", "127.0.0.1:0", URINGCAST_ORIGINS="https://example.com/")

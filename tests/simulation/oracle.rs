@@ -53,6 +53,11 @@ pub struct Tally {
     pub losses: usize,
     /// Gaps of which the engine was the reason.
     pub engine_gaps: usize,
+    pub errands: usize,
+    /// Tokens that were taken and whose key the shard did not know when they were shown.
+    pub new_keys: usize,
+    /// Tokens that were refused for their key.
+    pub no_keys: usize,
 }
 
 impl Tally {
@@ -77,6 +82,9 @@ impl Tally {
         self.silences += other.silences;
         self.losses += other.losses;
         self.engine_gaps += other.engine_gaps;
+        self.errands += other.errands;
+        self.new_keys += other.new_keys;
+        self.no_keys += other.no_keys;
     }
 }
 
@@ -119,6 +127,10 @@ fn settle(world: &mut World) -> Verdict {
         if world.token_ends_within(QUIET_MS) {
             left = left.max(QUIET_MS / PAUSE_MS);
         }
+        // A message that was put off comes to be a request.
+        if world.shards.iter().any(uringcast::shard::Shard::awaits_errand) {
+            left = left.max(longest.div_ceil(PAUSE_MS));
+        }
         // A large answer may wait for its user's rate.
         if world.shards.iter_mut().any(uringcast::shard::Shard::holds_back) {
             left = left.max(1);
@@ -147,7 +159,7 @@ fn come_to_rest(world: &mut World) -> Verdict {
             busy |= pump(world, client)?;
         }
         for shard in 0..world.shards.len() {
-            if !world.shards[shard].is_quiescent() || !world.lanes.is_empty() || world.law.is_pending(shard) {
+            if !world.shards[shard].is_quiescent() || !world.lanes.is_empty() || world.is_told(shard) {
                 world.turn(shard)?;
                 busy = true;
             }
@@ -496,6 +508,7 @@ fn tally(world: &World) -> Tally {
     let refreshed = |asked: &&Asked| matches!(asked.what, What::Refresh(_)) && asked.answer == Some(Answer::Done);
     let failed = |asked: &&Asked| matches!(asked.what, What::Auth(_)) && asked.answer == Some(Answer::Failed);
     let all = || world.clients.iter().flat_map(|client| &client.asked);
+    let by_new_keys = || world.clients.iter().map(|client| tokens::by_new_keys(world, client));
     let books = || world.clients.iter().map(|client| &client.book);
     Tally {
         clients: world.clients.len(),
@@ -518,5 +531,8 @@ fn tally(world: &World) -> Tally {
         silences: world.engine.as_ref().map_or(0, |engine| engine.silences),
         losses: world.engine.as_ref().map_or(0, |engine| engine.losses),
         engine_gaps: books().map(|book| book.engine_gaps).sum(),
+        errands: world.law.provider.given,
+        new_keys: by_new_keys().map(|(taken, _)| taken).sum(),
+        no_keys: by_new_keys().map(|(_, refused)| refused).sum(),
     }
 }

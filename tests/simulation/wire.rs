@@ -1,5 +1,5 @@
 //! Sockets without a kernel: a pipe of bytes in each direction per connection, the server's with a bound, so that
-//! sends go short and block. Also the server's reader as `src/io/conn.rs` has it: reading on, paused, or woken.
+//! sends go short and block. Also the server's reader as `src/io/tasks.rs` has it: reading on, paused, or woken.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

@@ -2,17 +2,17 @@
 //! Input: the bytes of the request and of what follows it.
 
 use uringcast::wire::deflate::Mode;
-use uringcast::wire::handshake::{Limits, Policy, Refusal, Request, upgrade};
+use uringcast::wire::handshake::{HeadLimits, HttpRefusal, Policy, UpgradeRequest, upgrade};
 
 use crate::dice::Dice;
 
-const LIMITS: Limits = Limits { head_bytes: 1024, headers: 16 };
+const LIMITS: HeadLimits = HeadLimits { head_bytes: 1024, headers: 16 };
 
 /// What a request came to: its length, method, path and headers, or why it is refused.
-type Judged = Result<(usize, String, String, u64), Refusal>;
+type Judged = Result<(usize, String, String, u64), HttpRefusal>;
 
 fn judge(bytes: &[u8]) -> Option<Judged> {
-    match Request::parse(bytes, &LIMITS) {
+    match UpgradeRequest::parse(bytes, &LIMITS) {
         Ok(None) => None,
         Ok(Some((request, taken))) => {
             assert!(taken <= bytes.len() && taken <= LIMITS.head_bytes);
@@ -38,7 +38,7 @@ pub fn run(bytes: &[u8]) {
         }
     }
     assert!(whole.is_some() || bytes.len() < LIMITS.head_bytes, "undecided at the limit");
-    if let Ok(Some((request, taken))) = Request::parse(bytes, &LIMITS) {
+    if let Ok(Some((request, taken))) = UpgradeRequest::parse(bytes, &LIMITS) {
         one_reading(&bytes[..taken]);
         let policy = Policy { subprotocols: &["uringcast.v1"], compression: Mode::On, ..Policy::default() };
         match upgrade(&request, &policy) {
@@ -65,7 +65,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-fn refused(refusal: &Refusal) {
+fn refused(refusal: &HttpRefusal) {
     let mut out = Vec::new();
     refusal.write("GET", &mut out);
     well_formed(&out, refusal.status);

@@ -42,8 +42,8 @@ fn keys_from_a_file_stand_beside_the_others() {
     assert!(!keys.matches("# of the shop") && !keys.matches(&format!("{KEY}x")) && !keys.matches(""));
 
     let message = |content: &str| load(content).unwrap_err().to_string();
-    assert!(message("").contains("keys: there is no key in it"));
-    assert!(message("# none\n").contains("there is no key in it"));
+    assert!(message("").contains("keys: the file has no key"));
+    assert!(message("# none\n").contains("the file has no key"));
     assert!(message("\nhush-hush\n").contains("the key in line 2 has 9 bytes and needs 16 to 512"));
     assert!(message("hush hush hush hush\n").contains("the key in line 1 has a character"));
     assert!(!message("hush-hush\n").contains("hush"));

@@ -42,7 +42,7 @@ fn a_public_key_is_never_a_secret() {
         assert_eq!(verifier(&auth).verify(&token, NOW_MS), Err(TokenError::Signature));
         // And the operator can't open that door by accident.
         let auth = Auth { hs256_secret_file: Some(key_file(file)), ..Auth::default() };
-        assert!(Verifier::new(&auth).unwrap_err().to_string().contains("no shared secret"));
+        assert!(Verifier::new(&auth).unwrap_err().to_string().contains("not a shared secret"));
     }
 }
 
@@ -179,7 +179,7 @@ fn faults_of_a_jwks_are_told() {
     assert!(refusal(&[json!({"kty": "new"})]).contains("key number 1 is not used: kty \"new\""));
     assert!(refusal(&[short]).contains("key number 1: k is too short"));
     assert!(refusal(&[weak]).contains("2048 to 8192 bits, and this has 1024"));
-    assert!(refusal(&[odd]).contains("x and y are no point on its curve"));
+    assert!(refusal(&[odd]).contains("x and y are not a point on its curve"));
     assert!(refusal(&[json!({"kty": 7})]).contains("kty must be a text"));
     assert!(refusal(&[json!("key")]).contains("not an object"));
     assert!(refusal(&[json!({"kty": "oct", "k": "\u{e9}"})]).contains("k is not base64url"));
@@ -291,7 +291,7 @@ fn a_key_that_can_not_verify_anything_is_refused_with_its_reason() {
         ("exponent must be odd", jwk(&rsa, Algorithm::RS256, json!({"e": text(&[255; 8])}))),
         ("e is missing", jwk(&rsa, Algorithm::RS256, json!({"e": null}))),
         ("n is missing", jwk(&rsa, Algorithm::RS256, json!({"n": null}))),
-        ("no point on its curve", jwk(&ec, Algorithm::ES256, json!({"y": text(&off_curve)}))),
+        ("not a point on its curve", jwk(&ec, Algorithm::ES256, json!({"y": text(&off_curve)}))),
         ("more than 32 bytes", jwk(&ec, Algorithm::ES256, json!({"x": text(&[9; 33])}))),
         ("x must have 32 bytes, and has 31", jwk(&ed, Algorithm::EdDSA, json!({"x": text(&[9; 31])}))),
         ("can't be that of a key of kty \"EC\"", jwk(&ec, Algorithm::ES256, json!({"alg": "RS256"}))),

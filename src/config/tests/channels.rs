@@ -100,8 +100,8 @@ fn faults_of_namespaces_are_told_where_they_are() {
             "FILE:2: namespaces.chat.history_siz: unknown key; did you mean namespaces.chat.history_size?",
         ),
         ("[namespaces.chat.room]\n", "FILE:1: namespaces.chat.room: unknown key"),
-        ("\nnamespaces = 1", "FILE:2: namespaces: is a section: write [namespaces]"),
-        ("[namespaces]\nchat = 1", "FILE:2: namespaces.chat: is a section: write [namespaces.chat]"),
+        ("\nnamespaces = 1", "FILE:2: namespaces: is a section, not a key: write [namespaces]"),
+        ("[namespaces]\nchat = 1", "FILE:2: namespaces.chat: is a section, not a key: write [namespaces.chat]"),
         ("[[namespaces.chat]]\n", "FILE:1: namespaces.chat: is a section"),
         ("\n[namespaces.\"a b\"]\n", "FILE:2: namespaces.a b: a namespace's name has 1 to 64 of"),
         ("[namespaces.\"a.history_size\"]\n", "FILE:1: namespaces.a.history_size: a namespace's name has"),
@@ -142,8 +142,8 @@ fn faults_of_variables_of_namespaces_are_told() {
     assert!(
         message("URINGCAST_NAMESPACES__chat__HISTORY_SIZE").ends_with("mean URINGCAST_NAMESPACES__CHAT__HISTORY_SIZE?")
     );
-    assert!(message("URINGCAST_NAMESPACES__CHAT").contains("no such setting"));
-    assert!(message("URINGCAST_NAMESPACES").contains("no such setting"));
+    assert!(message("URINGCAST_NAMESPACES__CHAT").contains("unknown setting"));
+    assert!(message("URINGCAST_NAMESPACES").contains("unknown setting"));
     assert!(message("URINGCAST_NAMESPACES__LOBBY__ESCAPE").contains("the lobby's section is [lobby]"));
     assert!(message("URINGCAST_NAMESPACES____ESCAPE").contains("name has 1 to 64"));
 }

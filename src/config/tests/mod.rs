@@ -158,13 +158,13 @@ fn unknown_variables_are_refused_with_a_guess() {
     let message = |name| from_env(&[(name, "1")]).unwrap_err().to_string();
     assert_eq!(
         message("URINGCAST_LISTN"),
-        "environment variable URINGCAST_LISTN: there is no such setting; did you mean URINGCAST_LISTEN?"
+        "environment variable URINGCAST_LISTN: unknown setting; did you mean URINGCAST_LISTEN?"
     );
     assert!(message("URINGCAST_AUTH_HS256_SECRET").ends_with("mean URINGCAST_AUTH__HS256_SECRET?"));
     assert!(message("URINGCAST_MESSAGE_BYTES").ends_with("mean URINGCAST_LIMITS__MESSAGE_BYTES?"));
     assert!(message("URINGCAST_listen").ends_with("mean URINGCAST_LISTEN?"));
-    assert!(message("URINGCAST_AUTH").contains("no such setting"));
-    assert!(message("URINGCAST_").contains("no such setting"));
+    assert!(message("URINGCAST_AUTH").contains("unknown setting"));
+    assert!(message("URINGCAST_").contains("unknown setting"));
     assert!(message("URINGCAST_ZZZZZZZZZZ").ends_with("`uringcast config` lists them all"));
 }
 
@@ -221,7 +221,7 @@ fn wrong_values_are_refused_with_file_line_and_key() {
         ("listen = \"localhost\"", "FILE:1: listen: must be an address and a port such as"),
         ("language = \"de\"", "FILE:1: language: must be \"en\" or \"zh\""),
         ("echo = \"yes\"", "FILE:1: echo: must be true or false"),
-        ("auth = 3", "FILE:1: auth: is a section: write [auth]"),
+        ("auth = 3", "FILE:1: auth: is a section, not a key: write [auth]"),
         ("[auth]\nhs256_secret = \"short\"", "FILE:2: auth.hs256_secret: is too short"),
         ("[auth]\nhs256_secret = \"\"", "FILE:2: auth.hs256_secret: is too short"),
         ("[limits]\nmessage_bytes = 0", "FILE:2: limits.message_bytes: must be from 1 to"),
@@ -246,25 +246,25 @@ fn wrong_values_are_refused_with_file_line_and_key() {
 fn a_level_or_filter_that_would_log_nothing_is_refused() {
     let level = |level: &str| from_env(&[("URINGCAST_LOG__LEVEL", level)]).map(|config| config.log.level);
     for good in
-        ["info", "DEBUG", "off", "warn,uringcast::io::conn=debug", " info , uringcast=trace ", "uringcast::shard"]
+        ["info", "DEBUG", "off", "warn,uringcast::io::accept=debug", " info , uringcast=trace ", "uringcast::shard"]
     {
         assert_eq!(level(good).unwrap(), good);
     }
     for (wrong, said) in [
-        ("verbose", "\"verbose\" is no level: write one of off, error, warn, info, debug, trace"),
-        ("warning", "\"warning\" is no level"),
-        ("3", "\"3\" is no level"),
+        ("verbose", "\"verbose\" is not a level: write one of off, error, warn, info, debug, trace"),
+        ("warning", "\"warning\" is not a level"),
+        ("3", "\"3\" is not a level"),
         ("", "must not be empty"),
         (" , ", "must not be empty"),
-        ("info,verbose", "\"verbose\" is no level"),
-        ("info,uringcast=verbose", "\"verbose\" is no level"),
-        ("info,uringcast::io::conn=", "\"\" is no level"),
-        ("uringcats=debug", "\"uringcats\" is no part of this server"),
-        ("uringcaster=debug", "\"uringcaster\" is no part"),
-        ("uringcast::=debug", "\"uringcast::\" is no part"),
-        ("conn=debug", "\"conn\" is no part"),
-        ("info=uringcast", "\"info\" is no part"),
-        ("uringcast[x]=info", "is no part"),
+        ("info,verbose", "\"verbose\" is not a level"),
+        ("info,uringcast=verbose", "\"verbose\" is not a level"),
+        ("info,uringcast::io::accept=", "\"\" is not a level"),
+        ("uringcats=debug", "\"uringcats\" is not a module of this server"),
+        ("uringcaster=debug", "\"uringcaster\" is not a module"),
+        ("uringcast::=debug", "\"uringcast::\" is not a module"),
+        ("conn=debug", "\"conn\" is not a module"),
+        ("info=uringcast", "\"info\" is not a module"),
+        ("uringcast[x]=info", "is not a module"),
     ] {
         let message = level(wrong).unwrap_err().to_string();
         assert!(message.starts_with("environment variable URINGCAST_LOG__LEVEL: log.level: "), "{message}");

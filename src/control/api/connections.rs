@@ -21,7 +21,7 @@ use super::counts::{ApiBound, ApiCounts};
 use super::places::{ApiPlaces, ApiRoom};
 use super::sockets::{Accepting, ApiStream};
 use crate::control::phase::Phase;
-use crate::io::listener::is_shortage;
+use crate::io::accept::is_shortage;
 use crate::limits::refusals::{RefusalLog, RefusalNote};
 use crate::limits::{Address, Peer};
 use crate::time::clock::Clock;

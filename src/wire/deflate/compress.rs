@@ -26,7 +26,7 @@ pub struct Compressors {
 
 /// Messages that follow each other at whoever gets them.
 #[derive(Debug)]
-pub struct Batch<'a> {
+pub struct DeflateBatch<'a> {
     stream: &'a mut Compress,
     scratch: &'a mut Vec<u8>,
     /// Nothing has gone through the compressor that a message could refer to.
@@ -40,11 +40,11 @@ impl Compressors {
     }
 
     /// Begins a batch for a window of so many bits, from 9 to 15.
-    pub fn batch(&mut self, window_bits: u8) -> Batch<'_> {
+    pub fn batch(&mut self, window_bits: u8) -> DeflateBatch<'_> {
         let level = self.level;
         let stream = self.pool[usize::from(window_bits - LEAST_WINDOW_BITS)]
             .get_or_insert_with(|| Box::new(Compress::new_with_window_bits(level, false, window_bits)));
-        let mut batch = Batch { stream, scratch: &mut self.scratch, fresh: false };
+        let mut batch = DeflateBatch { stream, scratch: &mut self.scratch, fresh: false };
         batch.begin_afresh();
         batch
     }
@@ -123,7 +123,7 @@ impl Slicer {
     }
 }
 
-impl Batch<'_> {
+impl DeflateBatch<'_> {
     /// What comes from here on refers to nothing before it.
     pub fn begin_afresh(&mut self) {
         if !std::mem::replace(&mut self.fresh, true) {

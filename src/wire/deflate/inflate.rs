@@ -68,7 +68,7 @@ impl Inflater {
     pub fn inflate(&mut self, payload: &[u8], most: usize) -> Result<&mut [u8], ProtocolError> {
         let started_ns = (self.clock)();
         let stream = self.stream.get_or_insert_with(|| Decompress::new(false));
-        let mut run = Run { stream, room: &mut self.room, filled: 0, most };
+        let mut run = MessageInflation { stream, room: &mut self.room, filled: 0, most };
         let result = run.message(payload);
         let content = run.filled;
         let took_ns = (self.clock)().saturating_sub(started_ns);
@@ -91,14 +91,14 @@ impl Inflater {
 }
 
 /// One message being inflated.
-struct Run<'a> {
+struct MessageInflation<'a> {
     stream: &'a mut Decompress,
     room: &'a mut Vec<u8>,
     filled: usize,
     most: usize,
 }
 
-impl Run<'_> {
+impl MessageInflation<'_> {
     fn message(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
         if payload.is_empty() {
             return Ok(());

@@ -14,8 +14,9 @@ fn policy() -> Policy {
     Policy { subprotocols: &["uringcast.v1"], ..Policy::default() }
 }
 
-fn parse(head: &str) -> Result<Request<'_>, Refusal> {
-    let (request, consumed) = Request::parse(head.as_bytes(), &Limits::default())?.expect("the head is complete");
+fn parse(head: &str) -> Result<UpgradeRequest<'_>, HttpRefusal> {
+    let (request, consumed) =
+        UpgradeRequest::parse(head.as_bytes(), &HeadLimits::default())?.expect("the head is complete");
     assert_eq!(consumed, head.len());
     Ok(request)
 }
@@ -60,7 +61,7 @@ fn a_browser_upgrades() {
 }
 
 /// The answer to an upgrade with these extension headers.
-fn extensions(lines: &str, compression: Mode) -> Result<Option<String>, Refusal> {
+fn extensions(lines: &str, compression: Mode) -> Result<Option<String>, HttpRefusal> {
     let head = request_with(&format!("{UPGRADE}{KEY}{lines}"));
     let upgrade = upgrade(&parse(&head)?, &Policy { compression, ..policy() })?;
     let mut out = Vec::new();
@@ -97,11 +98,11 @@ fn compression_is_answered_as_the_policy_says() {
 #[test]
 fn every_prefix_asks_for_more_and_what_follows_stays() {
     for end in 0..CHROMIUM.len() {
-        let prefix = Request::parse(&CHROMIUM.as_bytes()[..end], &Limits::default());
+        let prefix = UpgradeRequest::parse(&CHROMIUM.as_bytes()[..end], &HeadLimits::default());
         assert!(matches!(prefix, Ok(None)), "cut at {end}");
     }
     let with_frames = [CHROMIUM.as_bytes(), &[0x81, 0x80, 1, 2, 3, 4]].concat();
-    let (_, consumed) = Request::parse(&with_frames, &Limits::default()).unwrap().unwrap();
+    let (_, consumed) = UpgradeRequest::parse(&with_frames, &HeadLimits::default()).unwrap().unwrap();
     assert_eq!(consumed, CHROMIUM.len());
 }
 
@@ -122,11 +123,12 @@ fn clients_in_use_pass() {
 
 #[test]
 fn requests_that_do_not_parse() {
-    let status = |head: &str| Request::parse(head.as_bytes(), &Limits::default()).err().map(|refusal| refusal.status);
+    let status =
+        |head: &str| UpgradeRequest::parse(head.as_bytes(), &HeadLimits::default()).err().map(|refusal| refusal.status);
     for head in [
         "\x16\x03\x01\x02",
-        "GET /ws HTTP/1.0\r\n",
-        "GET /ws HTTP/1.0\r\nHost: a\r\n\r\n",
+        "GET /ws HTTP/0.9\r\n",
+        "GET /ws HTTP/1.0\r\n\r\n",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "GET /ws HTTP/1.1\r\n\r\n",
         "GET /ws HTTP/1.1\r\nHost:\r\n\r\n",
@@ -196,8 +198,9 @@ fn a_target_in_absolute_form_names_the_host() {
 
 #[test]
 fn the_head_is_bounded() {
-    let limits = Limits { head_bytes: 200, headers: 4 };
-    let status = |head: &str| Request::parse(head.as_bytes(), &limits).map_err(|refusal| refusal.status).map(|_| ());
+    let limits = HeadLimits { head_bytes: 200, headers: 4 };
+    let status =
+        |head: &str| UpgradeRequest::parse(head.as_bytes(), &limits).map_err(|refusal| refusal.status).map(|_| ());
     let head = |padding: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(padding));
     let exact = 200 - head(0).len();
     assert_eq!(status(&head(exact)), Ok(()));
@@ -284,15 +287,15 @@ fn every_refusal_is_a_whole_response() {
         rest.split_once("\r\n").map(|(value, _)| value.to_string())
     };
     for (refusal, own) in [
-        (Refusal::bad_request("why"), None),
-        (Refusal::forbidden("why"), None),
-        (Refusal::not_found(), None),
-        (Refusal::method_not_allowed(), Some(("Allow", "GET, HEAD, OPTIONS"))),
-        (Refusal::head_too_large(), None),
-        (Refusal::upgrade_required("why"), Some(("Sec-WebSocket-Version", "13"))),
-        (Refusal::upgrade_required("why"), Some(("Upgrade", "websocket"))),
-        (Refusal::too_many_requests(7), Some(("Retry-After", "7"))),
-        (Refusal::unavailable("draining", 30), Some(("Retry-After", "30"))),
+        (HttpRefusal::bad_request("why"), None),
+        (HttpRefusal::forbidden("why"), None),
+        (HttpRefusal::not_found(), None),
+        (HttpRefusal::method_not_allowed(), Some(("Allow", "GET, HEAD, OPTIONS"))),
+        (HttpRefusal::head_too_large(), None),
+        (HttpRefusal::upgrade_required("why"), Some(("Sec-WebSocket-Version", "13"))),
+        (HttpRefusal::upgrade_required("why"), Some(("Upgrade", "websocket"))),
+        (HttpRefusal::too_many_requests(7), Some(("Retry-After", "7"))),
+        (HttpRefusal::unavailable("draining", 30), Some(("Retry-After", "30"))),
     ] {
         let mut out = Vec::new();
         refusal.write("GET", &mut out);

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const LIMITS: Limits = Limits { message_bytes: 100_000, frame_bytes: 80_000, fragment_overhead: 64 };
+const LIMITS: MessageLimits = MessageLimits { message_bytes: 100_000, frame_bytes: 80_000, fragment_overhead: 64 };
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -17,7 +17,12 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn feed(decoder: &mut Decoder, bytes: &[u8], limits: &Limits, log: &mut Vec<String>) -> Result<(), ProtocolError> {
+fn feed(
+    decoder: &mut Decoder,
+    bytes: &[u8],
+    limits: &MessageLimits,
+    log: &mut Vec<String>,
+) -> Result<(), ProtocolError> {
     let (mut input, mut assembly) = (bytes.to_vec(), Assembly::new(|| 0));
     let mut rest = &mut input[..];
     while !rest.is_empty() {
@@ -34,7 +39,7 @@ fn feed(decoder: &mut Decoder, bytes: &[u8], limits: &Limits, log: &mut Vec<Stri
 }
 
 /// Decodes in every split into two and byte by byte, which must not differ.
-fn decode_all(bytes: &[u8], limits: &Limits) -> (Vec<String>, Option<ProtocolError>) {
+fn decode_all(bytes: &[u8], limits: &MessageLimits) -> (Vec<String>, Option<ProtocolError>) {
     let run = |chunks: &[&[u8]]| {
         let (mut decoder, mut log) = (Decoder::new(), Vec::new());
         let error = chunks.iter().find_map(|chunk| feed(&mut decoder, chunk, limits, &mut log).err());
@@ -174,7 +179,7 @@ fn nothing_follows_a_close() {
 
 #[test]
 fn limits_hold_at_the_header() {
-    let limits = Limits { message_bytes: 1000, frame_bytes: 500, fragment_overhead: 64 };
+    let limits = MessageLimits { message_bytes: 1000, frame_bytes: 500, fragment_overhead: 64 };
     let header_of = |first, len| frame(first, &vec![b'x'; len])[..8].to_vec();
     let run = |frames: &[Vec<u8>]| decode_all(&frames.concat(), &limits).1;
     assert_eq!(run(&[frame(0x81, &[b'x'; 500])]), None);
@@ -185,7 +190,7 @@ fn limits_hold_at_the_header() {
     assert_eq!(run(&[start.clone(), frame(0x80, &[b'x'; 9])[..6].to_vec()]), Some(ProtocolError::MessageTooBig));
     assert_eq!(run(&[vec![0x82, 0xFF, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]]), Some(ProtocolError::FrameTooBig));
     // A limit on frames does not touch control frames.
-    let tiny = Limits { message_bytes: 4, frame_bytes: 4, fragment_overhead: 0 };
+    let tiny = MessageLimits { message_bytes: 4, frame_bytes: 4, fragment_overhead: 0 };
     assert_eq!(decode_all(&frame(0x89, b"longer"), &tiny), (vec!["Ping([108, 111, 110, 103, 101, 114])".into()], None));
 }
 
@@ -199,7 +204,7 @@ fn a_flood_of_empty_fragments_ends() {
 
 #[test]
 fn an_announcement_costs_nothing() {
-    let limits = Limits { message_bytes: usize::MAX, frame_bytes: usize::MAX, fragment_overhead: 64 };
+    let limits = MessageLimits { message_bytes: usize::MAX, frame_bytes: usize::MAX, fragment_overhead: 64 };
     let mut bytes = vec![0x82, 0xFF, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4];
     bytes.extend([0; 100]);
     let mut decoder = Decoder::new();
@@ -233,7 +238,7 @@ fn a_control_frame_between_two_fragments_keeps_the_message() {
 }
 
 /// Decodes with compression agreed on, whole and byte by byte, which must not differ.
-fn deflated(frames: &[Vec<u8>], limits: &Limits) -> (Vec<String>, Option<ProtocolError>) {
+fn deflated(frames: &[Vec<u8>], limits: &MessageLimits) -> (Vec<String>, Option<ProtocolError>) {
     let bytes = frames.concat();
     let run = |chunk_bytes: usize| {
         let (mut decoder, mut log) = (Decoder::new(), Vec::new());
@@ -295,7 +300,7 @@ fn rsv1_stands_on_the_first_frame_of_an_agreed_message() {
 
 #[test]
 fn what_inflates_badly_ends_the_stream() {
-    let error = |frames: &[Vec<u8>], limits: &Limits| deflated(frames, limits);
+    let error = |frames: &[Vec<u8>], limits: &MessageLimits| deflated(frames, limits);
     let (log, bad) = error(&[frame(0x81, b"first"), frame(0xC1, b"Hello"), frame(0x81, b"never")], &LIMITS);
     assert_eq!((log, bad), (vec!["text first".to_owned()], Some(ProtocolError::InvalidDeflate)));
     let fragments = [frame(0x41, &HELLO[..3]), frame(0x80, b"")];
@@ -305,9 +310,9 @@ fn what_inflates_badly_ends_the_stream() {
     assert_eq!(error(&[frame(0xC1, &bytes)], &LIMITS).1, Some(ProtocolError::InvalidUtf8));
     assert_eq!(error(&[frame(0xC2, &bytes)], &LIMITS), (vec!["Binary([255, 254])".to_owned()], None));
     // The limit counts what comes in, and then what comes out.
-    let limits = Limits { message_bytes: 4, frame_bytes: 100, fragment_overhead: 0 };
+    let limits = MessageLimits { message_bytes: 4, frame_bytes: 100, fragment_overhead: 0 };
     assert_eq!(error(&[frame(0xC1, &HELLO)], &limits).1, Some(ProtocolError::MessageTooBig));
-    let limits = Limits { message_bytes: 40, frame_bytes: 100, fragment_overhead: 0 };
+    let limits = MessageLimits { message_bytes: 40, frame_bytes: 100, fragment_overhead: 0 };
     let zeros = [0x62, 0x60, 0x18, 0x05, 0xa3, 0x60, 0x14, 0x0c, 0x77, 0x00, 0x00];
     assert_eq!(error(&[frame(0xC1, &zeros)], &limits).1, Some(ProtocolError::InflatedTooBig));
 }

@@ -69,7 +69,7 @@ impl<'t, 'a> RequestEnvelope<'t, 'a> {
     }
 }
 
-/// The envelope's `data`.
+/// The `data` of an envelope.
 struct RequestData<'t, 'a> {
     source: ParsedText<'t, 'a>,
     member: Option<TapeMember<'a>>,
@@ -85,6 +85,7 @@ impl<'t, 'a> RequestData<'t, 'a> {
         Ok(Command::Auth {
             token: self.fields.optional_str("token")?.filter(|token| !token.is_empty()),
             ping: self.fields.optional_bool("ping")?.unwrap_or_default(),
+            lobby: true,
             recover: self.fields.since("recover")?,
             channels: self.fields.objects("channels", MAX_AUTH_CHANNELS, TapeFields::subscribe_to_any)?,
         })

@@ -11,12 +11,12 @@ pub struct ObjectWriter<'o> {
 }
 
 impl<'o> ObjectWriter<'o> {
-    /// Begins an object.
+    /// Begins an object in the buffer.
     pub fn begin(out: &'o mut Vec<u8>) -> Self {
         Self { out, separator: b'{' }
     }
 
-    /// Ends the object.
+    /// Ends the object that was begun.
     pub fn end(self) {
         if self.separator == b'{' {
             self.out.push(b'{');
@@ -33,7 +33,7 @@ impl<'o> ObjectWriter<'o> {
         self.out
     }
 
-    /// Writes a text.
+    /// Writes a member that is a text.
     pub fn text(&mut self, name: &str, text: &str) {
         write_text(self.value(name), text);
     }
@@ -45,7 +45,7 @@ impl<'o> ObjectWriter<'o> {
         }
     }
 
-    /// Writes a number.
+    /// Writes a member that is a number.
     pub fn number(&mut self, name: &str, number: u64) {
         write_number(self.value(name), number);
     }
@@ -99,7 +99,7 @@ pub fn write_text(out: &mut Vec<u8>, text: &str) {
     write_json(out, text);
 }
 
-/// Writes a number.
+/// Writes a number in decimal.
 pub fn write_number(out: &mut Vec<u8>, number: u64) {
     write_json(out, &number);
 }

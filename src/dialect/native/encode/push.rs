@@ -151,7 +151,7 @@ pub fn write_presence(out: &mut Vec<u8>, news: &PresenceNews, is_lobby: bool, la
     }
 }
 
-/// Appends a gap.
+/// Appends a gap in a channel.
 pub fn write_gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
     let reason = match gap.reason {
         GapReason::SlowConsumer => "slow_consumer",
