@@ -27,11 +27,13 @@ pub enum Fault {
     DoubledCompletion,
     /// Two publications that wait for a remote engine get each other's outcome.
     SwappedCompletion,
+    /// A message that was put off for an errand is forgotten when the errand is done.
+    ForgottenMessage,
 }
 
 impl Fault {
     /// Each of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DroppedParcel,
         Self::SwappedOrder,
         Self::RecoveryOffByOne,
@@ -43,6 +45,7 @@ impl Fault {
         Self::LostCompletion,
         Self::DoubledCompletion,
         Self::SwappedCompletion,
+        Self::ForgottenMessage,
     ];
 
     /// Whether the server is to make this mistake.

@@ -20,7 +20,7 @@ mod simulation;
 
 pub use simulation::dice;
 use simulation::{
-    backend, channels, client, codec, deflate, engine, faults, ledger, oracle, plan, tokens, wire, world,
+    backend, channels, client, codec, deflate, engine, errands, faults, ledger, oracle, plan, tokens, wire, world,
 };
 
 use dice::Dice;

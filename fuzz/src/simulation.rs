@@ -15,6 +15,8 @@ pub mod deflate;
 pub mod dice;
 #[path = "../../tests/simulation/engine.rs"]
 pub mod engine;
+#[path = "../../tests/simulation/errands.rs"]
+pub mod errands;
 #[path = "../../tests/simulation/faults.rs"]
 pub mod faults;
 #[path = "../../tests/simulation/ledger.rs"]

@@ -216,6 +216,12 @@ impl Shard {
         self.core.hub.awaits(ticket)
     }
 
+    /// Whether a client waits for an errand.
+    #[doc(hidden)]
+    pub fn awaits_errand(&self) -> bool {
+        !self.core.errands.is_idle()
+    }
+
     /// The memory that is held for the connection, in bytes, and the most that it would be with what it is due.
     #[doc(hidden)]
     pub fn held_bytes(&mut self, id: ConnId) -> Option<(usize, usize)> {

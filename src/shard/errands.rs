@@ -11,6 +11,7 @@ use crate::ids::ConnId;
 use crate::metrics::Count;
 use crate::model::command::Command;
 use crate::model::errand::{Errand, ErrandOutcome};
+use crate::planted::Fault;
 use crate::time::clock::Now;
 
 /// Errands that may be unanswered at a time, those past their deadline among them. The queue to the control thread has room
@@ -153,6 +154,9 @@ impl ShardCore {
 
     fn end_wait(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get(id) {
+            if Fault::ForgottenMessage.is_planted() {
+                return conn.forget_put_off(); // PLANTED
+            }
             conn.end_wait();
             self.maybe_resume(id);
         }

@@ -10,6 +10,7 @@ use uringcast::model::user::DuplicateLogin;
 use crate::channels::{Book, Draft, Known, Place};
 use crate::codec::{self, Ear, Heard};
 use crate::dice::Dice;
+use crate::errands::KeyNumber;
 use crate::plan::{Account, CHANNELS, Plan, key_of};
 use crate::tokens::{Law, Token};
 
@@ -87,6 +88,8 @@ pub struct Asked {
     /// When, among all that happened, and by the wall clock.
     pub said: u64,
     pub said_ms: u64,
+    /// By which keys its shard judged tokens then.
+    pub newest_key: Option<KeyNumber>,
     pub answer: Option<Answer>,
 }
 
@@ -289,8 +292,8 @@ impl Client {
         if has_id {
             envelope["id"] = id.into();
         }
-        let (said, said_ms) = (law.moment(), law.now_ms);
-        self.asked.push(Asked { what, has_id, said, said_ms, answer: None });
+        let (said, said_ms, newest_key) = (law.moment(), law.now_ms, law.provider.in_force(self.shard));
+        self.asked.push(Asked { what, has_id, said, said_ms, newest_key, answer: None });
         codec::message(&envelope.to_string(), self.ear.deflates(), dice)
     }
 
@@ -475,7 +478,8 @@ impl Client {
         } else {
             let fits = |what: &What| matches!(what, What::BadToken | What::Auth(_));
             let request = self.answered(json, Answer::Failed, fits)?;
-            self.attached.is_none() && self.tokens.get(&request).is_none_or(is_over)
+            let lacks_key = |token: &Token| law.may_lack_key(token, self.asked[request].newest_key, self.shard);
+            self.attached.is_none() && self.tokens.get(&request).is_none_or(|token| is_over(token) || lacks_key(token))
         };
         self.unauthorized = true;
         self.expect_close = Some(4401);
@@ -578,7 +582,8 @@ impl Client {
     fn may_not_refresh(&self, request: usize, plan: &Plan, law: &Law) -> bool {
         let token = &self.tokens[&request];
         let key = &plan.accounts[token.account].key;
-        law.is_over(token, plan) || self.account(plan).is_some_and(|own| own.key != *key)
+        let lacks_key = law.may_lack_key(token, self.asked[request].newest_key, self.shard);
+        lacks_key || law.is_over(token, plan) || self.account(plan).is_some_and(|own| own.key != *key)
     }
 
     /// Notes the answer to the request that it names; each is answered once.

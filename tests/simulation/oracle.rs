@@ -47,6 +47,17 @@ pub struct Tally {
     pub turned_away: usize,
     pub cut: usize,
     pub revocations: usize,
+    /// What a late engine answered, what it did not answer, and how often it lost publications.
+    pub outcomes: usize,
+    pub silences: usize,
+    pub losses: usize,
+    /// Gaps of which the engine was the reason.
+    pub engine_gaps: usize,
+    pub errands: usize,
+    /// Tokens that were taken and whose key the shard did not know when they were shown.
+    pub new_keys: usize,
+    /// Tokens that were refused for their key.
+    pub no_keys: usize,
 }
 
 impl Tally {
@@ -67,6 +78,13 @@ impl Tally {
         self.turned_away += other.turned_away;
         self.cut += other.cut;
         self.revocations += other.revocations;
+        self.outcomes += other.outcomes;
+        self.silences += other.silences;
+        self.losses += other.losses;
+        self.engine_gaps += other.engine_gaps;
+        self.errands += other.errands;
+        self.new_keys += other.new_keys;
+        self.no_keys += other.no_keys;
     }
 }
 
@@ -109,6 +127,10 @@ fn settle(world: &mut World) -> Verdict {
         if world.token_ends_within(QUIET_MS) {
             left = left.max(QUIET_MS / PAUSE_MS);
         }
+        // A message that was put off comes to be a request.
+        if world.shards.iter().any(uringcast::shard::Shard::awaits_errand) {
+            left = left.max(longest.div_ceil(PAUSE_MS));
+        }
         // A large answer may wait for its user's rate.
         if world.shards.iter_mut().any(uringcast::shard::Shard::holds_back) {
             left = left.max(1);
@@ -137,7 +159,7 @@ fn come_to_rest(world: &mut World) -> Verdict {
             busy |= pump(world, client)?;
         }
         for shard in 0..world.shards.len() {
-            if !world.shards[shard].is_quiescent() || !world.lanes.is_empty() || world.law.is_pending(shard) {
+            if !world.shards[shard].is_quiescent() || !world.lanes.is_empty() || world.is_told(shard) {
                 world.turn(shard)?;
                 busy = true;
             }
@@ -486,6 +508,7 @@ fn tally(world: &World) -> Tally {
     let refreshed = |asked: &&Asked| matches!(asked.what, What::Refresh(_)) && asked.answer == Some(Answer::Done);
     let failed = |asked: &&Asked| matches!(asked.what, What::Auth(_)) && asked.answer == Some(Answer::Failed);
     let all = || world.clients.iter().flat_map(|client| &client.asked);
+    let by_new_keys = || world.clients.iter().map(|client| tokens::by_new_keys(world, client));
     let books = || world.clients.iter().map(|client| &client.book);
     Tally {
         clients: world.clients.len(),
@@ -504,5 +527,12 @@ fn tally(world: &World) -> Tally {
         turned_away: all().filter(failed).count(),
         cut: count(|client| client.attached.is_some() && client.unauthorized),
         revocations: world.law.decrees(),
+        outcomes: world.engine.as_ref().map_or(0, |engine| engine.outcomes),
+        silences: world.engine.as_ref().map_or(0, |engine| engine.silences),
+        losses: world.engine.as_ref().map_or(0, |engine| engine.losses),
+        engine_gaps: books().map(|book| book.engine_gaps).sum(),
+        errands: world.law.provider.given,
+        new_keys: by_new_keys().map(|(taken, _)| taken).sum(),
+        no_keys: by_new_keys().map(|(_, refused)| refused).sum(),
     }
 }

@@ -61,11 +61,13 @@ pub struct Plan {
     /// A late engine, or none: then the owners' memory orders and keeps publications.
     pub engine: Option<EnginePlan>,
     /// How likely each action is, in the order of `world::ACTIONS`.
-    pub weights: [usize; 12],
+    pub weights: [usize; 13],
     /// How likely each thing to say is, in the order of `Client::idea`.
     pub topics: [usize; 9],
     /// Of 100 things to say, how many are about channels.
     pub channel_share: usize,
+    /// Signed tokens are mostly signed by keys that come by an address.
+    pub by_address: bool,
     /// Of 100 tokens, how many are signed and end, and are not those of the configuration.
     pub token_share: usize,
 }
@@ -85,8 +87,8 @@ pub struct EnginePlan {
 
 impl EnginePlan {
     pub fn new(dice: &mut Dice) -> Self {
-        let mut odds = || dice.pick(&[0, 0, 40, 10]);
-        Self { refuses: odds(), forgets: odds(), keeps_silent: odds(), loses: odds() }
+        let mut odds = |often| dice.pick(&[0, 0, 40, often]);
+        Self { refuses: odds(10), forgets: odds(10), keeps_silent: odds(10), loses: odds(3) }
     }
 }
 
@@ -104,20 +106,22 @@ impl Plan {
         }
         let channel_share = dice.pick(&[0, 20, 50, 90]);
         let token_share = dice.pick(&[0, 0, 50, 95]);
+        let by_address = token_share > 0 && dice.once_in(2);
         let shards = if dice.once_in(16) { 16 } else { dice.pick(&[1, 2, 2, 3, 3, 4, 5]) };
         let kind = if engine.is_some() { EngineKind::Remote } else { EngineKind::Memory };
         Self {
             settings: Arc::new(settings(shards, kind, dice)),
-            verifier: Arc::new(verifier(&accounts)),
+            verifier: Arc::new(verifier(&accounts, by_address)),
             steps: dice.pick(&[300, 1_000, 3_000, 8_000]),
             crowd: dice.between(2, 14),
             room: dice.pick(&[300, 1_500, 6_000, 65_536]),
             lane_budget: dice.pick(&[1, 2, 5, 256]),
             flush_budget: dice.pick(&[1, 2, 4, 192]),
-            weights: weights(channel_share, token_share, engine.is_some(), dice),
+            weights: weights(channel_share, token_share, by_address, engine.is_some(), dice),
             engine,
             topics: [dice.between(2, 8), dice.between(4, 40), 3, 2, 2, 1, 1, 1, token_share / 40],
             channel_share,
+            by_address,
             token_share,
             accounts,
         }
@@ -152,11 +156,19 @@ impl Plan {
     }
 }
 
-fn weights(channel_share: usize, token_share: usize, has_engine: bool, dice: &mut Dice) -> [usize; 12] {
+fn weights(
+    channel_share: usize,
+    token_share: usize,
+    by_address: bool,
+    has_engine: bool,
+    dice: &mut Dice,
+) -> [usize; 13] {
     let revoke = usize::from(token_share > 0 && dice.once_in(2));
     let mut lean = |base: usize| (base * dice.pick(&[1, 2, 4, 8])).div_ceil(4);
     let clients = [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1)];
-    let server = [lean(100), lean(10), channel_share / 8, revoke, if has_engine { lean(100) } else { 0 }];
+    let engine = if has_engine { lean(100) } else { 0 };
+    let provider = if by_address { 12 } else { 0 };
+    let server = [lean(100), lean(10), channel_share / 8, revoke, engine, provider];
     [&clients[..], &server].concat().try_into().expect("as many as there are actions")
 }
 
@@ -183,7 +195,7 @@ pub fn key_of(id: &Value) -> String {
     id.as_str().map_or_else(|| id.to_string(), str::to_owned)
 }
 
-fn verifier(accounts: &[Account]) -> Verifier {
+fn verifier(accounts: &[Account], by_address: bool) -> Verifier {
     let fixed = accounts[OBSERVER + 1..].iter().map(|account| StaticToken {
         token: Secret::new(account.token.as_str()),
         user: account.id.clone(),
@@ -191,7 +203,8 @@ fn verifier(accounts: &[Account]) -> Verifier {
         channels: account.channels.clone(),
     });
     let secret = Some(Secret::new(tokens::SECRET));
-    let auth = Auth { tokens: fixed.collect(), hs256_secret: secret, leeway_s: 0, ..Auth::default() };
+    let jwks_url = by_address.then(|| "https://id.example/keys".to_owned());
+    let auth = Auth { tokens: fixed.collect(), hs256_secret: secret, leeway_s: 0, jwks_url, ..Auth::default() };
     Verifier::new(&auth).expect("neither needs a file")
 }
 
@@ -271,6 +284,7 @@ fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
         lane_parcels: dice.pick(&[3, 4, 8, 16, 64, 1_024]),
         site: Arc::new(Site {
             path: "/ws".into(),
+            event_stream_path: "/sse".into(),
             echo: false,
             policy: Policy { compression: Mode::On, ..Policy::default() },
             dev: None,

@@ -4,13 +4,16 @@
 //! turned away, and that nobody whose tokens were revoked heard what was said after the backend was told so.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use serde_json::json;
 use uringcast::auth::{NewToken, Revocation, Revoked, UserId, issue, user_id_from_json};
 use uringcast::config::Secret;
 use uringcast::model::parcel::Answer as Told;
 
 use crate::client::{Answer, Client, Verdict, What, tag};
 use crate::dice::Dice;
+use crate::errands::{KeyNumber, Provider, is_taken};
 use crate::ledger::tag_of;
 use crate::oracle::stayed;
 use crate::plan::{OBSERVER, Plan};
@@ -40,6 +43,8 @@ pub struct Token {
     /// To the second.
     issued_at_ms: Option<u64>,
     id: Option<String>,
+    /// The key that signed it, if that comes by an address.
+    pub key: Option<KeyNumber>,
 }
 
 /// The observer's, and what its token says.
@@ -82,12 +87,16 @@ pub struct Law {
     decrees: Vec<Decree>,
     /// What each shard has yet to be told.
     commands: Vec<VecDeque<u32>>,
+    /// The keys that come by an address.
+    pub provider: Provider,
 }
 
 impl Law {
-    pub fn new(shards: usize) -> Self {
+    pub fn new(plan: &Plan) -> Self {
+        let shards = plan.settings.hub.shards;
         let commands = (0..shards).map(|_| VecDeque::new()).collect();
-        Self { now_ms: START_MS, moment: 0, issued: 0, decrees: Vec::new(), commands }
+        let provider = Provider::new(shards, plan.by_address.then(|| Arc::clone(&plan.verifier)));
+        Self { now_ms: START_MS, moment: 0, issued: 0, decrees: Vec::new(), commands, provider }
     }
 
     /// A moment later than all before it.
@@ -102,7 +111,7 @@ impl Law {
         if account == OBSERVER || dice.below(100) >= plan.token_share {
             let issued_at_ms = (account == OBSERVER).then_some(OBSERVER_FROM_MS);
             let expires_at_ms = issued_at_ms.map(|at_ms| at_ms + 1_000);
-            return Token { account, text: shown.token.clone(), expires_at_ms, issued_at_ms, id: None };
+            return Token { account, text: shown.token.clone(), expires_at_ms, issued_at_ms, id: None, key: None };
         }
         let old: Vec<_> = known.iter().filter(|token| token.account == account).collect();
         if !old.is_empty() && !dice.once_in(3) {
@@ -115,10 +124,20 @@ impl Law {
         let (name, channels) = (shown.name, &shown.channels[..]);
         let new =
             NewToken { user: &user, name, ttl_s, channels, issuer: None, audience: None, token_id: id.as_deref() };
-        let text = issue(&Secret::new(SECRET), &new, self.now_ms).expect("signs");
         let issued_at_ms = self.now_ms / 1000 * 1000;
         let expires_at_ms = Some(issued_at_ms + ttl_s * 1000);
-        let token = Token { account, text, expires_at_ms, issued_at_ms: Some(issued_at_ms), id };
+        let (text, key) = if plan.by_address && !dice.once_in(4) {
+            let (issued_at_s, id) = (issued_at_ms / 1000, id.as_deref());
+            let claims = json!({
+                "user_id": user, "username": name, "iat": issued_at_s, "exp": issued_at_s + ttl_s, "channels": channels,
+                "jti": id,
+            });
+            let (text, key) = self.provider.sign(&claims, dice);
+            (text, Some(key))
+        } else {
+            (issue(&Secret::new(SECRET), &new, self.now_ms).expect("signs"), None)
+        };
+        let token = Token { account, text, expires_at_ms, issued_at_ms: Some(issued_at_ms), id, key };
         known.push(token.clone());
         token
     }
@@ -126,6 +145,13 @@ impl Law {
     /// Whether the token counts no more: its time has passed, or the backend has begun to revoke it.
     pub fn is_over(&self, token: &Token, plan: &Plan) -> bool {
         self.has_expired(token, self.now_ms) || self.decrees.iter().any(|decree| decree.hits(token, plan))
+    }
+
+    /// Whether a shard may refuse the token for its key: it did not have the key when the token was shown, or it has not
+    /// now. `newest` was the shard's newest key when the token was shown.
+    pub fn may_lack_key(&self, token: &Token, newest: Option<KeyNumber>, shard: usize) -> bool {
+        let lacks = |key: KeyNumber| !is_taken(key, newest) || !is_taken(key, self.provider.in_force(shard));
+        token.key.is_some_and(lacks)
     }
 
     fn has_expired(&self, token: &Token, at_ms: u64) -> bool {
@@ -225,6 +251,22 @@ impl World {
     }
 }
 
+/// Of the tokens that a client showed: how many were taken whose key its shard did not know then, and how many were
+/// refused for their key.
+pub fn by_new_keys(world: &World, client: &Client) -> (usize, usize) {
+    let shown = client.tokens.iter().map(|(request, token)| (&client.asked[*request], token));
+    let unknown = shown.filter(|(asked, token)| token.key.is_some_and(|key| !is_taken(key, asked.newest_key)));
+    let (mut taken, mut refused) = (0, 0);
+    for (asked, token) in unknown {
+        match asked.answer {
+            Some(Answer::Done) => taken += 1,
+            Some(Answer::Failed | Answer::Error(403)) if !world.law.is_over(token, &world.plan) => refused += 1,
+            _ => {}
+        }
+    }
+    (taken, refused)
+}
+
 /// Whether the server kept to the law.
 pub fn judge(world: &World) -> Verdict {
     if world.law.decrees.iter().any(|decree| decree.acknowledged.is_none()) {
@@ -282,7 +324,9 @@ fn taken(world: &World, client: &Client) -> Verdict {
         let ended = |decree: &Decree| {
             decree.hits(token, &world.plan) && decree.acknowledged.is_some_and(|moment| moment < asked.said)
         };
-        if world.law.has_expired(token, asked.said_ms) || world.law.decrees.iter().any(ended) {
+        // The key was gone before the token was shown.
+        let is_withdrawn = token.key.zip(asked.newest_key).is_some_and(|(key, newest)| key + 1 < newest);
+        if is_withdrawn || world.law.has_expired(token, asked.said_ms) || world.law.decrees.iter().any(ended) {
             return Err(format!("q{request} was granted for {token:?}"));
         }
     }

@@ -35,7 +35,7 @@ pub const WATCH: usize = 0;
 pub const HERE: Arrival = Arrival { from: Peer::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), is_told: true, accepted_ns: 1 };
 
 /// What a step can be; `Plan::weights` has the odds.
-const ACTIONS: [fn(&mut World) -> Verdict; 12] = [
+const ACTIONS: [fn(&mut World) -> Verdict; 13] = [
     World::connect,
     World::speak,
     World::any_server_read,
@@ -48,6 +48,7 @@ const ACTIONS: [fn(&mut World) -> Verdict; 12] = [
     World::backend_asks,
     World::backend_revokes,
     World::engine_step,
+    World::provider_acts,
 ];
 
 pub fn shard_id(index: usize) -> ShardId {
@@ -113,7 +114,7 @@ impl World {
             now: Now { unix_ms: START_MS, mono_ms: 1_000 },
             clients: Vec::new(),
             backend: Backend::default(),
-            law: Law::new(count),
+            law: Law::new(&plan),
             slow: BTreeSet::new(),
             heard_ms: Vec::new(),
             silent_ms: BTreeMap::new(),
@@ -377,11 +378,15 @@ impl World {
                     self.alarms.insert((at_ms, shard));
                     continue;
                 }
-                Action::Errand(..) => return Err("an errand where no keys come by an address".into()),
+                Action::Errand(number, errand) => {
+                    self.take_errand(shard, number, errand)?;
+                    continue;
+                }
                 Action::Resume(id)
                 | Action::AwaitWritable(id)
                 | Action::Finish(id)
                 | Action::Abort(id)
+                | Action::BoundSilence(id, _)
                 | Action::End(id) => id,
             };
             let Some(client) = self.net.client(id) else { return Err(format!("{action:?} for nobody")) };
@@ -405,6 +410,8 @@ impl World {
                         pipe.reader = Reader::Woken;
                     }
                 }
+                // A simulated peer acknowledges or is gone.
+                Action::BoundSilence(..) => {}
                 Action::Abort(_) | Action::Alarm(_) | Action::Errand(..) => self.abort(client)?,
             }
         }
@@ -438,11 +445,12 @@ impl World {
 
     /// A turn, or the next step of the flush in which it is. Nothing if the shard sleeps.
     pub fn turn(&mut self, shard: usize) -> Verdict {
-        if self.after[shard] == AfterTurn::Asleep && !self.lanes.has_rung(shard) && !self.law.is_pending(shard) {
+        if self.after[shard] == AfterTurn::Asleep && !self.lanes.has_rung(shard) && !self.is_told(shard) {
             return Ok(());
         }
         if !self.turns[shard].is_flushing() {
             self.tell(shard)?;
+            self.tell_of_errands(shard);
             self.after[shard] = AfterTurn::Work;
             self.step(shard, 0)?;
             if self.turns[shard].is_flushing() && self.dice.once_in(2) {
@@ -455,6 +463,11 @@ impl World {
             self.step(shard, sends)?;
         }
         Ok(())
+    }
+
+    /// Whether a shard has yet to be told something.
+    pub fn is_told(&self, shard: usize) -> bool {
+        self.law.is_pending(shard) || self.law.provider.is_pending(shard)
     }
 
     /// Turns until a shard has nothing to do: a second is long for it.

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use uringcast::limits::Peer;
+use uringcast::model::errand::ErrandOutcome;
 use uringcast::shard::turn::{Next, Turn};
 use uringcast::shard::{Action, Arrival, Input, Shard};
 use uringcast::time::clock::Now;
@@ -25,6 +26,9 @@ const CLIENTS: usize = 12;
 /// Rounds within which all comes to rest when nobody is there any more.
 const PATIENCE: usize = 2_000;
 
+/// Tokens that could be good by keys that are not known: {"alg":"ES256","kid":"x"}, and the same without a kid.
+const UNKNOWN_KEYS: [&str; 2] = ["eyJhbGciOiJFUzI1NiIsImtpZCI6IngifQ.e30.AAAA", "eyJhbGciOiJFUzI1NiJ9.e30.AAAA"];
+
 struct Hostile {
     plan: Plan,
     shards: Vec<Shard>,
@@ -35,6 +39,8 @@ struct Hostile {
     sent: Vec<Vec<u8>>,
     now: Now,
     dice: Dice,
+    /// Errands that are not answered, with their shards.
+    errands: Vec<(usize, u32)>,
 }
 
 /// Nothing panics; each client is sent a response and then whole frames, and nothing after Close; and when all have
@@ -55,6 +61,7 @@ pub fn run(bytes: &[u8]) {
         now: Now { unix_ms: 1_800_000_000_000, mono_ms: 1_000 },
         plan,
         dice,
+        errands: Vec::new(),
     };
     for _ in 0..STEPS {
         if world.dice.is_spent() {
@@ -69,7 +76,7 @@ pub fn run(bytes: &[u8]) {
 impl Hostile {
     fn step(&mut self) {
         let count = self.shards.len();
-        match self.dice.weighted(&[4, 30, 4, 30, 12, 8, 2, 1]) {
+        match self.dice.weighted(&[4, 30, 4, 30, 12, 8, 2, 1, 3]) {
             0 if self.sent.len() < CLIENTS => self.open(),
             1 => self.talk(),
             2 => {
@@ -101,6 +108,17 @@ impl Hostile {
                 let patience_ms = self.dice.pick(&[0, 500]);
                 self.shards[shard].drain(patience_ms, now);
                 self.act(shard);
+            }
+            8 if !self.errands.is_empty() => {
+                let (shard, number) = self.errands.swap_remove(self.dice.below(self.errands.len()));
+                let again_at_ms = self.now.mono_ms + self.dice.pick(&[0, 0, 10_000]);
+                let outcome = self.dice.pick(&[ErrandOutcome::NotDone, ErrandOutcome::KeysChecked { again_at_ms }]);
+                // Twice, or under a number that was never given: such an answer must change nothing.
+                let number = if self.dice.once_in(8) { self.dice.throw() as u32 } else { number };
+                for _ in 0..self.dice.between(0, 2) {
+                    self.shards[shard].errand_done(number, outcome);
+                    self.act(shard);
+                }
             }
             _ => {}
         }
@@ -156,6 +174,15 @@ impl Hostile {
                 let channel = self.dice.pick(&["lobby", "news", "plain/2", "d:one", "q:one"]);
                 let data = format!("{{\"channel\":\"{channel}\",\"data\":[1],\"key\":\"k\"}}");
                 self.say(client, format!("{{\"type\":\"{kind}\",\"id\":\"1\",\"data\":{data}}}").into_bytes());
+            }
+            3 if self.dice.once_in(2) => {
+                let token = self.dice.pick(&UNKNOWN_KEYS);
+                let text = match self.dice.below(3) {
+                    0 => format!("{{\"type\":\"auth\",\"data\":{{\"token\":\"{token}\"}}}}"),
+                    1 => format!("{{\"type\":\"refresh\",\"data\":{{\"token\":\"{token}\"}}}}"),
+                    _ => format!("{{\"type\":\"subscribe\",\"data\":{{\"channel\":\"t:one\",\"token\":\"{token}\"}}}}"),
+                };
+                self.say(client, text.into_bytes());
             }
             3 => self.say(client, br#"{"type":"message","data":{"text":"hi"}}"#.to_vec()),
             4 => {
@@ -221,6 +248,9 @@ impl Hostile {
             | Action::Abort(id)
             | Action::End(id)) = action
             else {
+                if let Action::Errand(number, _) = action {
+                    self.errands.push((shard, number));
+                }
                 continue; // An alarm: time passes here by itself.
             };
             let client = self.net.client(id).expect("an action is for a connection");
@@ -235,7 +265,7 @@ impl Hostile {
                 }
                 Action::Finish(_) => pipe.finished = true,
                 Action::Abort(_) | Action::End(_) => pipe.aborted = true,
-                Action::Resume(_) | Action::Alarm(_) | Action::Errand(..) => {}
+                Action::Resume(_) | Action::Alarm(_) | Action::BoundSilence(..) | Action::Errand(..) => {}
             }
             if matches!(action, Action::Resume(_) | Action::Abort(_) | Action::End(_)) && pipe.reader == Reader::Paused
             {
