@@ -13,6 +13,7 @@ use uringcast::fanout::Fanout;
 use uringcast::fanout::outbox::Outbox;
 use uringcast::fanout::run::{Frames, Mark, Origin};
 use uringcast::model::namespace::{Compress, Overflow, Sending};
+use uringcast::model::voice::Voice;
 use uringcast::wire::frame;
 
 const KEPT: Sending = Sending { overflow: Overflow::Disconnect, compress: Compress::Auto };
@@ -32,7 +33,7 @@ fn send(pieces: &[IoSlice<'_>]) -> usize {
 
 /// One publication: appended, sealed, and handed to every subscriber. Returns the bytes sent.
 fn publish(fanout: &mut Fanout, push: &[u8], offset: u64) -> usize {
-    fanout.append("news", push, offset, 0);
+    fanout.append("news", Voice::NativeText, push, offset, 0);
     let mut sent = 0;
     for channel in fanout.take_dirty() {
         let local = fanout.channel(channel);
@@ -48,7 +49,7 @@ fn publish(fanout: &mut Fanout, push: &[u8], offset: u64) -> usize {
 
 /// The same with connections that are busy: the run goes through each one's outbox.
 fn publish_queued(fanout: &mut Fanout, outboxes: &mut [Outbox], push: &[u8], offset: u64) -> usize {
-    fanout.append("news", push, offset, 0);
+    fanout.append("news", Voice::NativeText, push, offset, 0);
     let mut sent = 0;
     for channel in fanout.take_dirty() {
         let local = fanout.channel(channel);
@@ -66,7 +67,7 @@ fn publish_queued(fanout: &mut Fanout, outboxes: &mut [Outbox], push: &[u8], off
 }
 
 fn drain(outbox: &mut Outbox) -> usize {
-    outbox.settle();
+    outbox.settle(Voice::NativeText);
     let mut pieces = Vec::with_capacity(4);
     outbox.pieces(&mut pieces);
     let count = send(&pieces);
@@ -95,7 +96,7 @@ fn publish_to_many(criterion: &mut Criterion) {
         let (name, epoch): (Arc<str>, Arc<str>) = ("news".into(), "0f3a9c6d7be1425f".into());
         let mut fanout = Fanout::default();
         for slot in 0..subscribers {
-            fanout.subscribe(&name, &epoch, KEPT, slot);
+            fanout.subscribe((&name, Voice::NativeText), &epoch, KEPT, slot);
         }
         let mut outboxes: Vec<Outbox> = (0..subscribers).map(|_| Outbox::default()).collect();
         let mut queues = vec![VecDeque::new(); subscribers as usize];
@@ -134,7 +135,7 @@ fn through_outbox(outbox: &mut Outbox, reply: &[u8], run: &Rc<Frames>) -> usize 
         outbox.push_slice(run, 0, run.bytes.len());
     }
     while !outbox.is_empty() {
-        outbox.settle();
+        outbox.settle(Voice::NativeText);
         let mut pieces = Vec::with_capacity(4);
         outbox.pieces(&mut pieces);
         let count = send(&pieces).min(TAKEN);

@@ -45,6 +45,7 @@ metrics! {
         Accepted "connections_accepted" "Connections taken from the kernel",
         Unadmitted "connections_unadmitted" "Connections accepted and cut without an answer: over a limit where TLS is spoken, too many were being refused already, or the socket failed",
         Upgrades "upgrades" "WebSocket upgrades",
+        EventStreams "event_streams_opened" "Event streams (server-sent events) that have begun",
         UpgradesDeflate "upgrades_deflate" "WebSocket upgrades that agreed on permessage-deflate",
         InflatedMessages "inflated_messages" "Compressed messages from clients",
         InflatedPayloadBytes "inflated_payload_bytes" "Bytes of compressed messages from clients, as they came",
@@ -100,6 +101,7 @@ metrics! {
     /// What goes up and down.
     Gauge {
         Connections "connections" "Connections there are",
+        EventStreams "event_streams" "Connections that are event streams (server-sent events), or are about to be",
         TurnedAway "connections_turned_away" "Connections beside them that are over a limit, until they have been told",
         Blocked "connections_blocked" "Connections whose socket takes no more at the moment",
         Subscriptions "subscriptions" "Subscriptions, the lobby's among them",
@@ -133,7 +135,7 @@ const CODES: [u16; 17] = [
 ];
 
 /// HTTP statuses that a request on a listener for clients may be refused with.
-const STATUSES: [u16; 8] = [400, 403, 404, 405, 413, 426, 429, 503];
+const STATUSES: [u16; 12] = [400, 401, 403, 404, 405, 409, 413, 426, 429, 500, 503, 504];
 
 /// HTTP statuses that a request to the API may be refused with.
 const API_STATUSES: [u16; 13] = [400, 401, 403, 404, 405, 408, 409, 413, 415, 500, 503, 504, 507];

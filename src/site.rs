@@ -1,5 +1,6 @@
-//! What is served over plain HTTP on the WebSocket port, and where upgrades lead: the native endpoint, the echo
-//! endpoint, the JavaScript client and, in dev mode only, the demo page and its tokens. Pure: a request in, a route out.
+//! What is served over plain HTTP on the WebSocket port, and where upgrades lead: the native endpoint, event streams,
+//! the echo endpoint, the JavaScript client and, in dev mode only, the demo page and its tokens. Pure: a request in, a
+//! route out.
 
 use std::borrow::Cow;
 
@@ -9,6 +10,8 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::auth::{self, NewToken, UserId};
 use crate::config::Secret;
+use crate::dialect::native::event_stream::{StreamRequest, StreamRequestError};
+use crate::wire::event_stream;
 use crate::wire::handshake::{HttpRefusal, Policy, Upgrade, UpgradeRequest, upgrade};
 
 /// The one path of the echo endpoint.
@@ -36,9 +39,11 @@ struct Assets;
 pub struct Site {
     /// Path of the native endpoint.
     pub path: String,
+    /// Path of event streams; empty if none are served.
+    pub event_stream_path: String,
     /// Whether the echo endpoint is served.
     pub echo: bool,
-    /// Who may upgrade.
+    /// Who may upgrade, and ask for an event stream.
     pub policy: Policy,
     /// In dev mode, the secret that signs the demo page's tokens.
     pub dev: Option<Secret>,
@@ -51,8 +56,19 @@ pub enum Route {
     Native(Upgrade),
     /// To the echo endpoint.
     Echo(Upgrade),
+    /// To an event stream, once its token has been found good.
+    EventStream(Box<StreamRoute>),
     /// To a page; the connection ends with it.
     Page(Page),
+}
+
+/// A request for an event stream.
+#[derive(Debug)]
+pub struct StreamRoute {
+    /// What it asks for.
+    pub request: StreamRequest,
+    /// The origin whose pages may read the answer; `None`: only this server's own.
+    pub reader: Option<Box<str>>,
 }
 
 /// A page: status 200 and a body, 304 without one, or, to OPTIONS, the methods that there are.
@@ -68,6 +84,12 @@ pub struct Page {
 #[derive(Debug)]
 enum PageReply {
     Content(PageContent),
+    /// To HEAD: the head that an event stream begins with.
+    StreamHead,
+    /// The event stream was closed for good: a browser that is told so does not come back.
+    StreamOver,
+    /// To OPTIONS of a page that wants to send a token or an id in a header (Fetch, section 4.8).
+    StreamMethods,
     /// The asker's copy is still good.
     NotModified,
     /// To OPTIONS.
@@ -93,6 +115,7 @@ impl Site {
     pub fn route(&self, request: &UpgradeRequest<'_>, now_unix_ms: u64) -> Result<Route, HttpRefusal> {
         let is_endpoint = |path: &str| path == self.path || (path == ECHO_PATH && self.echo);
         match request.path() {
+            path if self.is_event_stream(path) => self.event_stream(request),
             // What is asked of the server as a whole, or of an endpoint: which methods there are (RFC 9110 §9.3.7).
             path if request.method() == "OPTIONS" && (path == "*" || is_endpoint(path)) => {
                 self.policy.check_host(request)?;
@@ -121,6 +144,71 @@ impl Site {
             }
         }
     }
+}
+
+impl Site {
+    fn is_event_stream(&self, path: &str) -> bool {
+        !self.event_stream_path.is_empty() && path == self.event_stream_path
+    }
+
+    fn event_stream(&self, request: &UpgradeRequest<'_>) -> Result<Route, HttpRefusal> {
+        self.policy.check_host(request)?;
+        let reader = self.stream_reader(request);
+        let page = |reply| Ok(Route::Page(Page { reader: reader.clone(), etag: None, reply }));
+        match request.method() {
+            "GET" | "HEAD" => {}
+            "OPTIONS" => return page(PageReply::StreamMethods),
+            _ => return Err(HttpRefusal::method_not_allowed()),
+        }
+        self.policy.check_origin(request)?;
+        let query = request.query().unwrap_or_default();
+        match StreamRequest::parse(query, request.header("authorization"), request.header("last-event-id")) {
+            Ok(_) if request.method() == "HEAD" => page(PageReply::StreamHead),
+            Ok(asked) => {
+                let reader = reader.map(String::into_boxed_str);
+                Ok(Route::EventStream(Box::new(StreamRoute { request: asked, reader })))
+            }
+            Err(StreamRequestError::Over) => page(PageReply::StreamOver),
+            Err(StreamRequestError::NoToken) => {
+                Err(HttpRefusal::unauthorized("a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN"))
+            }
+            Err(StreamRequestError::Malformed(what)) => Err(HttpRefusal::bad_request(what)),
+        }
+    }
+
+    /// The origin of the page that asks for a stream, if it may read the answer.
+    fn stream_reader(&self, request: &UpgradeRequest<'_>) -> Option<String> {
+        let may_read = |origin: &&str| self.policy.origins.allow(origin, request.host());
+        request.origin().filter(may_read).map(str::to_owned)
+    }
+
+    /// Appends the response to a request that is refused; `None` if its head made no sense. Who asks for an event stream
+    /// gets JSON, that its page may read.
+    pub fn write_refusal(
+        &self,
+        request: Option<&UpgradeRequest<'_>>,
+        method: &str,
+        refusal: &HttpRefusal,
+        out: &mut Vec<u8>,
+    ) {
+        match request {
+            Some(request) if self.is_event_stream(request.path()) => {
+                write_stream_refusal(refusal, refusal.text, method, self.stream_reader(request).as_deref(), out);
+            }
+            _ => refusal.write(method, out),
+        }
+    }
+}
+
+/// Appends the response to a request for an event stream that is refused: an `error` as a WebSocket client gets one, with
+/// this text for people.
+pub fn write_stream_refusal(refusal: &HttpRefusal, text: &str, method: &str, reader: Option<&str>, out: &mut Vec<u8>) {
+    let body = serde_json::json!({ "type": "error", "code": refusal.status, "message": text }).to_string();
+    let mut headers = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nVary: Origin\r\n".to_owned();
+    if let Some(reader) = reader {
+        headers += &format!("Access-Control-Allow-Origin: {reader}\r\nAccess-Control-Expose-Headers: Retry-After\r\n");
+    }
+    refusal.write_with(method, "application/json", &body, &headers, out);
 }
 
 fn asset(path: &str) -> Result<PageContent, HttpRefusal> {
@@ -205,8 +293,15 @@ impl Page {
     /// Appends the response to a request of this method: to HEAD, without the body.
     pub fn write(&self, method: &str, out: &mut Vec<u8>) {
         let status = match self.reply {
+            PageReply::StreamHead => return event_stream::write_head(out, self.reader.as_deref()),
             PageReply::Content(_) => "200 OK",
             PageReply::NotModified => "304 Not Modified",
+            PageReply::StreamOver => "204 No Content",
+            PageReply::StreamMethods => {
+                "204 No Content\r\nAllow: GET, HEAD, OPTIONS\r\n\
+                 Access-Control-Allow-Headers: Authorization, Last-Event-ID, Cache-Control\r\n\
+                 Access-Control-Max-Age: 7200"
+            }
             PageReply::Methods => "204 No Content\r\nAllow: GET, HEAD, OPTIONS",
         };
         let caching = match &self.etag {

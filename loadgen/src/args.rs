@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::control::Streams;
 use crate::deflate::{self, DEFAULT_OFFER, Offer};
 use crate::marker::{Content, MARKER};
 use crate::protocol::Template;
@@ -142,6 +143,35 @@ pub struct Speak {
     pub template: Option<Template>,
 }
 
+/// Which connections are event streams.
+#[derive(Args, Clone, Default)]
+pub struct EventStreams {
+    /// This part of those that don't publish are event streams (server-sent events), from 0 to 1
+    #[arg(long, value_name = "PART", default_value_t = 0.0)]
+    pub sse: f64,
+    /// Where event streams are asked for; their channel is the lobby
+    #[arg(long, value_name = "PATH", default_value = "/sse?channel=lobby")]
+    pub sse_path: String,
+}
+
+impl EventStreams {
+    fn check(&self, speak: &Speak) -> Result<()> {
+        if !(0.0..=1.0).contains(&self.sse) {
+            bail!("--sse must be from 0 to 1");
+        }
+        let speaks_another = speak.protocol_file.is_some() || !speak.hello.is_empty() || speak.plain;
+        if self.sse > 0.0 && (speaks_another || speak.template.is_some()) {
+            bail!("--sse is for uringcast's own protocol");
+        }
+        Ok(())
+    }
+
+    /// What the connections from number `from` on are to be.
+    pub fn streams(&self, from: usize) -> Option<Streams> {
+        (self.sse > 0.0).then(|| Streams { path: self.sse_path.clone(), from, part: self.sse })
+    }
+}
+
 /// How long to send.
 #[derive(Args, Clone)]
 pub struct Span {
@@ -255,6 +285,9 @@ pub struct FanoutArgs {
     /// Another protocol.
     #[command(flatten)]
     pub speak: Speak,
+    /// Subscribers that are event streams.
+    #[command(flatten)]
+    pub streams: EventStreams,
     /// The server and its users.
     #[command(flatten)]
     pub place: Place,
@@ -281,6 +314,9 @@ pub struct ConnectArgs {
     /// Another protocol.
     #[command(flatten)]
     pub speak: Speak,
+    /// Connections that are event streams.
+    #[command(flatten)]
+    pub streams: EventStreams,
     /// The server and its users.
     #[command(flatten)]
     pub place: Place,
@@ -491,6 +527,7 @@ impl FanoutArgs {
         if u32::from(self.publishers) > self.subscribers {
             bail!("publishers are subscribers, too: --publishers must not exceed --subscribers");
         }
+        self.streams.check(&self.speak)?;
         holds_marker(self.payload)
     }
 }
@@ -499,6 +536,7 @@ impl ConnectArgs {
     /// Refuses what makes no sense.
     pub fn check(&self) -> Result<()> {
         self.place.common.check(self.connections)?;
+        self.streams.check(&self.speak)?;
         self.rate.map_or(Ok(()), |rate| positive("rate", rate))
     }
 }
@@ -567,6 +605,7 @@ impl AbuseArgs {
             sample: 64,
             span: Span { seconds: self.seconds, warmup: 0.0, rate: Some(self.rate) },
             speak: Speak::default(),
+            streams: EventStreams::default(),
             place: self.place.clone(),
         }
     }

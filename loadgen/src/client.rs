@@ -1,5 +1,5 @@
-//! One WebSocket connection as a client sees it: its socket, the upgrade, the bytes that wait to be sent
-//! and the part of a frame that has not arrived whole.
+//! One connection as a client sees it, WebSocket or event stream: its socket, the upgrade, the bytes that wait to be
+//! sent and the part of a frame or event that has not arrived whole.
 //!
 //! Knows no epoll and nothing of what the messages mean. A connection that waits holds no receive buffer:
 //! the engine lends one per thread and only a partial frame stays here.
@@ -19,6 +19,7 @@ use sha1::{Digest, Sha1};
 use thiserror::Error;
 
 use crate::deflate::{Agreed, Compressors, Inflater, Offer};
+use crate::events;
 use crate::frame::{self, FrameError, MAX_MESSAGE, Opcode};
 use crate::random::Random;
 use crate::target::Target;
@@ -51,6 +52,9 @@ pub enum Ended {
     /// The upgrade was refused.
     #[error("upgrade refused: {0}")]
     Refused(String),
+    /// The event stream was refused.
+    #[error("event stream refused: {0}")]
+    StreamRefused(String),
     /// Signing in failed.
     #[error("sign-in failed: {0}")]
     SignIn(String),
@@ -134,6 +138,8 @@ impl Outgoing {
 pub trait Sink {
     /// The server agreed to speak WebSocket.
     fn upgraded(&mut self, out: &mut Outgoing) -> Result<(), Ended>;
+    /// The server answers with an event stream.
+    fn streaming(&mut self) {}
     /// A masking key.
     fn key(&mut self) -> u32;
     /// A whole text or binary message.
@@ -187,6 +193,14 @@ pub struct Connection {
     /// The accept key that the upgrade must bring; none once it did.
     expected: Option<Box<str>>,
     inflating: Option<Box<Inflating>>,
+    stream: Option<StreamPart>,
+}
+
+/// How far an event stream has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StreamPart {
+    Head,
+    Events,
 }
 
 /// What one `recv` brought.
@@ -230,12 +244,32 @@ impl Connection {
             fragments: None,
             expected: None,
             inflating: None,
+            stream: None,
         })
     }
 
     /// The socket, to wait on.
     pub fn socket(&self) -> &OwnedFd {
         &self.socket
+    }
+
+    /// The socket became writable for the first time: asks for an event stream at `path`.
+    pub fn connected_for_events(&mut self, target: &Target, path: &str, token: &str) -> Result<usize, Ended> {
+        self.check_connected()?;
+        self.stream = Some(StreamPart::Head);
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\nAuthorization: Bearer {token}\r\n\r\n",
+            target.host
+        );
+        self.out.raw(request.as_bytes());
+        self.flush()
+    }
+
+    fn check_connected(&self) -> Result<(), Ended> {
+        match sockopt::socket_error(&self.socket) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(errno)) | Err(errno) => Err(Ended::socket("connect", errno)),
+        }
     }
 
     /// The socket became writable for the first time: asks for the upgrade.
@@ -245,10 +279,7 @@ impl Connection {
         deflating: Option<&Deflating>,
         random: &mut Random,
     ) -> Result<usize, Ended> {
-        match sockopt::socket_error(&self.socket) {
-            Ok(Ok(())) => {}
-            Ok(Err(errno)) | Err(errno) => return Err(Ended::socket("connect", errno)),
-        }
+        self.check_connected()?;
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&random.next().to_ne_bytes());
         nonce[8..].copy_from_slice(&random.next().to_ne_bytes());
@@ -314,6 +345,9 @@ impl Connection {
     /// Hands every whole message in `data` to `sink`; returns how many bytes are done with.
     #[inline]
     fn consume<S: Sink>(&mut self, data: &[u8], deflating: Option<&Deflating>, sink: &mut S) -> Result<usize, Ended> {
+        if self.stream.is_some() {
+            return self.consume_events(data, sink);
+        }
         let mut at = 0;
         if self.expected.is_some() {
             match self.upgrade(data, deflating, sink)? {
@@ -344,6 +378,39 @@ impl Connection {
             }
         }
         self.wanted = 0;
+        Ok(at)
+    }
+
+    /// Hands the data of every whole event in `data` to `sink`; returns how many bytes are done with.
+    #[inline]
+    fn consume_events<S: Sink>(&mut self, data: &[u8], sink: &mut S) -> Result<usize, Ended> {
+        let mut at = 0;
+        if self.stream == Some(StreamPart::Head) {
+            match events::read_head(data).map_err(Ended::StreamRefused)? {
+                Some(end) => at = end,
+                None if data.len() > MAX_RESPONSE => {
+                    return Err(Ended::StreamRefused("an answer without an end".to_owned()));
+                }
+                None => return Ok(0),
+            }
+            self.stream = Some(StreamPart::Events);
+            sink.streaming();
+        }
+        while let Some((length, event)) = events::parse(&data[at..]) {
+            at += length;
+            match event {
+                Some(event) if event.name == "close" => {
+                    let code = crate::protocol::field(&event.data, "code").and_then(|code| code.parse().ok());
+                    let reason = crate::protocol::field(&event.data, "reason").unwrap_or_default();
+                    return Err(Ended::Closed(code.unwrap_or(1005), reason.to_owned()));
+                }
+                Some(event) => sink.message(&mut self.out, &event.data)?,
+                None => {}
+            }
+        }
+        if data.len() - at > MAX_MESSAGE {
+            return Err(FrameError::TooLong((data.len() - at) as u64).into());
+        }
         Ok(at)
     }
 
@@ -447,6 +514,10 @@ impl Connection {
 
     /// Says goodbye; the server closes the stream.
     pub fn close(&mut self, random: &mut Random) -> Result<usize, Ended> {
+        if self.stream.is_some() {
+            net::shutdown(&self.socket, net::Shutdown::Write).map_err(|errno| Ended::socket("shutdown", errno))?;
+            return Ok(0);
+        }
         let code = 1000u16.to_be_bytes();
         self.out.frame(Opcode::Close, &code, random.key());
         self.flush()

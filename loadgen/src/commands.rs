@@ -41,6 +41,7 @@ fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
         timeout: (common.timeout * SECOND as f64) as u64,
         compression: common.compression.settings()?,
         delay_acks: common.delay_acks,
+        streams: None,
         target,
     })
 }
@@ -157,6 +158,7 @@ pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report
     template(&args.speak)?;
     let mut plan = plan(&args.place.common, &args.place.url, args.subscribers)?;
     plan.dialect = dialect(&args.speak, &args.place.auth, &plan)?;
+    plan.streams = args.streams.streams(usize::from(args.publishers));
     let settings = fanout::Settings {
         threads: plan.threads,
         publishers: usize::from(args.publishers),
@@ -215,6 +217,7 @@ pub fn connect(args: &ConnectArgs, interrupted: &Arc<AtomicBool>) -> Result<Repo
         None => Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?)),
     };
     plan.connect_rate = args.rate;
+    plan.streams = args.streams.streams(0);
     let times = Times { seconds: args.hold.max(0.01), warmup: 0.0, settle: args.settle };
     let measured = run::run(plan, times, args.place.common.pid, interrupted, |_, _| connect::Idle::default())?;
     let mut report = Report::new("connect", &args.place.url, args.connections, &measured, true);

@@ -38,6 +38,26 @@ pub struct Plan {
     pub compression: Option<deflate::Settings>,
     /// Leave acknowledgements to the kernel's delay.
     pub delay_acks: bool,
+    /// Connections that are event streams, if some are to be.
+    pub streams: Option<Streams>,
+}
+
+/// Which connections are event streams.
+pub struct Streams {
+    /// The path of the request, with its channels.
+    pub path: String,
+    /// Connections below this number are none: those that publish.
+    pub from: usize,
+    /// How large a part of the others are, from 0 to 1.
+    pub part: f64,
+}
+
+impl Streams {
+    /// Whether a connection is one. They are spread evenly.
+    pub fn has(&self, number: usize) -> bool {
+        let before = |count: usize| (count as f64 * self.part).floor();
+        number.checked_sub(self.from).is_some_and(|place| before(place + 1) > before(place))
+    }
 }
 
 /// What a run is doing.

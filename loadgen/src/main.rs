@@ -14,6 +14,7 @@ mod commands;
 mod control;
 mod deflate;
 mod engine;
+mod events;
 mod frame;
 mod latency;
 mod marker;

@@ -84,6 +84,7 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
         lane_parcels: limits.lane_parcels,
         site: Arc::new(Site {
             path: config.path.clone(),
+            event_stream_path: config.sse_path.clone(),
             echo: config.echo,
             policy: Policy {
                 origins,

@@ -252,6 +252,10 @@ impl Loader {
             ));
         }
         self.check_tls()?;
+        if self.config.sse_path == self.config.path {
+            let problem = "is the path of the WebSocket endpoint too: one of the two must be another".to_owned();
+            return Err(self.blame("sse_path", problem));
+        }
         self.check_key_set()?;
         let unmeant = self.config.all_rules().find_map(|(path, rules)| rules.users_fault().map(|fault| (path, fault)));
         if let Some((path, fault)) = unmeant {

@@ -39,6 +39,8 @@ settings! {
         listen_mode: FileMode = FileMode(0o660);
         /// The path of the WebSocket endpoint.
         path: String = "/ws".to_owned(), endpoint_path;
+        /// Path of event streams: server-sent events, for clients that only receive (docs/sse.md). "" switches them off.
+        sse_path: String = "/sse".to_owned(), sse_path;
         /// The number of shards: threads that serve connections, at most 256. 0 means one for each CPU that this process
         /// may use (its affinity mask, capped by the quota of its cgroup).
         shards: u16 = 0, range(0..=256);
@@ -626,6 +628,10 @@ fn endpoint_path(path: &String) -> Result<(), String> {
         return Err("must not be /echo, which is the path of the echo endpoint".to_owned());
     }
     Ok(())
+}
+
+fn sse_path(path: &String) -> Result<(), String> {
+    if path.is_empty() { Ok(()) } else { endpoint_path(path) }
 }
 
 fn origin_list(origins: &Vec<String>) -> Result<(), String> {

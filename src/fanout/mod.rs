@@ -18,6 +18,7 @@ use crate::fanout::outbox::{Outbox, SEGMENT_BYTES};
 use crate::fanout::run::{Frames, Mark, Origin, Packer, Run, place};
 use crate::metrics::Count;
 use crate::model::namespace::Sending;
+use crate::model::voice::Voice;
 use crate::wire::deflate::Deflate;
 
 /// An open run is sealed when it gets this long.
@@ -48,9 +49,22 @@ pub struct Subscription {
     pub request: u32,
 }
 
-/// One channel's frames and subscribers on this shard.
+/// Which frames an outbox keeps as frames of their channel when a private frame overtakes them. Others are copied, and
+/// nothing but their bytes is known any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeptFrames {
+    /// None: the client takes what it is sent.
+    None,
+    /// Those that may be dropped: the client is slow.
+    Droppable,
+    /// All of them: they get ids of the connection's own before they are sent.
+    All,
+}
+
+/// One channel's frames and subscribers of one voice on this shard.
 #[derive(Debug)]
 pub struct LocalChannel {
+    voice: Voice,
     origin: Rc<Origin>,
     /// Number of the oldest sealed run, or of the open one if none is sealed.
     first: u32,
@@ -94,6 +108,11 @@ impl LocalChannel {
     /// The channel's name.
     pub fn name(&self) -> &Arc<str> {
         &self.origin.channel
+    }
+
+    /// What all of its runs have in common.
+    pub fn origin(&self) -> &Rc<Origin> {
+        &self.origin
     }
 
     /// How many subscribe here.
@@ -159,9 +178,14 @@ impl LocalChannel {
     }
 
     /// Moves all that the subscriber is due, the open run included, into its outbox: a private frame follows.
-    /// Returns how many frames that were. A subscriber that `is_slow` may have to do without some of them later, so
-    /// they stay frames of the channel in its outbox.
-    pub fn hand_over(&mut self, index: usize, packer: Option<Packer<'_>>, is_slow: bool, outbox: &mut Outbox) -> usize {
+    /// Returns how many frames that were. Those that `keeps` names stay frames of the channel in the outbox.
+    pub fn hand_over(
+        &mut self,
+        index: usize,
+        packer: Option<Packer<'_>>,
+        keeps: KeptFrames,
+        outbox: &mut Outbox,
+    ) -> usize {
         let due = {
             let subscriber = &self.subscribers[index];
             let start = if subscriber.run == self.open_number() { subscriber.start as usize } else { 0 };
@@ -181,7 +205,7 @@ impl LocalChannel {
         if !open.is_empty() {
             let marks = &self.marks[self.marks.partition_point(|mark| mark.end <= start)..];
             frames += marks.len();
-            if is_slow && self.origin.may_drop() {
+            if keeps == KeptFrames::All || (keeps == KeptFrames::Droppable && self.origin.may_drop()) {
                 let marks = marks.iter().map(|mark| Mark { end: mark.end - start, ..*mark }).collect();
                 outbox.push_frames(Frames {
                     origin: Rc::clone(&self.origin),
@@ -218,7 +242,8 @@ impl LocalChannel {
 #[derive(Debug, Default)]
 pub struct Fanout {
     channels: Vec<Option<LocalChannel>>,
-    by_name: HashMap<Arc<str>, u32, foldhash::fast::RandomState>,
+    /// By voice: the channels that have subscribers who are spoken to in it.
+    by_name: [HashMap<Arc<str>, u32, foldhash::fast::RandomState>; Voice::ALL.len()],
     free: Vec<u32>,
     /// Channels with frames that no flush has taken up, each once.
     dirty: Vec<u32>,
@@ -231,17 +256,34 @@ impl Fanout {
         self.channels[index as usize].as_mut().expect("a subscription or a flush refers to it")
     }
 
-    /// The index of a channel that has had subscribers here.
-    pub fn find(&self, name: &str) -> Option<u32> {
-        self.by_name.get(name).copied()
+    /// The index of a channel that has had subscribers of this voice here.
+    pub fn find(&self, name: &str, voice: Voice) -> Option<u32> {
+        self.by_name[voice.index()].get(name).copied()
     }
 
-    /// Subscribes a connection from here on: it gets what is appended after this.
-    pub fn subscribe(&mut self, name: &Arc<str>, epoch: &Arc<str>, sending: Sending, slot: u32) -> Subscription {
+    /// The voices in which a channel has subscribers here.
+    pub fn voices(&self, name: &str) -> impl Iterator<Item = Voice> + use<> {
+        // Nearly always only one voice has any channels at all, and the others cost no look-up.
+        let is_used = |voice: &Voice| {
+            let channels = &self.by_name[voice.index()];
+            !channels.is_empty() && channels.contains_key(name)
+        };
+        let used = Voice::ALL.map(|voice| Some(voice).filter(is_used));
+        used.into_iter().flatten()
+    }
+
+    /// Subscribes a connection from here on: it gets what is appended after this for its voice.
+    pub fn subscribe(
+        &mut self,
+        (name, voice): (&Arc<str>, Voice),
+        epoch: &Arc<str>,
+        sending: Sending,
+        slot: u32,
+    ) -> Subscription {
         self.subscribers += 1;
-        let channel = match self.by_name.get(name) {
+        let channel = match self.by_name[voice.index()].get(name) {
             Some(&channel) => channel,
-            None => self.create(name, epoch, sending),
+            None => self.create((name, voice), epoch, sending),
         };
         let local = self.channel(channel);
         if local.origin.epoch != *epoch {
@@ -268,10 +310,10 @@ impl Fanout {
         moved
     }
 
-    /// Appends one encoded frame to the channel's run; without subscribers here it is nobody's.
+    /// Appends one encoded frame to the channel's run of a voice; without subscribers here it is nobody's.
     /// Its `offset` and `key` are what [`Mark`] says.
-    pub fn append(&mut self, name: &str, frame: &[u8], offset: u64, key: u64) {
-        let Some(&channel) = self.by_name.get(name) else { return };
+    pub fn append(&mut self, name: &str, voice: Voice, frame: &[u8], offset: u64, key: u64) {
+        let Some(&channel) = self.by_name[voice.index()].get(name) else { return };
         let local = self.channel(channel);
         if local.subscribers.is_empty() {
             return;
@@ -288,10 +330,12 @@ impl Fanout {
 
     /// From here on the channel's offsets are those of `epoch`. A slow client's gaps before and after this stay apart.
     pub fn begin_epoch(&mut self, name: &Arc<str>, epoch: &Arc<str>) {
-        let Some(&channel) = self.by_name.get(name) else { return };
-        let local = self.channel(channel);
-        local.seal();
-        local.origin = Origin::new(Arc::clone(name), Arc::clone(epoch), local.origin.sending);
+        for voice in self.voices(name) {
+            let Some(channel) = self.find(name, voice) else { continue };
+            let local = self.channel(channel);
+            local.seal();
+            local.origin = Origin::new(Arc::clone(name), Arc::clone(epoch), local.origin.sending);
+        }
     }
 
     /// The channels that have something to send; they count as clean from here on.
@@ -319,14 +363,15 @@ impl Fanout {
         if place.as_ref().is_some_and(LocalChannel::is_empty)
             && let Some(local) = place.take()
         {
-            self.by_name.remove(local.name());
+            self.by_name[local.voice.index()].remove(local.name());
             self.dirty.retain(|&dirty| dirty != channel);
             self.free.push(channel);
         }
     }
 
-    fn create(&mut self, name: &Arc<str>, epoch: &Arc<str>, sending: Sending) -> u32 {
+    fn create(&mut self, (name, voice): (&Arc<str>, Voice), epoch: &Arc<str>, sending: Sending) -> u32 {
         let local = LocalChannel {
+            voice,
             origin: Origin::new(Arc::clone(name), Arc::clone(epoch), sending),
             first: 0,
             sealed: VecDeque::new(),
@@ -340,7 +385,7 @@ impl Fanout {
             place(self.channels.len() - 1)
         });
         self.channels[channel as usize] = Some(local);
-        self.by_name.insert(Arc::clone(name), channel);
+        self.by_name[voice.index()].insert(Arc::clone(name), channel);
         channel
     }
 }
@@ -350,6 +395,7 @@ mod tests {
     use super::*;
     use crate::model::namespace::{Compress, Overflow};
 
+    const NATIVE: Voice = Voice::NativeText;
     const KEPT: Sending = Sending { overflow: Overflow::Disconnect, compress: Compress::Auto };
 
     fn sealed(fanout: &mut Fanout, subscription: Subscription) -> Vec<u8> {
@@ -363,7 +409,12 @@ mod tests {
 
     fn handed(fanout: &mut Fanout, subscription: Subscription) -> Vec<u8> {
         let mut outbox = Outbox::default();
-        fanout.channel(subscription.channel).hand_over(subscription.index as usize, None, false, &mut outbox);
+        fanout.channel(subscription.channel).hand_over(
+            subscription.index as usize,
+            None,
+            KeptFrames::None,
+            &mut outbox,
+        );
         let mut pieces = Vec::new();
         outbox.pieces(&mut pieces);
         pieces.iter().flat_map(|piece| piece.to_vec()).collect()
@@ -373,13 +424,13 @@ mod tests {
     fn each_subscriber_gets_what_came_after_it_once() {
         let mut fanout = Fanout::default();
         let name: Arc<str> = "c".into();
-        let a = fanout.subscribe(&name, &"e".into(), KEPT, 1);
-        fanout.append("c", b"one", 1, 0);
-        let b = fanout.subscribe(&name, &"e".into(), KEPT, 2);
-        fanout.append("c", b"two", 1, 0);
+        let a = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 1);
+        fanout.append("c", NATIVE, b"one", 1, 0);
+        let b = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 2);
+        fanout.append("c", NATIVE, b"two", 1, 0);
         assert_eq!(fanout.take_dirty(), vec![a.channel]);
         fanout.channel(a.channel).seal();
-        fanout.append("c", b"six", 1, 0);
+        fanout.append("c", NATIVE, b"six", 1, 0);
         assert_eq!(sealed(&mut fanout, a), b"onetwo");
         assert_eq!(sealed(&mut fanout, a), b"");
         assert_eq!(handed(&mut fanout, b), b"twosix");
@@ -395,13 +446,13 @@ mod tests {
     fn a_long_run_is_shared_and_a_short_one_copied() {
         let mut fanout = Fanout::default();
         let name: Arc<str> = "c".into();
-        let a = fanout.subscribe(&name, &"e".into(), KEPT, 1);
-        fanout.append("c", &vec![7; COPY_BYTES], 1, 0);
+        let a = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 1);
+        fanout.append("c", NATIVE, &vec![7; COPY_BYTES], 1, 0);
         let mut outbox = Outbox::default();
-        fanout.channel(a.channel).hand_over(0, None, false, &mut outbox);
+        fanout.channel(a.channel).hand_over(0, None, KeptFrames::None, &mut outbox);
         assert_eq!(outbox.private_bytes(), COPY_BYTES);
-        fanout.append("c", &vec![8; COPY_BYTES + 1], 1, 0);
-        fanout.channel(a.channel).hand_over(0, None, false, &mut outbox);
+        fanout.append("c", NATIVE, &vec![8; COPY_BYTES + 1], 1, 0);
+        fanout.channel(a.channel).hand_over(0, None, KeptFrames::None, &mut outbox);
         assert_eq!((outbox.private_bytes(), outbox.bytes()), (COPY_BYTES, 2 * COPY_BYTES + 1));
         assert_eq!(fanout.channel(a.channel).sealed(), 1);
     }
@@ -409,12 +460,12 @@ mod tests {
     #[test]
     fn channels_without_subscribers_go_and_their_place_is_used_again() {
         let mut fanout = Fanout::default();
-        let a = fanout.subscribe(&"a".into(), &"e".into(), KEPT, 1);
-        fanout.append("a", b"x", 1, 0);
+        let a = fanout.subscribe((&"a".into(), NATIVE), &"e".into(), KEPT, 1);
+        fanout.append("a", NATIVE, b"x", 1, 0);
         assert_eq!(fanout.unsubscribe(a), None);
         fanout.remove_if_empty(a.channel);
-        fanout.append("a", b"lost on purpose", 1, 0);
+        fanout.append("a", NATIVE, b"lost on purpose", 1, 0);
         assert!(!fanout.is_dirty());
-        assert_eq!(fanout.subscribe(&"b".into(), &"e".into(), KEPT, 1), a);
+        assert_eq!(fanout.subscribe((&"b".into(), NATIVE), &"e".into(), KEPT, 1), a);
     }
 }

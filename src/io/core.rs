@@ -145,6 +145,7 @@ impl Core {
                     self.await_drained(id);
                 }
             }
+            Action::BoundSilence(id, bound_ms) => self.sockets().bound_silence(id, bound_ms),
             Action::End(id) => self.sockets().end(id),
             Action::Abort(id) => self.sockets().abort(id),
         }

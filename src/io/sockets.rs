@@ -279,6 +279,15 @@ impl Sockets {
         self.wake_reader(id);
     }
 
+    /// Has the kernel end the connection when its peer acknowledges nothing for so many milliseconds.
+    pub(super) fn bound_silence(&mut self, id: ConnId, bound_ms: u64) {
+        if let Some(Socket { fd, .. }) = self.get(id) {
+            let bound_ms = u32::try_from(bound_ms).unwrap_or(u32::MAX);
+            // Fails on a unix socket, whose peer is on this machine and can't vanish.
+            let _ = rustix::net::sockopt::set_tcp_user_timeout(&*fd, bound_ms);
+        }
+    }
+
     /// Lets a paused reader go on.
     pub(super) fn wake_reader(&mut self, id: ConnId) {
         if let Some(waker) = self.get(id).and_then(|socket| socket.paused_reader.take()) {

@@ -32,6 +32,8 @@ pub enum Command<'a> {
         token: Option<&'a str>,
         /// The client wants `ping` messages, since it can't see ping frames.
         ping: bool,
+        /// The sign-in is to attach the connection to the lobby. An event stream names all of its channels.
+        lobby: bool,
         /// How far the client has received the lobby, if it asks for what it missed.
         recover: Option<SinceRef<'a>>,
         /// The channels to subscribe to at once, [`MAX_AUTH_CHANNELS`] at most. A channel may come twice.

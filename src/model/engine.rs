@@ -52,7 +52,8 @@ pub enum EngineAsk {
         /// The channel.
         channel: Arc<str>,
     },
-    /// Read the history of a channel that the owner does not follow. Answered by [`EngineNews::Page`].
+    /// Read the history of a channel that the owner does not follow. Answered by [`EngineNews::Page`], or by an
+    /// [`EngineNews::Outcome`] if `since` is in another epoch.
     Page {
         /// Names the ask.
         ticket: Ticket,

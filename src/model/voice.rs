@@ -9,11 +9,13 @@ pub enum Voice {
     /// The project's own JSON protocol, one WebSocket text frame for each message.
     #[default]
     NativeText,
+    /// The same JSON as server-sent events (docs/sse.md).
+    EventStream,
 }
 
 impl Voice {
     /// All voices, in the order of their numbers.
-    pub const ALL: [Self; 1] = [Self::NativeText];
+    pub const ALL: [Self; 2] = [Self::NativeText, Self::EventStream];
 
     /// Where the voice stands in [`Voice::ALL`].
     pub fn index(self) -> usize {

@@ -268,12 +268,12 @@ impl Session {
             Command::Heartbeat => Effect::Reply(Reply::Heartbeat { timestamp: now.unix_ms }, id),
             Command::Auth { .. } if self.stage != SessionStage::Anonymous => refuse(409, Text::AuthTwice),
             Command::Auth { token: None, .. } => refuse(400, Text::TokenMissing),
-            Command::Auth { token: Some(token), ping, recover, channels } => {
+            Command::Auth { token: Some(token), ping, lobby, recover, channels } => {
                 let Some(identity) = rules.verify(token, now) else {
                     return Effect::Close(Reply::AuthFailed, id, close::UNAUTHORIZED);
                 };
                 self.wants_ping = ping;
-                self.sign_in(&identity, id, recover, channels, rules, now)
+                self.sign_in(&identity, id, lobby.then_some(recover), channels, rules, now)
             }
             _ if self.stage != SessionStage::SignedIn => refuse(401, Text::AuthFirst),
             Command::Refresh { token, channel: None } => self.refresh(token, id, rules, now),
@@ -332,11 +332,12 @@ impl Session {
         }
     }
 
+    /// Asks the lobby's owner for the user. `lobby` is what the client has of the lobby, if it wants to be attached to it.
     fn sign_in<'a>(
         &mut self,
         identity: &Identity,
         id: Option<&str>,
-        recover: Option<SinceRef<'_>>,
+        lobby: Option<Option<SinceRef<'_>>>,
         channels: Vec<SubscribeTo<'_>>,
         rules: &Rules<'_>,
         now: Now,
@@ -345,7 +346,8 @@ impl Session {
         self.stage = SessionStage::SigningIn;
         self.user = Some(Arc::clone(&user));
         let rights = Rights::new(identity);
-        let lobby = rules.namespaces.lobby().may_subscribe(user.key(), rights.names(LOBBY));
+        let recover = lobby.flatten();
+        let lobby = lobby.is_some() && rules.namespaces.lobby().may_subscribe(user.key(), rights.names(LOBBY));
         self.notice_ms = rights.notice_ms(now.unix_ms);
         self.rights = Some(Box::new(rights));
         let wanted = channels.iter().map(Wanted::from).collect();

@@ -8,6 +8,7 @@ use crate::ids::ConnId;
 use crate::limits::refusals::RefusalNote;
 use crate::limits::{Address, Limit, Peer};
 use crate::metrics::Count;
+use crate::model::voice::Voice;
 use crate::time::clock::Now;
 use crate::wire::handshake::{self, HttpRefusal};
 
@@ -116,6 +117,7 @@ impl ShardCore {
     /// The socket is gone, whoever ended it.
     pub(super) fn closed(&mut self, id: ConnId, now: Now) {
         let Some(conn) = self.conns.get(id) else { return };
+        self.event_streams -= usize::from(conn.framing.voice() == Voice::EventStream);
         self.sender.unblock(conn);
         let was_refused = conn.refused.is_some();
         self.leave(id);

@@ -33,6 +33,9 @@ impl ShardCore {
         }
         let (outcome, after) = self.conns.at(id.slot).session.answered(request, answer);
         match (outcome, answer) {
+            (Outcome::SignedIn(..), _) if self.conns.at(id.slot).framing.voice() == Voice::EventStream => {
+                self.begin_stream(id, &after, now);
+            }
             (Outcome::SignedIn(mark, user), Answer::Claimed { lobby, online_count }) => {
                 self.signed_in(id, request, lobby.as_deref(), *online_count, &user, mark.as_deref());
                 self.subscribe_all(id, &after, now);
@@ -68,6 +71,7 @@ impl ShardCore {
         }
         self.large_answer_made(id, request, answer, now);
         self.go_on(id, now);
+        self.end_unopened_stream(id, now);
         self.pace(id, now);
     }
 
@@ -125,7 +129,8 @@ impl ShardCore {
     /// From here on the connection gets what the channel's lane brings.
     fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) {
         let sending = self.sending(&placed.channel);
-        let mut subscription = self.fanout.subscribe(&placed.channel, &placed.epoch, sending, id.slot);
+        let voice = self.conns.at(id.slot).framing.voice();
+        let mut subscription = self.fanout.subscribe((&placed.channel, voice), &placed.epoch, sending, id.slot);
         subscription.request = request;
         self.conns.at(id.slot).subscriptions.push(subscription);
     }
@@ -169,9 +174,9 @@ impl ShardCore {
             // What came before is the client's.
             let subscription = conn.subscriptions.swap_remove(at);
             let local = self.fanout.channel(subscription.channel);
-            let packer = self.compressing.packer(conn.deflate, &self.settings, &self.metrics);
-            let frames =
-                local.hand_over(subscription.index as usize, packer, conn.send_state.is_blocked(), &mut conn.outbox);
+            let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
+            let kept = conn.kept_frames();
+            let frames = local.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
             conn.outbox.push_fence();
             conn.session.unsubscribed(channel);
@@ -199,8 +204,9 @@ impl ShardCore {
     }
 
     pub(super) fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<usize> {
-        let channel = self.fanout.find(channel)?;
-        self.conns.at(id.slot).subscriptions.iter().position(|subscription| subscription.channel == channel)
+        let conn = self.conns.at(id.slot);
+        let channel = self.fanout.find(channel, conn.framing.voice())?;
+        conn.subscriptions.iter().position(|subscription| subscription.channel == channel)
     }
 
     fn say_answer(&mut self, id: ConnId, answer: &Answer, mark: Option<&str>) {
@@ -233,9 +239,12 @@ impl ShardCore {
     fn say_gap(&mut self, id: ConnId, attached: &Attached) {
         let Placed { channel, epoch, offset } = &attached.placed;
         let from = attached.lost_from;
-        if attached.recovered == Some(false) && from <= *offset {
-            let gap = Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost };
-            self.push_private(id.slot, |out| dialect::write_gap(Voice::NativeText, out, &gap));
+        let is_lost = attached.recovered == Some(false) && from <= *offset;
+        let gap = is_lost.then_some(Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
+        match (self.conns.at(id.slot).framing.voice(), gap) {
+            (Voice::EventStream, gap) => self.say_gap_on_stream(id, attached, gap),
+            (voice, Some(gap)) => self.push_private(id.slot, |out| dialect::write_gap(voice, out, &gap)),
+            (_, None) => {}
         }
     }
 

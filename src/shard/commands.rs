@@ -81,7 +81,7 @@ impl ShardCore {
     }
 
     /// Lets the connection's session judge something about `channel`. Returns what it says, and the token that it refused.
-    fn judge<R>(
+    pub(super) fn judge<R>(
         &mut self,
         id: ConnId,
         channel: &str,

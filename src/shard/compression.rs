@@ -165,7 +165,7 @@ impl ShardCore {
     /// Queues one message for one client, which `write` appends as a plain frame. It leaves compressed, by itself, if
     /// that was agreed on and pays.
     pub(super) fn push_message(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
-        let Some(deflate) = self.conns.at(slot).deflate else { return self.push_private(slot, write) };
+        let Some(deflate) = self.conns.at(slot).framing.deflate() else { return self.push_private(slot, write) };
         let Compression { level, min_bytes, slice_bytes } = self.settings.compression;
         self.hand_over(slot);
         let Self { conns, compressing: Compressing { plain, slicing, compressors }, .. } = self;

@@ -1,6 +1,7 @@
 //! The connections of one shard: a table by slot, with generations, so that a `ConnId` of a connection that has
 //! gone finds nothing. Knows what a connection's state is, not what is done with it.
 
+use std::io::IoSlice;
 use std::num::NonZeroU32;
 
 use smallvec::SmallVec;
@@ -8,11 +9,15 @@ use smallvec::SmallVec;
 use super::deadlines::FiledTick;
 use super::pacing::Pacing;
 use super::send_state::SendState;
-use crate::fanout::Subscription;
+use super::stream_state::EventStream;
+use crate::dialect::native::event_stream::StreamRequest;
 use crate::fanout::outbox::Outbox;
+use crate::fanout::{KeptFrames, Subscription};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Limit, Meters, Peer};
 use crate::model::parcel::Ask;
+use crate::model::refusal::RequestError;
+use crate::model::voice::Voice;
 use crate::session::Session;
 use crate::wire::deflate::Deflate;
 use crate::wire::websocket::Decoder;
@@ -32,8 +37,7 @@ pub struct Conn {
     /// Tokens of it that were refused.
     pub(super) failures: u8,
     pub(super) stage: Stage,
-    /// What was agreed on about compression.
-    pub(super) deflate: Option<Deflate>,
+    pub(super) framing: Framing,
     pub(super) decoder: Decoder,
     pub(super) session: Session,
     held: Option<Box<Held>>,
@@ -46,6 +50,39 @@ pub struct Conn {
     /// How long after that it was pinged, if the pong is awaited.
     pinged_after_ms: Option<NonZeroU32>,
     pub(super) filed: FiledTick,
+}
+
+/// How the messages to a connection are framed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Framing {
+    /// As WebSocket frames, with what was agreed on about compression.
+    WebSocket(Option<Deflate>),
+    /// As server-sent events.
+    EventStream,
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self::WebSocket(None)
+    }
+}
+
+impl Framing {
+    /// In which form the connection is spoken to.
+    pub(super) fn voice(self) -> Voice {
+        match self {
+            Self::WebSocket(_) => Voice::NativeText,
+            Self::EventStream => Voice::EventStream,
+        }
+    }
+
+    /// What was agreed on about compression.
+    pub(super) fn deflate(self) -> Option<Deflate> {
+        match self {
+            Self::WebSocket(deflate) => deflate,
+            Self::EventStream => None,
+        }
+    }
 }
 
 /// What is kept of a connection that has to wait.
@@ -65,6 +102,8 @@ struct Held {
     put_off: Option<PutOff>,
     /// What the peer of a closing connection has yet to take.
     last_words: Option<LastWords>,
+    /// What is kept of an event stream.
+    stream: Option<EventStream>,
     /// The peer has ended its direction, and is owed something.
     heard_out: bool,
     /// The connection was reset or lost: nothing is owed any more.
@@ -89,9 +128,10 @@ struct LastWords {
 
 impl Held {
     fn is_empty(&self) -> bool {
-        let Self { input, parked, proxy, pacing, unfinished, put_off, last_words, heard_out, lost } = self;
+        let Self { input, parked, proxy, pacing, unfinished, put_off, last_words, stream, heard_out, lost } = self;
         let waits = !input.is_empty() || !parked.is_empty() || !pacing.is_empty() || put_off.is_some();
-        !waits && proxy.is_none() && *unfinished == 0 && last_words.is_none() && !heard_out && !lost
+        let is_stream = stream.is_some();
+        !waits && !is_stream && proxy.is_none() && *unfinished == 0 && last_words.is_none() && !heard_out && !lost
     }
 }
 
@@ -206,6 +246,79 @@ impl Conn {
         let is_put_off = self.put_off_bytes() > 0;
         let waits = is_put_off || self.session.deadline_ms().is_some() || self.pacing().is_some_and(Pacing::holds_back);
         !is_lost && is_serving && (waits || !self.outbox.is_empty())
+    }
+
+    /// It is an event stream from here on, whose request is still to be answered.
+    pub(super) fn begin_stream(&mut self, stream: EventStream) {
+        self.framing = Framing::EventStream;
+        self.held.get_or_insert_default().stream = Some(stream);
+    }
+
+    /// What an event stream asks for, for the one who has it done.
+    pub(super) fn take_stream_request(&mut self) -> Option<StreamRequest> {
+        self.held.as_mut()?.stream.as_mut()?.take_request()
+    }
+
+    /// What an event stream asks for can't be done yet.
+    pub(super) fn put_stream_request_off(&mut self, request: StreamRequest) {
+        if let Some(stream) = self.held.as_mut().and_then(|held| held.stream.as_mut()) {
+            stream.put_request_off(request);
+        }
+    }
+
+    /// Answers the request of an event stream: it begins.
+    pub(super) fn open_stream(&mut self, retry_ms: u64) {
+        let Some(mut stream) = self.take_stream() else { return };
+        stream.begin(retry_ms, &mut self.outbox);
+        if stream.has_several_channels() {
+            self.held.get_or_insert_default().stream = Some(stream);
+        }
+    }
+
+    /// It is an event stream of several channels: each event gets their positions as its id right before it is sent.
+    pub(super) fn stamps(&self) -> bool {
+        self.framing.voice() == Voice::EventStream && self.held.as_ref().is_some_and(|held| held.stream.is_some())
+    }
+
+    /// What stays a frame of its channel in the outbox.
+    pub(super) fn kept_frames(&self) -> KeptFrames {
+        match self.send_state.is_blocked() {
+            _ if self.stamps() => KeptFrames::All,
+            true => KeptFrames::Droppable,
+            false => KeptFrames::None,
+        }
+    }
+
+    /// The response to the request of an event stream has begun.
+    pub(super) fn has_begun_stream(&self) -> bool {
+        self.held.as_ref().and_then(|held| held.stream.as_ref()).is_none_or(EventStream::has_begun)
+    }
+
+    /// Notes why the request of an event stream is refused.
+    pub(super) fn note_stream_refusal(&mut self, error: RequestError) {
+        self.change_held(|held| {
+            if let Some(stream) = &mut held.stream {
+                stream.refusal = Some(error);
+            }
+        });
+    }
+
+    /// What was kept of an event stream.
+    pub(super) fn take_stream(&mut self) -> Option<EventStream> {
+        self.change_held(|held| held.stream.take())
+    }
+
+    /// Makes what is next in the outbox ready to be sent.
+    pub(super) fn settle(&mut self) {
+        match self.held.as_mut().and_then(|held| held.stream.as_mut()) {
+            Some(stream) => self.outbox.stamp(stream.positions()),
+            _ => self.outbox.settle(self.framing.voice()),
+        }
+    }
+
+    /// The next pieces to send, of what [`Self::settle`] made ready.
+    pub(super) fn pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
+        if self.stamps() { self.outbox.stamped_pieces(pieces) } else { self.outbox.pieces(pieces) }
     }
 
     /// Keeps received bytes until they can be taken.

@@ -89,6 +89,7 @@ impl ShardCore {
         if conn.outbox.is_empty()
             && !conn.send_state.is_blocked()
             && conn.subscriptions.len() == 1
+            && !conn.stamps()
             && local.sealed() == 1
         {
             return self.send_run(channel, index, slot, wire, now);
@@ -112,7 +113,7 @@ impl ShardCore {
         for subscription in &conn.subscriptions {
             let local = self.fanout.channel(subscription.channel);
             let outbox = &mut conn.outbox;
-            let packer = self.compressing.packer(conn.deflate, &self.settings, &self.metrics);
+            let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
             local.take_sealed(subscription.index as usize, packer, |run, start, end| {
                 self.metrics.add(Count::Deliveries, run.count(start, end));
                 outbox.push_slice(run, start, end);
@@ -125,7 +126,7 @@ impl ShardCore {
         let id = self.conns.id(slot);
         let mut rest: Option<(Run, usize, usize, usize)> = None;
         let mut sent = Sent::Bytes(0);
-        let packer = self.compressing.packer(self.conns.at(slot).deflate, &self.settings, &self.metrics);
+        let packer = self.compressing.packer(self.conns.at(slot).framing.deflate(), &self.settings, &self.metrics);
         self.fanout.channel(channel).take_sealed(index, packer, |run, start, end| {
             sent = wire.send(id, &[IoSlice::new(&run.bytes[start..end])]);
             let count = if let Sent::Bytes(count) = sent { count } else { 0 };
@@ -162,9 +163,12 @@ impl ShardCore {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
         while !conn.outbox.is_empty() {
-            conn.outbox.settle();
+            conn.settle();
+            if conn.outbox.is_empty() {
+                break;
+            }
             let mut pieces = SmallVec::<[IoSlice<'_>; 4]>::new();
-            conn.outbox.pieces(&mut pieces);
+            conn.pieces(&mut pieces);
             debug_assert!(pieces.len() <= MAX_PIECES, "as many as one call takes");
             if pieces.is_empty() {
                 // It is sent when it has been compressed.
@@ -210,7 +214,7 @@ impl ShardCore {
     fn check_bound(&mut self, slot: u32, now: Now) {
         let conn = self.conns.at(slot);
         if !conn.is_closing() && conn.stage != Stage::Echo {
-            match conn.outbox.keep_within(self.settings.outbox_bytes) {
+            match conn.outbox.keep_within(self.settings.outbox_bytes, conn.framing.voice()) {
                 Kept::Untouched | Kept::Tidied => {}
                 Kept::Shed => self.metrics.count(Count::Sheds),
                 Kept::TooMuch => {

@@ -60,6 +60,8 @@ mod relief;
 mod rights;
 mod send_state;
 mod sender;
+mod stream_state;
+mod streams;
 mod timers;
 pub mod turn;
 
@@ -212,6 +214,9 @@ pub enum Action {
     Finish(ConnId),
     /// Reset the connection.
     Abort(ConnId),
+    /// The peer of this connection is dead if it acknowledges nothing for so many milliseconds: have the kernel end the
+    /// connection then.
+    BoundSilence(ConnId, u64),
     /// Close the connection. What the kernel was given still arrives.
     End(ConnId),
     /// See to a turn at this time, in milliseconds of the monotonic clock.
@@ -257,6 +262,8 @@ struct ShardCore {
     farewell: Progress,
     probes: Probes,
     metrics: Arc<ShardMetrics>,
+    /// Connections that are event streams.
+    event_streams: usize,
     admission: Admission,
 }
 
@@ -285,6 +292,7 @@ impl ShardCore {
             probes: Probes::default(),
             authenticator: Authenticator::new(verifier, settings.token_cache),
             metrics: settings.metrics.shard(own.index()),
+            event_streams: 0,
             admission: Admission::default(),
             settings,
         }
@@ -315,10 +323,10 @@ impl ShardCore {
             }
             Parcel::Announce { news } => {
                 let language = self.settings.language;
-                let frame = news.frame(Voice::NativeText, |news, out| {
-                    dialect::write_presence(Voice::NativeText, out, news, language);
-                });
-                self.fanout.append(&news.value().channel, frame, 0, 0);
+                for voice in self.fanout.voices(&news.value().channel) {
+                    let frame = news.frame(voice, |news, out| dialect::write_presence(voice, out, news, language));
+                    self.fanout.append(&news.value().channel, voice, frame, 0, 0);
+                }
             }
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
@@ -348,20 +356,23 @@ impl ShardCore {
     fn deliver(&mut self, delivery: &Delivery) {
         let publication = &**delivery.value();
         let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-        let frame = delivery.frame(Voice::NativeText, |publication, out| {
-            dialect::write_publication(Voice::NativeText, out, publication);
-        });
-        self.fanout.append(&publication.placed.channel, frame, publication.offset(), key);
+        let channel = &publication.placed.channel;
+        for voice in self.fanout.voices(channel) {
+            let frame = delivery.frame(voice, |publication, out| dialect::write_publication(voice, out, publication));
+            self.fanout.append(channel, voice, frame, publication.offset(), key);
+        }
     }
 
     /// Tells the subscribers of a channel that its publications up to `placed` are lost for good.
     fn lose(&mut self, placed: &Placed, from: u64) {
         self.fanout.begin_epoch(&placed.channel, &placed.epoch);
         let Position { channel, epoch, offset: to } = placed.position();
-        let mut frame = Vec::new();
         let gap = Gap { channel, epoch, from, to, reason: GapReason::Engine };
-        dialect::write_gap(Voice::NativeText, &mut frame, &gap);
-        self.fanout.append(channel, &frame, 0, 0);
+        for voice in self.fanout.voices(channel) {
+            let mut frame = Vec::new();
+            dialect::write_gap(voice, &mut frame, &gap);
+            self.fanout.append(channel, voice, &frame, 0, 0);
+        }
     }
 
     /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
@@ -399,6 +410,7 @@ impl ShardCore {
         self.settings.refusals.tick(now.mono_ms);
         let Self { metrics, hub, .. } = self;
         metrics.set(Gauge::Connections, self.connections());
+        metrics.set(Gauge::EventStreams, self.event_streams);
         metrics.set(Gauge::TurnedAway, self.admission.turned_away());
         metrics.set(Gauge::Blocked, self.sender.blocked());
         metrics.set(Gauge::QueuedBytes, self.sender.queued_bytes());
@@ -500,6 +512,9 @@ impl ShardCore {
 
     /// Queues one reply. What the connection is due of its channels goes before it.
     fn say(&mut self, id: ConnId, reply: &Reply<'_>, mark: Option<&str>) {
+        if self.conns.at(id.slot).framing.voice() == Voice::EventStream {
+            return self.say_on_stream(id, reply);
+        }
         let language = self.settings.language;
         let write = |out: &mut Vec<u8>| dialect::write_reply(Voice::NativeText, out, reply, mark, language);
         if self.may_compress(reply) { self.push_message(id.slot, write) } else { self.push_private(id.slot, write) }
@@ -513,11 +528,11 @@ impl ShardCore {
     /// A message of the connection's own is about to be queued: what it is due of its channels goes before that.
     fn hand_over(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
+        let kept = conn.kept_frames();
         for subscription in &conn.subscriptions {
             let channel = self.fanout.channel(subscription.channel);
-            let packer = self.compressing.packer(conn.deflate, &self.settings, &self.metrics);
-            let frames =
-                channel.hand_over(subscription.index as usize, packer, conn.send_state.is_blocked(), &mut conn.outbox);
+            let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
+            let frames = channel.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
         self.metrics.count(Count::Replies);
@@ -530,6 +545,9 @@ impl ShardCore {
 
     /// Starts the closing handshake from our side.
     fn close(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
+        if self.conns.at(id.slot).framing.voice() == Voice::EventStream {
+            return self.close_stream(id, code, reason, now);
+        }
         self.metrics.closed(code);
         self.end_with(id, Ending::AwaitClose, now, |out| frame::write_close(out, code, reason));
     }
@@ -552,10 +570,7 @@ impl ShardCore {
         self.leave(id);
         let conn = self.conns.at(id.slot);
         self.sender.forget_queued(conn);
-        conn.outbox.drop_unstarted();
-        self.metrics.closed(close::SLOW_CONSUMER);
-        self.end_with(id, Ending::AwaitClose, now, |out| {
-            frame::write_close(out, close::SLOW_CONSUMER, "slow consumer")
-        });
+        conn.outbox.drop_unstarted(conn.framing.voice());
+        self.close(id, close::SLOW_CONSUMER, "slow consumer", now);
     }
 }

@@ -139,14 +139,14 @@ impl ShardCore {
         let is_clear = is_idle && conn.outbox.private_bytes() < REPLY_BYTES;
         // With an answer of half of the bound an eighth of it has to stay free.
         let room = bound / 4;
-        let has_shed = is_clear && conn.outbox.make_room(room);
+        let has_shed = is_clear && conn.outbox.make_room(room, conn.framing.voice());
         if !is_clear || conn.outbox.held_bytes() > room {
             conn.change_pacing(|pacing| pacing.retry_ms = None);
             self.count_shed(id.slot, has_shed);
             return false;
         }
         let user = conn.session.claimed().filter(|_| bounded).map(Arc::clone);
-        let cost = if conn.deflate.is_some() { COMPRESSED_COST } else { 1 };
+        let cost = if conn.framing.deflate().is_some() { COMPRESSED_COST } else { 1 };
         let wait_ms = user.as_ref().and_then(|user| guard.reserve_answer(user.key(), largest, cost, now.mono_ms).err());
         conn.change_pacing(|pacing| {
             pacing.retry_ms = wait_ms.map(|wait_ms| now.mono_ms + wait_ms);

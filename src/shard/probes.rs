@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use super::{REPLY_BYTES, ShardCore};
+use super::{REPLY_BYTES, ShardCore, Wire};
+use crate::dialect;
 use crate::hub::{LOBBY, owner_of};
 use crate::ids::ConnId;
 use crate::metrics::Count;
@@ -16,7 +17,6 @@ use crate::model::parcel::Parcel;
 use crate::planted::Fault;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
-use crate::wire::frame::{self, Opcode};
 
 /// Connections that have to show a sign of life. Each is in here once at most: its user's owner asks once at a time.
 #[derive(Debug, Default)]
@@ -39,16 +39,25 @@ impl ShardCore {
         if conn.pinged_ms().is_none() {
             conn.ping(now.mono_ms);
         }
-        let wants_ping = conn.session.wants_ping();
-        self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Ping, &[]));
-        if wants_ping {
-            self.say(id, &Reply::Ping, None);
-        }
+        self.push_ping(id);
         self.metrics.count(Count::Probes);
         let until_ms = now.mono_ms + self.settings.probe_ms;
         self.probes.awaited.insert(id, until_ms);
         self.probes.deadlines.push_back((until_ms, id));
         self.file_deadline(id);
+    }
+
+    /// Sends a ping, and in an event stream a comment.
+    pub(super) fn push_ping(&mut self, id: ConnId) {
+        let conn = self.conns.at(id.slot);
+        if !conn.has_begun_stream() {
+            return;
+        }
+        let (voice, wants_ping) = (conn.framing.voice(), conn.session.wants_ping());
+        self.push_private(id.slot, |out| dialect::write_ping(voice, out));
+        if wants_ping {
+            self.say(id, &Reply::Ping, None);
+        }
     }
 
     /// Something came from the connection, or it made room.
@@ -62,8 +71,21 @@ impl ShardCore {
         self.staging.push(owner, Parcel::Alive { conn: id, user });
     }
 
+    /// Event streams answer nothing: those whose peers have acknowledged all that was sent live.
+    fn probe_streams(&mut self, wire: &mut impl Wire) {
+        let awaited: Vec<ConnId> = self.probes.awaited.keys().copied().collect();
+        for id in awaited {
+            if self.has_taken_all(id, wire) {
+                self.shows_life(id);
+            }
+        }
+    }
+
     /// Lets go of the connections whose time is over.
-    pub(super) fn end_probes(&mut self, now: Now) {
+    pub(super) fn end_probes(&mut self, wire: &mut impl Wire, now: Now) {
+        if self.event_streams > 0 && !self.probes.awaited.is_empty() {
+            self.probe_streams(wire);
+        }
         while let Some(&(until_ms, id)) = self.probes.deadlines.front()
             && until_ms <= now.mono_ms
         {

@@ -5,7 +5,7 @@
 //! [`ShardCore::command`], which has the session judge it and carries out the effect.
 
 use super::admission::refusal_of;
-use super::conns::{Ending, Stage};
+use super::conns::{Ending, Framing, Stage};
 use super::guard::shows_token;
 use super::{Action, Input, REPLY_BYTES, ShardCore, Wire};
 use crate::dialect::native::decode::{EnvelopeDecoder, Rejected};
@@ -15,6 +15,7 @@ use crate::metrics::Count;
 use crate::model::command::Request;
 use crate::model::notice::Reply;
 use crate::model::text::Language;
+use crate::model::voice::Voice;
 use crate::site::Route;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
@@ -27,7 +28,7 @@ const CONTROL_FRAME_MAX: usize = 2 + 4 + 125;
 
 /// How often a message has come to be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum MessageCome {
+pub(super) enum MessageCome {
     /// From the wire.
     First,
     /// After it was put off: it is not counted twice, and not put off again.
@@ -83,7 +84,10 @@ impl Reading {
 
     fn consume_held(&mut self, core: &mut ShardCore, id: ConnId, now: Now) {
         if let Some(text) = core.take_put_off(id) {
-            message(core, &mut self.envelopes, id, &text, MessageCome::Again, now);
+            match core.conns.at(id.slot).framing.voice() {
+                Voice::EventStream => core.sign_in_stream(id, MessageCome::Again, now),
+                Voice::NativeText => message(core, &mut self.envelopes, id, &text, MessageCome::Again, now),
+            }
         }
         if let Some(conn) = core.conns.get(id) {
             let mut held = conn.take_input();
@@ -107,6 +111,10 @@ impl Reading {
             let conn = core.conns.at(id.slot);
             let used = match conn.stage {
                 Stage::Handshake => core.handshake(id, rest, now),
+                Stage::Native if conn.framing.voice() == Voice::EventStream => {
+                    core.stream_input(id, now);
+                    rest.len()
+                }
                 Stage::Native | Stage::Echo | Stage::Closing(Ending::AwaitClose) => self.frame(core, id, rest, now),
                 Stage::Closing(_) => {
                     conn.decoder.skip(rest.len());
@@ -283,7 +291,7 @@ impl ShardCore {
             // Told when it came.
             let refusal = refusal_of(limit);
             self.metrics.request_refused(refusal.status);
-            return self.respond(id, now, |out| refusal.write(method, out));
+            return self.respond(id, now, |out| site.write_refusal(Some(request), method, &refusal, out));
         }
         if self.farewell.has_begun() {
             let refusal = HttpRefusal::unavailable("server is going away", 5);
@@ -295,10 +303,11 @@ impl ShardCore {
             }
             let refusal = refusal_of(limit);
             self.metrics.request_refused(refusal.status);
-            return self.respond(id, now, |out| refusal.write(method, out));
+            return self.respond(id, now, |out| site.write_refusal(Some(request), method, &refusal, out));
         }
         let upgrade = match site.route(request, now.unix_ms) {
             Err(refusal) => return self.refuse_request(id, method, Some(request), refusal, now),
+            Ok(Route::EventStream(route)) => return self.open_stream(id, *route, now),
             Ok(Route::Page(page)) => return self.respond(id, now, |out| page.write(method, out)),
             Ok(Route::Native(upgrade)) => {
                 self.conns.at(id.slot).enter(Stage::Native, now.mono_ms);
@@ -310,8 +319,8 @@ impl ShardCore {
             }
         };
         let conn = self.conns.at(id.slot);
-        conn.deflate = upgrade.deflate();
-        if conn.deflate.is_some() {
+        conn.framing = Framing::WebSocket(upgrade.deflate());
+        if conn.framing.deflate().is_some() {
             conn.decoder.allow_deflate();
             self.metrics.count(Count::UpgradesDeflate);
         }
@@ -330,8 +339,13 @@ impl ShardCore {
     /// What the connection sent made us panic: says so (1011) and takes nothing more from it.
     pub(super) fn fail_internally(&mut self, id: ConnId, now: Now) -> Input {
         let Some(Stage::Native | Stage::Echo) = self.conns.get(id).map(|conn| conn.stage) else { return Input::Ended };
-        self.metrics.closed(close::INTERNAL);
-        self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, close::INTERNAL, "internal error"));
+        let voice = self.conns.at(id.slot).framing.voice();
+        if voice == Voice::EventStream {
+            self.close(id, close::INTERNAL, "internal error", now);
+        } else {
+            self.metrics.closed(close::INTERNAL);
+            self.end_with(id, Ending::Finish, now, |out| frame::write_close(out, close::INTERNAL, "internal error"));
+        }
         self.input(id)
     }
 

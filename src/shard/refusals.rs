@@ -103,7 +103,8 @@ impl ShardCore {
                 format!("{refusal}: {method} {path}, Host {host}{}", origin.unwrap_or_default())
             }
         });
-        self.respond(id, now, |out| refusal.write(method, out));
+        let site = std::sync::Arc::clone(&self.settings.site);
+        self.respond(id, now, |out| site.write_refusal(request, method, &refusal, out));
     }
 }
 
@@ -144,6 +145,7 @@ pub(super) fn limit_of(refusal: parcel::Refusal) -> Option<Limit> {
 /// The log's word for a refused request.
 fn request_reason(status: u16) -> &'static str {
     match status {
+        401 => "unauthorized",
         403 => "forbidden",
         404 => "not_found",
         405 => "method_not_allowed",

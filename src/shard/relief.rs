@@ -55,7 +55,7 @@ impl ShardCore {
                 self.close(id, close::DRAINING, "short of memory", now);
                 continue;
             }
-            conn.outbox.make_room(0);
+            conn.outbox.make_room(0, conn.framing.voice());
             if conn.outbox.held_bytes() as u64 <= bytes / 2 {
                 self.sender.count_queued(self.conns.at(slot));
                 shed += 1;

@@ -8,13 +8,12 @@ use super::{Action, CLOSE_MAX_MS, CLOSE_MS, CLOSING_LOOK_MS, ShardCore, Wire};
 use crate::ids::ConnId;
 use crate::limits::Limit;
 use crate::limits::refusals::quoted;
-use crate::model::notice::Reply;
 use crate::model::refusal::RequestError;
 use crate::model::text::Text;
+use crate::model::voice::Voice;
 use crate::session::Local;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
-use crate::wire::frame::{self, Opcode};
 use crate::wire::websocket::Decoder;
 
 impl ShardCore {
@@ -25,7 +24,7 @@ impl ShardCore {
         self.give_way(now);
         self.hub.tick(now, &mut self.staging);
         self.follow_clock(now);
-        self.end_probes(now);
+        self.end_probes(wire, now);
         self.end_late_errands(now);
         while let Some((tick, due)) = self.deadlines.pop_due(now) {
             for id in due {
@@ -151,6 +150,16 @@ impl ShardCore {
             conn.seen(now.mono_ms);
         }
         let silent = conn.seen_ms + self.settings.ping_interval_ms <= now.mono_ms;
+        if conn.framing.voice() == Voice::EventStream && !conn.send_state.is_blocked() {
+            // It answers nothing. If its peer is dead the kernel finds that out and ends the connection.
+            if silent || conn.pinged_ms().is_some() {
+                conn.seen(now.mono_ms);
+            }
+            if silent {
+                self.push_ping(id);
+            }
+            return;
+        }
         match conn.pinged_ms() {
             Some(pinged_ms) if pinged_ms + self.settings.pong_timeout_ms <= now.mono_ms => {
                 self.tell_refusal(id, "no_sign_of_life", now, || "closed: a ping was not answered (4504)".to_owned());
@@ -158,11 +167,7 @@ impl ShardCore {
             }
             None if silent => {
                 conn.ping(now.mono_ms);
-                let wants_ping = conn.session.wants_ping();
-                self.push_private(id.slot, |out| frame::write_frame(out, Opcode::Ping, &[]));
-                if wants_ping {
-                    self.say(id, &Reply::Ping, None);
-                }
+                self.push_ping(id);
             }
             _ => {}
         }

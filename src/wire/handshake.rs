@@ -31,7 +31,7 @@ impl Default for HeadLimits {
     }
 }
 
-/// A well-formed HTTP/1.1 request, borrowed from the bytes it was parsed from.
+/// A well-formed HTTP/1.1 or HTTP/1.0 request, borrowed from the bytes it was parsed from.
 #[derive(Debug)]
 pub struct UpgradeRequest<'a> {
     method: &'a str,
@@ -41,6 +41,8 @@ pub struct UpgradeRequest<'a> {
     origin: Option<&'a str>,
     content_length: u64,
     headers: Vec<httparse::Header<'a>>,
+    /// HTTP/1.0, as some proxies speak to servers: it has no upgrades.
+    is_http_1_0: bool,
 }
 
 impl<'a> UpgradeRequest<'a> {
@@ -55,10 +57,6 @@ impl<'a> UpgradeRequest<'a> {
         let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut storage[..limits.headers.min(HEADERS_MAX)]);
         let status = parsed.parse(head);
-        // The first fault in the order of the bytes is the one that is told, however they were cut.
-        if parsed.version == Some(0) {
-            return Err(HttpRefusal::bad_request("HTTP/1.1 is required"));
-        }
         let head_bytes = match status {
             Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
             Ok(httparse::Status::Partial) if is_over => return Err(HttpRefusal::head_too_large()),
@@ -69,7 +67,8 @@ impl<'a> UpgradeRequest<'a> {
         // A complete request has both; an empty string is refused below like any other that is no target.
         let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
         let request = Self::check(method, target, parsed.headers.to_vec())?;
-        Ok(Some((request, head_bytes)))
+        let is_http_1_0 = parsed.version == Some(0);
+        Ok(Some((Self { is_http_1_0, ..request }, head_bytes)))
     }
 
     fn check(method: &'a str, target: &'a str, headers: Vec<httparse::Header<'a>>) -> Result<Self, HttpRefusal> {
@@ -103,7 +102,7 @@ impl<'a> UpgradeRequest<'a> {
         if content_length > 0 && matches!(method, "GET" | "HEAD") {
             return Err(HttpRefusal::bad_request("a body is not accepted here"));
         }
-        Ok(Self { method, path, query, host, origin, content_length, headers })
+        Ok(Self { method, path, query, host, origin, content_length, headers, is_http_1_0: false })
     }
 
     /// The method, as it was sent.
@@ -245,7 +244,8 @@ impl Policy {
         Ok(())
     }
 
-    fn check_origin(&self, request: &UpgradeRequest<'_>) -> Result<(), HttpRefusal> {
+    /// Refuses a page's request if its origin may not connect. `upgrade` does it too; event streams need it as well.
+    pub fn check_origin(&self, request: &UpgradeRequest<'_>) -> Result<(), HttpRefusal> {
         match request.origin() {
             Some(origin) if !self.origins.allow(origin, request.host()) => {
                 Err(HttpRefusal::forbidden("origin not allowed: it is not this host's, and `origins` does not list it"))
@@ -282,6 +282,9 @@ pub fn upgrade(request: &UpgradeRequest<'_>, policy: &Policy) -> Result<Upgrade,
     policy.check_host(request)?;
     if !["GET", "HEAD"].contains(&request.method()) {
         return Err(HttpRefusal::method_not_allowed());
+    }
+    if request.is_http_1_0 {
+        return Err(HttpRefusal::bad_request("HTTP/1.1 is required"));
     }
     // HEAD is a GET that upgrades nothing.
     if request.method() == "HEAD" || !request.lists("upgrade", "websocket") {
@@ -375,6 +378,11 @@ impl HttpRefusal {
         Self::new(400, text)
     }
 
+    /// 401: there is no token, or it is not good.
+    pub const fn unauthorized(text: &'static str) -> Self {
+        Self::new(401, text)
+    }
+
     /// 403: the origin or host is not allowed.
     pub const fn forbidden(text: &'static str) -> Self {
         Self::new(403, text)
@@ -388,6 +396,11 @@ impl HttpRefusal {
     /// 405: the endpoint and the pages are only read.
     pub const fn method_not_allowed() -> Self {
         Self::new(405, "only GET and HEAD are allowed here")
+    }
+
+    /// 409: another connection is in the way.
+    pub const fn conflict(text: &'static str) -> Self {
+        Self::new(409, text)
     }
 
     /// 413: the head is over a limit.
@@ -405,6 +418,16 @@ impl HttpRefusal {
         Self { status: 429, text: "too many requests", retry_after_s: Some(retry_after_s) }
     }
 
+    /// 500: a fault of the server.
+    pub const fn internal(text: &'static str) -> Self {
+        Self::new(500, text)
+    }
+
+    /// 504: what had to be asked has not answered in time.
+    pub const fn gateway_timeout(text: &'static str) -> Self {
+        Self::new(504, text)
+    }
+
     /// 503: at capacity or draining.
     pub const fn unavailable(text: &'static str, retry_after_s: u32) -> Self {
         Self { status: 503, text, retry_after_s: Some(retry_after_s) }
@@ -412,30 +435,41 @@ impl HttpRefusal {
 
     /// Appends the response to a request of this method: to HEAD, without the content (RFC 9110 §9.3.2).
     pub fn write(&self, method: &str, out: &mut Vec<u8>) {
+        let body = format!("{}\n", self.text);
+        self.write_with(method, "text/plain; charset=utf-8", &body, "", out);
+    }
+
+    /// The same with another body, and with header lines of the caller's.
+    pub fn write_with(&self, method: &str, content_type: &str, body: &str, headers: &str, out: &mut Vec<u8>) {
         let status_line = match self.status {
-            400 => "HTTP/1.1 400 Bad UpgradeRequest\r\n",
+            400 => "HTTP/1.1 400 Bad Request\r\n",
+            // RFC 9110 §15.5.2 asks for the challenge.
+            401 => "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n",
             403 => "HTTP/1.1 403 Forbidden\r\n",
             404 => "HTTP/1.1 404 Not Found\r\n",
             405 => "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD, OPTIONS\r\n",
+            409 => "HTTP/1.1 409 Conflict\r\n",
             413 => "HTTP/1.1 413 Content Too Large\r\n",
             // RFC 9110 §15.5.22 asks for Upgrade, RFC 6455 §4.4 for the version.
             426 => "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
             429 => "HTTP/1.1 429 Too Many Requests\r\n",
+            500 => "HTTP/1.1 500 Internal Server Error\r\n",
             503 => "HTTP/1.1 503 Service Unavailable\r\n",
+            504 => "HTTP/1.1 504 Gateway Timeout\r\n",
             status => unreachable!("no refusal has status {status}"),
         };
         out.extend_from_slice(status_line.as_bytes());
         if let Some(seconds) = self.retry_after_s {
             write_header(out, "Retry-After", &seconds.to_string());
         }
-        write_header(out, "Content-Type", "text/plain; charset=utf-8");
-        write_header(out, "Content-Length", &(self.text.len() + 1).to_string());
+        write_header(out, "Content-Type", content_type);
+        write_header(out, "Content-Length", &body.len().to_string());
+        out.extend_from_slice(headers.as_bytes());
         // Upgrade counts only when Connection lists it (RFC 9110 §7.8).
         write_header(out, "Connection", if self.status == 426 { "close, Upgrade" } else { "close" });
         out.extend_from_slice(b"\r\n");
         if method != "HEAD" {
-            out.extend_from_slice(self.text.as_bytes());
-            out.push(b'\n');
+            out.extend_from_slice(body.as_bytes());
         }
     }
 }

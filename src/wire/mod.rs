@@ -4,6 +4,7 @@
 
 pub mod codes;
 pub mod deflate;
+pub mod event_stream;
 pub mod forwarded;
 pub mod frame;
 pub mod handshake;

@@ -177,16 +177,16 @@ async fn peers_of_unix_sockets_count_as_one_address_unless_they_are_exempt_or_tr
 }
 
 /// nginx with a configuration of its own, ended by its id.
-struct Nginx {
+pub struct Nginx {
     child: Child,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
 impl Nginx {
     /// Starts it with blocks that have `ADDR` where it is to listen. A port that was free may be another's by then: then
     /// with the next one.
-    async fn start(blocks: &str) -> Self {
+    pub async fn start(blocks: &str) -> Self {
         let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
         let load = if Path::new(module).exists() { format!("load_module {module};\n") } else { String::new() };
         for _ in 0..5 {

@@ -41,6 +41,8 @@ mod serve;
 mod shards;
 mod sign_in;
 mod slow;
+mod sse;
+mod sse_recovery;
 mod support;
 mod tls;
 mod tutorial;

@@ -386,6 +386,7 @@ impl World {
                 | Action::AwaitWritable(id)
                 | Action::Finish(id)
                 | Action::Abort(id)
+                | Action::BoundSilence(id, _)
                 | Action::End(id) => id,
             };
             let Some(client) = self.net.client(id) else { return Err(format!("{action:?} for nobody")) };
@@ -409,6 +410,8 @@ impl World {
                         pipe.reader = Reader::Woken;
                     }
                 }
+                // A simulated peer acknowledges or is gone.
+                Action::BoundSilence(..) => {}
                 Action::Abort(_) | Action::Alarm(_) | Action::Errand(..) => self.abort(client)?,
             }
         }

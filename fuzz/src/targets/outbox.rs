@@ -8,6 +8,7 @@ use serde_json::Value;
 use uringcast::fanout::outbox::{Kept, Outbox};
 use uringcast::fanout::run::{Frames, Mark, Origin};
 use uringcast::model::namespace::{Compress, Overflow, Sending};
+use uringcast::model::voice::Voice;
 use uringcast::wire::frame;
 
 use crate::dice::Dice;
@@ -51,7 +52,7 @@ pub fn run(bytes: &[u8]) {
             2 => send(&mut outbox, &mut model, dice.between(1, 300)),
             _ => {
                 let bound = dice.between(1_000, 20_000);
-                match outbox.keep_within(bound) {
+                match outbox.keep_within(bound, Voice::NativeText) {
                     // The shell would end the connection; here it goes on.
                     Kept::TooMuch => assert!(outbox.held_bytes() > bound - bound / 8),
                     Kept::Untouched | Kept::Tidied | Kept::Shed => assert!(outbox.held_bytes() <= bound),
@@ -98,7 +99,7 @@ fn next(outbox: &Outbox) -> Vec<u8> {
 }
 
 fn send(outbox: &mut Outbox, model: &mut Model, most: usize) {
-    outbox.settle();
+    outbox.settle(Voice::NativeText);
     let bytes = next(outbox);
     assert!(!bytes.is_empty() || outbox.is_empty(), "{outbox:?} has nothing to send");
     assert!(bytes.len() <= outbox.bytes());

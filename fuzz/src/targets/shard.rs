@@ -265,7 +265,7 @@ impl Hostile {
                 }
                 Action::Finish(_) => pipe.finished = true,
                 Action::Abort(_) | Action::End(_) => pipe.aborted = true,
-                Action::Resume(_) | Action::Alarm(_) | Action::Errand(..) => {}
+                Action::Resume(_) | Action::Alarm(_) | Action::BoundSilence(..) | Action::Errand(..) => {}
             }
             if matches!(action, Action::Resume(_) | Action::Abort(_) | Action::End(_)) && pipe.reader == Reader::Paused
             {

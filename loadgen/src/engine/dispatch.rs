@@ -54,6 +54,13 @@ impl<W: Workload> Sink for Dispatch<'_, W> {
         Ok(())
     }
 
+    fn streaming(&mut self) {
+        if !self.again {
+            self.stats.upgraded.record(self.at.saturating_sub(self.started));
+        }
+        self.signing_in(SignIn::Subscribed, None);
+    }
+
     fn key(&mut self) -> u32 {
         self.random.key()
     }

@@ -552,7 +552,15 @@ impl<'a, W: Workload> Engine<'a, W> {
                 return Ok(());
             };
             entry.stage = Stage::Upgrading;
-            let sent = connection.connected(&self.control.plan.target, self.deflating.as_ref(), &mut self.random)?;
+            let plan = &self.control.plan;
+            let number = connection_number(self.index, slot, plan.threads);
+            let sent = match plan.streams.as_ref().filter(|streams| streams.has(number)) {
+                Some(streams) => {
+                    let token = plan.dialect.token(number).map_err(Ended::SignIn)?;
+                    connection.connected_for_events(&plan.target, &streams.path, &token)?
+                }
+                None => connection.connected(&plan.target, self.deflating.as_ref(), &mut self.random)?,
+            };
             self.stats.bytes_out += sent as u64;
         } else if flags.contains(F::OUT) {
             self.flush(slot)?;

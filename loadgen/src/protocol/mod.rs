@@ -35,6 +35,8 @@ pub enum SignIn {
     Answer,
     /// Waits for what a template calls its `hello_reply`.
     Reply,
+    /// Waits for `subscribed` on an event stream, whose request has said all.
+    Subscribed,
     /// Done.
     Done,
 }
@@ -46,6 +48,7 @@ impl SignIn {
             Self::Welcome => "system message",
             Self::Answer => "answer to auth",
             Self::Reply => "hello_reply",
+            Self::Subscribed => "subscribed event",
             Self::Done => "message",
         }
     }
@@ -71,6 +74,16 @@ impl Dialect {
                 }
                 if template.hello_reply.is_some() { SignIn::Reply } else { SignIn::Done }
             }
+        }
+    }
+
+    /// The token of a connection's user.
+    pub fn token(&self, user: usize) -> Result<String, String> {
+        match self {
+            Self::Uringcast(Some(tokens)) => {
+                tokens.token(user).map(|token| token.into_owned()).map_err(|error| error.to_string())
+            }
+            _ => Err("no tokens".to_owned()),
         }
     }
 
@@ -106,6 +119,7 @@ impl Dialect {
                 out.frame(Opcode::Text, &auth, random.key());
                 stay(SignIn::Answer)
             }
+            (SignIn::Subscribed, b"subscribed") => stay(SignIn::Done),
             (SignIn::Answer, b"auth_success") => Ok(Step { state: SignIn::Done, position: true }),
             (_, b"auth_failed" | b"error" | b"kicked") => Err(told()),
             _ => stay(state),

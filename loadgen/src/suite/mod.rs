@@ -223,6 +223,7 @@ impl<'a> Suite<'a> {
             pad: server.pad,
             lockstep: server.lockstep,
             compress: server.compress.as_deref(),
+            sse: server.sse,
             secret: server.env.get(SECRET).unwrap_or(&self.settings.secret),
         };
         let report = run.go(&endpoint, &self.settings, self.interrupted);

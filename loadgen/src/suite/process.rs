@@ -187,6 +187,7 @@ mod tests {
             lockstep: false,
             cpus: None,
             compress: None,
+            sse: 0.0,
         };
         (server, argv)
     }

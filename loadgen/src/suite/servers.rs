@@ -49,6 +49,9 @@ pub struct Server {
     pub cpus: Option<String>,
     /// What is offered to it to compress, as --compress takes it; nothing without.
     pub compress: Option<String>,
+    /// How large a part of the subscribers of `fanout` and `connect` are event streams, from 0 to 1.
+    #[serde(default)]
+    pub sse: f64,
 }
 
 fn listening() -> String {
@@ -130,6 +133,9 @@ impl Server {
         }
         if !self.is_uringcast() && !protocols.contains_key(&self.protocol) {
             bail!("there is no [protocol.{}]", self.protocol);
+        }
+        if !(0.0..=1.0).contains(&self.sse) || (self.sse > 0.0 && !self.is_uringcast()) {
+            bail!("sse: a number from 0 to 1, for a server that speaks uringcast's protocol");
         }
         if let Some(offer) = &self.compress
             && let Err(why) = Offer::parse(offer)

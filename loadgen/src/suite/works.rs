@@ -8,7 +8,8 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 
 use crate::args::{
-    Auth, ChatArgs, Common, Compression, ConnectArgs, EchoArgs, FanoutArgs, Place, Span, Speak, StormArgs, Users,
+    Auth, ChatArgs, Common, Compression, ConnectArgs, EchoArgs, EventStreams, FanoutArgs, Place, Span, Speak,
+    StormArgs, Users,
 };
 use crate::commands;
 use crate::marker::Content;
@@ -184,6 +185,8 @@ pub struct Endpoint<'a> {
     pub lockstep: bool,
     /// What is offered to it to compress.
     pub compress: Option<&'a str>,
+    /// How large a part of the subscribers are event streams.
+    pub sse: f64,
     /// Its secret.
     pub secret: &'a str,
 }
@@ -218,6 +221,7 @@ impl Run {
         let url = |own: &str, path: fn(&Template) -> &str| {
             format!("ws://{}{}", endpoint.address, endpoint.template.map_or(own, path))
         };
+        let streams = EventStreams { sse: endpoint.sse, sse_path: "/sse?channel=lobby".to_owned() };
         let place = Place { url: url("/ws", |template| &template.fanout_path), auth, common: common.clone() };
         let connections = self.connections;
         match self.kind {
@@ -227,7 +231,7 @@ impl Run {
                 commands::echo(&args, interrupted)
             }
             Kind::Connect => commands::connect(
-                &ConnectArgs { connections, rate: None, no_auth: false, settle: 1.0, hold: 0.0, speak, place },
+                &ConnectArgs { connections, rate: None, no_auth: false, settle: 1.0, hold: 0.0, speak, streams, place },
                 interrupted,
             ),
             Kind::Chat => commands::chat(
@@ -274,6 +278,7 @@ impl Run {
                     sample: 64,
                     span,
                     speak: Speak { wire_bytes, ..speak },
+                    streams,
                     place,
                 };
                 commands::fanout(&args, interrupted)

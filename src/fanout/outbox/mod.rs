@@ -6,6 +6,7 @@
 //! *Held* is what an outbox keeps alive: private buffers with their unused capacity, each run whole however little of
 //! it is still to be sent, and [`SEGMENT_BYTES`] for each segment. A run that several outboxes hold counts in each.
 
+pub mod stamp;
 mod tidy;
 
 #[cfg(test)]
@@ -20,7 +21,6 @@ use crate::fanout::run::{Frames, Origin, Run, place};
 use crate::model::namespace::Overflow;
 use crate::model::notice::{Gap, GapReason};
 use crate::model::voice::Voice;
-use crate::wire::frame;
 
 /// At most this many pieces go into one send.
 pub const MAX_PIECES: usize = 64;
@@ -42,6 +42,8 @@ enum Segment {
     Begun { bytes: Vec<u8>, is_private: bool },
     /// Frames for this connection alone.
     Private(Vec<u8>),
+    /// Events for this connection alone that move its position in a channel: only in streams of several channels.
+    About(Box<AboutEvents>),
     /// A plain frame for this connection alone that is still being compressed. Nothing from here on is sent before that
     /// has ended.
     Compressing { plain: Vec<u8>, ticket: u32 },
@@ -60,6 +62,7 @@ impl Segment {
         match self {
             Self::Begun { bytes, .. } | Self::Private(bytes) | Self::Told(bytes) => bytes,
             Self::Compressing { plain, .. } => plain,
+            Self::About(about) => &about.bytes[about.start..],
             Self::Slice { run, start, end, .. } => &run.bytes[*start as usize..*end as usize],
             Self::Gap { .. } | Self::Fence => &[],
         }
@@ -68,6 +71,7 @@ impl Segment {
     fn held(&self) -> usize {
         let held = match self {
             Self::Begun { bytes, .. } | Self::Private(bytes) | Self::Told(bytes) => bytes.capacity(),
+            Self::About(about) => size_of::<AboutEvents>() + about.bytes.capacity(),
             Self::Compressing { plain, .. } => plain.capacity(),
             Self::Slice { run, pays, .. } => {
                 if *pays {
@@ -86,9 +90,21 @@ impl Segment {
         match self {
             Self::Begun { bytes, is_private: true } | Self::Private(bytes) => bytes.len(),
             Self::Compressing { plain, .. } => plain.len(),
+            Self::About(about) => about.bytes.len() - about.start,
             _ => 0,
         }
     }
+}
+
+/// Events of an event stream that move its position in one channel.
+#[derive(Debug)]
+struct AboutEvents {
+    /// What the channel's runs have in common.
+    origin: Rc<Origin>,
+    /// Whole events.
+    bytes: Vec<u8>,
+    /// Those before this place have been stamped.
+    start: usize,
 }
 
 /// The queue of one connection. Empty, it is a pointer to nothing.
@@ -193,9 +209,9 @@ impl Outbox {
 
     /// Drops publications, where their channel allows it, until no more than `most` bytes are held. Returns whether any
     /// were dropped.
-    pub fn make_room(&mut self, most: usize) -> bool {
+    pub fn make_room(&mut self, most: usize, voice: Voice) -> bool {
         match &mut self.0 {
-            Some(queue) if queue.held > most && queue.may_drop() => queue.tidy(most, most),
+            Some(queue) if queue.held > most && queue.may_drop() => queue.tidy(most, most, voice),
             _ => false,
         }
     }
@@ -225,11 +241,11 @@ impl Outbox {
 
     /// Encodes the gaps whose turn to be sent has come. To be called before [`Self::pieces`]. Not those far behind:
     /// they may still grow, and encoded gaps of a client that reads in drips would pile up.
-    pub fn settle(&mut self) {
+    pub fn settle(&mut self, voice: Voice) {
         if let Some(queue) = &mut self.0
             && queue.gaps > 0
         {
-            queue.settle();
+            queue.settle(voice);
         }
     }
 
@@ -254,9 +270,9 @@ impl Outbox {
     }
 
     /// Drops every frame that has not begun to leave. What stays is the rest of the frame that has, or of the head.
-    pub fn drop_unstarted(&mut self) {
+    pub fn drop_unstarted(&mut self, voice: Voice) {
         let Some(mut queue) = self.0.take() else { return };
-        queue.split_begun();
+        queue.split_begun(voice);
         if let Some(begun @ Segment::Begun { .. }) = queue.segments.pop_front() {
             self.queue().append(begun);
         }
@@ -268,7 +284,7 @@ impl Outbox {
     /// are copied out of runs of which little is left.
     ///
     /// What is left has to leave an eighth of the bound free, so that each time of work is paid for by as many bytes.
-    pub fn keep_within(&mut self, bound: usize) -> Kept {
+    pub fn keep_within(&mut self, bound: usize, voice: Voice) -> Kept {
         let Some(queue) = &mut self.0 else { return Kept::Untouched };
         let first = if queue.conflates { CONFLATE_BYTES.min(bound) } else { bound };
         if queue.held <= queue.tidy_at.max(first).min(bound) {
@@ -276,7 +292,7 @@ impl Outbox {
         }
         let most = bound - bound / 8;
         let was_over = queue.held > bound;
-        let has_shed = queue.tidy(bound / 2, most);
+        let has_shed = queue.tidy(bound / 2, most, voice);
         queue.tidy_at = 2 * queue.held;
         match () {
             () if was_over && queue.held > most => Kept::TooMuch,
@@ -306,16 +322,37 @@ impl Outbox {
 impl Queue {
     /// Appends a segment and counts it.
     fn append(&mut self, segment: Segment) {
+        self.count(&segment);
+        self.segments.push_back(segment);
+    }
+
+    /// Counts a segment that is in the queue from now on.
+    fn count(&mut self, segment: &Segment) {
         self.bytes += segment.bytes().len();
         self.private += segment.private();
         self.held += segment.held();
-        match &segment {
+        match segment {
             Segment::Slice { run, .. } => self.conflates |= run.origin.sending.overflow == Overflow::Conflate,
             Segment::Gap { .. } => self.gaps += 1,
             Segment::Told(bytes) => self.told += bytes.len(),
-            Segment::Begun { .. } | Segment::Private(_) | Segment::Compressing { .. } | Segment::Fence => {}
+            Segment::Begun { .. }
+            | Segment::Private(_)
+            | Segment::About(_)
+            | Segment::Compressing { .. }
+            | Segment::Fence => {}
         }
-        self.segments.push_back(segment);
+    }
+
+    /// Counts a segment no more of which nothing has been sent.
+    fn uncount(&mut self, segment: &Segment) {
+        self.bytes -= segment.bytes().len();
+        self.private -= segment.private();
+        self.held -= segment.held();
+        match segment {
+            Segment::Gap { .. } => self.gaps -= 1,
+            Segment::Told(bytes) => self.told -= bytes.len(),
+            _ => {}
+        }
     }
 
     fn push_private(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
@@ -356,7 +393,7 @@ impl Queue {
         self.segments.iter().any(|segment| matches!(segment, Segment::Slice { run, .. } if run.origin.may_drop()))
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self, voice: Voice) {
         for (index, segment) in self.segments.iter_mut().take(MAX_PIECES).enumerate() {
             let Segment::Gap { origin, from, to, reason } = segment else { continue };
             if index > 0 && self.told >= TOLD_BYTES {
@@ -365,7 +402,7 @@ impl Queue {
             let mut bytes = Vec::new();
             let (channel, epoch) = (&*origin.channel, &*origin.epoch);
             let gap = Gap { channel, epoch, from: *from, to: *to, reason: *reason };
-            dialect::write_gap(Voice::NativeText, &mut bytes, &gap);
+            dialect::write_gap(voice, &mut bytes, &gap);
             self.bytes += bytes.len();
             self.told += bytes.len();
             self.held += bytes.capacity();
@@ -406,7 +443,7 @@ impl Queue {
 
     /// Makes the rest of a frame that has begun to leave a segment of its own. Nothing of the others has been sent
     /// then, and they begin with a frame.
-    fn split_begun(&mut self) {
+    fn split_begun(&mut self, voice: Voice) {
         let Some(first) = self.segments.front() else { return };
         if self.sent == 0 {
             return;
@@ -414,7 +451,7 @@ impl Queue {
         let bytes = first.bytes();
         let boundary = match first {
             Segment::Begun { .. } => bytes.len(),
-            _ => frame::first_boundary(bytes, self.sent),
+            _ => dialect::first_boundary(voice, bytes, self.sent),
         };
         let begun = bytes[self.sent..boundary].to_vec();
         let is_private = first.private() > 0;

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::fanout::run::Mark;
 use crate::model::namespace::{Compress, Sending};
+use crate::wire::frame;
 
 fn frames(texts: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -39,7 +40,7 @@ fn push(outbox: &mut Outbox, run: &Run) {
 
 /// Tidies to so many bytes held.
 fn shed(outbox: &mut Outbox, keep: usize) {
-    outbox.0.as_mut().expect("something waits").tidy(keep, usize::MAX);
+    outbox.0.as_mut().expect("something waits").tidy(keep, usize::MAX, Voice::NativeText);
 }
 
 /// What is held, by reachability: each run once.
@@ -53,6 +54,7 @@ fn reachable(outbox: &Outbox) -> usize {
                 runs.insert(Rc::as_ptr(run), run.weight());
             }
             Segment::Begun { bytes, .. } | Segment::Private(bytes) | Segment::Told(bytes) => held += bytes.capacity(),
+            Segment::About(about) => held += size_of::<AboutEvents>() + about.bytes.capacity(),
             Segment::Compressing { plain, .. } => held += plain.capacity(),
             Segment::Gap { .. } | Segment::Fence => {}
         }
@@ -76,7 +78,7 @@ fn nothing_overtakes_a_message_that_is_being_compressed() {
         outbox.push_private(|buffer| buffer.extend(frames(&["behind"])));
         assert_eq!(waiting(&outbox), frames(&["before"]));
         let waits = outbox.bytes();
-        assert!(!outbox.make_room(0) && outbox.bytes() == waits, "it is never dropped");
+        assert!(!outbox.make_room(0, Voice::NativeText) && outbox.bytes() == waits, "it is never dropped");
         assert_eq!((outbox.held_bytes(), outbox.private_bytes()), (reachable(&outbox), waits));
         outbox.advance(frames(&["before"]).len());
         assert_eq!((waiting(&outbox), outbox.is_empty()), (Vec::new(), false));
@@ -90,7 +92,7 @@ fn nothing_overtakes_a_message_that_is_being_compressed() {
     }
     let mut outbox = Outbox::default();
     outbox.push_compressing(long, 3);
-    outbox.drop_unstarted();
+    outbox.drop_unstarted(Voice::NativeText);
     outbox.finish(3, Some(packed));
     assert!(outbox.is_empty());
 }
@@ -103,10 +105,10 @@ fn room_is_made_of_what_may_be_dropped() {
         for offset in 1..=10 {
             push(&mut outbox, &run(overflow, &[(offset, 0, &text)]));
         }
-        assert_eq!(outbox.make_room(5_000), drops);
+        assert_eq!(outbox.make_room(5_000, Voice::NativeText), drops);
         assert_eq!(outbox.held_bytes() <= 5_000, drops);
         assert_eq!(outbox.held_bytes(), reachable(&outbox));
-        assert!(!outbox.make_room(5_000), "once is enough");
+        assert!(!outbox.make_room(5_000, Voice::NativeText), "once is enough");
     }
 }
 
@@ -114,7 +116,7 @@ fn room_is_made_of_what_may_be_dropped() {
 fn shown(outbox: &mut Outbox) -> Vec<String> {
     let mut bytes = Vec::new();
     while !outbox.is_empty() {
-        outbox.settle();
+        outbox.settle(Voice::NativeText);
         let next = waiting(outbox);
         assert!(!next.is_empty(), "nothing to send of {outbox:?}");
         outbox.advance(next.len());
@@ -176,7 +178,7 @@ fn dropping_keeps_the_frame_that_has_begun() {
         push(&mut outbox, &run);
         outbox.push_private(|b| b.extend(frames(&["tail"])));
         outbox.advance(sent);
-        outbox.drop_unstarted();
+        outbox.drop_unstarted(Voice::NativeText);
         let whole = sent.div_ceil(6) * 6;
         assert_eq!(waiting(&outbox), &run.bytes[sent..whole.max(sent)], "after {sent}");
         assert_eq!(outbox.bytes(), whole - sent);
@@ -190,7 +192,7 @@ fn dropping_keeps_the_head_whether_it_has_begun_or_not() {
         outbox.push_head(|b| b.extend(b"HTTP"));
         outbox.push_private(|b| b.extend(frames(&["tail"])));
         outbox.advance(sent);
-        outbox.drop_unstarted();
+        outbox.drop_unstarted(Voice::NativeText);
         assert_eq!(waiting(&outbox), &b"HTTP"[sent..]);
         assert_eq!((outbox.bytes(), outbox.private_bytes()), (4 - sent, 4 - sent));
     }
@@ -222,7 +224,7 @@ fn what_may_not_be_dropped_stays() {
     shed(&mut outbox, 0);
     assert_eq!(shown(&mut outbox), ["aaaa", "bbbb"]);
     push(&mut outbox, &kept);
-    assert_eq!(outbox.keep_within(100), Kept::TooMuch);
+    assert_eq!(outbox.keep_within(100, Voice::NativeText), Kept::TooMuch);
 }
 
 #[test]
@@ -275,7 +277,7 @@ fn gaps_of_a_client_that_reads_in_drips_do_not_pile_up() {
     for round in 0..500 {
         push(&mut outbox, &run_of(&origin, &[(2 * round + 1, 0, "aaaa"), (2 * round + 2, 0, "bbbb")]));
         shed(&mut outbox, 6);
-        outbox.settle();
+        outbox.settle(Voice::NativeText);
         outbox.advance(1);
         let queue = outbox.0.as_ref().expect("it waits");
         assert!(queue.told < TOLD_BYTES + 200 && queue.segments.len() <= 64, "{outbox:?}");
@@ -292,7 +294,7 @@ fn gaps_leave_together_with_the_frames_between_them() {
     shed(&mut outbox, usize::MAX);
     let (mut sends, mut frames) = (0, 0);
     while !outbox.is_empty() {
-        outbox.settle();
+        outbox.settle(Voice::NativeText);
         let (mut pieces, mut sent) = (Vec::new(), 0);
         outbox.pieces(&mut pieces);
         pieces.iter().for_each(|piece| sent += piece.len());
@@ -335,7 +337,7 @@ fn a_small_publication_that_is_kept_does_not_hold_its_run() {
     let mut outbox = Outbox::default();
     for n in 0..100 {
         push(&mut outbox, &run_of(&origin, &[(2 * n + 1, 100 + n, "small"), (2 * n + 2, 1, &large)]));
-        assert_ne!(outbox.keep_within(1 << 20), Kept::TooMuch);
+        assert_ne!(outbox.keep_within(1 << 20, Voice::NativeText), Kept::TooMuch);
     }
     shed(&mut outbox, usize::MAX);
     assert!(outbox.held_bytes() < 70_000, "{} bytes are held", outbox.held_bytes());
@@ -351,7 +353,7 @@ fn the_end_of_a_run_does_not_hold_the_run() {
         for n in 0..50 {
             let run = run_of(&origin, &[(2 * n + 1, 0, &long), (2 * n + 2, 0, "end")]);
             outbox.push_slice(&run, run.marks[0].end as usize, run.bytes.len());
-            assert_ne!(outbox.keep_within(20_000), Kept::TooMuch, "{overflow:?}, {n}");
+            assert_ne!(outbox.keep_within(20_000, Voice::NativeText), Kept::TooMuch, "{overflow:?}, {n}");
         }
     }
 }
@@ -366,7 +368,7 @@ fn clients_that_are_equally_slow_share_what_they_keep() {
             // They fall behind one after the other.
             if number <= n as usize {
                 push(outbox, &run);
-                assert_ne!(outbox.keep_within(1 << 20), Kept::TooMuch);
+                assert_ne!(outbox.keep_within(1 << 20, Voice::NativeText), Kept::TooMuch);
             }
         }
     }
@@ -438,7 +440,7 @@ proptest! {
                     (Step::Private(length), _) => outbox.push_private(|b| frame::write_text(b, &vec![b'p'; *length])),
                     (Step::Fence, _) => outbox.push_fence(),
                     (Step::Send(most), _) => {
-                        outbox.settle();
+                        outbox.settle(Voice::NativeText);
                         let count = waiting(outbox).len().min(*most);
                         outbox.advance(count);
                     }
@@ -446,11 +448,11 @@ proptest! {
                 }
                 prop_assert_eq!(outbox.held_bytes(), reachable(outbox));
                 let before = outbox.held_bytes();
-                match outbox.keep_within(bound) {
+                match outbox.keep_within(bound, Voice::NativeText) {
                     Kept::Untouched => prop_assert_eq!(outbox.held_bytes(), before),
                     Kept::TooMuch => {
                         prop_assert!(before > bound);
-                        outbox.drop_unstarted();
+                        outbox.drop_unstarted(Voice::NativeText);
                     }
                     Kept::Tidied | Kept::Shed => {}
                 }

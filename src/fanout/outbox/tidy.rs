@@ -15,6 +15,7 @@ use super::{Queue, Segment};
 use crate::fanout::run::{Frames, Mark, Origin, Run, place};
 use crate::model::namespace::Overflow;
 use crate::model::notice::GapReason;
+use crate::model::voice::Voice;
 
 type ByAddress<V> = HashMap<usize, V, foldhash::fast::RandomState>;
 
@@ -26,8 +27,8 @@ impl Queue {
     /// Drops publications until no more than `keep` bytes are held, or no more may be dropped; then gives back the
     /// memory of dropped frames, more thoroughly if more than `most` bytes are held. Returns whether anything was
     /// dropped.
-    pub(super) fn tidy(&mut self, keep: usize, most: usize) -> bool {
-        self.split_begun();
+    pub(super) fn tidy(&mut self, keep: usize, most: usize, voice: Voice) -> bool {
+        self.split_begun(voice);
         self.recount();
         let has_shed = self.shed(keep);
         self.compact(is_mostly_dead);

@@ -127,8 +127,8 @@ fn requests_that_do_not_parse() {
         |head: &str| UpgradeRequest::parse(head.as_bytes(), &HeadLimits::default()).err().map(|refusal| refusal.status);
     for head in [
         "\x16\x03\x01\x02",
-        "GET /ws HTTP/1.0\r\n",
-        "GET /ws HTTP/1.0\r\nHost: a\r\n\r\n",
+        "GET /ws HTTP/0.9\r\n",
+        "GET /ws HTTP/1.0\r\n\r\n",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "GET /ws HTTP/1.1\r\n\r\n",
         "GET /ws HTTP/1.1\r\nHost:\r\n\r\n",

@@ -4,6 +4,7 @@
 //! wire contract, and nothing of the library.
 
 mod client;
+mod events;
 pub mod key_server;
 mod machine;
 mod random;
@@ -15,6 +16,7 @@ mod tokens;
 mod waiting;
 
 pub use client::{Client, Event};
+pub use events::{EventStream, StreamEvent, StreamQuery};
 pub use machine::{installed, missing, skipped};
 pub use random::{Random, seed};
 pub use raw::{Raw, RawFrame, Response, SAMPLE_ACCEPT, SAMPLE_KEY, frame, frames, http, request, whole_frames};

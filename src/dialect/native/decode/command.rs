@@ -85,6 +85,7 @@ impl<'t, 'a> RequestData<'t, 'a> {
         Ok(Command::Auth {
             token: self.fields.optional_str("token")?.filter(|token| !token.is_empty()),
             ping: self.fields.optional_bool("ping")?.unwrap_or_default(),
+            lobby: true,
             recover: self.fields.since("recover")?,
             channels: self.fields.objects("channels", MAX_AUTH_CHANNELS, TapeFields::subscribe_to_any)?,
         })

@@ -18,7 +18,7 @@ fn decode(text: &str) -> Result<String, String> {
 fn reads_the_tutorials_messages() {
     assert_eq!(
         decode(r#"{"type":"auth","data":{"token":"a.b.c"}}"#),
-        Ok(r#"None Auth { token: Some("a.b.c"), ping: false, recover: None, channels: [] }"#.into())
+        Ok(r#"None Auth { token: Some("a.b.c"), ping: false, lobby: true, recover: None, channels: [] }"#.into())
     );
     assert_eq!(
         decode(r#"{"type":"message","data":{"text":"h\u00e9 \"x\""}}"#),
@@ -49,7 +49,7 @@ fn a_missing_or_empty_token_is_missing() {
     for text in [r#"{"type":"auth"}"#, r#"{"type":"auth","data":{"token":""}}"#, r#"{"type":"auth","data":{}}"#] {
         assert_eq!(
             decode(text),
-            Ok("None Auth { token: None, ping: false, recover: None, channels: [] }".into()),
+            Ok("None Auth { token: None, ping: false, lobby: true, recover: None, channels: [] }".into()),
             "{text}"
         );
     }
@@ -201,7 +201,7 @@ fn reads_the_channels_commands() {
         (
             "auth",
             r#"{"token":"t","ping":true,"recover":{"epoch":"e","offset":1},"channels":[{"channel":"a","x":[{}]},{"channel":"b","recover":{"epoch":"f","offset":2}}]}"#,
-            r#"Auth { token: Some("t"), ping: true, recover: Some(SinceRef { epoch: "e", offset: 1 }), channels: [SubscribeTo { channel: "a", token: None, recover: None }, SubscribeTo { channel: "b", token: None, recover: Some(SinceRef { epoch: "f", offset: 2 }) }] }"#,
+            r#"Auth { token: Some("t"), ping: true, lobby: true, recover: Some(SinceRef { epoch: "e", offset: 1 }), channels: [SubscribeTo { channel: "a", token: None, recover: None }, SubscribeTo { channel: "b", token: None, recover: Some(SinceRef { epoch: "f", offset: 2 }) }] }"#,
         ),
     ] {
         assert_eq!(command(kind, data).as_deref(), Ok(expected), "{kind} {data}");
