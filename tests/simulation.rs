@@ -122,8 +122,9 @@ fn many_lives() {
     let everything = [sum.clients, sum.attached, sum.published, sum.kicked, sum.slow, sum.refused];
     let tokens = [sum.refreshed, sum.turned_away, sum.cut, sum.revocations, sum.errands, sum.new_keys, sum.no_keys];
     let channels = [sum.inflated, sum.heard, sum.recovered, sum.not_recovered, sum.gaps, sum.duplicates];
+    let engine = [sum.outcomes, sum.silences, sum.losses, sum.engine_gaps];
     assert!(
-        seeds < SEEDS || everything.iter().chain(&channels).chain(&tokens).all(|&count| count > 50),
+        seeds < SEEDS || everything.iter().chain(&channels).chain(&tokens).chain(&engine).all(|&count| count > 50),
         "too little happened: {sum:?}"
     );
 }

@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use crate::boot::error::BootError;
 use crate::boot::threads::ShardThread;
 use crate::config::{Config, ConfigError};
-use crate::io::commands::Command;
+use crate::io::commands::ShardCommand;
 use crate::metrics::Metrics;
 use crate::tls::{self, Pair, Served, TlsIdentity};
 
@@ -47,7 +47,7 @@ impl Certificate {
         let publish = move |served: Served| {
             metrics.certificate_expires(expires(&served));
             for shard in &shards {
-                shard.tell(Command::Certificate(Arc::clone(&served.config)));
+                shard.tell(ShardCommand::Certificate(Arc::clone(&served.config)));
             }
         };
         tls::CertificateWatch::start(self.identity, self.pair, self.served.validity, publish)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::boot::error::BootError;
 use crate::boot::threads::ShardThread;
 use crate::control::Control;
-use crate::io::commands::Command;
+use crate::io::commands::ShardCommand;
 use crate::io::socket_file::SocketFile;
 
 /// How long a shard's thread may take to end after its patience is over.
@@ -29,11 +29,11 @@ pub(super) fn end(
     if let Some(control) = &control {
         control.drain();
         // Publishes that wait for their batch window are answered now.
-        shards.iter().for_each(|shard| shard.tell(Command::EndWindows));
+        shards.iter().for_each(|shard| shard.tell(ShardCommand::EndWindows));
         control.wait_until_idle(patience / 2);
     }
     let left = end.saturating_duration_since(Instant::now());
-    shards.iter().for_each(|shard| shard.tell(Command::Drain(left)));
+    shards.iter().for_each(|shard| shard.tell(ShardCommand::Drain(left)));
     drop(socket_files);
     for (number, shard) in shards.into_iter().enumerate() {
         let thread = shard.into_thread();

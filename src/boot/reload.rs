@@ -9,7 +9,7 @@ use crate::boot::settings;
 use crate::boot::threads::ShardThread;
 use crate::config::{Config, ConfigError};
 use crate::control::{ConfiguredKeys, Control, KeySetSource};
-use crate::io::commands::Command;
+use crate::io::commands::ShardCommand;
 
 pub(super) fn keys(config: &Config, shards: &[ShardThread], control: Option<&Control>) {
     match token_keys(config) {
@@ -39,7 +39,7 @@ fn pass_on(verifier: Verifier, source: Option<KeySetSource>, shards: &[ShardThre
         (Some(source), Some(control)) => control.configure_keys(ConfiguredKeys { source, verifier }),
         _ => {
             let verifier = Arc::new(verifier);
-            shards.iter().for_each(|shard| shard.tell(Command::Keys(Arc::clone(&verifier))));
+            shards.iter().for_each(|shard| shard.tell(ShardCommand::Keys(Arc::clone(&verifier))));
         }
     }
 }

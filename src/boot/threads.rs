@@ -15,7 +15,7 @@ use crate::boot::cpus;
 use crate::boot::error::BootError;
 use crate::io::OpenSockets;
 use crate::io::accept::{AcceptSettings, ShardListener};
-use crate::io::commands::Command;
+use crate::io::commands::ShardCommand;
 use crate::io::driver::Driver;
 use crate::io::turns::{LoopParts, ShardLoop};
 use crate::mesh::{self, Endpoint, Waker};
@@ -54,12 +54,12 @@ pub(super) struct ShardThread {
 /// The way to tell a shard something from another thread.
 #[derive(Clone, Debug)]
 pub(super) struct Inbox {
-    commands: flume::Sender<Command>,
+    commands: flume::Sender<ShardCommand>,
     waker: Waker,
 }
 
 impl Inbox {
-    pub(super) fn tell(&self, command: Command) {
+    pub(super) fn tell(&self, command: ShardCommand) {
         // Sending fails only if the shard has ended, and then it needs no commands.
         let _ = self.commands.send(command);
         self.waker.wake();
@@ -67,7 +67,7 @@ impl Inbox {
 }
 
 impl ShardThread {
-    pub(super) fn tell(&self, command: Command) {
+    pub(super) fn tell(&self, command: ShardCommand) {
         self.inbox.tell(command);
     }
 
@@ -76,7 +76,7 @@ impl ShardThread {
     }
 
     /// The two ends that `control` sends through.
-    pub(super) fn sender(&self) -> (flume::Sender<Command>, Waker) {
+    pub(super) fn sender(&self) -> (flume::Sender<ShardCommand>, Waker) {
         (self.inbox.commands.clone(), self.inbox.waker.clone())
     }
 
@@ -147,7 +147,7 @@ struct ShardBody {
     /// `None` if the thread is not pinned.
     cpu: Option<usize>,
     endpoint: Endpoint<Parcel>,
-    commands: flume::Receiver<Command>,
+    commands: flume::Receiver<ShardCommand>,
     listeners: Vec<ShardListener>,
     certificate: Option<Arc<ServerConfig>>,
     open_sockets: Arc<OpenSockets>,

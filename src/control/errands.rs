@@ -1,5 +1,5 @@
 //! Does the shards' errands on the control thread (`model::errand`). Each order is answered exactly once, with
-//! [`Command::Done`]. Shards that want the same thing done share it. Today there is one kind: to fetch the key set of
+//! [`ShardCommand::Done`]. Shards that want the same thing done share it. Today there is one kind: to fetch the key set of
 //! `auth.jwks_url` again. The fetches that are due by the clock are made here too.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::fetch::{Document, FetchError, KeySetSource};
 use super::key_set::{KeySet, KeySetCounts};
 use super::owners::Owners;
 use crate::auth::Verifier;
-use crate::io::commands::Command;
+use crate::io::commands::ShardCommand;
 use crate::model::errand::{Errand, ErrandOrder, ErrandOutcome};
 use crate::time::clock::Clock;
 
@@ -26,11 +26,11 @@ pub struct ErrandParts {
     pub verifier: Verifier,
     /// How long fetched keys count as fresh whose response does not say, in seconds.
     pub refresh_s: u64,
-    /// The shards.
+    /// The way to the shards.
     pub owners: Owners,
     /// The same for all threads.
     pub clock: Clock,
-    /// What is counted.
+    /// The metrics of the key set.
     pub counts: Arc<KeySetCounts>,
 }
 
@@ -127,7 +127,7 @@ impl ErrandRunner {
 
     async fn answer(&mut self, order: ErrandOrder) {
         let outcome = ErrandOutcome::KeysChecked { again_at_ms: self.keys.schedule().ask_again_ms() };
-        self.owners.tell(order.shard, Command::Done(order.number, outcome)).await;
+        self.owners.tell(order.shard, ShardCommand::Done(order.number, outcome)).await;
     }
 
     fn now_ms(&self) -> u64 {

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use crate::auth::{Lifted, Revocation, Verifier};
 use crate::hub::owner_of;
 use crate::ids::ShardId;
-use crate::io::commands::Command;
+use crate::io::commands::ShardCommand;
 use crate::mesh::Waker;
 use crate::model::parcel::{Answer, Ask};
 
 /// All shards, in order.
 #[derive(Clone, Debug)]
 pub struct Owners {
-    shards: Arc<[(flume::Sender<Command>, Waker)]>,
+    shards: Arc<[(flume::Sender<ShardCommand>, Waker)]>,
 }
 
 /// Why an ask did not get to its owner: it is certainly not done.
@@ -28,7 +28,7 @@ pub enum NotAsked {
 
 impl Owners {
     /// Each shard's commands and bell, in order.
-    pub fn new(shards: impl IntoIterator<Item = (flume::Sender<Command>, Waker)>) -> Self {
+    pub fn new(shards: impl IntoIterator<Item = (flume::Sender<ShardCommand>, Waker)>) -> Self {
         Self { shards: shards.into_iter().collect() }
     }
 
@@ -38,7 +38,7 @@ impl Owners {
     }
 
     /// Tells one shard something, and waits until its queue has room. A shard that has ended needs no telling.
-    pub async fn tell(&self, shard: ShardId, command: Command) {
+    pub async fn tell(&self, shard: ShardId, command: ShardCommand) {
         let (commands, waker) = &self.shards[shard.index()];
         let _ = commands.send_async(command).await;
         waker.wake();
@@ -48,7 +48,7 @@ impl Owners {
     pub async fn publish_keys(&self, verifier: Verifier) {
         let verifier = Arc::new(verifier);
         for (commands, waker) in self.shards.iter() {
-            let _ = commands.send_async(Command::Keys(Arc::clone(&verifier))).await;
+            let _ = commands.send_async(ShardCommand::Keys(Arc::clone(&verifier))).await;
             waker.wake();
         }
     }
@@ -60,7 +60,7 @@ impl Owners {
         let mut answers = Vec::with_capacity(self.shards.len());
         for (commands, waker) in self.shards.iter() {
             let (reply, answer) = flume::bounded(1);
-            commands.send_async(Command::Revoke(Arc::clone(&revocation), reply)).await.ok()?;
+            commands.send_async(ShardCommand::Revoke(Arc::clone(&revocation), reply)).await.ok()?;
             waker.wake();
             answers.push(answer);
         }
@@ -78,7 +78,7 @@ impl Owners {
         let mut answers = Vec::with_capacity(self.shards.len());
         for (commands, waker) in self.shards.iter() {
             let (done, answer) = flume::bounded(1);
-            if commands.send_async(Command::Lift(Arc::clone(&lifted), done)).await.is_err() {
+            if commands.send_async(ShardCommand::Lift(Arc::clone(&lifted), done)).await.is_err() {
                 return false;
             }
             waker.wake();
@@ -97,12 +97,12 @@ impl Owners {
     pub fn ask(&self, channel: &str, ask: Ask) -> Result<flume::Receiver<Answer>, NotAsked> {
         let (commands, waker) = &self.shards[owner_of(channel, self.shards.len()).index()];
         let (reply, answer) = flume::bounded(1);
-        match commands.try_send(Command::Ask(ask, reply)) {
+        match commands.try_send(ShardCommand::Ask(ask, reply)) {
             Ok(()) => {
                 waker.wake();
                 Ok(answer)
             }
-            Err(flume::TrySendError::Full(Command::Ask(ask, _))) => Err(NotAsked::Full(ask)),
+            Err(flume::TrySendError::Full(ShardCommand::Ask(ask, _))) => Err(NotAsked::Full(ask)),
             Err(_) => Err(NotAsked::Gone),
         }
     }

@@ -15,61 +15,61 @@ use crate::model::parcel::{Ask, Asker};
 use crate::model::position::Placed;
 use crate::model::publication::Publication;
 
-/// Most publications that wait in one batch window, and most answers.
+/// Most publications in one batch window, and most answers that wait for its end.
 pub const BATCH_MAX: usize = 1_024;
-/// A batch window ends when it holds so many bytes.
+/// A batch window ends early when it holds this many bytes.
 pub const BATCH_BYTES: usize = 256 * 1024;
 
 /// The state by which an owner orders a channel.
 #[derive(Debug)]
 pub struct Channel {
     name: Arc<str>,
-    /// What the channel allows.
+    /// The channel's rules.
     pub namespace: Arc<Namespace>,
     /// Where the engine keeps the channel's epoch, offsets and history.
     pub log: LogId,
-    /// Of the newest publication or event; timestamps don't decrease in a channel.
+    /// The timestamp of the newest publication or event. Timestamps do not decrease in a channel.
     timestamp: u64,
     /// Subscribed connections, with the number of the ask that attached each.
     subscribers: HashMap<ConnId, u32, foldhash::fast::RandomState>,
-    /// How many of them each shard has.
+    /// How many subscribers each shard has.
     per_shard: Box<[u32]>,
-    /// Who is there.
+    /// The users who subscribe, if the namespace counts them.
     pub members: Members,
-    /// How that is told.
+    /// Decides when the members' coming and going is announced.
     pub announcer: Announcer,
     /// Accepted within the batch window and not delivered yet.
     pub batch: Batch,
-    /// Answers that wait.
+    /// Answers that wait for the batch.
     pub queue: AnswerQueue,
     /// What is known of the channel at a remote engine.
     pub follow: FollowState,
-    /// When it was last used: without subscribers and history it goes away some time after.
+    /// When the channel was last used, in milliseconds of the monotonic clock.
     pub used_ms: u64,
-    /// Under which time the hub lists it among those that nobody is on.
+    /// The time under which the hub lists the channel among those without subscribers; `None` if it is not listed.
     pub deserted_ms: Option<u64>,
-    /// The tick under which it is filed in the hub's wheel; entries under others are stale.
+    /// The tick of the channel's entry in the hub's wheel; 0 if it has none. Entries at other ticks are stale.
     pub filed: u64,
 }
 
 /// Publications that wait for the end of the batch window.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// In order.
+    /// The publications, in the order of their offsets.
     pub publications: Vec<Arc<Publication>>,
-    /// The length of their frames together.
+    /// The sum of their `frame_bytes`.
     pub bytes: usize,
-    /// When the window ends; meaningful if there are publications.
+    /// When the window ends. Without publications it means nothing.
     pub until_ms: u64,
 }
 
 impl Batch {
-    /// Whether publications wait.
+    /// Whether publications wait for the end of the window.
     pub fn is_open(&self) -> bool {
         !self.publications.is_empty()
     }
 
-    /// Whether the window ends before its time, because it holds as much as it may.
+    /// Whether the window is full and has to end early.
     pub fn is_full(&self) -> bool {
         self.bytes >= BATCH_BYTES || self.publications.len() >= BATCH_MAX
     }
@@ -96,7 +96,7 @@ impl Channel {
         }
     }
 
-    /// The channel's name.
+    /// The name of the channel.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }

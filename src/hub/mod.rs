@@ -42,17 +42,17 @@ use users::{Users, Waiter};
 
 pub use crate::model::namespace::LOBBY;
 
-/// A channel without subscribers and history is kept at least so long, and as long as its history would be: so
-/// long a client that was away finds the offsets that it knows. One in which nothing was ever published has nothing
-/// to keep and goes with its last subscriber; one that another needs the place of goes too, the longest unused first.
+/// A channel without subscribers and history is kept for this long, and for as long as its history would be. A client
+/// that was away for less finds the offsets that it knows. A channel in which nothing was ever published has nothing to
+/// keep and goes with its last subscriber. When all places are taken, the channel that is unused for longest goes.
 const IDLE_MS: u64 = 5 * 60_000;
-/// To how much the order of those is kept, so that a channel which the backend alone uses is not filed anew at every
-/// publication.
+/// The resolution of the list of channels without subscribers. Without it, a channel that only the backend uses would
+/// move in the list at every publication.
 const IDLE_STEP_MS: u64 = 1_000;
-/// So many entries of the wheel may be in vain, or as many as there are channels.
+/// Purge the wheel when it holds more stale entries than this, or more than there are channels.
 const OUTLIVED: usize = 1_024;
 
-/// Which shard owns a channel: the same on every shard and run (FNV-1a, so that it can be told from outside).
+/// The shard that owns a channel. The hash is FNV-1a: every shard, every run and every other program gets the same.
 pub fn owner_of(channel: &str, shards: usize) -> ShardId {
     let hash = channel
         .bytes()
@@ -65,7 +65,7 @@ pub fn owner_of(channel: &str, shards: usize) -> ShardId {
 pub struct HubSettings {
     /// How many shards there are.
     pub shards: usize,
-    /// What channels allow.
+    /// The rules of all channels.
     pub namespaces: Arc<Namespaces>,
     /// What a second sign-in of a user does.
     pub duplicate_login: DuplicateLogin,
@@ -73,7 +73,7 @@ pub struct HubSettings {
     pub connections_per_user: usize,
     /// Whether a user's connections have to show a sign of life before a sign-in is refused for them.
     pub probes: bool,
-    /// Knows when memory is short: then no channel is made.
+    /// Says when memory is short. The hub then makes no channel.
     pub guard: Arc<Guard>,
     /// The length of a publication's frame in the native protocol, which limits count in. The hub knows no dialect.
     pub frame_len: fn(&Publication) -> usize,
@@ -81,13 +81,14 @@ pub struct HubSettings {
     pub push_bytes: usize,
     /// Most bytes of publications in one recovery or page.
     pub recover_bytes: usize,
-    /// How long an ask may wait for room in the lanes before it is refused.
+    /// How long an ask may wait for room in the lanes before it is refused, and then for a remote engine before it is
+    /// answered 504 or 503.
     pub patience_ms: u64,
     /// Most channels that this shard owns.
     pub channels: usize,
     /// How publications are ordered and kept.
     pub engine: EngineSettings,
-    /// Above so many members, events are digests.
+    /// In channels with more members than this, presence events are digests.
     pub presence_digest_above: u64,
     /// Most users named in one digest.
     pub presence_list: usize,
@@ -100,22 +101,22 @@ impl HubSettings {
     }
 }
 
-/// What a hub has, and what it has done.
+/// How much a hub holds now, and how much it has done since it began.
 #[derive(Clone, Copy, Debug)]
 pub struct HubHoldings {
     /// Users online, on the lobby's owner.
     pub users: usize,
-    /// Channels.
+    /// The number of channels of this shard.
     pub channels: usize,
     /// Bytes of all histories.
     pub history_bytes: usize,
     /// Publications accepted so far.
     pub publications: u64,
-    /// Publications that left a history for the bound over all of them.
+    /// Publications that left a history because all histories together were too large.
     pub evictions: u64,
-    /// Channels that nobody was on and that gave up their place for new ones.
+    /// Channels without subscribers that were removed to make a place for new ones.
     pub channel_evictions: u64,
-    /// Batch windows that ended before their time, because they held as much as they may.
+    /// Batch windows that ended early because they were full.
     pub batches_cut: u64,
 }
 
@@ -139,30 +140,32 @@ pub struct Hub {
     channels: Channels,
     users: Users,
     engine: Engine,
+    /// Asks under way at a remote engine, and its news.
     at_engine: AtEngine,
     publisher: Publisher,
-    /// Asks that found a lane full, and all that came behind them. Bounded by the credits of all shards.
-    waiting: VecDeque<Waiting>,
-    /// Channels whose batch window is open, by its end: finer than the wheel.
+    /// Asks that found a lane full, and all asks that came after the first of them. The credits of all shards bound it.
+    waiting: VecDeque<WaitingAsk>,
+    /// Channels whose batch window is open, by the end of the window. The wheel is too coarse for that.
     batches: BTreeSet<(u64, Arc<str>)>,
-    /// Batch windows that ended before their time.
+    /// Batch windows that ended early.
     batches_cut: u64,
-    /// When somebody was last told to come back for a batch.
+    /// The end of a batch window that the driver was last asked to wake the shard for.
     alarm_ms: u64,
     /// Batch windows end in the turn in which they open.
     is_windowless: bool,
     /// Channels by their next deadline.
     wheel: Wheel<Arc<str>>,
-    /// Entries there whose channel went before its time, at most.
+    /// An upper bound of how many entries of the wheel are about channels that are gone.
     outlived: usize,
-    /// Channels that nobody is on, by when they were last used.
+    /// Channels without subscribers, by when they were last used.
     deserted: BTreeSet<(u64, Arc<str>)>,
     publications: u64,
     channel_evictions: u64,
 }
 
+/// An ask that waits for room in the lanes.
 #[derive(Debug)]
-struct Waiting {
+struct WaitingAsk {
     caller: Caller,
     ask: Ask,
     until_ms: u64,
@@ -192,13 +195,13 @@ impl Hub {
         }
     }
 
-    /// Takes an ask; it is answered now or, when a lane is full, in a later turn.
+    /// Takes an ask. The answer comes now, or in a later turn if a lane is full or the ask has to wait for something.
     pub fn ask(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
         let caller = Caller { asker, request, credit: true };
-        // One that waits holds up all that come after it: answers keep the order of the asks.
+        // An ask that waits holds up all asks after it, so that answers keep the order of the asks.
         if !self.waiting.is_empty() || !self.has_room(&ask, out) {
             let until_ms = now.mono_ms + self.settings.patience_ms;
-            self.waiting.push_back(Waiting { caller, ask, until_ms });
+            self.waiting.push_back(WaitingAsk { caller, ask, until_ms });
         } else {
             self.execute(caller, ask, now, out);
         }
@@ -209,7 +212,7 @@ impl Hub {
         !self.waiting.is_empty()
     }
 
-    /// The hub's part of a turn: batches whose window is over, and asks that wait for room.
+    /// The hub's part of a turn: ends batch windows, applies the engine's news, and retries asks that wait for room.
     pub fn turn(&mut self, now: Now, out: &mut Staging<Parcel>) {
         if self.is_windowless {
             self.end_batches(now, out);
@@ -225,18 +228,18 @@ impl Hub {
         }
     }
 
-    /// The server is about to go: ends every batch window now, and each later one in the turn in which it opens.
+    /// The server is about to stop. Ends every batch window now, and each later one in the turn in which it opens.
     pub fn end_windows(&mut self, now: Now, out: &mut Staging<Parcel>) {
         self.is_windowless = true;
         self.end_batches(now, out);
     }
 
-    /// Whether a publication or a sign-in waits for time to pass.
+    /// Whether a publication or a sign-in waits for time to pass, or for the engine.
     pub fn is_holding(&self) -> bool {
         !self.batches.is_empty() || self.users.is_probing() || self.is_at_engine()
     }
 
-    /// When the next batch window ends, if nobody has been told yet.
+    /// When the next batch window ends; `None` if this was returned before.
     pub fn take_alarm(&mut self) -> Option<u64> {
         let (until_ms, _) = self.batches.first()?;
         let new = *until_ms != std::mem::replace(&mut self.alarm_ms, *until_ms);
@@ -249,7 +252,7 @@ impl Hub {
             if !late && !self.has_room(&first.ask, out) {
                 return;
             }
-            let Some(Waiting { caller, ask, .. }) = self.waiting.pop_front() else { return };
+            let Some(WaitingAsk { caller, ask, .. }) = self.waiting.pop_front() else { return };
             if late {
                 self.conclude(&channel_of(&ask), caller, Answer::Refused(Refusal::Busy), out);
             } else {
@@ -258,10 +261,10 @@ impl Hub {
         }
     }
 
-    /// A connection is gone. Never refused: what it takes is bounded by the connections there are.
+    /// Releases what a gone connection holds. Never refused: there is at most one release for each connection.
     pub fn release(&mut self, conn: ConnId, user: &User, now: Now, out: &mut Staging<Parcel>) {
-        // Its own claim may still be waiting for room; then it never came.
-        let own_claim = |w: &Waiting| w.caller.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim(_));
+        // The connection's own claim may still wait, and then it holds nothing.
+        let own_claim = |w: &WaitingAsk| w.caller.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim(_));
         if let Some(at) = self.waiting.iter().position(own_claim) {
             let claim = self.waiting.remove(at).expect("just found");
             answer(out, claim.caller, Answer::Refused(Refusal::Busy));
@@ -281,7 +284,7 @@ impl Hub {
         self.settle(LOBBY, now, out);
     }
 
-    /// A connection has shown a sign of life, as it was asked to.
+    /// A connection has shown the sign of life that it was asked for.
     pub fn alive(&mut self, conn: ConnId, user: &User, out: &mut Staging<Parcel>) {
         refuse(self.users.alive(conn, user.key()), out);
     }
@@ -292,14 +295,14 @@ impl Hub {
         refuse(self.users.end_probes().into_iter().map(busy).collect(), out);
     }
 
-    /// A subscription is over. Never refused either.
+    /// Ends a subscription. Never refused: there is at most one for each subscription.
     pub fn unsubscribe(&mut self, conn: ConnId, request: u32, channel: &str, now: Now, out: &mut Staging<Parcel>) {
         let Some(local) = self.channels.get_mut(channel) else { return };
         attach::unsubscribe(local, conn, request, now, out);
         self.settle(channel, now, out);
     }
 
-    /// Looks at the channels whose moment has come: batch and presence windows, history, disuse.
+    /// Handles the channels whose next deadline has come: presence windows, history that is too old, disuse.
     pub fn tick(&mut self, now: Now, out: &mut Staging<Parcel>) {
         self.engine_turn(now, out);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
@@ -325,7 +328,7 @@ impl Hub {
         self.channels.values().map(|channel| channel.shown(&self.engine)).collect()
     }
 
-    /// What it has and has done.
+    /// How much the hub holds now, and how much it has done.
     pub fn holdings(&self) -> HubHoldings {
         HubHoldings {
             users: self.users.count() as usize,
@@ -338,11 +341,11 @@ impl Hub {
         }
     }
 
-    /// Does what an ask wants. `is_late`: it has waited in the channel's queue.
+    /// Executes an ask. `is_late` says that the ask has waited in the channel's queue.
     fn perform(&mut self, caller: Caller, ask: Ask, is_late: bool, now: Now, out: &mut Staging<Parcel>) -> Performed {
         let name = channel_of(&ask);
         match ask {
-            // What was asked behind a subscribe that was refused.
+            // The client sent this ask before it heard that its subscribe was refused.
             Ask::History { .. } | Ask::Presence { .. } if !self.takes_part(caller.asker, &name) => {
                 Performed::Done(Answer::Refused(Refusal::Forbidden))
             }
@@ -364,7 +367,7 @@ impl Hub {
         }
     }
 
-    /// Asks that change a channel, which exists.
+    /// Executes an ask about a channel that exists.
     fn with_channel(
         &mut self,
         name: &Arc<str>,
@@ -418,7 +421,7 @@ impl Hub {
         }
     }
 
-    /// Signs in, or lets the sign-in wait for its user's other connections: then there is no answer yet.
+    /// Signs a user in. Returns `None` if the sign-in waits until the user's other connections have answered a probe.
     fn claim(&mut self, caller: Caller, claim: Box<Claim>, now: Now, out: &mut Staging<Parcel>) -> Option<Answer> {
         let Caller { asker: Asker::Conn(conn), request, .. } = caller else {
             unreachable!("the backend signs nobody in")
@@ -447,7 +450,7 @@ impl Hub {
         }
     }
 
-    /// Makes sure that the channel exists.
+    /// Makes the channel if it does not exist.
     fn channel(&mut self, name: &Arc<str>, now: Now, out: &mut Staging<Parcel>) -> Result<(), Refusal> {
         if self.channels.contains_key(name) {
             return Ok(());
@@ -473,11 +476,11 @@ impl Hub {
         Ok(())
     }
 
-    /// Takes the place of the channel that nobody is on for the longest time; whether there is one. Whoever comes back
-    /// to it learns by the epoch that what they knew of it is gone.
+    /// Removes the channel that has had no subscriber for the longest time. Returns whether there is one. A client that
+    /// comes back to the channel learns from the new epoch that the publications it knew are gone.
     fn make_place(&mut self, now: Now, out: &mut Staging<Parcel>) -> bool {
         let Some((_, name)) = self.deserted.first().cloned() else { return false };
-        // Nobody hears of its publications, but who sent them waits to be told.
+        // The window's publications have no subscriber, but their publishers wait for an answer.
         self.end_batch(&name, now, out);
         self.remove(&name, out);
         self.channel_evictions += 1;
@@ -500,8 +503,8 @@ impl Hub {
         }
     }
 
-    /// A channel is gone whose deadline is filed. Of such there may be any number before their time comes: so now and
-    /// then the wheel is cleared of them, at a cost of two entries looked at for each that is.
+    /// Counts an entry of the wheel whose channel is gone. When there are too many, the wheel is purged. That looks at two
+    /// entries for each that it removes.
     fn unfile(&mut self) {
         self.outlived += 1;
         if self.outlived > self.channels.len().max(OUTLIVED) {
@@ -511,7 +514,7 @@ impl Hub {
         }
     }
 
-    /// Whether the asker may ask about the channel: the backend, and who subscribes.
+    /// Whether the asker may ask about the channel. The backend may, and so may subscribers.
     fn takes_part(&self, asker: Asker, name: &str) -> bool {
         match asker {
             Asker::Backend => true,
@@ -566,8 +569,8 @@ impl Hub {
         &mut self.channels.get_mut(name).expect("a channel waits for the engine").queue
     }
 
-    /// After whatever happened to the channel: one that nobody is on goes or is listed as such, and its next deadline is
-    /// filed, unless it is filed at that tick or before.
+    /// Call this after every change of a channel. A channel without subscribers is removed, or put on the list of such
+    /// channels, and the channel's next deadline goes into the wheel unless an earlier one is there.
     fn settle(&mut self, name: &str, now: Now, out: &mut Staging<Parcel>) {
         let Some(channel) = self.channels.get_mut(name) else { return };
         let is_deserted = channel.is_deserted() && *name != *LOBBY;
@@ -603,13 +606,13 @@ fn channel_of(ask: &Ask) -> Arc<str> {
     }
 }
 
-/// The answer to a sign-in that was let through.
+/// The answer to a sign-in that succeeded.
 fn claimed(settings: &HubSettings, engine: &Engine, users: &Users, lobby: &Channel, claim: &Claim) -> Answer {
     let lobby = claim.lobby.then(|| Box::new(recovered(settings, engine, lobby, claim.recover.as_deref())));
     Answer::Claimed { lobby, online_count: users.count() }
 }
 
-/// Where the channel stands, with what a client missed that had come to `since`.
+/// The channel's position, and the publications that a client at `since` missed.
 fn recovered(settings: &HubSettings, engine: &Engine, channel: &Channel, since: Option<&Since>) -> Attached {
     let placed = channel.position(engine);
     let mut attached = Attached { placed, recovered: None, lost_from: 0, publications: Vec::new() };

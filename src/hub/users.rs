@@ -28,11 +28,11 @@ pub const PROBED_MAX: usize = 128;
 #[derive(Debug, Default)]
 pub struct Users {
     /// Ordered by key, so that a page can go on where the one before ended.
-    online: BTreeMap<Arc<str>, Entry>,
+    online: BTreeMap<Arc<str>, OnlineUser>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct OnlineUser {
     user: Arc<User>,
     holders: Holders,
     /// When the latest claims came, at most [`WAR_CLAIMS`] of them; kept under `kick_old` only.
@@ -130,7 +130,7 @@ impl Users {
         let Some(entry) = self.online.get_mut(user.key()) else {
             let claims = if policy == DuplicateLogin::KickOld { [now_ms].into() } else { SmallVec::new() };
             let (user, holders, accepted_ns) = (Arc::clone(user), Holders::One(conn), *accepted_ns);
-            let entry = Entry { user, holders, claims, accepted_ns, probe: None };
+            let entry = OnlineUser { user, holders, claims, accepted_ns, probe: None };
             self.online.insert(Arc::clone(entry.user.key()), entry);
             return Ok(Claimed::First);
         };
@@ -247,7 +247,7 @@ impl Users {
     }
 }
 
-impl Entry {
+impl OnlineUser {
     /// From now on one connection holds the user.
     fn hold(&mut self, conn: ConnId, claim: &Claim) {
         self.holders = Holders::One(conn);

@@ -12,7 +12,7 @@ use monoio::net::UnixStream;
 use rustls::ServerConfig;
 
 use crate::io::accept::{AcceptSettings, Acceptor, ShardListener};
-use crate::io::commands::{AwaitedAnswers, Command};
+use crate::io::commands::{AwaitedAnswers, ShardCommand};
 use crate::io::core::{Core, CoreParts};
 use crate::io::driver::{Driver, Pause, pollable};
 use crate::io::sockets::{OpenSockets, Sockets};
@@ -35,12 +35,12 @@ const CUT: Duration = Duration::from_millis(200);
 pub struct LoopParts {
     /// The driver that the thread waits with.
     pub driver: Driver,
-    /// The pure shard.
+    /// The pure shard that this thread drives.
     pub shard: Shard,
     /// The shard's ends of the lanes to and from the other shards.
     pub endpoint: Endpoint<Parcel>,
     /// What other threads tell the shard. A sender rings the endpoint's bell after each command.
-    pub commands: flume::Receiver<Command>,
+    pub commands: flume::Receiver<ShardCommand>,
     /// The way to the control thread, which does errands; `None` if nobody does.
     pub errands: Option<flume::Sender<ErrandOrder>>,
     /// The shard's own listeners.
@@ -60,7 +60,7 @@ pub struct ShardLoop {
     core: Rc<Core>,
     driver: Driver,
     endpoint: Endpoint<Parcel>,
-    commands: flume::Receiver<Command>,
+    commands: flume::Receiver<ShardCommand>,
     answers: AwaitedAnswers,
     listeners: Vec<Rc<ShardListener>>,
     accept: Rc<AcceptSettings>,
@@ -164,26 +164,26 @@ impl ShardLoop {
         }
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Keys(verifier) => self.core.with(|shard, _| shard.set_verifier(verifier)),
-                Command::Certificate(config) => self.core.set_certificate(config),
-                Command::Revoke(revocation, reply) => {
+                ShardCommand::Keys(verifier) => self.core.with(|shard, _| shard.set_verifier(verifier)),
+                ShardCommand::Certificate(config) => self.core.set_certificate(config),
+                ShardCommand::Revoke(revocation, reply) => {
                     let number = self.answers.expect(reply);
                     self.core.with(|shard, now| shard.revoke(number, &revocation, now));
                 }
-                Command::Lift(lifted, done) => {
+                ShardCommand::Lift(lifted, done) => {
                     self.core.with(|shard, _| shard.lift(&lifted));
                     // Fails if the asker has stopped waiting.
                     let _ = done.try_send(());
                 }
                 // Dropping `reply` tells the asker that the shard has ended.
-                Command::Ask(..) if self.core.is_draining() => {}
-                Command::Ask(ask, reply) => {
+                ShardCommand::Ask(..) if self.core.is_draining() => {}
+                ShardCommand::Ask(ask, reply) => {
                     let number = self.answers.expect(reply);
                     self.core.with(|shard, _| shard.ask_for_backend(number, ask));
                 }
-                Command::Done(number, outcome) => self.core.with(|shard, _| shard.errand_done(number, outcome)),
-                Command::EndWindows => self.core.with(|shard, now| shard.end_windows(now)),
-                Command::Drain(patience) => self.drain(patience),
+                ShardCommand::Done(number, outcome) => self.core.with(|shard, _| shard.errand_done(number, outcome)),
+                ShardCommand::EndWindows => self.core.with(|shard, now| shard.end_windows(now)),
+                ShardCommand::Drain(patience) => self.drain(patience),
             }
         }
     }

@@ -90,6 +90,7 @@ pub struct Book {
     /// The lobby's gap that has to come.
     pub lobby_due: Option<(u64, u64)>,
     pub gaps: usize,
+    pub engine_gaps: usize,
     pub recovered: usize,
     pub not_recovered: usize,
 }
@@ -306,6 +307,7 @@ impl Client {
         };
         let reason = data["reason"].as_str().unwrap_or_default();
         self.book.gaps += 1;
+        self.book.engine_gaps += usize::from(reason == "engine");
         if data["channel"] == "lobby" {
             let due = self.book.lobby_due.take();
             return if due == Some((from, to)) { Ok(()) } else { Err(format!("{json}, due is {due:?}")) };

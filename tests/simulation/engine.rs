@@ -231,6 +231,9 @@ impl ModelEngine {
                 self.silences += 1;
                 self.unanswered.push((owner, ask));
             }
+            EngineAsk::Page { ticket, since: Some(since), .. } if *since.epoch != *log.epoch => {
+                self.tell(name, owner, EngineNews::Outcome { ticket, outcome: EngineOutcome::EpochChanged(placed) });
+            }
             EngineAsk::Page { ticket, since, limit, reverse, .. } => {
                 let publications = log.page(since.as_ref(), limit, reverse);
                 self.tell(name, owner, EngineNews::Page { ticket, placed, publications });

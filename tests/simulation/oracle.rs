@@ -47,6 +47,12 @@ pub struct Tally {
     pub turned_away: usize,
     pub cut: usize,
     pub revocations: usize,
+    /// What a late engine answered, what it did not answer, and how often it lost publications.
+    pub outcomes: usize,
+    pub silences: usize,
+    pub losses: usize,
+    /// Gaps of which the engine was the reason.
+    pub engine_gaps: usize,
     pub errands: usize,
     /// Tokens that were taken and whose key the shard did not know when they were shown.
     pub new_keys: usize,
@@ -72,6 +78,10 @@ impl Tally {
         self.turned_away += other.turned_away;
         self.cut += other.cut;
         self.revocations += other.revocations;
+        self.outcomes += other.outcomes;
+        self.silences += other.silences;
+        self.losses += other.losses;
+        self.engine_gaps += other.engine_gaps;
         self.errands += other.errands;
         self.new_keys += other.new_keys;
         self.no_keys += other.no_keys;
@@ -517,6 +527,10 @@ fn tally(world: &World) -> Tally {
         turned_away: all().filter(failed).count(),
         cut: count(|client| client.attached.is_some() && client.unauthorized),
         revocations: world.law.decrees(),
+        outcomes: world.engine.as_ref().map_or(0, |engine| engine.outcomes),
+        silences: world.engine.as_ref().map_or(0, |engine| engine.silences),
+        losses: world.engine.as_ref().map_or(0, |engine| engine.losses),
+        engine_gaps: books().map(|book| book.engine_gaps).sum(),
         errands: world.law.provider.given,
         new_keys: by_new_keys().map(|(taken, _)| taken).sum(),
         no_keys: by_new_keys().map(|(_, refused)| refused).sum(),

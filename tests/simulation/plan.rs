@@ -87,8 +87,8 @@ pub struct EnginePlan {
 
 impl EnginePlan {
     pub fn new(dice: &mut Dice) -> Self {
-        let mut odds = || dice.pick(&[0, 0, 40, 10]);
-        Self { refuses: odds(), forgets: odds(), keeps_silent: odds(), loses: odds() }
+        let mut odds = |often| dice.pick(&[0, 0, 40, often]);
+        Self { refuses: odds(10), forgets: odds(10), keeps_silent: odds(10), loses: odds(3) }
     }
 }
 

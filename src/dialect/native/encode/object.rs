@@ -26,8 +26,8 @@ impl<'o> ObjectWriter<'o> {
 
     /// Writes a member's name, and returns the buffer for its value: one JSON value. `name` needs no escapes.
     pub fn value(&mut self, name: &str) -> &mut Vec<u8> {
-        self.out.push(std::mem::replace(&mut self.separator, b','));
-        self.out.push(b'"');
+        self.out.reserve(name.len() + 4);
+        self.out.extend_from_slice(&[std::mem::replace(&mut self.separator, b','), b'"']);
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
         self.out
@@ -96,7 +96,18 @@ pub fn write_list<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, mut 
 
 /// Writes a text with its quotes.
 pub fn write_text(out: &mut Vec<u8>, text: &str) {
-    write_json(out, text);
+    // Names, epochs and most texts need no escapes: they are copied at once.
+    if text.bytes().any(needs_escape) {
+        return write_json(out, text);
+    }
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
+fn needs_escape(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
 /// Writes a number in decimal.
