@@ -325,6 +325,8 @@ class Subscriber:
     """Tests of one program that subscribes. The subclasses say which."""
 
     url = "ws://127.0.0.1:{}/ws"
+    # What the program has at the server when it is subscribed: the channel, and the lobby.
+    subscriptions = 2
 
     @classmethod
     def setUpClass(cls):
@@ -355,8 +357,15 @@ class Subscriber:
         self.fail(f"no {count} subscriptions within {DEADLINE_S} s")
 
     def heard(self, process, count):
+        """The next publications that the program prints, as (offset, data)."""
         lines = [process.line() for _ in range(count)]
         return [(int(offset), json.loads(data)) for offset, data in (line.split(" ", 1) for line in lines)]
+
+    def lost(self, process):
+        """The gap that the program prints next, as (from, to, reason)."""
+        found = re.fullmatch(r"lost (\d+) to (\d+): (\w+)", process.line())
+        self.assertTrue(found, process.told)
+        return int(found[1]), int(found[2]), found[3]
 
     def test_every_publication_once_over_cut_connections(self):
         process = self.start()
@@ -384,7 +393,7 @@ class Subscriber:
         for number in range(3):
             self.server.publish("news", number)
         self.proxy.port_behind = self.server.port
-        self.assertEqual(process.line(), "lost 1 to 3: history_lost")
+        self.assertEqual(self.lost(process), (1, 3, "history_lost"))
         self.server.publish("news", "after")
         self.assertEqual(self.heard(process, 1), [(4, "after")])
 
@@ -398,22 +407,49 @@ class Subscriber:
 
 
 class SubscribePython(Subscriber, unittest.TestCase):
-    subscriptions = 2  # the lobby's too
-
     @staticmethod
     def program():
         return [sys.executable, os.path.join(EXAMPLES, "subscribe.py")]
 
 
 class SubscribeNode(Subscriber, unittest.TestCase):
-    subscriptions = 2
-
     @staticmethod
     def program():
         flags = has_websocket()
         if flags is None:
             missing("subscribe.mjs", "there is no node with WebSocket (20.10 or later)")
         return ["node", "--no-warnings", *flags, os.path.join(EXAMPLES, "subscribe.mjs")]
+
+
+class SubscribeCurl(Subscriber, unittest.TestCase):
+    url = "http://127.0.0.1:{}"
+    subscriptions = 1
+
+    @staticmethod
+    def program():
+        return [os.path.join(EXAMPLES, "subscribe.sh")] if shutil.which("curl") else missing("subscribe.sh", "there is no curl")
+
+    def setUp(self):
+        super().setUp()
+        self.pending = []
+
+    def next(self, process):
+        """The next publication or gap that the program prints. Recovered publications are in `subscribed`."""
+        while not self.pending:
+            message = json.loads(process.line())
+            if message.get("type") == "subscribed":
+                self.pending += message["data"].get("publications", [])
+            elif message.get("type") in ("publication", "gap"):
+                self.pending.append(message["data"])
+        return self.pending.pop(0)
+
+    def heard(self, process, count):
+        events = [self.next(process) for _ in range(count)]
+        return [(event["offset"], event["data"]) for event in events]
+
+    def lost(self, process):
+        gap = self.next(process)
+        return gap["from"], gap["to"], gap["reason"]
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ class Readme(unittest.TestCase):
         self.assertIn(" & #", script)
         page = "curl -sS --retry 9 --retry-connrefused http://127.0.0.1:2345/"
         told = self.paste(f"{script}\n{page}\n{page}app.js\n{page}favicon.ico\necho that was all")
-        self.assertIn("dev mode: this machine only", told)
+        self.assertIn("dev mode: listens on this machine only", told)
         for part in ("<!doctype html>", "import { Uringcast }", "<svg"):
             self.assertIn(part, told)
 
