@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
         let token = jsonwebtoken::encode(&Header::new(algorithm), &claims, &key)?;
         let verifier = Arc::new(Verifier::new(&auth)?);
         let cost = |cache| {
-            let own = Authenticator::new(Arc::clone(&verifier), cache);
+            let mut own = Authenticator::new(Arc::clone(&verifier), cache);
             cost_ns(|| {
                 black_box(own.verify(black_box(&token), NOW_MS)).expect("a good token");
             })

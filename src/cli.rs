@@ -24,7 +24,7 @@ pub struct Cli {
     pub serve: ServeArgs,
 }
 
-/// The commands.
+/// The commands of the program.
 #[derive(Clone, Debug, Subcommand)]
 pub enum CliCommand {
     /// Serve (the default without a command)

@@ -2,11 +2,11 @@
 //! works and ships them as one batch at the end of its turn, with at most one wake per peer and batch.
 //! Generic over what it carries; knows nothing of channels or connections. `boot` builds it, `io::turns` drives it.
 //!
-//! Bounds: a ring holds `capacity` parcels. Its last two thirds are kept for asks and answers, whose number
-//! credits bound (`credits`), so [`Staging::room`] is what refusable deliveries may take. Only what must never be
-//! refused may wait in the staging queue beyond the ring: kicks, releases, a user's going, questions for a sign of life
-//! and answers to sign-ins that waited for one, at most one each per connection; two parcels for each batch window that
-//! ends; and the two farewells of a shard that goes.
+//! Bounds: a ring holds `capacity` parcels. Its last two thirds are kept for asks and answers, whose number `credits`
+//! bounds, so refusable deliveries may take [`Staging::room`]. Only parcels that must never be refused may wait in the
+//! staging queue beyond the ring: kicks, releases, users that leave, questions for a sign of life, and answers to sign-ins
+//! that waited for one, at most one each per connection; two parcels for each batch window that ends; and the two farewells
+//! of a shard that ends.
 
 #[cfg(all(test, feature = "loom"))]
 mod interleavings;
@@ -17,7 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 #[cfg(all(test, feature = "loom"))]
-use interleavings::{AtomicBool, Bell, Ordering, fence, planted, rtrb};
+use interleavings::{AtomicBool, ModelBell as Bell, Ordering, fence, planted, rtrb};
 #[cfg(not(all(test, feature = "loom")))]
 use {
     bell::Bell,
@@ -27,12 +27,12 @@ use {
 use crate::ids::ShardId;
 use crate::planted::Fault;
 
-/// How many asks one shard may have under way at one owner, when a lane holds `capacity` parcels.
+/// How many asks of one shard may be under way at one owner, if a lane holds `capacity` parcels.
 pub fn credits(capacity: usize) -> usize {
     (capacity / 3).max(1)
 }
 
-/// Parcels on their way out of one shard, by destination.
+/// The parcels that one shard has staged, by destination.
 #[derive(Debug)]
 pub struct Staging<T> {
     own: ShardId,
@@ -49,12 +49,12 @@ impl<T> Staging<T> {
         Self { own, lanes, free: vec![capacity; shards], reserved: 2 * credits(capacity) }
     }
 
-    /// Whose they are.
+    /// The shard that stages the parcels.
     pub fn own(&self) -> ShardId {
         self.own
     }
 
-    /// Puts a parcel at the end of the lane to `to`.
+    /// Stages a parcel at the end of the lane to `to`.
     pub fn push(&mut self, to: ShardId, parcel: T) {
         self.lanes[to.index()].push_back(parcel);
     }
@@ -78,7 +78,7 @@ impl<T> Staging<T> {
         self.lanes[self.own.index()].len()
     }
 
-    /// Whether anything waits to leave for another shard.
+    /// Whether a parcel for another shard is staged.
     pub fn has_outbound(&self) -> bool {
         self.lanes.iter().enumerate().any(|(to, lane)| to != self.own.index() && !lane.is_empty())
     }
@@ -100,17 +100,17 @@ impl<T> Staging<T> {
     }
 }
 
-/// One shard's wake-up call. Aligned so that two shards' flags share no cache line.
+/// What wakes one shard. It is aligned so that two shards' flags share no cache line.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Door {
-    /// The shard has looked at its lanes for the last time before it sleeps.
+    /// Whether the shard has looked at its lanes for the last time before it sleeps.
     asleep: AtomicBool,
     bell: Bell,
 }
 
 impl Door {
-    /// Wakes the shard if it sleeps: for a peer that has put something into its lane. Of several peers one rings.
+    /// Wakes the shard if it sleeps. A peer calls this after it has put a parcel into a lane; of several peers one rings.
     fn knock(&self) {
         if !planted("no fence before the flag is read") {
             // Pairs with the fence in `fall_asleep`: either the shard sees the parcels, or we see it asleep.
@@ -126,7 +126,7 @@ impl Door {
     }
 }
 
-/// Rings another shard's bell: for the control thread, whose commands come outside the lanes.
+/// Rings a shard's bell, for the control thread, whose commands do not come through the lanes.
 #[derive(Clone, Debug)]
 pub struct Waker {
     doors: Arc<[Door]>,
@@ -134,7 +134,7 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// Wakes the shard, asleep or not.
+    /// Wakes the shard, whether it sleeps or not.
     pub fn wake(&self) {
         self.doors[self.shard.index()].bell.ring();
     }
@@ -147,14 +147,14 @@ pub struct Endpoint<T> {
     outbound: Vec<Option<rtrb::Producer<T>>>,
     inbound: Vec<Option<rtrb::Consumer<T>>>,
     doors: Arc<[Door]>,
-    /// Which lane is drained first; moves on each turn, so that no peer is always last.
+    /// The lane that is drained first. It changes with each turn, so that no peer is always last.
     first: usize,
 }
 
 /// Builds the whole mesh: one endpoint per shard.
 ///
 /// # Errors
-/// When the kernel gives no eventfd (too few file descriptors).
+/// When the kernel has no file descriptor left for an eventfd.
 pub fn build<T>(shards: usize, capacity: usize) -> io::Result<Vec<Endpoint<T>>> {
     let doors = (0..shards)
         .map(|_| Ok(Door { asleep: AtomicBool::new(false), bell: Bell::new()? }))
@@ -183,22 +183,22 @@ fn shard_id(index: usize) -> ShardId {
 }
 
 impl<T> Endpoint<T> {
-    /// Which shard this is.
+    /// The shard that these ends belong to.
     pub fn own(&self) -> ShardId {
         self.own
     }
 
-    /// How many shards there are.
+    /// The number of shards.
     pub fn shards(&self) -> usize {
         self.doors.len()
     }
 
-    /// The eventfd that is readable when somebody rang.
+    /// The eventfd that becomes readable when the bell rings.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.doors[self.own.index()].bell.as_fd()
     }
 
-    /// A handle by which another thread wakes this shard.
+    /// A handle with which another thread wakes this shard.
     pub fn waker(&self) -> Waker {
         Waker { doors: Arc::clone(&self.doors), shard: self.own }
     }
@@ -223,8 +223,8 @@ impl<T> Endpoint<T> {
         }
     }
 
-    /// Takes what has come in: per lane at most `parcels`, and no further one once `bytes` have been weighed.
-    /// Returns whether anything was left behind.
+    /// Takes received parcels: from each lane at most `parcels`, and no more once their weight reaches `bytes`. Returns
+    /// whether any are left.
     pub fn drain(
         &mut self,
         parcels: usize,
@@ -251,8 +251,8 @@ impl<T> Endpoint<T> {
         left
     }
 
-    /// Says that this shard is about to sleep. Returns false if something came in at the last moment: then it
-    /// must not. After true, a peer that ships rings the bell.
+    /// Says that this shard is about to sleep. Returns false if a parcel came in at the last moment; the shard must not
+    /// sleep then. After true, a peer that ships rings the bell.
     pub fn fall_asleep(&self) -> bool {
         let door = &self.doors[self.own.index()];
         let is_idle = || self.inbound.iter().flatten().all(|lane| lane.slots() == 0);
@@ -269,13 +269,13 @@ impl<T> Endpoint<T> {
         idle
     }
 
-    /// Says that this shard is at work: peers need not ring.
+    /// Says that this shard is awake, so peers need not ring.
     pub fn wake_up(&self) {
         self.doors[self.own.index()].asleep.store(false, Ordering::Relaxed);
     }
 }
 
-/// Whether this fault is to be in the protocol, for the model to find. Never in a server.
+/// Whether this fault is planted in the protocol, for the model to find. Never in a server.
 #[cfg(not(all(test, feature = "loom")))]
 const fn planted(_fault: &str) -> bool {
     false
@@ -298,7 +298,7 @@ mod bell {
         }
 
         pub fn ring(&self) {
-            // The counter can only refuse when it is near 2^64, and then the bell is ringing already.
+            // Fails only if the counter is near 2^64, and then the bell is ringing already.
             let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
         }
 

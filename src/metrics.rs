@@ -1,6 +1,6 @@
-//! What is counted, and how it is served to Prometheus (docs/metrics.md). Each shard has its own numbers on its own
-//! cache lines and is the only one to write them, so that counting is a load and a store; a scrape adds them up.
-//! Knows names and numbers, not what they are measured on; `control` serves the text.
+//! The metrics, and how they are served to Prometheus (docs/metrics.md). Each shard has numbers of its own on cache lines of
+//! its own, and only its thread writes them, so counting is a load and a store. A scrape adds the shards up; `control`
+//! serves the text.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -17,14 +17,14 @@ use crate::limits::Limit;
 use crate::limits::refusals::TokenReason;
 use crate::wire::codes::close;
 
-/// Before every name.
+/// The prefix of every metric.
 const PREFIX: &str = "uringcast";
 /// The text format that is served.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Upper bounds of the buckets of durations, in microseconds; one more takes the rest.
+/// The upper bounds of the buckets of durations, in microseconds. One more bucket takes longer durations.
 const BUCKETS_US: [u64; 12] = [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000];
 
-/// Where a certificate's date would be.
+/// Stands for "no certificate" in place of its date.
 const NO_CERTIFICATE: i64 = i64::MIN;
 
 macro_rules! metrics {
@@ -40,7 +40,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// What only grows.
+    /// A metric that only grows.
     Count {
         Accepted "connections_accepted" "Connections taken from the kernel",
         Unadmitted "connections_unadmitted" "Connections accepted and cut without an answer: over a limit where TLS is spoken, too many were being refused already, or the socket failed",
@@ -98,7 +98,7 @@ metrics! {
 }
 
 metrics! {
-    /// What goes up and down.
+    /// A metric that goes up and down.
     Gauge {
         Connections "connections" "Connections there are",
         EventStreams "event_streams" "Connections that are event streams (server-sent events), or are about to be",
@@ -140,7 +140,7 @@ const STATUSES: [u16; 12] = [400, 401, 403, 404, 405, 409, 413, 426, 429, 500, 5
 /// HTTP statuses that a request to the API may be refused with.
 const API_STATUSES: [u16; 13] = [400, 401, 403, 404, 405, 408, 409, 413, 415, 500, 503, 504, 507];
 
-/// The numbers of one shard. Written by its thread alone, read by any.
+/// The metrics of one shard. Only its thread writes them; any thread reads them.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct ShardMetrics {
@@ -150,12 +150,13 @@ pub struct ShardMetrics {
     refusals: [AtomicU64; Limit::ALL.len()],
     tokens: [AtomicU64; TokenReason::ALL.len()],
     requests: [AtomicU64; STATUSES.len()],
-    /// Flushes by duration, and all their durations in microseconds.
+    /// The number of flushes, by duration.
     flushes: [AtomicU64; BUCKETS_US.len() + 1],
+    /// The duration of all flushes, in microseconds.
     flushes_us: AtomicU64,
 }
 
-/// A load and a store: nobody else writes.
+/// Adds to a number with a load and a store, because no other thread writes it.
 fn grow(value: &AtomicU64, by: u64) {
     value.store(value.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
@@ -180,50 +181,50 @@ impl Default for ShardMetrics {
 }
 
 impl ShardMetrics {
-    /// Counts one more.
+    /// Adds one to a metric.
     pub fn count(&self, what: Count) {
         self.add(what, 1);
     }
 
-    /// Counts some more.
+    /// Adds a number to a metric.
     pub fn add(&self, what: Count, by: usize) {
         grow(&self.counts[what as usize], by as u64);
     }
 
-    /// Publishes a count that is kept elsewhere.
+    /// Sets a metric to a count that another part keeps.
     pub fn set_count(&self, what: Count, to: u64) {
         self.counts[what as usize].store(to, Ordering::Relaxed);
     }
 
-    /// Publishes how much there is.
+    /// Sets a metric to the present number.
     pub fn set(&self, what: Gauge, to: usize) {
         self.gauges[what as usize].store(to as u64, Ordering::Relaxed);
     }
 
-    /// A connection is being closed by us with this code; 0: by the client.
+    /// Counts a connection that the server closes with this code. 0 stands for one that the client closed.
     pub fn closed(&self, code: u16) {
         let known = CODES.iter().position(|known| *known == code).unwrap_or(0);
         grow(&self.closes[known], 1);
     }
 
-    /// A limit refused something.
+    /// Counts something that a limit refused.
     pub fn refused(&self, limit: Limit) {
         grow(&self.refusals[limit as usize], 1);
     }
 
-    /// A token was refused.
+    /// Counts a refused token.
     pub fn token_refused(&self, reason: TokenReason) {
         grow(&self.tokens[reason as usize], 1);
     }
 
-    /// A request was refused with this HTTP status.
+    /// Counts a request that was refused with this HTTP status.
     pub fn request_refused(&self, status: u16) {
         if let Some(known) = STATUSES.iter().position(|known| *known == status) {
             grow(&self.requests[known], 1);
         }
     }
 
-    /// A flush took so long, in microseconds.
+    /// Counts a flush and its duration in microseconds.
     pub fn flushed(&self, took_us: u64) {
         let bucket = BUCKETS_US.partition_point(|bound| *bound < took_us);
         grow(&self.flushes[bucket], 1);
@@ -231,29 +232,29 @@ impl ShardMetrics {
     }
 }
 
-/// What is counted once in a process, elsewhere than on its shards.
+/// Metrics of the process that no shard has.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Process {
-    /// Log lines that found no room, or that stderr refused.
+    /// The number of log lines that were lost.
     pub log_lines_lost: u64,
-    /// Revocations in force.
+    /// The number of revocations in force.
     pub revocations: u64,
 }
 
-/// The numbers of all shards.
+/// The metrics of all shards.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     shards: Arc<[Arc<ShardMetrics>]>,
-    /// Seconds since 1970; [`NO_CERTIFICATE`] without one.
+    /// When the certificate expires, in seconds since 1970; [`NO_CERTIFICATE`] without one.
     certificate_expires_s: Arc<AtomicI64>,
-    /// What the shards wait with; nothing before that is chosen.
+    /// The driver of the shards; empty before it is chosen.
     driver: Arc<OnceLock<&'static str>>,
-    /// Requests to the API that were refused, by [`API_STATUSES`].
+    /// The number of refused requests to the API, by [`API_STATUSES`].
     api_refused: Arc<[AtomicU64; API_STATUSES.len()]>,
 }
 
 impl Metrics {
-    /// All at zero.
+    /// The metrics of this many shards, all at zero.
     pub fn new(shards: usize) -> Self {
         let certificate_expires_s = Arc::new(AtomicI64::new(NO_CERTIFICATE));
         let api_refused = Arc::new([const { AtomicU64::new(0) }; _]);
@@ -261,29 +262,29 @@ impl Metrics {
         Self { shards, certificate_expires_s, driver: Arc::default(), api_refused }
     }
 
-    /// When the certificate that is served with expires, in seconds since 1970, if there is one and it says so.
+    /// Sets when the certificate expires, in seconds since 1970; `None` if there is none or it does not say.
     pub fn certificate_expires(&self, at_s: Option<i64>) {
         self.certificate_expires_s.store(at_s.unwrap_or(NO_CERTIFICATE), Ordering::Relaxed);
     }
 
-    /// What the shards wait with. It is chosen once.
+    /// Sets the driver of the shards. Only the first call counts.
     pub fn driver(&self, name: &'static str) {
         let _ = self.driver.set(name);
     }
 
-    /// The API refused a request with this HTTP status.
+    /// Counts a request that the API refused with this HTTP status.
     pub fn api_refused(&self, status: u16) {
         if let Some(known) = API_STATUSES.iter().position(|known| *known == status) {
             self.api_refused[known].fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// One shard's.
+    /// The metrics of one shard.
     pub fn shard(&self, index: usize) -> Arc<ShardMetrics> {
         Arc::clone(&self.shards[index])
     }
 
-    /// All numbers of the shards, and those of `others`, in the text format [`CONTENT_TYPE`].
+    /// The metrics of all shards and those of `others`, in the text format [`CONTENT_TYPE`].
     ///
     /// # Errors
     /// None in practice: it writes into memory.

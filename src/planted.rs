@@ -32,7 +32,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Each of them.
+    /// Every fault that can be planted.
     pub const ALL: [Self; 12] = [
         Self::DroppedParcel,
         Self::SwappedOrder,

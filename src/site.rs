@@ -92,7 +92,7 @@ enum PageReply {
     StreamMethods,
     /// The asker's copy is still good.
     NotModified,
-    /// To OPTIONS.
+    /// The response to an OPTIONS request.
     Methods,
 }
 

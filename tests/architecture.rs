@@ -5,7 +5,7 @@
 #[path = "architecture/source.rs"]
 mod source;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use source::Source;
@@ -33,6 +33,10 @@ const STRANGERS: [(&str, &str); 5] =
 const EXCEPTIONS: [(&str, &str, &str); 0] = [];
 /// Readable in one sitting.
 const LINES_MAX: usize = 700;
+/// A doc comment with at most this many words says nothing that the name does not say.
+const SHORT_COMMENT_WORDS: usize = 3;
+/// The most short comments, in thousandths of all doc comments.
+const SHORT_COMMENTS_MAX: usize = 20;
 /// Where `unsafe` may be, and why is said there.
 const UNSAFE: [&str; 3] = ["io/sockets.rs", "io/driver.rs", "main.rs"];
 
@@ -128,6 +132,44 @@ fn faults_of_style(file: &Source) -> Vec<String> {
     faults.into_iter().filter(|(broken, _)| *broken).map(|(_, what)| format!("{} {what}", file.name)).collect()
 }
 
+/// Names that several types have, with the files that define them.
+fn doubled_types(files: &[Source]) -> Vec<String> {
+    let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for file in files {
+        for name in file.types() {
+            places.entry(name).or_default().push(&file.name);
+        }
+    }
+    places.retain(|_, files| files.len() > 1);
+    places.iter().map(|(name, files)| format!("{name} is defined in {}", files.join(" and "))).collect()
+}
+
+/// The short comments, each with its file, and the number of all comments.
+fn short_comments(files: &[Source]) -> (Vec<String>, usize) {
+    let comments: Vec<_> =
+        files.iter().flat_map(|file| file.doc_comments().into_iter().map(|c| (&file.name, c))).collect();
+    let is_short = |comment: &str| comment.split_whitespace().count() <= SHORT_COMMENT_WORDS;
+    let short = comments.iter().filter(|(_, comment)| is_short(comment));
+    (short.map(|(file, comment)| format!("{file}: {}", comment.trim())).collect(), comments.len())
+}
+
+#[test]
+fn one_name_means_one_type() {
+    let doubled = doubled_types(&files());
+    assert!(doubled.is_empty(), "\n{}", doubled.join("\n"));
+}
+
+#[test]
+fn comments_are_sentences() {
+    let (short, all) = short_comments(&files());
+    assert!(
+        short.len() * 1_000 <= all * SHORT_COMMENTS_MAX,
+        "{} of {all} are short:\n{}",
+        short.len(),
+        short.join("\n")
+    );
+}
+
 #[test]
 fn the_pure_modules_name_no_runtime_no_socket_and_no_clock() {
     assert_holds(impurities);
@@ -195,6 +237,14 @@ fn a_planted_violation_is_found() {
     ];
     assert_eq!(circles(&circle, "a").len(), 2);
     assert!(circles(&circle[1..], "a").is_empty());
+    let types = [
+        file("a.rs", "pub struct Entry(u8);\nmacro! { enum Twice { A } }"),
+        file("b.rs", "mod inner { trait Entry {} }\nimpl X { type Twice = u8; }"),
+        file("c.rs", "fn f() { struct Entry; }\n#[cfg(test)]\nmod tests { struct Entry; }"),
+    ];
+    assert_eq!(doubled_types(&types), ["Entry is defined in a.rs and b.rs"]);
+    let code = "/// Its name.\nfn a() {}\n/// The name of the\n/// channel.\n///\n/// # Errors\n/// Never.\nfn b() {}";
+    assert_eq!(short_comments(&[Source::new("a.rs", code)]), (vec!["a.rs: Its name.".to_owned()], 2));
     for code in ["fn f() { g().unwrap() }", "fn f() { todo!() }", "// FIXME: later", "fn f() { unsafe { g() } }"] {
         assert_eq!(faults_of_style(&file("hub/mod.rs", code)).len(), 1, "{code}");
     }

@@ -1,7 +1,6 @@
 //! The state that one shard verifies tokens with: the keys, the tokens whose signature was verified before, and the
 //! revocations. `verify` and `claims` have the rules. A shard owns one, and its sessions ask it.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::claims::{ChannelGrant, Identity};
@@ -15,28 +14,28 @@ use super::verify::Verifier;
 #[derive(Debug)]
 pub struct Authenticator {
     verifier: Arc<Verifier>,
-    verified: RefCell<VerifiedTokens>,
+    verified: VerifiedTokens,
     revocations: Revocations,
 }
 
 impl Authenticator {
     /// An authenticator with these keys and this much memory for verified tokens, without revocations.
     pub fn new(verifier: Arc<Verifier>, cache: CacheLimits) -> Self {
-        Self { verifier, verified: RefCell::new(VerifiedTokens::new(cache)), revocations: Revocations::default() }
+        Self { verifier, verified: VerifiedTokens::new(cache), revocations: Revocations::default() }
     }
 
     /// Replaces the keys, and forgets the tokens that were verified with the old ones.
     pub fn set_verifier(&mut self, verifier: Arc<Verifier>) {
         self.verifier = verifier;
-        self.verified.get_mut().clear();
+        self.verified.clear();
     }
 
     /// Verifies a token at `now_ms` (Unix milliseconds). Returns the user that it signs in.
     ///
     /// # Errors
     /// The reason why the token is refused.
-    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Identity, TokenError> {
-        let identity = self.verifier.verify_with(token, now_ms, &mut self.verified.borrow_mut())?;
+    pub fn verify(&mut self, token: &str, now_ms: u64) -> Result<Identity, TokenError> {
+        let identity = self.verifier.verify_with(token, now_ms, &mut self.verified)?;
         let user_key = &identity.id.key();
         let mark = TokenMark { user_key, issued_at_ms: identity.issued_at_ms, token_id: identity.token_id.as_deref() };
         if self.revocations.revokes(mark, now_ms) { Err(TokenError::Revoked) } else { Ok(identity) }
@@ -46,16 +45,16 @@ impl Authenticator {
     ///
     /// # Errors
     /// The reason why the token is refused.
-    pub fn verify_channel(&self, token: &str, now_ms: u64) -> Result<ChannelGrant, TokenError> {
-        let grant = self.verifier.verify_channel_with(token, now_ms, &mut self.verified.borrow_mut())?;
+    pub fn verify_channel(&mut self, token: &str, now_ms: u64) -> Result<ChannelGrant, TokenError> {
+        let grant = self.verifier.verify_channel_with(token, now_ms, &mut self.verified)?;
         let user_key = &grant.user_key;
         let mark = TokenMark { user_key, issued_at_ms: grant.issued_at_ms, token_id: grant.token_id.as_deref() };
         if self.revocations.revokes(mark, now_ms) { Err(TokenError::Revoked) } else { Ok(grant) }
     }
 
     /// Whether this token is refused now, but may be valid with keys that can still be fetched (`auth.jwks_url`).
-    pub fn awaits_keys(&self, token: &str) -> bool {
-        self.verifier.awaits_keys(token, &mut self.verified.borrow_mut())
+    pub fn awaits_keys(&mut self, token: &str) -> bool {
+        self.verifier.awaits_keys(token, &mut self.verified)
     }
 
     /// Describes for the log a token that [`Authenticator::verify`] or [`Authenticator::verify_channel`] has refused.
@@ -69,7 +68,7 @@ impl Authenticator {
         self.revocations.prune(now_ms);
     }
 
-    /// Takes revocations back.
+    /// Takes revocations back: their tokens are accepted again.
     pub fn lift(&mut self, lifted: &Lifted) {
         self.revocations.lift(lifted);
     }
@@ -86,11 +85,11 @@ impl Authenticator {
 
     /// How many tokens are remembered, and the bytes that they take.
     pub fn remembered(&self) -> CacheLimits {
-        self.verified.borrow().size()
+        self.verified.size()
     }
 
     /// How often a token was found among the verified ones, and how often a signature had to be verified and was valid.
     pub fn looked_up(&self) -> (u64, u64) {
-        self.verified.borrow().looked_up()
+        self.verified.looked_up()
     }
 }

@@ -26,7 +26,7 @@ pub fn user_id_from_json(value: &Value) -> Option<UserId> {
 /// The user that a valid token signs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The user's id.
+    /// The id of the user.
     pub id: UserId,
     /// The user's name for display, not escaped, cut to [`MAX_NAME_BYTES`]. It is the id's text if the token has no name.
     pub name: String,

@@ -22,7 +22,7 @@ pub(super) struct VerifyKey {
     pub(super) id: Option<String>,
     /// The algorithms that the key may verify.
     pub(super) algorithms: &'static [Algorithm],
-    /// The key itself.
+    /// The key in the library's form.
     pub(super) key: DecodingKey,
 }
 

@@ -19,7 +19,7 @@ pub enum BootError {
         key: &'static str,
         /// The address as it was configured.
         addr: ListenAddr,
-        /// The kernel's error.
+        /// The error that the kernel returned.
         cause: io::Error,
     },
     /// `driver = "io_uring"` is configured and the kernel does not allow io_uring.
@@ -56,7 +56,7 @@ pub enum BootError {
     System {
         /// The step that failed.
         what: &'static str,
-        /// The kernel's error.
+        /// The error that the kernel returned.
         cause: io::Error,
     },
     /// A shard's thread ended by a panic.

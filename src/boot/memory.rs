@@ -116,7 +116,7 @@ impl MemoryWatch {
         Ok(Self { end, thread })
     }
 
-    /// Ends the thread.
+    /// Ends the thread and waits for it.
     pub fn stop(self) {
         drop(self.end);
         if self.thread.join().is_err() {

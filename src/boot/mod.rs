@@ -48,7 +48,7 @@ use memory::MemoryWatch;
 use signals::Meaning;
 use threads::{ShardThread, SharedParts};
 
-/// The running server.
+/// The running server, with all its threads.
 #[derive(Debug)]
 pub struct Server {
     addrs: ListenAddrs,

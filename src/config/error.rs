@@ -17,7 +17,7 @@ pub enum SettingOrigin {
         /// The number of the line, from 1; `None` if the whole file is meant.
         line: Option<usize>,
     },
-    /// An environment variable.
+    /// An environment variable of this name.
     Variable(String),
     /// A command-line flag, with its dashes, such as `--listen`.
     Flag(&'static str),

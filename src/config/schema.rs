@@ -29,7 +29,7 @@ const GIB: usize = 1 << 30;
 const TIB: usize = 1 << 40;
 
 settings! {
-    /// The whole configuration.
+    /// The whole configuration, section by section.
     pub struct Config {
         /// The address to listen on: an IP address and a port (0 takes a free port), or a unix socket such as
         /// "unix:/run/uringcast/push.sock"; or a list of these. (In dev mode: 127.0.0.1:2345.)

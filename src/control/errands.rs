@@ -26,11 +26,11 @@ pub struct ErrandParts {
     pub verifier: Verifier,
     /// How long fetched keys count as fresh whose response does not say, in seconds.
     pub refresh_s: u64,
-    /// The shards.
+    /// The way to the shards.
     pub owners: Owners,
     /// The same for all threads.
     pub clock: Clock,
-    /// What is counted.
+    /// The metrics of the key set.
     pub counts: Arc<KeySetCounts>,
 }
 

@@ -18,7 +18,7 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 const LINE_BYTES_MAX: u64 = 4_096;
 const KEY: &str = "auth.revocations_file";
 
-/// The revocations.
+/// The revocations in force, with their file.
 #[derive(Debug)]
 pub struct Ledger {
     table: Revocations,

@@ -1,15 +1,15 @@
-//! What the kernel is and how it is set: version, io_uring, clocks, frequency, pages, swap.
-//! Pure: judges a `Machine`, and reads nothing.
+//! Checks of the kernel and its settings: version, io_uring, clocks, frequency, pages and swap.
+//! The functions are pure: they judge a [`Machine`] and read nothing.
 
 use super::machine::Uring;
 use super::{Finding, Machine, Plan, SYSCTLS, Severity, bytes};
 use crate::config::DriverChoice;
 
-/// Since when a ring can be told that one thread uses it (IORING_SETUP_SINGLE_ISSUER).
+/// The first Linux version with IORING_SETUP_SINGLE_ISSUER, which the shards use.
 const KERNEL_LEAST: (u32, u32) = (6, 0);
-/// Clock sources that are read without a system call.
+/// The clock sources that are read without a system call.
 const FAST_CLOCKS: [&str; 4] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"];
-/// Above this an idle connection's memory is swapped out before the page cache is given up.
+/// With a higher `vm.swappiness`, memory of idle connections is swapped out before the page cache is given up.
 const SWAPPINESS_MOST: u64 = 10;
 
 pub(super) fn checks(machine: &Machine, plan: &Plan) -> Vec<Finding> {
@@ -36,7 +36,7 @@ fn version(kernel: Option<(u32, u32)>, driver: DriverChoice) -> Finding {
         .since("the shards' rings are set up with IORING_SETUP_COOP_TASKRUN (5.19) and SINGLE_ISSUER (6.0)")
 }
 
-/// How much it matters that io_uring can't be had.
+/// How much it matters that io_uring cannot be used.
 fn without_uring(driver: DriverChoice) -> Severity {
     match driver {
         DriverChoice::IoUring => Severity::Stops,
@@ -69,7 +69,7 @@ fn uring(machine: &Machine, driver: DriverChoice) -> Finding {
             Finding { mend: file, ..finding }
         }
         (Uring::NotTried, Some(word @ 1..)) => {
-            // 1 leaves it to a group that the process may be in.
+            // 1 allows it for members of one group, and the process may be one.
             let severity = if word == 1 { Severity::Note } else { without_uring(driver) };
             Finding::off(severity, CHECK, format!("kernel.io_uring_disabled = {word}"))
                 .should_be(WANTED)
@@ -107,7 +107,7 @@ fn huge_pages(word: Option<&str>) -> Finding {
     const CHECK: &str = "transparent huge pages";
     match word {
         None => Finding::not_known(CHECK),
-        // The server switches them off for itself: a heap of small things would take more than twice the memory.
+        // The server switches huge pages off for itself, because they would more than double its memory.
         Some(word) => Finding::fine(CHECK, format!("{word}, and off in the server by itself")),
     }
 }

@@ -1,5 +1,5 @@
-//! A machine as far as the checks look at it: plain data, read from /proc and /sys once. Whatever can't be read or
-//! makes no sense is `None`. This is the only part of `doctor` that touches the machine; it judges nothing.
+//! The facts about a machine that the checks need, as plain data, read once from /proc and /sys. A fact that cannot be read
+//! or parsed is `None`. Only this file of `doctor` touches the machine; it judges nothing.
 
 use std::fs;
 use std::io;
@@ -10,125 +10,125 @@ use rustix::thread::Pid;
 
 use crate::io::driver;
 
-/// A limit of a process; `u64::MAX` is none.
+/// A limit of a process. `u64::MAX` means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessLimit {
-    /// What is in force.
+    /// The limit that is in force.
     pub soft: u64,
-    /// What it may be raised to.
+    /// The limit that the process may raise it to.
     pub hard: u64,
 }
 
-/// What came of setting up a ring as the shards do.
+/// Whether an io_uring can be set up as the shards do it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Uring {
-    /// It was not tried: another machine's files are read.
+    /// Not tried, because another machine's files are read.
     #[default]
     NotTried,
-    /// All that the server needs is there.
+    /// The kernel has everything that the server needs.
     Works,
-    /// The kernel's answer.
+    /// The kernel refused something, with its answer.
     Fails(String),
 }
 
-/// The least that the process's control group, and those above it, allow.
+/// The limits of the process's control group, or of a group above it if that is lower.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroup {
-    /// Memory, in bytes.
+    /// The limit of memory, in bytes.
     pub memory_bytes: Option<u64>,
-    /// Processes and threads.
+    /// The most processes and threads.
     pub pids: Option<u64>,
-    /// CPU time, in thousandths of a CPU.
+    /// The quota of CPU time, in thousandths of a CPU.
     pub cpus: Option<u64>,
 }
 
 /// A network interface with hardware behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
-    /// As in `ip link`.
+    /// The name that `ip link` shows.
     pub name: String,
-    /// Receive queues.
+    /// The number of receive queues.
     pub rx_queues: u64,
-    /// Transmit queues.
+    /// The number of transmit queues.
     pub tx_queues: u64,
-    /// Receive queues that hand packets on to other CPUs.
+    /// The number of receive queues that pass packets on to other CPUs.
     pub rps_queues: u64,
 }
 
-/// All that is known of a machine and of the process that is judged.
+/// What is known about a machine and about the process that is checked.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
-    /// Version of the kernel.
+    /// The major and minor version of the kernel.
     pub kernel: Option<(u32, u32)>,
-    /// Bytes of a page.
+    /// The size of a memory page, in bytes.
     pub page_bytes: u64,
-    /// A ring.
+    /// Whether an io_uring can be set up.
     pub uring: Uring,
-    /// `kernel.io_uring_disabled`; since 6.6.
+    /// The sysctl `kernel.io_uring_disabled`, which exists since Linux 6.6.
     pub uring_disabled: Option<u64>,
-    /// Whether a seccomp filter is on the process.
+    /// Whether the process has a seccomp filter.
     pub seccomp: Option<bool>,
-    /// Open files.
+    /// The limit of open files.
     pub files: Option<ProcessLimit>,
-    /// Locked memory, in bytes.
+    /// The limit of locked memory, in bytes.
     pub memlock: Option<ProcessLimit>,
-    /// `fs.nr_open`.
+    /// The sysctl `fs.nr_open`.
     pub nr_open: Option<u64>,
-    /// `fs.file-max`.
+    /// The sysctl `fs.file-max`.
     pub file_max: Option<u64>,
-    /// Files that are open now, in all.
+    /// The number of files that all processes have open.
     pub files_open: Option<u64>,
-    /// Usable CPUs, by the affinity mask.
+    /// The CPUs that the affinity mask allows.
     pub cpus: Option<Vec<usize>>,
-    /// CPUs that are online.
+    /// The CPUs that are online.
     pub online: Option<Vec<usize>>,
-    /// The control group.
+    /// The limits of the process's control group.
     pub cgroup: Cgroup,
-    /// Memory in all, in bytes.
+    /// The machine's memory, in bytes.
     pub memory_bytes: Option<u64>,
-    /// Swap in all, in bytes.
+    /// The machine's swap space, in bytes.
     pub swap_bytes: Option<u64>,
-    /// `vm.swappiness`.
+    /// The sysctl `vm.swappiness`.
     pub swappiness: Option<u64>,
-    /// `vm.overcommit_memory`.
+    /// The sysctl `vm.overcommit_memory`.
     pub overcommit: Option<u64>,
-    /// Transparent huge pages: the word in brackets.
+    /// The mode of transparent huge pages: the word in brackets.
     pub huge_pages: Option<String>,
     /// The clock source in use.
     pub clock: Option<String>,
-    /// Governors of the CPUs, each once; empty where nothing scales their frequency.
+    /// The frequency governors of the CPUs, each once. Empty if nothing scales the frequency.
     pub governors: Option<Vec<String>>,
-    /// `net.core.somaxconn`.
+    /// The sysctl `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
-    /// `net.ipv4.tcp_max_syn_backlog`.
+    /// The sysctl `net.ipv4.tcp_max_syn_backlog`.
     pub syn_backlog: Option<u64>,
-    /// `net.ipv4.tcp_syncookies`.
+    /// The sysctl `net.ipv4.tcp_syncookies`.
     pub syncookies: Option<u64>,
-    /// `net.ipv4.ip_local_port_range`.
+    /// The sysctl `net.ipv4.ip_local_port_range`.
     pub ports: Option<[u64; 2]>,
-    /// `net.ipv4.tcp_mem`, in pages.
+    /// The sysctl `net.ipv4.tcp_mem`, in pages.
     pub tcp_mem: Option<[u64; 3]>,
-    /// `net.ipv4.tcp_rmem`, in bytes.
+    /// The sysctl `net.ipv4.tcp_rmem`, in bytes.
     pub tcp_rmem: Option<[u64; 3]>,
-    /// `net.ipv4.tcp_wmem`, in bytes.
+    /// The sysctl `net.ipv4.tcp_wmem`, in bytes.
     pub tcp_wmem: Option<[u64; 3]>,
-    /// `net.ipv4.tcp_slow_start_after_idle`.
+    /// The sysctl `net.ipv4.tcp_slow_start_after_idle`.
     pub slow_start_after_idle: Option<u64>,
-    /// `net.netfilter.nf_conntrack_max`; absent where the module is.
+    /// The sysctl `net.netfilter.nf_conntrack_max`; `None` if the module is not loaded.
     pub conntrack_max: Option<u64>,
-    /// Interfaces; `None` if they can't be listed.
+    /// The network interfaces; `None` if they cannot be listed.
     pub nics: Option<Vec<Nic>>,
 }
 
 impl Machine {
-    /// Reads this machine, or the copy of one below `root`; for the process `pid`, or this one.
+    /// Reads this machine, or the copy of another one below `root`, and the process `pid`, or this one.
     ///
     /// # Errors
     /// When there is no /proc, or no such process.
     pub fn read(root: Option<&Path>, pid: Option<u32>) -> io::Result<Self> {
         let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
         let files = Files { root: root.map_or_else(|| PathBuf::from("/"), Path::to_owned), process };
-        // This one is always there and always readable: without it nothing is worth reading.
+        // This file always exists and is readable. Without it there is nothing to read.
         fs::metadata(files.path("proc/PID/limits")).map_err(|error| {
             let path = files.path("proc/PID/limits");
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
@@ -146,7 +146,7 @@ impl Machine {
     }
 }
 
-/// Sets up a ring as a shard's is, and lets it go.
+/// Sets up an io_uring as a shard does, and closes it.
 fn try_ring() -> Uring {
     match driver::probe_uring() {
         Ok(()) => Uring::Works,
@@ -154,14 +154,14 @@ fn try_ring() -> Uring {
     }
 }
 
-/// Where files are read.
+/// The root folder and the process that files are read of.
 struct Files {
     root: PathBuf,
     process: String,
 }
 
 impl Files {
-    /// PID stands for the process that is judged.
+    /// The path below the root. `PID` in it stands for the process.
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.replace("PID", &self.process))
     }
@@ -178,7 +178,7 @@ impl Files {
         numbers(&self.text(&format!("proc/sys/{name}"))?)?.try_into().ok()
     }
 
-    /// Names in a folder, sorted.
+    /// The names in a folder, sorted.
     fn names(&self, folder: &str) -> Option<Vec<String>> {
         let entries = fs::read_dir(self.path(folder)).ok()?;
         let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();

@@ -1,7 +1,7 @@
-//! `uringcast doctor`: what of this machine stands in the server's way, how much it matters and which file of
-//! `tuning/` mends it. `machine` reads /proc, /sys and probes io_uring; the other files judge what was read, as pure
-//! functions over a `Machine` and a `Plan`, so that tests invent machines. What can't be read is not known, and no
-//! fault. Changes nothing. Called by main; knows the server's own needs from `server`, `listener` and `cpus`.
+//! `uringcast doctor`: checks whether this machine is set up for the server, how much each finding matters, and which file
+//! of `tuning/` helps. It changes nothing. `machine` reads /proc and /sys and probes io_uring. The other files judge what
+//! was read, as pure functions of a [`Machine`] and a [`Plan`], so that tests can invent machines. A fact that cannot be
+//! read is reported as not known.
 
 mod kernel;
 mod machine;
@@ -27,31 +27,31 @@ use crate::tls::{Concern, TlsIdentity};
 pub use machine::{Cgroup, Machine, Nic, ProcessLimit, Uring};
 pub use report::Report;
 
-/// The sysctls.
+/// The file of `tuning/` with sysctls.
 const SYSCTLS: &str = "tuning/99-uringcast.sysctl.conf";
-/// Limits of a process: from a shell, and from systemd.
+/// The files of `tuning/` with limits of a process, for a shell and for systemd.
 const LIMITS: &str = "tuning/uringcast.limits.conf (from a shell), tuning/uringcast.service (by systemd)";
-/// The service.
+/// The file of `tuning/` with the systemd service.
 const SERVICE: &str = "tuning/uringcast.service";
-/// Interrupts and packet steering.
+/// The file of `tuning/` for interrupts and packet steering.
 const IRQ: &str = "tuning/irq";
 
 /// The flags of `doctor`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct DoctorArgs {
-    /// Configuration file (TOML) to judge by; its own faults are findings, too
+    /// Configuration file (TOML) to check for; errors in it are findings too
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Judge for so many connections [default: limits.connections]
+    /// Check for this many connections [default: limits.connections]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub connections: Option<u64>,
-    /// Judge the limits of a running process, as of the service, in place of those of this shell
+    /// Check the limits of a running process, such as the service, instead of this shell's
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
-    /// Print JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
-    /// Read proc/ and sys/ below another root, as a saved copy; io_uring is not tried then
+    /// Read proc/ and sys/ below another root, such as a saved copy; io_uring is not tried then
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 }
@@ -60,32 +60,32 @@ pub struct DoctorArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// The server doesn't start, or can't hold the connections that it is to hold.
+    /// The server cannot start, or cannot have the planned number of connections.
     Stops,
-    /// It works, and is slower, less steady or dearer than it could be.
+    /// The server works, but it is slower, less steady or needs more resources than necessary.
     Costs,
-    /// Worth knowing; whether it matters depends on what the machine is for.
+    /// Worth knowing. Whether it matters depends on what the machine is used for.
     Note,
-    /// It could not be read.
+    /// The facts could not be read.
     NotKnown,
-    /// In order.
+    /// Everything is as it should be.
     Fine,
 }
 
-/// What one check says.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// The name of the check.
     pub check: &'static str,
-    /// How much it matters.
+    /// How much the finding matters.
     pub severity: Severity,
-    /// What was read.
+    /// The values that were read.
     pub read: String,
-    /// What it should be; empty if it is in order.
+    /// The values that should be there; empty if all is well.
     pub wanted: String,
-    /// What follows from it; empty if it is in order.
+    /// The consequences; empty if all is well.
     pub why: String,
-    /// Which files of `tuning/` mend it, if one does.
+    /// The files of `tuning/` that help; `None` if none does.
     pub mend: Option<&'static str>,
 }
 
@@ -122,25 +122,25 @@ impl Finding {
     }
 }
 
-/// What the machine is judged for.
+/// The plan that the machine is checked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// How many connections it is to hold.
+    /// The number of connections.
     pub connections: u64,
-    /// How many shards it will have.
+    /// The number of shards.
     pub shards: u64,
-    /// Whether that number was configured, and not taken from the CPUs.
+    /// Whether the number of shards was configured, and not derived from the CPUs.
     pub shards_chosen: bool,
-    /// Whether each shard keeps to one CPU.
+    /// Whether each shard is pinned to a CPU.
     pub pin_cpus: bool,
-    /// Whether the HTTP API is to run.
+    /// Whether the HTTP API will run.
     pub api: bool,
-    /// How they are to wait for their sockets.
+    /// The configured driver of the shards.
     pub driver: DriverChoice,
 }
 
 impl Plan {
-    /// What `config` asks of a machine.
+    /// The plan that `config` needs a machine for.
     pub fn new(config: &Config, connections: Option<u64>, machine: &Machine) -> Self {
         let chosen = u64::from(config.shards);
         let usable = machine.cpus.as_ref().map(|cpus| cpus::shards_within(cpus.len(), machine.cgroup.cpus) as u64);
@@ -155,14 +155,14 @@ impl Plan {
     }
 }
 
-/// Reads this machine, or what `args` names in its place, and judges it.
+/// Reads this machine, or the copy that `args` names, and checks it.
 ///
 /// # Errors
 /// When there is no /proc to read, or no such process.
 pub fn run(args: &DoctorArgs, config: Result<Config, ConfigError>, configured: bool) -> io::Result<Report> {
     let machine = Machine::read(args.root.as_deref(), args.pid)?;
     let finding = judge_config(&config, configured);
-    // A configuration that doesn't load says nothing of the rest: that is judged by the defaults.
+    // If the configuration does not load, the other checks use the defaults.
     let config = config.unwrap_or_default();
     let plan = Plan::new(&config, args.connections, &machine);
     let mut report = examine(&machine, &plan);
@@ -170,13 +170,13 @@ pub fn run(args: &DoctorArgs, config: Result<Config, ConfigError>, configured: b
     Ok(report)
 }
 
-/// Everything that can be said of a machine.
+/// The findings of all checks.
 pub fn examine(machine: &Machine, plan: &Plan) -> Report {
     let findings = [process::checks(machine, plan), kernel::checks(machine, plan), network::checks(machine, plan)];
     Report { connections: plan.connections, shards: plan.shards, findings: findings.concat() }
 }
 
-/// Whether the server would start from this configuration. `configured`: there is one, in a file or the environment.
+/// Checks whether the server would start with this configuration. `configured` says whether there is a file or a variable.
 fn judge_config(config: &Result<Config, ConfigError>, configured: bool) -> Finding {
     const CHECK: &str = "configuration";
     let stops = |error: &ConfigError| {
@@ -213,7 +213,7 @@ fn judge_config(config: &Result<Config, ConfigError>, configured: bool) -> Findi
     }
 }
 
-/// A certificate that clients refuse, or soon will. The server starts with it, but whom it is for can't come in.
+/// Checks the dates of the certificate. The server starts with an expired one, but clients refuse it.
 fn judge_dates(check: &'static str, concern: Concern) -> Finding {
     let severity = if matches!(concern, Concern::ExpiresSoon(_)) { Severity::Note } else { Severity::Stops };
     Finding::off(severity, check, format!("loads, but the certificate of tls.cert_file {concern}"))
@@ -221,7 +221,7 @@ fn judge_dates(check: &'static str, concern: Concern) -> Finding {
         .since("clients refuse a certificate beside its dates; what renews it should have done so by now")
 }
 
-/// A number for people: 1,000,000.
+/// A number with separators: 1,000,000.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -234,7 +234,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// Bytes for people: whole KiB, MiB or GiB with one decimal.
+/// A number of bytes as KiB, MiB or GiB with one decimal.
 fn bytes(number: u64) -> String {
     let (unit, name) = match number {
         0..1_024 => return format!("{number} B"),

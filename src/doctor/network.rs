@@ -1,12 +1,12 @@
-//! What the network stack is set to: backlogs, buffers, ports, connection tracking, queues of the NIC.
-//! Pure: judges a `Machine`, and reads nothing. Its measured figures are those of docs/sizing.md.
+//! Checks of the network stack: backlogs, buffers, ports, connection tracking, and queues of the network cards.
+//! The functions are pure: they judge a [`Machine`] and read nothing. The measured figures are those of docs/sizing.md.
 
 use super::{Finding, IRQ, Machine, Nic, Plan, SYSCTLS, Severity, bytes, grouped};
 use crate::io::bind::BACKLOG;
 
-/// What the tuned buffers may grow to, per socket and direction.
+/// The size that the tuned buffers may grow to, per socket and direction, in bytes.
 const BUFFER_MOST: u64 = 1 << 20;
-/// Ports of the tuned range.
+/// The number of ports in the tuned range.
 const PORTS: u64 = 50_000;
 
 pub(super) fn checks(machine: &Machine, plan: &Plan) -> Vec<Finding> {
@@ -58,7 +58,7 @@ fn syn_backlog(machine: &Machine) -> Finding {
         .mended_by(SYSCTLS)
 }
 
-/// A socket with anything in its buffers takes at least a page of this.
+/// Checks `tcp_mem`. A socket with anything in its buffers takes at least one page of it.
 fn tcp_mem(machine: &Machine, plan: &Plan) -> Finding {
     const CHECK: &str = "net.ipv4.tcp_mem";
     let Some([_, pressure, most]) = machine.tcp_mem else { return Finding::not_known(CHECK) };
@@ -124,7 +124,7 @@ fn conntrack(most: Option<u64>, plan: &Plan) -> Finding {
     }
 }
 
-/// The server opens no connections; a load generator or a proxy beside it does.
+/// Checks the range of local ports. The server opens no connections, but a load generator or a proxy on this machine does.
 fn ports(range: Option<[u64; 2]>, plan: &Plan) -> Finding {
     const CHECK: &str = "net.ipv4.ip_local_port_range";
     let Some([first, last]) = range else { return Finding::not_known(CHECK) };

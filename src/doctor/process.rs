@@ -1,14 +1,14 @@
-//! What the process may have: files, memory, threads, CPUs.
-//! Pure: judges a `Machine`, and reads nothing.
+//! Checks of what the process may have: files, memory, threads and CPUs.
+//! The functions are pure: they judge a [`Machine`] and read nothing.
 
 use super::machine::ProcessLimit;
 use super::{Finding, LIMITS, Machine, Plan, SERVICE, SYSCTLS, Severity, bytes, grouped};
 use crate::boot::descriptors;
 
-/// What an idle connection takes, of the process's memory and of the kernel's; measured, see docs/sizing.md.
+/// The memory of an idle connection in the process and in the kernel, in bytes, as measured in docs/sizing.md.
 const USER_BYTES: u64 = 950;
 const KERNEL_BYTES: u64 = 4_600;
-/// Threads beside the shards: main, the API's, the log's, and what io_uring starts for a file it can't poll.
+/// Threads beside the shards: main, the API's, the log's, and those that io_uring starts for a file it cannot poll.
 const THREADS: u64 = 16;
 
 pub(super) fn checks(machine: &Machine, plan: &Plan) -> Vec<Finding> {
@@ -24,12 +24,13 @@ pub(super) fn checks(machine: &Machine, plan: &Plan) -> Vec<Finding> {
     ]
 }
 
-/// Descriptors in all.
+/// The number of descriptors that the plan needs.
 fn needed(plan: &Plan) -> u64 {
     plan.connections.saturating_add(own(plan))
 }
 
-/// Those that are not for clients' connections. The API has a quarter of what the process can spare, up to a bound.
+/// The number of descriptors that are not for clients' connections. The API has up to a quarter of those that the process
+/// can spare.
 fn own(plan: &Plan) -> u64 {
     let spare = plan.connections.saturating_add(plan.connections / 3);
     let api = descriptors::of_api(usize::try_from(spare).unwrap_or(usize::MAX));
@@ -42,7 +43,7 @@ fn open_files(limit: Option<ProcessLimit>, plan: &Plan) -> Finding {
     let read = format!("soft {}, hard {}", count(limit.soft), count(limit.hard));
     let own = own(plan);
     if limit.hard >= needed(plan) {
-        // The server raises the soft limit by itself.
+        // The server raises the soft limit itself.
         return Finding::fine(CHECK, read);
     }
     let why = match limit.hard.checked_sub(own).filter(|room| *room > 0) {
@@ -62,7 +63,7 @@ fn open_files(limit: Option<ProcessLimit>, plan: &Plan) -> Finding {
 fn nr_open(machine: &Machine, plan: &Plan) -> Finding {
     const CHECK: &str = "fs.nr_open";
     let Some(most) = machine.nr_open else { return Finding::not_known(CHECK) };
-    // A limit that was given before it was lowered stays.
+    // A process keeps the limit that it had before the sysctl was lowered.
     if most >= needed(plan) || machine.files.is_some_and(|limit| limit.hard >= needed(plan)) {
         return Finding::fine(CHECK, grouped(most));
     }
@@ -88,7 +89,7 @@ fn file_max(machine: &Machine, plan: &Plan) -> Finding {
 
 fn memlock(limit: Option<ProcessLimit>) -> Finding {
     const CHECK: &str = "locked memory";
-    // Rings of io_uring counted as locked before 5.12, and the server needs 6.0.
+    // Rings counted as locked memory before Linux 5.12, and the server needs 6.0.
     match limit {
         None => Finding::not_known(CHECK),
         Some(limit) => Finding::fine(CHECK, format!("{} (not needed: rings don't count)", size(limit.soft))),
@@ -168,7 +169,7 @@ fn quota(machine: &Machine, plan: &Plan) -> Finding {
         .since("when the quota is used up, all shards stand still until the next period, mostly 100 ms")
 }
 
-/// A number that may mean "no limit": the kernel's highest.
+/// A number, or "no limit" for the kernel's highest.
 fn count(number: u64) -> String {
     if number >= i64::MAX as u64 { "unlimited".to_owned() } else { grouped(number) }
 }

@@ -1,5 +1,5 @@
-//! What was found, for people and for programs.
-//! Pure: judges nothing and prints nothing; main does.
+//! The report of all findings, as text for people and as JSON for programs.
+//! This file judges nothing and prints nothing; `main` prints.
 
 use std::fmt;
 
@@ -10,24 +10,24 @@ use super::{Finding, Severity, grouped};
 /// All findings about a machine.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// For how many connections it was judged.
+    /// The number of connections that the machine was checked for.
     pub connections: u64,
-    /// With how many shards.
+    /// The number of shards that the machine was checked for.
     pub shards: u64,
-    /// What each check says.
+    /// The result of each check.
     pub findings: Vec<Finding>,
 }
 
 impl Report {
-    /// Whether anything keeps the server from starting, or from holding its connections.
+    /// Whether a finding keeps the server from starting, or from having its connections.
     pub fn stops(&self) -> bool {
         self.count(Severity::Stops) > 0
     }
 
-    /// As JSON, one line.
+    /// The report as one line of JSON.
     ///
     /// # Errors
-    /// None that is known: all of it is text and numbers.
+    /// None in practice: the report has texts and numbers only.
     pub fn json(&self) -> Result<String, serde_json::Error> {
         #[derive(Serialize)]
         struct Shown<'a> {

@@ -105,7 +105,7 @@ impl Sealed {
 }
 
 impl LocalChannel {
-    /// The channel's name.
+    /// The name of the channel.
     pub fn name(&self) -> &Arc<str> {
         &self.origin.channel
     }
@@ -120,7 +120,7 @@ impl LocalChannel {
         self.subscribers.len()
     }
 
-    /// Nobody subscribes here.
+    /// The channel has no subscriber here.
     pub fn is_empty(&self) -> bool {
         self.subscribers.is_empty()
     }

@@ -40,7 +40,7 @@ pub struct Channel {
     pub announcer: Announcer,
     /// Accepted within the batch window and not delivered yet.
     pub batch: Batch,
-    /// Answers that wait.
+    /// Answers that wait for the batch.
     pub queue: AnswerQueue,
     /// What is known of the channel at a remote engine.
     pub follow: FollowState,
@@ -96,7 +96,7 @@ impl Channel {
         }
     }
 
-    /// The channel's name.
+    /// The name of the channel.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }

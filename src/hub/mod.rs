@@ -106,7 +106,7 @@ impl HubSettings {
 pub struct HubHoldings {
     /// Users online, on the lobby's owner.
     pub users: usize,
-    /// Channels.
+    /// The number of channels of this shard.
     pub channels: usize,
     /// Bytes of all histories.
     pub history_bytes: usize,

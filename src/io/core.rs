@@ -254,7 +254,7 @@ impl TurnSignal {
         }
     }
 
-    /// Forgets earlier rings.
+    /// Forgets the rings so far.
     pub(super) fn clear(&self) {
         self.is_rung.set(false);
     }

@@ -1,6 +1,6 @@
-//! How a shard waits for its sockets: with io_uring, or with epoll where io_uring is refused. Tries at the start what
-//! the runtime will need of io_uring, and says why it can't be had. Builds the runtime of a shard's thread, and knows
-//! how a task of each lets the others run. `server` chooses once, for all shards.
+//! How a shard waits for its sockets: with io_uring, or with epoll if the kernel refuses io_uring. At the start it probes
+//! what the runtime needs of io_uring, and says why it cannot be used. Also builds the runtime of a shard's thread, and
+//! knows how a task lets others run with each driver. `boot` chooses one driver for all shards.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -16,23 +16,23 @@ use io_uring::{opcode, types};
 use monoio::net::UnixStream;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Entries of each shard's submission queue; a full one with many inline completions would overflow its
-/// completion queue. As many events of epoll are taken at once.
+/// The entries of each shard's submission queue. A full one with many inline completions would overflow the completion
+/// queue. With epoll, as many events are taken at once.
 const ENTRIES: u32 = 4096;
-/// How long the kernel may take over the probe: it is over at once where it works.
+/// How long the probe may take. It ends at once if io_uring works.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// What a shard waits with.
+/// The system interface that a shard waits with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Driver {
-    /// io_uring.
+    /// Completions through an io_uring.
     IoUring,
-    /// epoll.
+    /// Readiness through epoll.
     Epoll,
 }
 
 impl Driver {
-    /// As in the configuration.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::IoUring => "io_uring",
@@ -40,10 +40,10 @@ impl Driver {
         }
     }
 
-    /// Serves on this thread until the future has ended.
+    /// Runs the future on this thread until it ends.
     ///
     /// # Errors
-    /// When the kernel refuses what the driver needs, and what the future says.
+    /// When the kernel refuses what the driver needs, and the error of the future.
     pub fn serve<F: Future<Output = io::Result<()>>>(self, start: impl FnOnce() -> F) -> io::Result<()> {
         match self {
             Self::IoUring => {
@@ -58,27 +58,27 @@ impl Driver {
     }
 }
 
-/// Why io_uring can't be had.
+/// Why io_uring cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UringFault {
     /// A system call was refused.
     #[error("{call} was refused: {cause}")]
     Refused {
-        /// Its name.
+        /// The name of the call.
         call: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
     },
-    /// The kernel is too old.
+    /// The kernel is too old: it lacks this operation.
     #[error("this kernel's io_uring lacks {0}: Linux 6.0 or later is needed")]
     Lacks(&'static str),
-    /// Nothing came of what was submitted.
-    #[error("nothing came of a request to io_uring within {} s", PROBE.as_secs())]
+    /// The kernel did not complete the probe.
+    #[error("io_uring did not complete a request within {} s", PROBE.as_secs())]
     Silent,
 }
 
 impl UringFault {
-    /// What likely refuses it, and what to do, as far as this process can tell.
+    /// What probably refuses io_uring, and what to do about it, as far as this process can tell.
     pub fn hint(&self) -> String {
         let Self::Refused { call, cause } = self else { return String::new() };
         let disabled = read_word("/proc/sys/kernel/io_uring_disabled", "").filter(|word| word != "0");
@@ -99,7 +99,7 @@ impl UringFault {
     }
 }
 
-/// The first word behind `name` at the start of a line.
+/// The first word after `name` at the start of a line.
 fn read_word(path: &str, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -108,18 +108,18 @@ fn read_word(path: &str, name: &str) -> Option<String> {
 
 const SETUP: &str = "io_uring_setup";
 
-/// A shard's ring: one thread enters it, and completions wait until it does. Linux 6.0.
+/// The settings of a shard's ring: one thread enters it, and completions wait until it does. Needs Linux 6.0.
 fn ring() -> io_uring::Builder {
     let mut ring = io_uring::IoUring::builder();
     ring.setup_coop_taskrun().setup_single_issuer();
     ring
 }
 
-/// Tries io_uring as the shards use it: sets a ring of their size up, looks for their operations, and waits through it
-/// for a descriptor that is readable.
+/// Probes io_uring as the shards use it: sets up a ring of their size, checks for their operations, and waits through it for
+/// a descriptor that is readable.
 ///
 /// # Errors
-/// What is missing.
+/// The reason why io_uring cannot be used.
 pub fn probe_uring() -> Result<(), UringFault> {
     let refused = |call| move |cause| UringFault::Refused { call, cause };
     let mut ring = ring().build(ENTRIES).map_err(refused(SETUP))?;
@@ -155,10 +155,10 @@ pub fn probe_uring() -> Result<(), UringFault> {
     }
 }
 
-/// As in poll(2).
+/// The flag of poll(2) for readability.
 const POLLIN: u32 = 1;
 
-/// Where a task lets the others run. A task that wakes itself would not: it starves I/O (monoio #322), and timers.
+/// Lets other tasks run. A task that wakes itself does not: it starves I/O (monoio #322) and timers.
 pub struct Pause {
     driver: Driver,
     fd: OwnedFd,
@@ -166,7 +166,7 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// Inside the runtime.
+    /// Makes a pause. Must be called within the runtime.
     ///
     /// # Errors
     /// When the kernel has no descriptor left.
@@ -187,7 +187,7 @@ impl Pause {
         let mut is_rung = match self.driver {
             Driver::IoUring => true,
             Driver::Epoll => {
-                // It is readable since the last time.
+                // Resets the descriptor, which is readable since the last pause.
                 let _ = rustix::io::read(&self.fd, &mut [0; 8]);
                 false
             }
@@ -196,7 +196,7 @@ impl Pause {
         poll_fn(|context| {
             let polled = readable.as_mut().poll(context);
             if polled.is_pending() && !std::mem::replace(&mut is_rung, true) {
-                // Can't fail: the count is 0.
+                // Cannot fail, because the count is 0.
                 let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
             }
             polled
@@ -212,20 +212,21 @@ impl fmt::Debug for Pause {
     }
 }
 
-/// Where tasks wait for the driver's next look at the kernel, if it has found them something without one: io_uring never
-/// does, and the epoll driver does as long as a descriptor is readable. Without it a client that sends without a pause
-/// would have a shard to itself. Any number of tasks may wait; one of them, `serve`, is woken by the driver for all.
+/// Makes tasks whose descriptor was readable at once wait until the driver has looked at the kernel again. With io_uring
+/// that never happens, but the epoll driver reports a descriptor without a look as long as it is readable. Otherwise a
+/// client that sends without a pause would have a shard to itself. Any number of tasks may wait, and the driver wakes one,
+/// `serve`, for all of them.
 #[derive(Debug, Default)]
 pub struct Turnstile {
     waiting: RefCell<Vec<Waker>>,
-    /// Grows with each look.
+    /// The number of looks of the driver.
     looks: Cell<u64>,
-    /// `serve`, while nobody waits.
+    /// The waker of `serve`, while no task waits.
     serving: RefCell<Option<Waker>>,
 }
 
 impl Turnstile {
-    /// Lets the waiting tasks through, each time that the driver has looked. Never ends.
+    /// Wakes the waiting tasks each time the driver has looked. Never ends.
     pub async fn serve(&self, pause: Pause) {
         loop {
             poll_fn(|context| {
@@ -280,8 +281,8 @@ impl Turnstile {
     }
 }
 
-/// A descriptor to wait for. monoio polls sockets only; the kernel polls any descriptor, and nothing but polling is
-/// done with this one.
+/// Makes a descriptor that tasks can wait for. monoio polls only sockets, but the kernel polls any descriptor, and this one
+/// is used for polling only.
 ///
 /// # Errors
 /// When the driver refuses it.

@@ -118,7 +118,7 @@ impl Transport {
 struct Socket {
     generation: u32,
     fd: Descriptor,
-    /// Keeps `fd` open.
+    /// The owner of `fd`, which keeps it open.
     transport: Rc<Transport>,
     layer: Layer,
     /// The waker of the reader, while the shard has paused it.

@@ -35,7 +35,7 @@ const CUT: Duration = Duration::from_millis(200);
 pub struct LoopParts {
     /// The driver that the thread waits with.
     pub driver: Driver,
-    /// The pure shard.
+    /// The pure shard that this thread drives.
     pub shard: Shard,
     /// The shard's ends of the lanes to and from the other shards.
     pub endpoint: Endpoint<Parcel>,

@@ -238,7 +238,7 @@ impl Guard {
         }
     }
 
-    /// The configured limits.
+    /// The limits that the configuration sets.
     pub fn settings(&self) -> &GuardSettings {
         &self.settings
     }
@@ -460,7 +460,7 @@ pub struct Meters {
 }
 
 impl Meters {
-    /// Counts received bytes.
+    /// Counts bytes that were received.
     pub fn received(&mut self, rates: &Rates, bytes: usize, now_ms: u64) {
         if let Some(rate) = &rates.bytes {
             self.bytes.charge(rate, bytes as u64, now_ms);

@@ -16,12 +16,12 @@ use crate::ids::ShardId;
 
 /// An eventfd: it stays rung until somebody has slept or not slept on it, and whoever was woken sees what came before.
 #[derive(Debug)]
-pub struct Bell {
+pub struct ModelBell {
     rung: Mutex<bool>,
     woken: Condvar,
 }
 
-impl Bell {
+impl ModelBell {
     pub fn new() -> io::Result<Self> {
         Ok(Self { rung: Mutex::new(false), woken: Condvar::new() })
     }

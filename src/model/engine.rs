@@ -30,9 +30,9 @@ pub struct KeepTerms {
 pub enum EngineAsk {
     /// Accept a publication. Answered by [`EngineNews::Outcome`].
     Publish {
-        /// Names the ask.
+        /// The ticket that the outcome will name.
         ticket: Ticket,
-        /// The publication.
+        /// The publication, without a wire format.
         publish: Arc<Publish>,
         /// How to keep it.
         terms: KeepTerms,
@@ -40,24 +40,24 @@ pub enum EngineAsk {
     /// Send the channel's publications from now on. Answered by [`EngineNews::Following`], also if the channel is
     /// followed already: then the owner wants to know whether it has everything.
     Follow {
-        /// Names the ask.
+        /// The ticket that the outcome will name.
         ticket: Ticket,
-        /// The channel.
+        /// The name of the channel.
         channel: Arc<str>,
         /// The position up to which the owner has everything; `None` if it knows nothing of the channel.
         since: Option<Since>,
     },
     /// Send the channel's publications no more. Not answered.
     Unfollow {
-        /// The channel.
+        /// The name of the channel.
         channel: Arc<str>,
     },
     /// Read the history of a channel that the owner does not follow. Answered by [`EngineNews::Page`], or by an
     /// [`EngineNews::Outcome`] if `since` is in another epoch.
     Page {
-        /// Names the ask.
+        /// The ticket that the outcome will name.
         ticket: Ticket,
-        /// The channel.
+        /// The name of the channel.
         channel: Arc<str>,
         /// Only publications after this position, or before it if `reverse`.
         since: Option<Since>,
@@ -90,9 +90,9 @@ pub enum EngineNews {
     },
     /// The next publication of a followed channel.
     Publication {
-        /// The position.
+        /// The publication's position in its channel.
         placed: Placed,
-        /// The publication.
+        /// The publication, without a wire format.
         publication: EnginePublication,
     },
     /// Publications of a followed channel are lost for good: nobody will get these offsets.

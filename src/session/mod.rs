@@ -261,7 +261,7 @@ impl Session {
     }
 
     /// Judges one command of the client.
-    pub fn command<'a>(&mut self, request: Request<'a>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+    pub fn command<'a>(&mut self, request: Request<'a>, rules: &mut Rules<'_>, now: Now) -> Effect<'a> {
         let id = request.id;
         let refuse = |code, text| Effect::Reply(Reply::Error { error: RequestError::new(code, text), about: None }, id);
         match request.command {
@@ -357,7 +357,7 @@ impl Session {
         Effect::Ask(self.ask(RequestKind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
     }
 
-    fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+    fn refresh<'a>(&mut self, token: &str, id: Option<&'a str>, rules: &mut Rules<'_>, now: Now) -> Effect<'a> {
         let refused = Effect::Reply(Reply::Error { error: RequestError::new(403, Text::OtherUser), about: None }, id);
         let Some(identity) = rules.verify(token, now) else { return refused };
         let key = identity.id.key();
@@ -378,7 +378,7 @@ impl Session {
         channel: &'a str,
         token: &str,
         id: Option<&'a str>,
-        rules: &Rules<'_>,
+        rules: &mut Rules<'_>,
         now: Now,
     ) -> Effect<'a> {
         if !rules.subscribed {
@@ -398,7 +398,7 @@ impl Session {
         &mut self,
         wanted: &Wanted,
         id: Option<&str>,
-        rules: &Rules<'_>,
+        rules: &mut Rules<'_>,
         now: Now,
     ) -> Result<Asked, RequestError> {
         let channel = &*wanted.channel;
@@ -572,7 +572,7 @@ impl Session {
     }
 
     /// Asks for a channel that was named in the sign-in.
-    pub fn subscribe_to<'a>(&mut self, wanted: &'a Wanted, rules: &Rules<'_>, now: Now) -> Effect<'a> {
+    pub fn subscribe_to<'a>(&mut self, wanted: &'a Wanted, rules: &mut Rules<'_>, now: Now) -> Effect<'a> {
         match self.subscribe(wanted, None, rules, now) {
             Ok(asked) => Effect::Ask(asked),
             Err(error) => self.local(Local::Refuse(error), &wanted.channel, None),

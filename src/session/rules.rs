@@ -1,8 +1,6 @@
 //! What a session needs to know to judge a command. A token that is refused is left here, so that `shard` can count and
 //! log it. Part of `session`.
 
-use std::cell::RefCell;
-
 use crate::auth::{Authenticator, ChannelGrant, Identity, RefusedToken, TokenError};
 use crate::limits::refusals::{TokenReason, quoted};
 use crate::model::namespace::{Namespaces, PresenceMode};
@@ -14,7 +12,7 @@ use crate::time::clock::Now;
 #[derive(Debug)]
 pub struct Rules<'a> {
     /// Checks the tokens of commands.
-    pub authenticator: &'a Authenticator,
+    pub authenticator: &'a mut Authenticator,
     /// The rules of the channels.
     pub namespaces: &'a Namespaces,
     /// How long a request may stay unanswered, in milliseconds.
@@ -32,29 +30,29 @@ pub struct Rules<'a> {
     /// A channel's token is checked. Not set while too many tokens of the client's address have been refused.
     pub looks_at_tokens: bool,
     /// The token of the command, if it was refused. The session writes it.
-    pub refused_token: RefCell<Option<RefusedToken>>,
+    pub refused_token: Option<RefusedToken>,
 }
 
 impl Rules<'_> {
     /// The identity in the token. A refused token is left in `refused_token`.
-    pub(super) fn verify(&self, token: &str, now: Now) -> Option<Identity> {
+    pub(super) fn verify(&mut self, token: &str, now: Now) -> Option<Identity> {
         let verified = self.authenticator.verify(token, now.unix_ms);
         verified.map_err(|error| self.refuse(token, error, now)).ok()
     }
 
     /// What the channel's token grants. A refused token is left in `refused_token`.
-    fn verify_channel(&self, token: &str, now: Now) -> Option<ChannelGrant> {
+    fn verify_channel(&mut self, token: &str, now: Now) -> Option<ChannelGrant> {
         let verified = self.authenticator.verify_channel(token, now.unix_ms);
         verified.map_err(|error| self.refuse(token, error, now)).ok()
     }
 
-    fn refuse(&self, token: &str, error: TokenError, now: Now) {
-        *self.refused_token.borrow_mut() = Some(self.authenticator.describe(token, error, now.unix_ms));
+    fn refuse(&mut self, token: &str, error: TokenError, now: Now) {
+        self.refused_token = Some(self.authenticator.describe(token, error, now.unix_ms));
     }
 
     /// Notes that a good token was shown where it does not count.
-    pub(super) fn misplaced(&self, reason: TokenReason, cause: String, user: &str) {
-        *self.refused_token.borrow_mut() = Some(RefusedToken::misplaced(reason, cause, user));
+    pub(super) fn misplaced(&mut self, reason: TokenReason, cause: String, user: &str) {
+        self.refused_token = Some(RefusedToken::misplaced(reason, cause, user));
     }
 
     /// Whether the channel's members may be asked for.
@@ -68,7 +66,7 @@ pub(super) fn grant_for(
     channel: &str,
     token: Option<&str>,
     user: &User,
-    rules: &Rules<'_>,
+    rules: &mut Rules<'_>,
     now: Now,
 ) -> Option<Box<Grant>> {
     let grant = rules.verify_channel(token?, now)?;

@@ -1,8 +1,6 @@
 //! Commands of clients: the session judges each, and its effect is carried out here. Part of `shard`; what a command means
 //! is the `session`'s to say.
 
-use std::cell::RefCell;
-
 use super::ShardCore;
 use super::refusals::{TokenUse, token_use};
 use crate::auth::RefusedToken;
@@ -86,7 +84,7 @@ impl ShardCore {
         id: ConnId,
         channel: &str,
         looks_at_tokens: bool,
-        judge: impl FnOnce(&mut Session, &Rules<'_>) -> R,
+        judge: impl FnOnce(&mut Session, &mut Rules<'_>) -> R,
     ) -> (R, Option<RefusedToken>) {
         let subscribed = self.find_subscription(id, channel).is_some();
         let in_lobby = self.find_subscription(id, LOBBY).is_some();
@@ -94,7 +92,7 @@ impl ShardCore {
         let accepted_ns = self.conns.accepted_ns(id.slot);
         let Self { conns, authenticator, settings, .. } = self;
         let conn = conns.at(id.slot);
-        let rules = Rules {
+        let mut rules = Rules {
             authenticator,
             namespaces: &settings.hub.namespaces,
             request_ms: settings.request_ms,
@@ -104,9 +102,9 @@ impl ShardCore {
             bounded,
             accepted_ns,
             looks_at_tokens,
-            refused_token: RefCell::default(),
+            refused_token: None,
         };
-        let judged = judge(&mut conn.session, &rules);
-        (judged, rules.refused_token.take())
+        let judged = judge(&mut conn.session, &mut rules);
+        (judged, rules.refused_token)
     }
 }

@@ -149,9 +149,9 @@ pub(super) enum Stage {
     /// Reading the HTTP request.
     #[default]
     Handshake,
-    /// The native protocol.
+    /// The connection speaks the native protocol.
     Native,
-    /// The echo endpoint.
+    /// The connection is on the echo endpoint.
     Echo,
     /// Something is to be said yet, and then it ends: the peer has [`CLOSE_MS`](super::CLOSE_MS) from the last byte that
     /// it took.
@@ -430,7 +430,7 @@ impl Conn {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ConnEntry {
     generation: u32,
     /// When the connection was accepted, see [`Arrival`](super::Arrival).
     accepted_ns: u64,
@@ -445,7 +445,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Conns {
     shard: ShardId,
-    entries: Vec<Entry>,
+    entries: Vec<ConnEntry>,
     free: Vec<u32>,
     count: usize,
 }
@@ -462,7 +462,7 @@ impl Conns {
 
     pub(super) fn insert(&mut self, conn: Conn, client: Peer) -> ConnId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            let entry = Entry { generation: 0, accepted_ns: 0, client, address: Address::NONE, conn: None };
+            let entry = ConnEntry { generation: 0, accepted_ns: 0, client, address: Address::NONE, conn: None };
             self.entries.push(entry);
             u32::try_from(self.entries.len() - 1).expect("descriptors run out long before")
         });

@@ -105,16 +105,16 @@ impl ShardCore {
     pub(super) fn puts_off(&mut self, id: ConnId, command: &Command<'_>, text: &[u8], now: Now) -> bool {
         let session = &self.conns.at(id.slot).session;
         let (is_anonymous, is_signed_in) = (session.is_anonymous(), session.user().is_some());
-        let authenticator = &self.authenticator;
-        let awaits = |token: &&str| authenticator.awaits_keys(token);
+        let authenticator = &mut self.authenticator;
+        let mut awaits = |token: &str| authenticator.awaits_keys(token);
         let is_awaited = self.errands.may_refresh_keys(now.mono_ms)
             && match command {
                 Command::Auth { token: Some(token), channels, .. } if is_anonymous => {
                     let of_channels = channels.iter().filter_map(|channel| channel.token);
-                    std::iter::once(*token).chain(of_channels).any(|token| awaits(&token))
+                    std::iter::once(*token).chain(of_channels).any(&mut awaits)
                 }
                 Command::Refresh { token, .. } if is_signed_in => awaits(token),
-                Command::Subscribe(to) if is_signed_in => to.token.as_ref().is_some_and(awaits),
+                Command::Subscribe(to) if is_signed_in => to.token.is_some_and(awaits),
                 _ => false,
             };
         if !is_awaited || !self.may_sign_in(id, now) {

@@ -17,7 +17,7 @@ use crate::wire::websocket::Event;
 const UNFINISHED_MIN_BYTES: usize = 4 * 1024;
 
 impl ShardCore {
-    /// Counts received bytes.
+    /// Counts bytes that a client has sent.
     pub(super) fn measure(&mut self, id: ConnId, bytes: usize, now: Now) {
         let rates = self.settings.guard.settings().connection;
         if rates.bytes.is_none() || *self.conns.address(id.slot) == Address::NONE {

@@ -20,12 +20,12 @@ const SWEEP_SLOTS: usize = 1024;
 pub(super) struct Sweep {
     next: usize,
     closed: u64,
-    waiting: Vec<Waiting>,
+    waiting: Vec<PendingRevocation>,
 }
 
 /// Who waits until every connection has been looked at.
 #[derive(Debug)]
-struct Waiting {
+struct PendingRevocation {
     request: u32,
     /// Slots yet to be looked at.
     left: usize,
@@ -44,7 +44,7 @@ impl ShardCore {
     pub(super) fn revoke(&mut self, request: u32, revocation: &Revocation, now: Now) {
         self.authenticator.revoke(revocation, now.unix_ms);
         let (left, closed) = (self.conns.slots(), self.sweep.closed);
-        self.sweep.waiting.push(Waiting { request, left, closed });
+        self.sweep.waiting.push(PendingRevocation { request, left, closed });
     }
 
     /// A turn's part of the walk.
@@ -61,7 +61,7 @@ impl ShardCore {
         }
         let all_closed = self.sweep.closed;
         let backend = &mut self.backend;
-        self.sweep.waiting.retain_mut(|Waiting { request, left, closed }| {
+        self.sweep.waiting.retain_mut(|PendingRevocation { request, left, closed }| {
             *left = left.saturating_sub(count);
             if *left == 0 {
                 backend.push((*request, Answer::Revoked { closed: all_closed - *closed }));

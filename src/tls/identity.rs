@@ -63,7 +63,7 @@ impl TlsIdentity {
         Ok((pair, served))
     }
 
-    /// Reads both files.
+    /// Reads both files without checking them.
     pub(super) fn read(&self) -> Result<Pair, ConfigError> {
         let read = |name, path: Option<&Path>| {
             let bytes = read_bytes(path.unwrap_or(Path::new("")), FILE_BYTES_MAX);

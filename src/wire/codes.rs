@@ -4,7 +4,7 @@
 
 /// WebSocket close codes that this server sends.
 pub mod close {
-    /// Normal closure.
+    /// The connection has served its purpose.
     pub const NORMAL: u16 = 1000;
     /// The server is going away.
     pub const GOING_AWAY: u16 = 1001;

@@ -14,13 +14,13 @@ pub enum ForwardedHeader {
     #[default]
     #[serde(rename = "x-forwarded-for")]
     XForwardedFor,
-    /// `Forwarded`, RFC 7239.
+    /// The header `Forwarded` of RFC 7239.
     #[serde(rename = "forwarded")]
     Forwarded,
 }
 
 impl ForwardedHeader {
-    /// Its name.
+    /// The name of the header, in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::XForwardedFor => "x-forwarded-for",

@@ -82,11 +82,11 @@ pub enum Opcode {
     Text = 0x1,
     /// Begins a binary message.
     Binary = 0x2,
-    /// Closes the connection.
+    /// A request to close the connection.
     Close = 0x8,
-    /// Asks for a sign of life.
+    /// A request for a sign of life.
     Ping = 0x9,
-    /// Gives it.
+    /// The answer to a ping.
     Pong = 0xA,
 }
 
@@ -125,11 +125,11 @@ pub struct FrameHeader {
     pub fin: bool,
     /// Whether the message is compressed (RFC 7692 §6); only ever on its first frame.
     pub rsv1: bool,
-    /// What the frame is.
+    /// The kind of the frame.
     pub opcode: Opcode,
-    /// The masking key.
+    /// The key that the payload is masked with.
     pub key: [u8; 4],
-    /// Bytes of payload announced.
+    /// The announced length of the payload, in bytes.
     pub len: u64,
 }
 

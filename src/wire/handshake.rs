@@ -221,10 +221,10 @@ pub fn is_loopback(host: &str) -> bool {
     ipv4 || host == "[::1]" || host.eq_ignore_ascii_case("localhost")
 }
 
-/// Who may upgrade, and to what.
+/// The rules for upgrades.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// The Origins allowed.
+    /// The origins whose pages may upgrade.
     pub origins: Origins,
     /// Development mode: serve only requests whose Host is this machine, so that a page whose name was rebound
     /// to 127.0.0.1 (DNS rebinding) can't reach a server that hands out tokens.
@@ -360,9 +360,9 @@ fn write_header(out: &mut Vec<u8>, name: &str, value: &str) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{status} {text}")]
 pub struct HttpRefusal {
-    /// The HTTP status.
+    /// The HTTP status of the response.
     pub status: u16,
-    /// The body.
+    /// The text of the body, for people.
     pub text: &'static str,
     /// When to come back, in seconds.
     pub retry_after_s: Option<u32>,

@@ -44,7 +44,7 @@ pub struct OriginPattern(Pattern);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
-    /// `*`.
+    /// `*`: every origin.
     Any,
     /// `null`: what a page without an origin of its own sends, as one in a sandboxed frame.
     Null,
@@ -59,7 +59,7 @@ enum Pattern {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum HostPattern {
-    /// This host alone.
+    /// This host and no other.
     Name(String),
     /// This address, however it is written.
     Address(Ipv6Addr),
@@ -175,7 +175,7 @@ fn parse_scheme(entry: &str) -> Result<(String, &str), String> {
 
 const NO_ORIGIN: &str = "such a page has no origin of its own; write null";
 
-/// RFC 3986 §3.1.
+/// Whether `scheme` is one by RFC 3986 §3.1.
 fn is_scheme(scheme: &str) -> bool {
     scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
@@ -376,7 +376,7 @@ fn digit(value: u32) -> char {
     char::from(b"abcdefghijklmnopqrstuvwxyz0123456789"[value as usize % 36])
 }
 
-/// RFC 3492 §6.1.
+/// The adaptation of the bias (RFC 3492 §6.1).
 fn adapt(delta: u32, points: u32, is_first: bool) -> u32 {
     let mut delta = if is_first { delta / 700 } else { delta / 2 };
     delta += delta / points;

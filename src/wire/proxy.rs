@@ -33,7 +33,7 @@ pub enum ProxyError {
     /// A version, command or family that isn't defined.
     #[error("its PROXY header has an unknown version, command or address family")]
     Unknown,
-    /// Longer than [`REST_MAX`].
+    /// The header is longer than [`REST_MAX`].
     #[error("its PROXY header has more than {REST_MAX} bytes of addresses and TLVs")]
     TooLong,
     /// Shorter than the addresses that it should have, or with TLVs that go beyond its end.
@@ -50,7 +50,7 @@ pub enum ProxyError {
 /// What a header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proxied {
-    /// The client's address.
+    /// The address that the proxy names.
     From(IpAddr),
     /// No address: the proxy speaks for itself (LOCAL, as in health checks), or the client came by other means than
     /// IP. The connection's own peer counts.
@@ -122,7 +122,7 @@ fn line(header: &[u8]) -> Result<Proxied, ProxyError> {
     }
 }
 
-/// Version 2.
+/// The header is one of version 2.
 fn binary(header: &[u8]) -> Result<Proxied, ProxyError> {
     let body = &header[FIXED..];
     let (version, command, family) = (header[12] >> 4, header[12] & 0x0f, header[13]);

@@ -30,11 +30,11 @@ pub struct MessageLimits {
 pub enum Event<'a> {
     /// A text message; mutable because the JSON parser works in place.
     Text(&'a mut [u8]),
-    /// A binary message.
+    /// A binary message, unmasked and whole.
     Binary(&'a mut [u8]),
     /// A ping, to be answered with a pong of the same payload.
     Ping(&'a [u8]),
-    /// A pong.
+    /// A pong, with its payload.
     Pong(&'a [u8]),
     /// The peer's Close, to be answered in kind; nothing follows it.
     Close {

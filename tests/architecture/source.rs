@@ -33,6 +33,44 @@ impl Source {
         self.tokens.windows(row.len()).any(|window| window.iter().zip(row).all(|(a, b)| a == b))
     }
 
+    /// The names of the types that the file defines, apart from those inside functions and associated types. Types in an
+    /// inline module or in a macro call count.
+    pub fn types(&self) -> Vec<&str> {
+        let (mut types, mut blocks) = (Vec::new(), Vec::new());
+        for (at, token) in self.tokens.iter().enumerate() {
+            let before = |back: usize| at.checked_sub(back).map_or("", |at| &self.tokens[at]);
+            match token.as_str() {
+                "{" => blocks.push(before(1) == "!" || before(2) == "mod"),
+                "}" => drop(blocks.pop()),
+                "struct" | "enum" | "trait" | "union" | "type"
+                    if blocks.iter().all(|is_transparent| *is_transparent) =>
+                {
+                    types.extend(self.tokens.get(at + 1).map(String::as_str).filter(|name| name.starts_with(is_word)));
+                }
+                _ => {}
+            }
+        }
+        types
+    }
+
+    /// The doc comments, each as one text without its headings.
+    pub fn doc_comments(&self) -> Vec<String> {
+        let mut comments = vec![String::new()];
+        for line in self.text.lines().map(str::trim_start) {
+            match line.strip_prefix("///").or_else(|| line.strip_prefix("//!")) {
+                None => comments.push(String::new()),
+                Some(text) if text.trim_start().starts_with("# ") => {}
+                Some(text) => {
+                    if let Some(comment) = comments.last_mut() {
+                        comment.push_str(text);
+                    }
+                }
+            }
+        }
+        comments.retain(|comment| !comment.trim().is_empty());
+        comments
+    }
+
     /// Whether a path is named, or anything below it.
     pub fn names(&self, path: &str) -> bool {
         self.paths

@@ -95,16 +95,17 @@ async fn a_client_s_messages_keep_their_order_while_its_token_waits() {
     // Others are served meanwhile.
     accepted(&server, &old.token(2)).await.leave().await;
     keys.publish(&[&old, &new]);
-    let ids = ["auth", "after", "news", "users"];
-    for id in ids {
-        let answer = loop {
-            let answer = client.next().await;
-            if answer["id"].is_string() {
-                break answer;
-            }
-        };
-        assert_eq!((answer["id"].as_str(), answer["type"] == "error"), (Some(id), false), "{answer}");
+    let mut ids = Vec::new();
+    while ids.len() < 4 {
+        let answer = client.next().await;
+        assert!(answer["type"] != "error" && answer["type"] != "auth_failed", "{answer}");
+        if let Some(id) = answer["id"].as_str() {
+            ids.push(id.to_owned());
+        }
     }
+    // Two channels may have two owners, whose answers come in any order.
+    ids[2..].sort();
+    assert_eq!(ids, ["auth", "after", "news", "users"]);
     assert_eq!(keys.requests(), 2);
 }
 

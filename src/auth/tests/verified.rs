@@ -24,7 +24,7 @@ fn with_eddsa() -> Auth {
 
 #[test]
 fn a_remembered_token_still_begins_and_expires() {
-    let own = authenticator(&with_eddsa(), SOME);
+    let mut own = authenticator(&with_eddsa(), SOME);
     let token = eddsa(json!({"nbf": NOW_S - 10}));
     let channel = eddsa(json!({"channel": "news"}));
     for round in 0..3 {
@@ -56,7 +56,7 @@ fn other_keys_forget_what_was_found_good() {
 
 #[test]
 fn only_what_costs_and_is_good_is_remembered() {
-    let own = authenticator(&Auth { hs256_secret: Some(Secret::new(SECRET)), ..with_eddsa() }, SOME);
+    let mut own = authenticator(&Auth { hs256_secret: Some(Secret::new(SECRET)), ..with_eddsa() }, SOME);
     assert!(own.verify(&hs256(&claims(json!({}))), NOW_MS).is_ok());
     let good = eddsa(json!({}));
     let (message, signature) = good.rsplit_once('.').unwrap();
@@ -88,7 +88,7 @@ fn none_are_remembered_if_none_may_be() {
     for cache in
         [CacheLimits::default(), CacheLimits { tokens: 8, bytes: 100 }, CacheLimits { tokens: 0, bytes: 1 << 20 }]
     {
-        let own = authenticator(&with_eddsa(), cache);
+        let mut own = authenticator(&with_eddsa(), cache);
         for _ in 0..2 {
             assert!(own.verify(&eddsa(json!({})), NOW_MS).is_ok());
         }

@@ -234,7 +234,7 @@ async fn connection(
     head: Duration,
 ) {
     let seat = watched.seat.clone();
-    let _leaves = Leaves(seat.clone());
+    let _leaves = LeavesOnDrop(seat.clone());
     let routes = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(seat.clone());
@@ -258,9 +258,9 @@ async fn connection(
 }
 
 /// Gives a place back when its connection's task ends, however it ends.
-struct Leaves(Seat);
+struct LeavesOnDrop(Seat);
 
-impl Drop for Leaves {
+impl Drop for LeavesOnDrop {
     fn drop(&mut self) {
         self.0.of.places().leave(self.0.number);
     }

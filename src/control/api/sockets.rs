@@ -23,9 +23,9 @@ const UNREAD: Duration = Duration::from_secs(30);
 /// The API's bound socket.
 #[derive(Debug)]
 pub enum ApiListener {
-    /// Over TCP.
+    /// A TCP socket or connection.
     Tcp(TcpListener),
-    /// Over a unix socket.
+    /// A unix socket, or a connection through one.
     Unix(UnixListener, PathBuf),
 }
 
@@ -42,9 +42,9 @@ impl ApiListener {
 /// The API's socket, registered with the runtime.
 #[derive(Debug)]
 pub enum Accepting {
-    /// Over TCP.
+    /// A TCP socket or connection.
     Tcp(tokio::net::TcpListener),
-    /// Over a unix socket.
+    /// A unix socket, or a connection through one.
     Unix(tokio::net::UnixListener),
 }
 
@@ -85,9 +85,9 @@ impl Accepting {
 /// A connection of the API, over TCP or a unix socket.
 #[derive(Debug)]
 pub enum ApiStream {
-    /// Over TCP.
+    /// A TCP socket or connection.
     Tcp(TcpStream),
-    /// Over a unix socket.
+    /// A unix socket, or a connection through one.
     Unix(UnixStream),
 }
 

@@ -107,7 +107,7 @@ pub(super) struct ApiState {
 }
 
 /// A request with a key that is not answered yet. The end of the server waits for it.
-pub(super) struct UnderWay(Arc<ApiState>);
+pub(super) struct OpenRequest(Arc<ApiState>);
 
 /// A request that waits for shards. Its connection does not give way to another while this value lives.
 pub(super) struct WaitingForShards {
@@ -159,9 +159,9 @@ impl ApiState {
     }
 
     /// Counts the request as under way for as long as the returned value lives.
-    pub(super) fn begin_request(self: &Arc<Self>) -> UnderWay {
+    pub(super) fn begin_request(self: &Arc<Self>) -> OpenRequest {
         self.under_way.send_modify(|under_way| *under_way += 1);
-        UnderWay(Arc::clone(self))
+        OpenRequest(Arc::clone(self))
     }
 
     /// Waits until no request is under way.
@@ -256,7 +256,7 @@ impl ApiState {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.under_way.send_modify(|under_way| *under_way -= 1);
     }

@@ -70,7 +70,7 @@ struct DedupSlot {
 const ALL: usize = 0;
 const USER: usize = 1;
 const CHANNEL: usize = 2;
-/// No slot.
+/// Stands for no slot.
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]

@@ -28,7 +28,7 @@ pub use logs::LogId;
 /// What an engine has to know of the configuration. Bounds are those of one shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EngineSettings {
-    /// Which engine.
+    /// The engine that orders and stores.
     pub kind: EngineKind,
     /// Most bytes of history over all channels.
     pub history_bytes: usize,

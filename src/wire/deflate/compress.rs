@@ -64,7 +64,7 @@ pub struct Slicer {
     stream: Compress,
     /// Bytes of the message that have been compressed.
     taken: usize,
-    /// What they became.
+    /// The compressed bytes so far.
     made: Vec<u8>,
 }
 

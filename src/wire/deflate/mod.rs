@@ -34,11 +34,11 @@ impl Deflate {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// It is declined.
+    /// Offers of compression are declined.
     #[default]
     Off,
-    /// With clients that offer it.
+    /// Compression is used with clients that offer it.
     On,
-    /// A client that doesn't offer it is refused.
+    /// A client that does not offer compression is refused.
     Forced,
 }
