@@ -1,6 +1,6 @@
-//! Coming and going: single login and the lobby, subscriptions, and what the others hear of it. Always in this
-//! order: the change is counted, announced to those attached so far, and only then is the newcomer attached, so
-//! that nobody has to be excepted. Part of `hub`.
+//! Sign-ins and subscriptions: single login, the lobby, and what other subscribers hear of it. The order is always the
+//! same: the change is counted, then announced to the present subscribers, and only then is the newcomer attached. So a
+//! newcomer never hears of itself. Part of `hub`.
 
 use std::sync::Arc;
 

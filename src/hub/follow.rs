@@ -10,14 +10,14 @@ pub struct FollowState {
     /// that is gone.
     first: Ticket,
     /// The latest follow that was sent.
-    pub asked: Ticket,
+    asked: Ticket,
     /// The latest follow that was answered; ticket 0 if none was, and then nothing is known of the channel.
     heard: Ticket,
     /// An answer is awaited.
-    pub is_asking: bool,
+    is_asking: bool,
     /// Publications are missing. Those that come are dropped until the follow with this ticket is answered; ticket 0 if it
     /// has not been sent yet.
-    pub behind: Option<Ticket>,
+    behind: Option<Ticket>,
 }
 
 impl FollowState {
@@ -28,6 +28,11 @@ impl FollowState {
     /// The latest follow that was answered.
     pub fn heard(&self) -> Ticket {
         self.heard
+    }
+
+    /// The latest follow that was sent; ticket 0 if none was.
+    pub fn asked(&self) -> Ticket {
+        self.asked
     }
 
     /// The channel's position is known.
@@ -45,6 +50,29 @@ impl FollowState {
         self.is_asking
     }
 
+    /// Publications are missing.
+    pub fn is_behind(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// Notes that publications are missing. A follow has to be sent for them.
+    pub fn fall_behind(&mut self) {
+        self.behind = Some(Ticket(0));
+    }
+
+    /// Notes a follow that was sent, and that it will bring what is missing.
+    pub fn sent_for_missing(&mut self, ticket: Ticket) {
+        self.sent(ticket);
+        self.behind = Some(ticket);
+    }
+
+    /// Notes a follow that was not answered in time. Returns whether missing publications were to come with it.
+    pub fn give_up(&mut self, ticket: Ticket) -> bool {
+        self.is_asking &= ticket < self.asked;
+        self.behind == Some(ticket)
+    }
+
+    /// Notes a follow that was sent.
     pub fn sent(&mut self, ticket: Ticket) {
         if self.first == Ticket(0) {
             self.first = ticket;
@@ -57,6 +85,7 @@ impl FollowState {
         self.first > Ticket(0) && ticket >= self.first
     }
 
+    /// Notes a follow that was answered.
     pub fn answered(&mut self, ticket: Ticket) {
         self.heard = self.heard.max(ticket);
         self.is_asking &= ticket < self.asked;

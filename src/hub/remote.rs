@@ -121,7 +121,7 @@ impl Hub {
             return None;
         }
         if !is_known && channel.follow.is_asking() {
-            return Some(channel.follow.asked);
+            return Some(channel.follow.asked());
         }
         let ticket = remote.follow(channel.log, is_known, out);
         channel.follow.sent(ticket);
@@ -133,17 +133,16 @@ impl Hub {
         let Self { engine: Engine::Remote(remote), channels, .. } = self else { return };
         let Some(channel) = channels.get_mut(name) else { return };
         let ticket = remote.follow(channel.log, channel.follow.is_known(), out);
-        channel.follow.sent(ticket);
-        channel.follow.behind = Some(ticket);
+        channel.follow.sent_for_missing(ticket);
         self.await_engine(ticket, name, true, now);
     }
 
     /// The engine has not answered a follow in time. What waited for it has certainly not been done.
     fn give_up_follow(&mut self, name: &Arc<str>, ticket: Ticket, now: Now, out: &mut Staging<Parcel>) {
         let Some(channel) = self.channels.get_mut(name) else { return };
-        channel.follow.is_asking &= ticket < channel.follow.asked;
+        let is_behind = channel.follow.give_up(ticket);
         channel.queue.refuse_follow(ticket, || Answer::Refused(Refusal::Busy));
-        if channel.follow.behind == Some(ticket) {
+        if is_behind {
             self.fall_behind(name);
         }
         self.drain(name, now, out);
@@ -152,7 +151,7 @@ impl Hub {
     /// Publications of the channel are missing here.
     fn fall_behind(&mut self, name: &Arc<str>) {
         if let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.follow.is_known()) {
-            channel.follow.behind = Some(Ticket(0));
+            channel.follow.fall_behind();
             self.at_engine.behind.insert(Arc::clone(name));
         }
     }
@@ -274,7 +273,7 @@ impl Hub {
         out: &mut Staging<Parcel>,
     ) {
         let Some(channel) = self.channels.get(&placed.channel) else { return };
-        if !channel.follow.is_known() || channel.follow.behind.is_some() {
+        if !channel.follow.is_known() || channel.follow.is_behind() {
             return;
         }
         let (logs, log) = (self.engine.logs(), channel.log);
@@ -291,7 +290,7 @@ impl Hub {
     /// Publications of a followed channel are lost. If others are missing here too, the follow that is to come says so.
     fn gap_elsewhere(&mut self, placed: &Placed, from: u64, now: Now, out: &mut Staging<Parcel>) {
         let Some(channel) = self.channels.get(&placed.channel) else { return };
-        if !channel.follow.is_known() || channel.follow.behind.is_some() {
+        if !channel.follow.is_known() || channel.follow.is_behind() {
             return;
         }
         let (logs, log) = (self.engine.logs(), channel.log);

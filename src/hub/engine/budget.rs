@@ -1,9 +1,8 @@
-//! The byte bound over all histories of a shard. Every change of a history goes through [`Budget::change`], so
-//! that the sum can't drift; when it is over the bound, the owner asks for victims until it isn't. The largest
-//! histories give way first, so that a channel which is flooded loses its own history and not that of others: sizes
-//! are compared by powers of two, and of those that are about equally large the one whose oldest publication is the
-//! oldest of all is the victim. Doesn't know where the owner keeps its channels. Holds one entry (some 60 bytes
-//! with a name by `Arc`) per channel whose history isn't empty, and nothing else.
+//! The byte bound over all histories of a shard. Every change of a history goes through [`Budget::change`], so that the
+//! sum stays right. When the sum is over the bound, the owner of the budget asks for victims until it is not. The largest
+//! histories shrink first, so that a channel which is flooded loses its own history and not that of other channels. Sizes
+//! are compared by powers of two. Of histories that are about equally large, the one with the oldest publication is the
+//! victim. The budget does not know where the histories are. It holds one entry for each history that is not empty.
 
 use std::collections::BTreeSet;
 
@@ -14,18 +13,18 @@ use super::history::{History, HistoryPlace};
 pub struct Budget<K> {
     max_bytes: usize,
     bytes: usize,
-    /// Channels by [`HistoryPlace`]. The time in there may be earlier than that of the oldest publication: a history only gets
-    /// younger at its old end, so an entry is put right when it comes up, not when the history changes.
+    /// Channels by [`HistoryPlace`]. The time in a place may be earlier than that of the oldest publication: the oldest
+    /// publication of a history only gets younger, so an entry is corrected when its turn comes.
     queue: BTreeSet<(HistoryPlace, K)>,
 }
 
 impl<K: Ord + Clone> Budget<K> {
-    /// Nothing kept so far, at most `max_bytes` from now on.
+    /// No histories yet; at most `max_bytes` from now on.
     pub fn new(max_bytes: usize) -> Self {
         Self { max_bytes, bytes: 0, queue: BTreeSet::new() }
     }
 
-    /// What all histories hold.
+    /// The bytes of all histories.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -1,9 +1,9 @@
-//! The idempotency keys of the channels that this shard owns: what was accepted lately under which key, so that
-//! a publish that comes again is answered and not done again. A key is one user's in one channel. It is kept for
-//! 5 minutes or until its user has used 256 newer ones here (the backend's have no such bound), and all keys
-//! together are bounded: when the table is full the oldest goes, and a retry of that one would be published once
-//! more (`cut_short` counts them; one user can't bring it about, for want of more than 256 places). Knows no clock
-//! and publishes nothing: `hub` checks, publishes, and records what was accepted. Only this process's memory: with an engine, its table rules.
+//! The idempotency keys of the channels that this shard owns: what was accepted lately under which key. A publish that
+//! comes again is answered from here and not published again. A key belongs to one user in one channel. It is kept for
+//! 5 minutes, or until its user has used 256 newer keys here. The backend has no such bound. All keys together are
+//! bounded too: when the table is full, the oldest key goes, and a retry under it would be published once more
+//! (`cut_short` counts these keys; one user cannot cause this, because a user has at most 256 keys). The table knows no
+//! clock and publishes nothing: the memory engine checks a key, accepts the publication, and records the key.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -17,34 +17,33 @@ pub const KEPT_MS: u64 = 5 * 60_000;
 /// How many keys of one user are kept.
 pub const KEYS_PER_USER: u32 = 256;
 
-/// Whose keys those of the backend are: no user's key is empty.
+/// The user under whom the backend's keys are recorded. No user's key is empty.
 pub const BACKEND: &str = "";
 
-/// What is known of a key.
+/// What the table knows of an idempotency key.
 #[derive(Debug)]
 pub enum KeySeen {
-    /// Nothing: publish it.
+    /// The key is new: publish.
     New,
-    /// The same was accepted and is here.
+    /// The same content was accepted under this key, and has this place.
     Duplicate(Placed),
-    /// Something else was accepted under this key.
+    /// Other content was accepted under this key.
     OtherContent,
 }
 
-/// The table of one shard. An entry takes about 250 bytes beside the names it shares: 100,000 of them 25 MB.
-/// What the fullest moment took is held until the table is empty again.
+/// The table of one shard. An entry takes about 250 bytes beside the names that it shares: 100,000 entries take 25 MB.
+/// The table gives its memory back when it is empty.
 #[derive(Debug)]
 pub struct Dedup {
     max_entries: u32,
     /// Every key is hashed with a secret (SipHash-1-3): users and clients choose all three parts.
     hashing: RandomState,
-    /// Two more secrets, for what is published.
+    /// Two more secrets, for the hash of the content.
     content: [RandomState; 2],
     index: HashTable<u32>,
     slots: Vec<DedupSlot>,
     free: Vec<u32>,
-    /// Every entry is on three lists, in the order of recording. Exact at any time: no entry is ever searched
-    /// for, and none is left behind to be skipped later.
+    /// Every entry is on three lists, in the order of recording. An entry that goes leaves all three at once.
     all: DedupList,
     users: HashMap<Arc<str>, DedupList, RandomState>,
     channels: HashMap<Arc<str>, DedupList, RandomState>,

@@ -1,4 +1,4 @@
-//! Which life of its offsets a channel is in. An epoch is a keyed hash of the channel's name and of how many lives with
+//! The epochs of channels. An epoch is a keyed hash of the channel's name and of how many lives with
 //! publications have ended: a channel in which nothing was ever published can go and come back under the epoch that
 //! its clients know, so that nothing has to be kept of it, and no offset ever stands for two publications. The count
 //! is one for many names: their epochs change more often than they need, which a client takes for a loss that wasn't.

@@ -1,8 +1,7 @@
-//! What a channel has published lately: a contiguous run of publications up to the newest, by which a client
-//! that was away gets what it missed. Bounded by count and age here, by bytes over all channels in `budget`.
-//! Doesn't know the epoch, the subscribers or the clock: a channel's owner drops all of it (`clear`) when the
-//! offsets start anew, and says what time it is. Publications are shared by `Arc`: one that is on its way to a
-//! client outlives its place in here.
+//! The history of a channel: a contiguous run of publications up to the newest one, from which a client that was away
+//! gets what it missed. It is bounded by count and age here, and by bytes over all channels in `budget`. It knows neither
+//! the epoch nor the subscribers nor the clock: `logs` clears it when the offsets start anew, and passes the time in.
+//! Publications are shared by `Arc`: a publication that is on its way to a client outlives its place here.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use crate::model::publication::Publication;
 use crate::planted::Fault;
 
-/// How much history the channels of a namespace have; given on each call, so that the configuration may change.
+/// How much history the channels of a namespace have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HistoryBounds {
     /// Most publications kept; 0 keeps none.
@@ -23,9 +22,9 @@ pub struct HistoryBounds {
 /// What [`History::since`] found.
 #[derive(Debug)]
 pub enum HistoryRecovery {
-    /// Everything that was missed, in order; nothing if nothing was.
+    /// Everything that was missed, in order. Empty if nothing was missed.
     Complete(Vec<Arc<Publication>>),
-    /// Some of it is gone, or it is too much, or the client claims what never was.
+    /// Some of it is gone, or it is too much for one answer, or the client's offset was never given.
     Incomplete,
 }
 
@@ -49,7 +48,7 @@ impl HistoryPlace {
 /// The history of one channel.
 #[derive(Debug, Default)]
 pub struct History {
-    /// Offsets ascend by one, times don't descend.
+    /// The publications. Offsets ascend by one, times do not descend.
     kept: VecDeque<KeptPublication>,
     /// The sum of the weights.
     bytes: usize,
