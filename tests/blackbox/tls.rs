@@ -223,7 +223,7 @@ async fn a_certificate_that_ends_is_spoken_of_at_the_start_and_at_a_reload() {
     assert!(soon.abs_diff((now_s() + 10 * DAY_S + DAY_S / 2) as u64) < 600, "{soon}");
     files.renew_for(-80 * DAY_S, -3 * DAY_S - 60);
     server.signal("HUP");
-    server.logged("the TLS certificate expired 3 days ago: clients refuse it").await;
+    server.logged("the TLS certificate expired 3 days ago; clients refuse it").await;
     metrics.reach(expiry, |at| at < soon).await;
     files.renew_for(5 * DAY_S + DAY_S / 2, 80 * DAY_S);
     server.signal("HUP");
