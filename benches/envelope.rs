@@ -219,7 +219,7 @@ fn encode(criterion: &mut Criterion) {
     let mut element = Vec::new();
     write_element(&mut element, &publication);
     let fields = String::from_utf8(element).expect("JSON");
-    let publications = vec![Arc::new(publication); 100];
+    let publications = std::iter::repeat_n(Arc::new(publication), 100).collect::<Vec<_>>();
     let mut group = criterion.benchmark_group("encode a history of 100");
     group.bench_function("one pass", |bencher| {
         bencher.iter(|| {

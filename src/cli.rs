@@ -21,7 +21,7 @@ pub struct Cli {
     pub command: Option<CliCommand>,
     /// The flags of `serve` if it is not named.
     #[command(flatten)]
-    pub serve: ServeArgs,
+    pub(crate) serve: ServeArgs,
 }
 
 /// The commands of the program.
@@ -43,19 +43,19 @@ pub enum CliCommand {
 pub struct ServeArgs {
     /// Configuration file (TOML); `uringcast config` prints one to start from
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Address to listen on, instead of the configured one; port 0 takes a free port. Several with commas
     #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
-    pub listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// Number of shards; 0 means one per usable CPU
     #[arg(long, value_name = "N")]
-    pub shards: Option<String>,
+    pub(crate) shards: Option<String>,
     /// Dev mode: listens on this machine only, makes a secret, and serves a demo page that signs anyone in
     #[arg(long)]
-    pub dev: bool,
+    pub(crate) dev: bool,
     /// Serve /echo, which sends every message back
     #[arg(long)]
-    pub echo: bool,
+    pub(crate) echo: bool,
 }
 
 /// The flags of `token`.
@@ -63,28 +63,28 @@ pub struct ServeArgs {
 pub struct TokenArgs {
     /// The user's id; a text that looks like an integer becomes one
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
-    pub user: String,
+    pub(crate) user: String,
     /// Keep the id as a text even if it looks like an integer
     #[arg(long)]
-    pub user_string: bool,
+    pub(crate) user_string: bool,
     /// The user's name for display [default: the id]
     #[arg(long, default_value = "", hide_default_value = true)]
-    pub name: String,
+    pub(crate) name: String,
     /// How long the token is valid: 90s, 30m, 1h, 7d, or a number of seconds
     #[arg(long, default_value = "1h", value_parser = parse_ttl)]
-    pub ttl: u64,
+    pub(crate) ttl: u64,
     /// A channel that the user may subscribe to, beyond the namespace's rule (repeatable)
     #[arg(long = "channel", value_name = "X")]
-    pub channels: Vec<String>,
+    pub(crate) channels: Vec<String>,
     /// Make a channel token: it lets the user subscribe to this one channel, and signs nobody in
     #[arg(long, value_name = "X", conflicts_with_all = ["channels", "name"])]
-    pub for_channel: Option<String>,
+    pub(crate) for_channel: Option<String>,
     /// Configuration file (TOML) that holds or names the secret
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// File with the secret, instead of the configured secret
     #[arg(long, value_name = "FILE")]
-    pub secret_file: Option<PathBuf>,
+    pub(crate) secret_file: Option<PathBuf>,
 }
 
 /// The flags of `config`.
@@ -92,12 +92,12 @@ pub struct TokenArgs {
 pub struct ConfigArgs {
     /// Configuration file (TOML) whose values are printed instead of the defaults
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 }
 
 impl Cli {
     /// The flags of `serve`, named or not; `None` for another command.
-    pub fn serve_args(&self) -> Option<&ServeArgs> {
+    pub(crate) fn serve_args(&self) -> Option<&ServeArgs> {
         match &self.command {
             None => Some(&self.serve),
             Some(CliCommand::Serve(args)) => Some(args),
@@ -117,7 +117,7 @@ impl Cli {
     }
 
     /// The configuration file of any command; `None` if none is named.
-    pub fn config_file(&self) -> Option<&PathBuf> {
+    pub(crate) fn config_file(&self) -> Option<&PathBuf> {
         match &self.command {
             None => self.serve.config.as_ref(),
             Some(CliCommand::Serve(args)) => args.config.as_ref(),

@@ -5,6 +5,8 @@
 //! its sockets on monoio, `control` serves the backend's API on tokio, `boot` starts and ends both.
 //! `docs/architecture.md` has the map.
 
+#![warn(unreachable_pub)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("uringcast is built on io_uring and runs on Linux only");
 
@@ -25,20 +27,20 @@ pub mod metrics;
 pub mod config;
 
 pub mod auth;
-pub mod tls;
+mod tls;
 
 pub mod fanout;
 
 pub mod hub;
 
-pub mod session;
+mod session;
 pub mod site;
 
 pub mod shard;
 
-pub mod io;
+mod io;
 
-pub mod control;
+mod control;
 
 pub mod boot;
 

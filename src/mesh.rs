@@ -28,7 +28,7 @@ use crate::ids::ShardId;
 use crate::planted::Fault;
 
 /// How many asks of one shard may be under way at one owner, if a lane holds `capacity` parcels.
-pub fn credits(capacity: usize) -> usize {
+pub(crate) fn credits(capacity: usize) -> usize {
     (capacity / 3).max(1)
 }
 
@@ -50,7 +50,7 @@ impl<T> Staging<T> {
     }
 
     /// The shard that stages the parcels.
-    pub fn own(&self) -> ShardId {
+    pub(crate) fn own(&self) -> ShardId {
         self.own
     }
 
@@ -60,7 +60,7 @@ impl<T> Staging<T> {
     }
 
     /// How many refusable parcels the lane to `to` still takes.
-    pub fn room(&self, to: ShardId) -> usize {
+    pub(crate) fn room(&self, to: ShardId) -> usize {
         if Fault::FullLane.is_planted() {
             return usize::MAX; // PLANTED: and what finds no place is lost, see `ship_lane`.
         }
@@ -69,12 +69,12 @@ impl<T> Staging<T> {
     }
 
     /// Takes the next parcel that this shard sent to itself.
-    pub fn pop_own(&mut self) -> Option<T> {
+    pub(crate) fn pop_own(&mut self) -> Option<T> {
         self.lanes[self.own.index()].pop_front()
     }
 
     /// Parcels that this shard sent to itself and has not taken yet.
-    pub fn own_len(&self) -> usize {
+    pub(crate) fn own_len(&self) -> usize {
         self.lanes[self.own.index()].len()
     }
 
@@ -128,14 +128,14 @@ impl Door {
 
 /// Rings a shard's bell, for the control thread, whose commands do not come through the lanes.
 #[derive(Clone, Debug)]
-pub struct Waker {
+pub(crate) struct Waker {
     doors: Arc<[Door]>,
     shard: ShardId,
 }
 
 impl Waker {
     /// Wakes the shard, whether it sleeps or not.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.doors[self.shard.index()].bell.ring();
     }
 }
@@ -184,22 +184,23 @@ fn shard_id(index: usize) -> ShardId {
 
 impl<T> Endpoint<T> {
     /// The shard that these ends belong to.
-    pub fn own(&self) -> ShardId {
+    pub(crate) fn own(&self) -> ShardId {
         self.own
     }
 
     /// The number of shards.
-    pub fn shards(&self) -> usize {
+    #[cfg(all(test, feature = "loom"))]
+    pub(crate) fn shards(&self) -> usize {
         self.doors.len()
     }
 
     /// The eventfd that becomes readable when the bell rings.
-    pub fn bell(&self) -> BorrowedFd<'_> {
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.doors[self.own.index()].bell.as_fd()
     }
 
     /// A handle with which another thread wakes this shard.
-    pub fn waker(&self) -> Waker {
+    pub(crate) fn waker(&self) -> Waker {
         Waker { doors: Arc::clone(&self.doors), shard: self.own }
     }
 
@@ -253,7 +254,7 @@ impl<T> Endpoint<T> {
 
     /// Says that this shard is about to sleep. Returns false if a parcel came in at the last moment; the shard must not
     /// sleep then. After true, a peer that ships rings the bell.
-    pub fn fall_asleep(&self) -> bool {
+    pub(crate) fn fall_asleep(&self) -> bool {
         let door = &self.doors[self.own.index()];
         let is_idle = || self.inbound.iter().flatten().all(|lane| lane.slots() == 0);
         let looked_before = planted("looks before the flag is set").then(is_idle);
@@ -270,7 +271,7 @@ impl<T> Endpoint<T> {
     }
 
     /// Says that this shard is awake, so peers need not ring.
-    pub fn wake_up(&self) {
+    pub(crate) fn wake_up(&self) {
         self.doors[self.own.index()].asleep.store(false, Ordering::Relaxed);
     }
 }
@@ -290,19 +291,19 @@ mod bell {
     use rustix::event::{EventfdFlags, eventfd};
 
     #[derive(Debug)]
-    pub struct Bell(OwnedFd);
+    pub(crate) struct Bell(OwnedFd);
 
     impl Bell {
-        pub fn new() -> io::Result<Self> {
+        pub(crate) fn new() -> io::Result<Self> {
             Ok(Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
         }
 
-        pub fn ring(&self) {
+        pub(crate) fn ring(&self) {
             // Fails only if the counter is near 2^64, and then the bell is ringing already.
             let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
         }
 
-        pub fn as_fd(&self) -> BorrowedFd<'_> {
+        pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
             self.0.as_fd()
         }
     }

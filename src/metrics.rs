@@ -20,7 +20,7 @@ use crate::wire::codes::close;
 /// The prefix of every metric.
 const PREFIX: &str = "uringcast";
 /// The text format that is served.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// The upper bounds of the buckets of durations, in microseconds. One more bucket takes longer durations.
 const BUCKETS_US: [u64; 12] = [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000];
 
@@ -31,7 +31,7 @@ macro_rules! metrics {
     ($(#[doc = $doc:literal])* $Name:ident { $($Variant:ident $name:literal $help:literal,)* }) => {
         $(#[doc = $doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum $Name { $(#[doc = $help] $Variant,)* }
+        pub(crate) enum $Name { $(#[doc = $help] $Variant,)* }
 
         impl $Name {
             const ALL: &[(&'static str, &'static str)] = &[$(($name, $help),)*];
@@ -182,50 +182,50 @@ impl Default for ShardMetrics {
 
 impl ShardMetrics {
     /// Adds one to a metric.
-    pub fn count(&self, what: Count) {
+    pub(crate) fn count(&self, what: Count) {
         self.add(what, 1);
     }
 
     /// Adds a number to a metric.
-    pub fn add(&self, what: Count, by: usize) {
+    pub(crate) fn add(&self, what: Count, by: usize) {
         grow(&self.counts[what as usize], by as u64);
     }
 
     /// Sets a metric to a count that another part keeps.
-    pub fn set_count(&self, what: Count, to: u64) {
+    pub(crate) fn set_count(&self, what: Count, to: u64) {
         self.counts[what as usize].store(to, Ordering::Relaxed);
     }
 
     /// Sets a metric to the present number.
-    pub fn set(&self, what: Gauge, to: usize) {
+    pub(crate) fn set(&self, what: Gauge, to: usize) {
         self.gauges[what as usize].store(to as u64, Ordering::Relaxed);
     }
 
     /// Counts a connection that the server closes with this code. 0 stands for one that the client closed.
-    pub fn closed(&self, code: u16) {
+    pub(crate) fn closed(&self, code: u16) {
         let known = CODES.iter().position(|known| *known == code).unwrap_or(0);
         grow(&self.closes[known], 1);
     }
 
     /// Counts something that a limit refused.
-    pub fn refused(&self, limit: Limit) {
+    pub(crate) fn refused(&self, limit: Limit) {
         grow(&self.refusals[limit as usize], 1);
     }
 
     /// Counts a refused token.
-    pub fn token_refused(&self, reason: TokenReason) {
+    pub(crate) fn token_refused(&self, reason: TokenReason) {
         grow(&self.tokens[reason as usize], 1);
     }
 
     /// Counts a request that was refused with this HTTP status.
-    pub fn request_refused(&self, status: u16) {
+    pub(crate) fn request_refused(&self, status: u16) {
         if let Some(known) = STATUSES.iter().position(|known| *known == status) {
             grow(&self.requests[known], 1);
         }
     }
 
     /// Counts a flush and its duration in microseconds.
-    pub fn flushed(&self, took_us: u64) {
+    pub(crate) fn flushed(&self, took_us: u64) {
         let bucket = BUCKETS_US.partition_point(|bound| *bound < took_us);
         grow(&self.flushes[bucket], 1);
         grow(&self.flushes_us, took_us);
@@ -234,11 +234,11 @@ impl ShardMetrics {
 
 /// Metrics of the process that no shard has.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Process {
+pub(crate) struct Process {
     /// The number of log lines that were lost.
-    pub log_lines_lost: u64,
+    pub(crate) log_lines_lost: u64,
     /// The number of revocations in force.
-    pub revocations: u64,
+    pub(crate) revocations: u64,
 }
 
 /// The metrics of all shards.
@@ -263,17 +263,17 @@ impl Metrics {
     }
 
     /// Sets when the certificate expires, in seconds since 1970; `None` if there is none or it does not say.
-    pub fn certificate_expires(&self, at_s: Option<i64>) {
+    pub(crate) fn certificate_expires(&self, at_s: Option<i64>) {
         self.certificate_expires_s.store(at_s.unwrap_or(NO_CERTIFICATE), Ordering::Relaxed);
     }
 
     /// Sets the driver of the shards. Only the first call counts.
-    pub fn driver(&self, name: &'static str) {
+    pub(crate) fn driver(&self, name: &'static str) {
         let _ = self.driver.set(name);
     }
 
     /// Counts a request that the API refused with this HTTP status.
-    pub fn api_refused(&self, status: u16) {
+    pub(crate) fn api_refused(&self, status: u16) {
         if let Some(known) = API_STATUSES.iter().position(|known| *known == status) {
             self.api_refused[known].fetch_add(1, Ordering::Relaxed);
         }
@@ -288,7 +288,7 @@ impl Metrics {
     ///
     /// # Errors
     /// None in practice: it writes into memory.
-    pub fn text(&self, others: impl IntoIterator<Item = Box<dyn Collector>>) -> Result<String, fmt::Error> {
+    pub(crate) fn text(&self, others: impl IntoIterator<Item = Box<dyn Collector>>) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(self.clone()));
         others.into_iter().for_each(|other| registry.register_collector(other));

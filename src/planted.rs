@@ -51,13 +51,13 @@ impl Fault {
     /// Whether the server is to make this mistake.
     #[cfg(not(feature = "planted"))]
     #[inline(always)]
-    pub const fn is_planted(self) -> bool {
+    pub(crate) const fn is_planted(self) -> bool {
         false
     }
 }
 
 #[cfg(feature = "planted")]
-pub use chosen::{at_turn, at_write, hear};
+pub(crate) use chosen::{at_turn, at_write, hear};
 
 /// What has been planted, by thread: a simulated server runs on one, and a real one's shards have no faults but panics.
 #[cfg(feature = "planted")]
@@ -75,7 +75,7 @@ mod chosen {
 
     impl Fault {
         /// Whether the server is to make this mistake.
-        pub fn is_planted(self) -> bool {
+        pub(crate) fn is_planted(self) -> bool {
             FAULT.get() == Some(self)
         }
 
@@ -86,7 +86,7 @@ mod chosen {
     }
 
     /// Looks for the place of a panic in a client's message, and panics if that is here.
-    pub fn hear(id: ConnId, message: &[u8]) {
+    pub(crate) fn hear(id: ConnId, message: &[u8]) {
         let says = |what: &[u8]| message.windows(what.len()).any(|window| window == what);
         if says(b"planted panic: reader") {
             panic!("planted in the reader of {id}");
@@ -100,14 +100,14 @@ mod chosen {
     }
 
     /// Where a connection's writer goes on.
-    pub fn at_write(id: ConnId) {
+    pub(crate) fn at_write(id: ConnId) {
         if WRITER.get() == Some(id) {
             panic!("planted in the writer of {id}");
         }
     }
 
     /// Where a shard takes a turn.
-    pub fn at_turn() {
+    pub(crate) fn at_turn() {
         if LOOP.get() {
             panic!("planted in a shard's loop");
         }

@@ -51,7 +51,7 @@ pub struct Site {
 
 /// Where a request leads.
 #[derive(Debug)]
-pub enum Route {
+pub(crate) enum Route {
     /// To the native protocol.
     Native(Upgrade),
     /// To the echo endpoint.
@@ -64,16 +64,16 @@ pub enum Route {
 
 /// A request for an event stream.
 #[derive(Debug)]
-pub struct StreamRoute {
+pub(crate) struct StreamRoute {
     /// What it asks for.
-    pub request: StreamRequest,
+    pub(crate) request: StreamRequest,
     /// The origin whose pages may read the answer; `None`: only this server's own.
-    pub reader: Option<Box<str>>,
+    pub(crate) reader: Option<Box<str>>,
 }
 
 /// A page: status 200 and a body, 304 without one, or, to OPTIONS, the methods that there are.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     /// The origin whose pages may read it (Fetch §3.2), `*` for all; `None`: only this server's own.
     reader: Option<String>,
     /// What a copy of it is known by, if one may be kept.
@@ -104,7 +104,7 @@ struct PageContent {
 
 impl Site {
     /// Whether this is dev mode: only this machine is served.
-    pub fn is_dev(&self) -> bool {
+    pub(crate) fn is_dev(&self) -> bool {
         self.policy.dev_hosts
     }
 
@@ -112,7 +112,7 @@ impl Site {
     ///
     /// # Errors
     /// The HTTP refusal to send.
-    pub fn route(&self, request: &UpgradeRequest<'_>, now_unix_ms: u64) -> Result<Route, HttpRefusal> {
+    pub(crate) fn route(&self, request: &UpgradeRequest<'_>, now_unix_ms: u64) -> Result<Route, HttpRefusal> {
         let is_endpoint = |path: &str| path == self.path || (path == ECHO_PATH && self.echo);
         match request.path() {
             path if self.is_event_stream(path) => self.event_stream(request),
@@ -184,7 +184,7 @@ impl Site {
 
     /// Appends the response to a request that is refused; `None` if its head made no sense. Who asks for an event stream
     /// gets JSON, that its page may read.
-    pub fn write_refusal(
+    pub(crate) fn write_refusal(
         &self,
         request: Option<&UpgradeRequest<'_>>,
         method: &str,
@@ -202,7 +202,13 @@ impl Site {
 
 /// Appends the response to a request for an event stream that is refused: an `error` as a WebSocket client gets one, with
 /// this text for people.
-pub fn write_stream_refusal(refusal: &HttpRefusal, text: &str, method: &str, reader: Option<&str>, out: &mut Vec<u8>) {
+pub(crate) fn write_stream_refusal(
+    refusal: &HttpRefusal,
+    text: &str,
+    method: &str,
+    reader: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     let body = serde_json::json!({ "type": "error", "code": refusal.status, "message": text }).to_string();
     let mut headers = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nVary: Origin\r\n".to_owned();
     if let Some(reader) = reader {
@@ -291,7 +297,7 @@ fn percent_decode(value: &str) -> Option<String> {
 
 impl Page {
     /// Appends the response to a request of this method: to HEAD, without the body.
-    pub fn write(&self, method: &str, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, method: &str, out: &mut Vec<u8>) {
         let status = match self.reply {
             PageReply::StreamHead => return event_stream::write_head(out, self.reader.as_deref()),
             PageReply::Content(_) => "200 OK",

@@ -7,14 +7,14 @@ use crate::config::{ConfigError, Http, Secret};
 
 /// All API keys. If there is none, no key matches.
 #[derive(Clone, Debug, Default)]
-pub struct ApiKeys {
+pub(crate) struct ApiKeys {
     keys: Vec<Secret>,
 }
 
 impl ApiKeys {
     /// Reads the keys of the configuration and of the file that it names. Checks their form too, because a configuration
     /// can be made without `config::load`.
-    pub fn new(http: &Http) -> Result<ApiKeys, ConfigError> {
+    pub(crate) fn new(http: &Http) -> Result<ApiKeys, ConfigError> {
         let mut keys = Vec::new();
         for (index, key) in http.keys.iter().enumerate() {
             if let Some(fault) = Http::key_fault(key.expose()) {
@@ -39,12 +39,13 @@ impl ApiKeys {
     }
 
     /// Whether there is no key, so that every request would be refused.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
     /// Whether `key` is one of them. It is compared with all, each in a time that depends on lengths only.
-    pub fn matches(&self, key: &str) -> bool {
+    pub(crate) fn matches(&self, key: &str) -> bool {
         self.keys.iter().fold(false, |found, own| same_bytes(own.expose().as_bytes(), key.as_bytes()) | found)
     }
 }

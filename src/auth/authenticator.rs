@@ -25,7 +25,7 @@ impl Authenticator {
     }
 
     /// Replaces the keys, and forgets the tokens that were verified with the old ones.
-    pub fn set_verifier(&mut self, verifier: Arc<Verifier>) {
+    pub(crate) fn set_verifier(&mut self, verifier: Arc<Verifier>) {
         self.verifier = verifier;
         self.verified.clear();
     }
@@ -45,7 +45,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// The reason why the token is refused.
-    pub fn verify_channel(&mut self, token: &str, now_ms: u64) -> Result<ChannelGrant, TokenError> {
+    pub(crate) fn verify_channel(&mut self, token: &str, now_ms: u64) -> Result<ChannelGrant, TokenError> {
         let grant = self.verifier.verify_channel_with(token, now_ms, &mut self.verified)?;
         let user_key = &grant.user_key;
         let mark = TokenMark { user_key, issued_at_ms: grant.issued_at_ms, token_id: grant.token_id.as_deref() };
@@ -53,43 +53,43 @@ impl Authenticator {
     }
 
     /// Whether this token is refused now, but may be valid with keys that can still be fetched (`auth.jwks_url`).
-    pub fn awaits_keys(&mut self, token: &str) -> bool {
+    pub(crate) fn awaits_keys(&mut self, token: &str) -> bool {
         self.verifier.awaits_keys(token, &mut self.verified)
     }
 
     /// Describes for the log a token that [`Authenticator::verify`] or [`Authenticator::verify_channel`] has refused.
-    pub fn describe(&self, token: &str, error: TokenError, now_ms: u64) -> RefusedToken {
+    pub(crate) fn describe(&self, token: &str, error: TokenError, now_ms: u64) -> RefusedToken {
         RefusedToken::new(token, error, now_ms)
     }
 
     /// Refuses the tokens that the revocation names from now on. New keys do not change that.
-    pub fn revoke(&mut self, revocation: &Revocation, now_ms: u64) {
+    pub(crate) fn revoke(&mut self, revocation: &Revocation, now_ms: u64) {
         self.revocations.insert(revocation);
         self.revocations.prune(now_ms);
     }
 
     /// Takes revocations back: their tokens are accepted again.
-    pub fn lift(&mut self, lifted: &Lifted) {
+    pub(crate) fn lift(&mut self, lifted: &Lifted) {
         self.revocations.lift(lifted);
     }
 
     /// Sets the revocations that are in force from the start.
-    pub fn set_revocations(&mut self, revocations: Revocations) {
+    pub(crate) fn set_revocations(&mut self, revocations: Revocations) {
         self.revocations = revocations;
     }
 
     /// The revocations in force.
-    pub fn revocations(&self) -> &Revocations {
+    pub(crate) fn revocations(&self) -> &Revocations {
         &self.revocations
     }
 
     /// How many tokens are remembered, and the bytes that they take.
-    pub fn remembered(&self) -> CacheLimits {
+    pub(crate) fn remembered(&self) -> CacheLimits {
         self.verified.size()
     }
 
     /// How often a token was found among the verified ones, and how often a signature had to be verified and was valid.
-    pub fn looked_up(&self) -> (u64, u64) {
+    pub(crate) fn looked_up(&self) -> (u64, u64) {
         self.verified.looked_up()
     }
 }

@@ -34,9 +34,9 @@ pub struct Identity {
     /// fixed token.
     pub expires_at_ms: Option<u64>,
     /// `iat` in Unix milliseconds, for revocations. [`ClaimRules::issued_at`] says how a time in the future counts.
-    pub issued_at_ms: Option<u64>,
+    pub(crate) issued_at_ms: Option<u64>,
     /// The token's id (`jti`).
-    pub token_id: Option<String>,
+    pub(crate) token_id: Option<String>,
     /// The channels that the user may subscribe to beyond the namespace's rule.
     pub channels: GrantedChannels,
 }
@@ -51,9 +51,9 @@ pub struct ChannelGrant {
     /// The moment at which the right ends (`exp` plus the configured leeway), in Unix milliseconds.
     pub expires_at_ms: u64,
     /// `iat` in Unix milliseconds.
-    pub issued_at_ms: Option<u64>,
+    pub(crate) issued_at_ms: Option<u64>,
     /// The token's id (`jti`).
-    pub token_id: Option<String>,
+    pub(crate) token_id: Option<String>,
 }
 
 /// The configured rules for claims.
@@ -242,12 +242,12 @@ pub struct GrantedChannels(Arc<[String]>);
 
 impl GrantedChannels {
     /// Whether the token grants `channel`.
-    pub fn contains(&self, channel: &str) -> bool {
+    pub(crate) fn contains(&self, channel: &str) -> bool {
         self.0.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
     }
 
     /// Whether the token grants no channel.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 

@@ -31,17 +31,17 @@ pub struct NewToken<'a> {
 #[derive(Clone, Debug)]
 pub struct NewChannelToken<'a> {
     /// The only user who may use the token.
-    pub user: &'a UserId,
+    pub(crate) user: &'a UserId,
     /// The channel that the token lets this user subscribe to.
-    pub channel: &'a str,
+    pub(crate) channel: &'a str,
     /// How long the token is valid, in seconds.
-    pub ttl_s: u64,
+    pub(crate) ttl_s: u64,
     /// The claim `iss`, which must be `auth.issuer` if that is set.
-    pub issuer: Option<&'a str>,
+    pub(crate) issuer: Option<&'a str>,
     /// The claim `aud`, which must be `auth.audience` if that is set.
-    pub audience: Option<&'a str>,
+    pub(crate) audience: Option<&'a str>,
     /// The token's id (`jti`).
-    pub token_id: Option<&'a str>,
+    pub(crate) token_id: Option<&'a str>,
 }
 
 /// Why a token can't be issued.

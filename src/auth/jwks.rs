@@ -68,12 +68,12 @@ impl FetchedKeys {
     }
 
     /// The number of keys that can be used.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.keys.len()
     }
 
     /// The keys that are not used, each with the reason.
-    pub fn passed_over(&self) -> &[String] {
+    pub(crate) fn passed_over(&self) -> &[String] {
         &self.passed_over
     }
 }

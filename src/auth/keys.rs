@@ -51,7 +51,7 @@ pub(super) fn load(auth: &Auth, warnings: &mut Vec<String>) -> Result<Vec<Verify
 }
 
 /// The HS256 secret, from the configuration or from the file that it names.
-pub fn hs256_secret(auth: &Auth) -> Result<Option<Secret>, ConfigError> {
+pub(crate) fn hs256_secret(auth: &Auth) -> Result<Option<Secret>, ConfigError> {
     let (key, secret) = match (&auth.hs256_secret, &auth.hs256_secret_file) {
         (Some(secret), _) => ("auth.hs256_secret", secret.clone()),
         (None, Some(file)) => ("auth.hs256_secret_file", secret_of_file(file)?),

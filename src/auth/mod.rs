@@ -27,15 +27,15 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use api_keys::ApiKeys;
+pub(crate) use api_keys::ApiKeys;
 pub use authenticator::Authenticator;
 pub use claims::{ChannelGrant, GrantedChannels, Identity, MAX_NAME_BYTES, MAX_TOKEN_ID_BYTES, user_id_from_json};
 pub use issue::{IssueError, NewChannelToken, NewToken, issue, issue_channel};
 pub use jwks::FetchedKeys;
-pub use keys::hs256_secret;
-pub use refused::RefusedToken;
+pub(crate) use keys::hs256_secret;
+pub(crate) use refused::RefusedToken;
 pub use revocations::{Lifted, Revocation, Revocations, Revoked, TokenMark};
-pub use token_error::TokenError;
+pub(crate) use token_error::TokenError;
 pub use verified::CacheLimits;
 pub use verify::{MAX_TOKEN_BYTES, Verifier};
 

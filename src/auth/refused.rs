@@ -17,7 +17,7 @@ const CLOSE_REASON_BYTES: usize = 123;
 
 /// The description of a refused token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedToken {
+pub(crate) struct RefusedToken {
     reason: TokenReason,
     cause: String,
     alg: Option<String>,
@@ -28,7 +28,7 @@ pub struct RefusedToken {
 
 impl TokenError {
     /// The reason for metrics and the log.
-    pub fn reason(self) -> TokenReason {
+    pub(crate) fn reason(self) -> TokenReason {
         match self {
             Self::Malformed => TokenReason::Malformed,
             Self::NoKey => TokenReason::NoKey,
@@ -70,17 +70,17 @@ impl RefusedToken {
     }
 
     /// Describes a valid token of `user` that is for another user or channel.
-    pub fn misplaced(reason: TokenReason, cause: impl Into<String>, user: &str) -> Self {
+    pub(crate) fn misplaced(reason: TokenReason, cause: impl Into<String>, user: &str) -> Self {
         Self { reason, cause: cause.into(), alg: None, kid: None, user: Some(quoted(user)) }
     }
 
     /// The reason for metrics and the log.
-    pub fn reason(&self) -> TokenReason {
+    pub(crate) fn reason(&self) -> TokenReason {
         self.reason
     }
 
     /// The reason of the Close frame in dev mode, where the client may know why the token is refused.
-    pub fn close_reason(&self) -> String {
+    pub(crate) fn close_reason(&self) -> String {
         let mut text = format!("token refused: {self}");
         text.truncate(text.floor_char_boundary(CLOSE_REASON_BYTES));
         text

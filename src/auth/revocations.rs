@@ -53,11 +53,11 @@ pub enum Lifted {
 #[derive(Clone, Copy, Debug)]
 pub struct TokenMark<'a> {
     /// The key of the token's user.
-    pub user_key: &'a str,
+    pub(crate) user_key: &'a str,
     /// `iat` in Unix milliseconds. A token without it counts as issued before any time.
-    pub issued_at_ms: Option<u64>,
+    pub(crate) issued_at_ms: Option<u64>,
     /// The token's id (`jti`). A token without one cannot be revoked by its id.
-    pub token_id: Option<&'a str>,
+    pub(crate) token_id: Option<&'a str>,
 }
 
 /// Cutoffs of one user, or of all: tokens issued before the first number are revoked until the second. There may be several
@@ -79,12 +79,12 @@ pub struct Revocations {
 
 impl Revocations {
     /// The number of revocations.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.token_ids.len() + self.cutoffs
     }
 
     /// Adds a revocation. Returns false if the present ones cover it already.
-    pub fn insert(&mut self, revocation: &Revocation) -> bool {
+    pub(crate) fn insert(&mut self, revocation: &Revocation) -> bool {
         let until_ms = revocation.until_ms;
         let (cutoffs, before_ms) = match &revocation.revoked {
             Revoked::TokenId(id) => {
@@ -108,7 +108,7 @@ impl Revocations {
     }
 
     /// Whether [`Revocations::insert`] would not raise the number of revocations.
-    pub fn has_room_within(&self, revocation: &Revocation) -> bool {
+    pub(crate) fn has_room_within(&self, revocation: &Revocation) -> bool {
         let until_ms = revocation.until_ms;
         // One of the two covers the other.
         let comparable = |cutoffs: &[Cutoff], before_ms: u64| {
@@ -127,7 +127,7 @@ impl Revocations {
     }
 
     /// Takes revocations back. Returns how many. Revocations that they had replaced do not come back.
-    pub fn lift(&mut self, lifted: &Lifted) -> usize {
+    pub(crate) fn lift(&mut self, lifted: &Lifted) -> usize {
         let had = self.count();
         match lifted {
             Lifted::TokenId(id) => {
@@ -149,7 +149,7 @@ impl Revocations {
     }
 
     /// At most `most` revocations after `after`, in an order that does not depend on when they were added.
-    pub fn page(&self, after: Option<&Revocation>, most: usize) -> Vec<Revocation> {
+    pub(crate) fn page(&self, after: Option<&Revocation>, most: usize) -> Vec<Revocation> {
         let mut page: Vec<_> = self.iter().filter(|one| after.is_none_or(|after| one > after)).collect();
         if page.len() > most {
             page.select_nth_unstable(most);
@@ -160,7 +160,7 @@ impl Revocations {
     }
 
     /// Removes the revocations whose tokens have expired by `now_ms`.
-    pub fn prune(&mut self, now_ms: u64) {
+    pub(crate) fn prune(&mut self, now_ms: u64) {
         self.token_ids.retain(|_, until_ms| *until_ms > now_ms);
         self.everyone.retain(|cutoff| cutoff.until_ms > now_ms);
         self.users.retain(|_, cutoffs| {
@@ -171,7 +171,7 @@ impl Revocations {
     }
 
     /// Whether a token is revoked at `now_ms` (Unix milliseconds).
-    pub fn revokes(&self, token: TokenMark<'_>, now_ms: u64) -> bool {
+    pub(crate) fn revokes(&self, token: TokenMark<'_>, now_ms: u64) -> bool {
         // Issuers write whole seconds, so a fraction of a second must make no difference.
         let issued_at_ms = token.issued_at_ms.map_or(0, |ms| ms / 1000 * 1000);
         let cuts = |cutoff: &Cutoff| {
@@ -183,7 +183,7 @@ impl Revocations {
     }
 
     /// All revocations, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = Revocation> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Revocation> {
         let ids = self.token_ids.iter().map(|(id, &until_ms)| (Revoked::TokenId(id.clone()), until_ms));
         let of_user = |(key, cutoff): (&str, &Cutoff)| {
             (Revoked::User { key: key.into(), issued_before_ms: cutoff.before_ms }, cutoff.until_ms)

@@ -116,7 +116,7 @@ impl Verifier {
     }
 
     /// Warnings about the keys, for the operator.
-    pub fn warnings(&self) -> &[String] {
+    pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 

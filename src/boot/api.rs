@@ -45,6 +45,7 @@ impl BoundApi {
     ///
     /// # Errors
     /// [`BootError::Config`] if `http.cors_origins` holds no origins.
+    #[expect(clippy::too_many_arguments, reason = "what the start has collected for the API")]
     pub(super) fn into_parts(
         self,
         config: &Config,

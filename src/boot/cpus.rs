@@ -13,19 +13,19 @@ const SHARDS_MAX: usize = 256;
 ///
 /// # Errors
 /// When the kernel does not report the mask.
-pub fn usable() -> io::Result<Vec<usize>> {
+pub(crate) fn usable() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
     if cpus.is_empty() { Err(io::Error::other("the affinity mask is empty")) } else { Ok(cpus) }
 }
 
 /// The number of shards for these CPUs, within the cgroup's quota.
-pub fn shards_for(cpus: &[usize]) -> usize {
+pub(crate) fn shards_for(cpus: &[usize]) -> usize {
     shards_within(cpus.len(), quota_of_this_process().map(|cpus| cpus as u64 * 1_000))
 }
 
 /// The number of shards for this many usable CPUs, with a quota in thousandths of a CPU; `None` is no quota.
-pub fn shards_within(cpus: usize, quota: Option<u64>) -> usize {
+pub(crate) fn shards_within(cpus: usize, quota: Option<u64>) -> usize {
     let whole = quota.map_or(usize::MAX, |share| usize::try_from(share.div_ceil(1_000)).unwrap_or(usize::MAX));
     cpus.min(whole).clamp(1, SHARDS_MAX)
 }
@@ -34,7 +34,7 @@ pub fn shards_within(cpus: usize, quota: Option<u64>) -> usize {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn pin(cpu: usize) -> io::Result<()> {
+pub(crate) fn pin(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     Ok(sched_setaffinity(None, &set)?)

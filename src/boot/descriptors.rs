@@ -13,29 +13,29 @@ const PER_SHARD: u64 = 8;
 const OF_PROCESS: u64 = 32;
 
 /// Descriptors that the process needs beside one for each connection.
-pub fn needed(shards: u64) -> u64 {
+pub(crate) fn needed(shards: u64) -> u64 {
     OF_PROCESS + PER_SHARD * shards
 }
 
 /// The descriptors that are kept for the API's connections, out of those that the process does not need itself.
-pub fn of_api(left: usize) -> usize {
+pub(crate) fn of_api(left: usize) -> usize {
     ApiRoom::DESCRIPTORS.min(left / 4)
 }
 
 /// How the descriptors that the process does not need itself are divided.
 #[derive(Clone, Copy, Debug)]
-pub struct DescriptorShare {
+pub(crate) struct DescriptorShare {
     /// Descriptors for clients' connections.
-    pub sockets: usize,
+    pub(crate) sockets: usize,
     /// Descriptors for the API's connections.
-    pub api: usize,
+    pub(crate) api: usize,
 }
 
 /// Raises the limit of descriptors as far as the process may, and divides them.
 ///
 /// # Errors
 /// When they are too few for the process itself, or the kernel refuses to raise the limit.
-pub fn share_out(shards: usize, config: &Config) -> Result<DescriptorShare, BootError> {
+pub(crate) fn share_out(shards: usize, config: &Config) -> Result<DescriptorShare, BootError> {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(u64::MAX);
     let needed = needed(shards as u64);

@@ -26,7 +26,7 @@ const ENOUGH: u64 = 95;
 
 /// The bound in bytes: the configured one, or a share of the available memory. `None` if it is switched off, or the kernel
 /// does not report how much memory there is.
-pub fn bound(configured: Option<u64>) -> Option<u64> {
+pub(crate) fn bound(configured: Option<u64>) -> Option<u64> {
     match configured {
         Some(0) => None,
         Some(bytes) => Some(bytes),
@@ -78,7 +78,7 @@ fn resident() -> Option<u64> {
 
 /// The thread that watches memory.
 #[derive(Debug)]
-pub struct MemoryWatch {
+pub(crate) struct MemoryWatch {
     end: Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -90,7 +90,7 @@ impl MemoryWatch {
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub fn start(bound: Option<u64>, guard: Arc<Guard>, give_back: fn()) -> io::Result<Self> {
+    pub(crate) fn start(bound: Option<u64>, guard: Arc<Guard>, give_back: fn()) -> io::Result<Self> {
         let (end, ended) = channel();
         let body = move || {
             let (mut short, mut looks) = (false, 0u32);
@@ -117,7 +117,7 @@ impl MemoryWatch {
     }
 
     /// Ends the thread and waits for it.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         drop(self.end);
         if self.thread.join().is_err() {
             tracing::error!("the thread that watches memory failed");

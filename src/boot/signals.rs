@@ -9,7 +9,7 @@ use signal_hook::consts::{
 
 /// What the server does at a signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Meaning {
+pub(crate) enum Meaning {
     /// Read the keys and the certificate again.
     Reload,
     /// Tell all clients to reconnect, and end.
@@ -22,7 +22,7 @@ pub enum Meaning {
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
 /// The meaning of a signal.
-pub fn meaning(signal: i32) -> Meaning {
+pub(crate) fn meaning(signal: i32) -> Meaning {
     match signal {
         SIGHUP => Meaning::Reload,
         // SIGXCPU: the process has used up its CPU time. SIGPWR, below: the power fails.
@@ -34,14 +34,14 @@ pub fn meaning(signal: i32) -> Meaning {
 }
 
 /// All signals that have a meaning.
-pub fn all() -> impl Iterator<Item = i32> {
+pub(crate) fn all() -> impl Iterator<Item = i32> {
     let named =
         [SIGHUP, SIGINT, SIGTERM, SIGQUIT, SIGXCPU, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXFSZ];
     named.into_iter().chain([Signal::POWER.as_raw(), Signal::STKFLT.as_raw()]).chain(REAL_TIME)
 }
 
 /// The name of a signal, for the log.
-pub fn name(signal: i32) -> String {
+pub(crate) fn name(signal: i32) -> String {
     let named = signal_hook::low_level::signal_name(signal).map(str::to_owned);
     named.unwrap_or_else(|| match signal {
         other if other == Signal::POWER.as_raw() => "SIGPWR".to_owned(),

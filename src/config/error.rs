@@ -42,24 +42,24 @@ pub struct ConfigError {
     /// The source of the wrong value.
     pub origin: SettingOrigin,
     /// The key with its section, such as `auth.issuer`; `None` if the error is not about one key.
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
     /// What is wrong, and what to do about it.
-    pub problem: String,
+    pub(crate) problem: String,
 }
 
 impl ConfigError {
     /// An error about one key whose source is not known any more, such as the content of a file that the key names.
-    pub fn of_key(key: &str, problem: impl Into<String>) -> ConfigError {
+    pub(crate) fn of_key(key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError { origin: SettingOrigin::Unset, key: Some(key.to_owned()), problem: problem.into() }
     }
 
     /// An error that is not about one key.
-    pub fn general(problem: impl Into<String>) -> ConfigError {
+    pub(crate) fn general(problem: impl Into<String>) -> ConfigError {
         ConfigError { origin: SettingOrigin::Unset, key: None, problem: problem.into() }
     }
 
     /// An error about a command-line flag.
-    pub fn of_flag(flag: &'static str, problem: impl Into<String>) -> ConfigError {
+    pub(crate) fn of_flag(flag: &'static str, problem: impl Into<String>) -> ConfigError {
         ConfigError { origin: SettingOrigin::Flag(flag), key: None, problem: problem.into() }
     }
 }

@@ -9,13 +9,13 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 /// The largest configuration file, key, certificate or list of keys, in bytes.
-pub const FILE_BYTES_MAX: u64 = 4 << 20;
+pub(crate) const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Opens a regular file of at most `most` bytes for reading.
 ///
 /// # Errors
 /// When the file cannot be opened, is not a regular file, or is larger.
-pub fn open_regular(path: &Path, most: u64) -> io::Result<File> {
+pub(crate) fn open_regular(path: &Path, most: u64) -> io::Result<File> {
     let mut options = OpenOptions::new();
     // NONBLOCK: opening a FIFO would wait for its writer. NOCTTY: a terminal must not become the server's own.
     options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed());
@@ -34,7 +34,7 @@ pub fn open_regular(path: &Path, most: u64) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open_regular`], and when the file grows while it is read.
-pub fn read_bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // The size from the file system is not enough: files of /proc report 0 bytes.
     open_regular(path, most)?.take(most + 1).read_to_end(&mut bytes)?;
@@ -45,7 +45,7 @@ pub fn read_bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`read_bytes`], and when the file is not UTF-8.
-pub fn read_text(path: &Path) -> io::Result<String> {
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let text = String::from_utf8(read_bytes(path, FILE_BYTES_MAX)?);
     let text = text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))

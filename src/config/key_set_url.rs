@@ -12,7 +12,7 @@ const ADDRESS_BYTES_MAX: usize = 2_048;
 
 /// An address that a JSON Web Key Set is fetched from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeySetUrl {
+pub(crate) struct KeySetUrl {
     host: String,
     port: u16,
     is_tls: bool,
@@ -25,7 +25,7 @@ impl KeySetUrl {
     ///
     /// # Errors
     /// A message that says what is wrong with the address, and how to write it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| Err(format!("{why}: write it like \"https://id.example.com/.well-known/jwks.json\""));
         if text.len() > ADDRESS_BYTES_MAX {
             return Err(format!("must have at most {ADDRESS_BYTES_MAX} bytes"));
@@ -63,27 +63,27 @@ impl KeySetUrl {
     }
 
     /// The host's name or address; an IPv6 address without brackets.
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
     /// The port: the one in the address, or the scheme's default.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Whether the connection uses TLS.
-    pub fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.is_tls
     }
 
     /// The path with the query, as the request names it.
-    pub fn target(&self) -> &str {
+    pub(crate) fn target(&self) -> &str {
         &self.target
     }
 
     /// The value of the `Host` header.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.is_tls, self.port) {
             (true, 443) | (false, 80) => host,
@@ -92,7 +92,7 @@ impl KeySetUrl {
     }
 
     /// Whether an attacker on the network could change the response: the address is plain http to another machine.
-    pub fn is_open_to_others(&self) -> bool {
+    pub(crate) fn is_open_to_others(&self) -> bool {
         let is_this_machine = match self.host.parse::<IpAddr>() {
             Ok(address) => address.is_loopback(),
             Err(_) => self.host.eq_ignore_ascii_case("localhost"),
@@ -111,6 +111,7 @@ impl fmt::Display for KeySetUrl {
 }
 
 /// The check of the setting.
+#[expect(clippy::ptr_arg, reason = "the check of a setting takes a reference to the setting's type")]
 pub(super) fn is_key_set_url(text: &String) -> Result<(), String> {
     KeySetUrl::parse(text).map(drop)
 }

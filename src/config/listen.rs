@@ -109,7 +109,7 @@ pub struct Listeners(pub Vec<ListenAddr>);
 
 impl Listeners {
     /// A list of one IP address and port.
-    pub fn at(addr: impl Into<SocketAddr>) -> Self {
+    pub(crate) fn at(addr: impl Into<SocketAddr>) -> Self {
         Self(vec![ListenAddr::Tcp(addr.into())])
     }
 

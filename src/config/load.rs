@@ -30,13 +30,13 @@ const MEANT: [(&[&str], &str); 4] = [
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// The value of `--listen`.
-    pub listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// The value of `--shards`.
-    pub shards: Option<String>,
+    pub(crate) shards: Option<String>,
     /// Whether `--echo` was given.
-    pub echo: bool,
+    pub(crate) echo: bool,
     /// Whether this is dev mode: `--dev` was given, or nothing at all is configured.
-    pub dev: bool,
+    pub(crate) dev: bool,
 }
 
 impl Config {
@@ -68,7 +68,8 @@ impl Config {
     }
 
     /// The configuration of dev mode with nothing else configured.
-    pub fn dev(flags: &Flags) -> Result<Config, ConfigError> {
+    #[cfg(test)]
+    pub(crate) fn dev(flags: &Flags) -> Result<Config, ConfigError> {
         let flags = Flags { dev: true, ..flags.clone() };
         Config::load(None, [], &flags)
     }

@@ -22,12 +22,11 @@ mod setting;
 #[cfg(test)]
 mod tests;
 
-pub use channels::ChannelRules;
 pub use describe::describe;
 pub use environment::{is_our_variable, process_env};
 pub use error::{ConfigError, SettingOrigin};
-pub use files::{FILE_BYTES_MAX, open_regular, read_bytes, read_text};
-pub use key_set_url::KeySetUrl;
+pub(crate) use files::{FILE_BYTES_MAX, open_regular, read_bytes, read_text};
+pub(crate) use key_set_url::KeySetUrl;
 pub use listen::{FileMode, ListenAddr, Listeners};
 pub use load::Flags;
 pub use schema::{

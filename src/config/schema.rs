@@ -369,20 +369,20 @@ impl Config {
 
 impl Http {
     /// The shortest API key that is accepted.
-    pub const MIN_KEY_BYTES: usize = 16;
+    pub(crate) const MIN_KEY_BYTES: usize = 16;
     /// The longest API key that is accepted.
-    pub const MAX_KEY_BYTES: usize = 512;
+    pub(crate) const MAX_KEY_BYTES: usize = 512;
     /// The most API keys. Every request is compared with each of them.
-    pub const MAX_KEYS: usize = 100;
+    pub(crate) const MAX_KEYS: usize = 100;
 
     /// The address that the API listens on; `None` if it is switched off, or no API key is configured.
-    pub fn listener(&self) -> Option<&ListenAddr> {
+    pub(crate) fn listener(&self) -> Option<&ListenAddr> {
         let has_key = !self.keys.is_empty() || self.keys_file.is_some();
         self.listen.0.first().filter(|_| has_key)
     }
 
     /// What is wrong with an API key, without the key itself; `None` if nothing is.
-    pub fn key_fault(key: &str) -> Option<String> {
+    pub(crate) fn key_fault(key: &str) -> Option<String> {
         let (bytes, least, most) = (key.len(), Http::MIN_KEY_BYTES, Http::MAX_KEY_BYTES);
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Some(
@@ -396,7 +396,7 @@ impl Http {
 
 impl Limits {
     /// The size of the largest frame: the configured one, or that of a message.
-    pub fn frame_limit(&self) -> usize {
+    pub(crate) fn frame_limit(&self) -> usize {
         self.frame_bytes.unwrap_or(self.message_bytes)
     }
 }
@@ -546,7 +546,7 @@ impl ListElement for StaticToken {
 
 impl Auth {
     /// The shortest HS256 secret that is accepted, in bytes. RFC 7518 §3.2 asks for 32, and `auth` warns below that.
-    pub const MIN_SECRET_BYTES: usize = 16;
+    pub(crate) const MIN_SECRET_BYTES: usize = 16;
 
     /// Whether a key or a fixed token is configured, so that a client can sign in.
     pub fn has_key(&self) -> bool {

@@ -235,7 +235,7 @@ impl Secret {
     }
 
     /// Makes a secret of 256 random bits, for dev mode.
-    pub fn random() -> Secret {
+    pub(crate) fn random() -> Secret {
         use base64::Engine;
         let bytes: [u8; 32] = rand::rng().random();
         Secret(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))

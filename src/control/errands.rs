@@ -17,35 +17,35 @@ use crate::time::clock::Clock;
 
 /// What the errands are made of.
 #[derive(Debug)]
-pub struct ErrandParts {
+pub(crate) struct ErrandParts {
     /// What the shards want done.
-    pub orders: flume::Receiver<ErrandOrder>,
+    pub(crate) orders: flume::Receiver<ErrandOrder>,
     /// Where keys are fetched from.
-    pub source: KeySetSource,
+    pub(crate) source: KeySetSource,
     /// Knows the keys of the configuration.
-    pub verifier: Verifier,
+    pub(crate) verifier: Verifier,
     /// How long fetched keys count as fresh whose response does not say, in seconds.
-    pub refresh_s: u64,
+    pub(crate) refresh_s: u64,
     /// The way to the shards.
-    pub owners: Owners,
+    pub(crate) owners: Owners,
     /// The same for all threads.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// The metrics of the key set.
-    pub counts: Arc<KeySetCounts>,
+    pub(crate) counts: Arc<KeySetCounts>,
 }
 
 /// What was read anew.
 #[derive(Debug)]
-pub struct ConfiguredKeys {
+pub(crate) struct ConfiguredKeys {
     /// Where keys are fetched from.
-    pub source: KeySetSource,
+    pub(crate) source: KeySetSource,
     /// Knows the keys of the configuration.
-    pub verifier: Verifier,
+    pub(crate) verifier: Verifier,
 }
 
 /// Takes orders until no shard is left.
 #[derive(Debug)]
-pub struct ErrandRunner {
+pub(crate) struct ErrandRunner {
     orders: flume::Receiver<ErrandOrder>,
     configured: flume::Receiver<ConfiguredKeys>,
     owners: Owners,
@@ -61,14 +61,14 @@ type Fetch = JoinHandle<Result<Document, FetchError>>;
 
 impl ErrandRunner {
     /// Ready to serve. `configured` brings the keys of the configuration when they are read anew.
-    pub fn new(parts: ErrandParts, configured: flume::Receiver<ConfiguredKeys>) -> Self {
+    pub(crate) fn new(parts: ErrandParts, configured: flume::Receiver<ConfiguredKeys>) -> Self {
         let ErrandParts { orders, source, verifier, refresh_s, owners, clock, counts } = parts;
         let keys = KeySet::new(source, verifier, refresh_s, clock, counts);
         Self { orders, configured, owners, clock, keys, waiting: Vec::new(), once_more: false }
     }
 
     /// Does errands until the shards are gone.
-    pub async fn serve(mut self) {
+    pub(crate) async fn serve(mut self) {
         let mut fetch: Option<Fetch> = None;
         loop {
             let pause = Duration::from_millis(self.keys.schedule().next_ms().saturating_sub(self.now_ms()));

@@ -36,7 +36,7 @@ const TOTAL: Duration = Duration::from_secs(8);
 
 /// Where a document is fetched from, and whom to trust there.
 #[derive(Clone, Debug)]
-pub struct KeySetSource {
+pub(crate) struct KeySetSource {
     url: KeySetUrl,
     /// `None` for plain http.
     tls: Option<Arc<ClientConfig>>,
@@ -44,16 +44,16 @@ pub struct KeySetSource {
 
 /// A document.
 #[derive(Debug)]
-pub struct Document {
+pub(crate) struct Document {
     /// What it says.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     /// For how long the server says that it stays fresh, in seconds.
-    pub fresh_s: Option<u64>,
+    pub(crate) fresh_s: Option<u64>,
 }
 
 /// Why a document could not be fetched.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// The host's name has no address.
     #[error("the host's name can't be resolved: {0}")]
     Resolve(io::Error),
@@ -88,7 +88,7 @@ pub enum FetchError {
 
 impl FetchError {
     /// Whether the server was reached and gave an answer.
-    pub fn is_answer(&self) -> bool {
+    pub(crate) fn is_answer(&self) -> bool {
         matches!(self, Self::Redirect(_) | Self::Status(_) | Self::Encoded | Self::Body(_))
     }
 }
@@ -98,7 +98,7 @@ impl KeySetSource {
     ///
     /// # Errors
     /// When the address or the file with authorities can't be used.
-    pub fn of_keys(auth: &Auth) -> Result<Option<Self>, ConfigError> {
+    pub(crate) fn of_keys(auth: &Auth) -> Result<Option<Self>, ConfigError> {
         let Some(url) = &auth.jwks_url else { return Ok(None) };
         let url = KeySetUrl::parse(url).map_err(|problem| ConfigError::of_key("auth.jwks_url", problem))?;
         let tls = if url.is_tls() { Some(Arc::new(client_config(auth)?)) } else { None };
@@ -106,7 +106,7 @@ impl KeySetSource {
     }
 
     /// Where it is fetched from, without what could be secret in it.
-    pub fn url(&self) -> &KeySetUrl {
+    pub(crate) fn url(&self) -> &KeySetUrl {
         &self.url
     }
 
@@ -114,7 +114,7 @@ impl KeySetSource {
     ///
     /// # Errors
     /// Why it could not be fetched.
-    pub async fn fetch(&self) -> Result<Document, FetchError> {
+    pub(crate) async fn fetch(&self) -> Result<Document, FetchError> {
         timeout(TOTAL, self.fetch_unbounded()).await.unwrap_or(Err(FetchError::Slow))
     }
 

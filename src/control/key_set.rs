@@ -27,7 +27,7 @@ const RETRY_MAX_MS: u64 = 300_000;
 
 /// When the next fetch is due. Pure: the time and the dice are arguments. Times are milliseconds of the monotonic clock.
 #[derive(Debug)]
-pub struct FetchSchedule {
+pub(crate) struct FetchSchedule {
     /// How long keys count as fresh whose response does not say.
     refresh_ms: u64,
     next_ms: u64,
@@ -38,22 +38,22 @@ pub struct FetchSchedule {
 
 impl FetchSchedule {
     /// The first fetch is due at once.
-    pub fn new(refresh_s: u64) -> Self {
+    pub(crate) fn new(refresh_s: u64) -> Self {
         Self { refresh_ms: refresh_s * 1000, next_ms: 0, failures: 0, ask_again_ms: 0 }
     }
 
     /// When the next fetch is due.
-    pub fn next_ms(&self) -> u64 {
+    pub(crate) fn next_ms(&self) -> u64 {
         self.next_ms
     }
 
     /// From when on an unknown `kid` causes a fetch.
-    pub fn ask_again_ms(&self) -> u64 {
+    pub(crate) fn ask_again_ms(&self) -> u64 {
         self.ask_again_ms
     }
 
     /// A token has an unknown `kid`. Whether that causes a fetch.
-    pub fn ask(&mut self, now_ms: u64) -> bool {
+    pub(crate) fn ask(&mut self, now_ms: u64) -> bool {
         let is_due = now_ms >= self.ask_again_ms;
         if is_due {
             self.ask_again_ms = now_ms + ASK_GAP_MS;
@@ -62,7 +62,7 @@ impl FetchSchedule {
     }
 
     /// Keys were fetched that are fresh for so long. `dice` is from 0 to 1: servers that started together drift apart.
-    pub fn succeeded(&mut self, fresh_s: Option<u64>, now_ms: u64, dice: f64) {
+    pub(crate) fn succeeded(&mut self, fresh_s: Option<u64>, now_ms: u64, dice: f64) {
         let fresh_ms =
             fresh_s.map_or(self.refresh_ms, |fresh_s| fresh_s.clamp(*FRESH_S.start(), *FRESH_S.end()) * 1000);
         self.failures = 0;
@@ -70,7 +70,7 @@ impl FetchSchedule {
     }
 
     /// A fetch failed. Returns how long the pause is.
-    pub fn failed(&mut self, now_ms: u64, dice: f64) -> u64 {
+    pub(crate) fn failed(&mut self, now_ms: u64, dice: f64) -> u64 {
         let pause_ms = (RETRY_MS << self.failures.min(10)).min(RETRY_MAX_MS);
         self.failures += 1;
         let pause_ms = part(pause_ms, 0.5 + 0.5 * dice);
@@ -85,7 +85,7 @@ fn part(whole_ms: u64, share: f64) -> u64 {
 
 /// The keys of the configuration, those that were fetched, and when to fetch again.
 #[derive(Debug)]
-pub struct KeySet {
+pub(crate) struct KeySet {
     source: KeySetSource,
     /// Knows the keys of the configuration alone.
     configured: Verifier,
@@ -104,7 +104,7 @@ struct Fetched {
 
 impl KeySet {
     /// Nothing is fetched yet.
-    pub fn new(
+    pub(crate) fn new(
         source: KeySetSource,
         configured: Verifier,
         refresh_s: u64,
@@ -115,12 +115,12 @@ impl KeySet {
     }
 
     /// When the next fetch is due, and from when on an unknown `kid` causes one.
-    pub fn schedule(&mut self) -> &mut FetchSchedule {
+    pub(crate) fn schedule(&mut self) -> &mut FetchSchedule {
         &mut self.schedule
     }
 
     /// Where the keys are fetched from.
-    pub fn source(&self) -> &KeySetSource {
+    pub(crate) fn source(&self) -> &KeySetSource {
         &self.source
     }
 
@@ -128,7 +128,7 @@ impl KeySet {
     ///
     /// # Errors
     /// When there are too many keys with the fetched ones: nothing has changed then.
-    pub fn configure(&mut self, source: KeySetSource, configured: Verifier) -> Result<Verifier, String> {
+    pub(crate) fn configure(&mut self, source: KeySetSource, configured: Verifier) -> Result<Verifier, String> {
         let verifier = match &self.fetched {
             Some(fetched) => configured.with_fetched(&fetched.keys)?,
             None => configured.clone(),
@@ -138,7 +138,7 @@ impl KeySet {
     }
 
     /// A fetch has ended. Returns what tokens are checked with from now on, if that has changed.
-    pub fn fetched(&mut self, result: Result<Document, FetchError>) -> Option<Verifier> {
+    pub(crate) fn fetched(&mut self, result: Result<Document, FetchError>) -> Option<Verifier> {
         let now_ms = self.clock.now().mono_ms;
         let dice = rand::random::<f64>();
         let outcome = match result {
@@ -210,7 +210,7 @@ impl FetchOutcome {
 
 /// What is counted of the key set. Written by the control thread's errands, read by scrapes.
 #[derive(Debug)]
-pub struct KeySetCounts {
+pub(crate) struct KeySetCounts {
     fetches: [AtomicU64; FetchOutcome::LABELS.len()],
     keys: AtomicU64,
     /// When a fetch succeeded last, in milliseconds of the monotonic clock; [`NEVER_MS`] before the first.
@@ -238,7 +238,7 @@ impl KeySetCounts {
     }
 
     /// The numbers of this moment.
-    pub fn snapshot(&self, now_ms: u64) -> KeySetSnapshot {
+    pub(crate) fn snapshot(&self, now_ms: u64) -> KeySetSnapshot {
         let fetched_ms = self.fetched_ms.load(Ordering::Relaxed);
         KeySetSnapshot {
             fetches: std::array::from_fn(|at| self.fetches[at].load(Ordering::Relaxed)),
@@ -250,7 +250,7 @@ impl KeySetCounts {
 
 /// The numbers of one moment, for a scrape.
 #[derive(Debug)]
-pub struct KeySetSnapshot {
+pub(crate) struct KeySetSnapshot {
     fetches: [u64; FetchOutcome::LABELS.len()],
     keys: u64,
     /// `None` before the first fetch that succeeded.

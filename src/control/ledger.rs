@@ -20,7 +20,7 @@ const KEY: &str = "auth.revocations_file";
 
 /// The revocations in force, with their file.
 #[derive(Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     table: Revocations,
     most: usize,
     journal: Option<Journal>,
@@ -37,7 +37,7 @@ struct Journal {
 
 /// Why a revocation is not in the ledger, or not in the file.
 #[derive(Debug, thiserror::Error)]
-pub enum NotKept {
+pub(crate) enum NotKept {
     /// There are as many as there may be; nothing was done.
     #[error("there are as many revocations as limits.revocations allows")]
     Full,
@@ -51,7 +51,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file can't be read or written, or holds something else.
-    pub fn open(path: Option<&Path>, most: usize, now_ms: u64) -> Result<Self, ConfigError> {
+    pub(crate) fn open(path: Option<&Path>, most: usize, now_ms: u64) -> Result<Self, ConfigError> {
         let mut table = Revocations::default();
         let journal = match path {
             None => None,
@@ -68,18 +68,18 @@ impl Ledger {
     }
 
     /// What is in force.
-    pub fn table(&self) -> &Revocations {
+    pub(crate) fn table(&self) -> &Revocations {
         &self.table
     }
 
     /// How many are in force.
-    pub fn count(&mut self, now_ms: u64) -> usize {
+    pub(crate) fn count(&mut self, now_ms: u64) -> usize {
         self.table.prune(now_ms);
         self.table.count()
     }
 
     /// In a stable order, those behind `after`: a page of at most `most`, and whether there are more.
-    pub fn page(&mut self, after: Option<&Revocation>, most: usize, now_ms: u64) -> (Vec<Revocation>, bool) {
+    pub(crate) fn page(&mut self, after: Option<&Revocation>, most: usize, now_ms: u64) -> (Vec<Revocation>, bool) {
         self.table.prune(now_ms);
         let mut page = self.table.page(after, most + 1);
         let more = page.len() > most;
@@ -91,7 +91,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file could not be written: they are lifted, and would be back after a restart.
-    pub fn lift(&mut self, lifted: &Lifted) -> Result<usize, io::Error> {
+    pub(crate) fn lift(&mut self, lifted: &Lifted) -> Result<usize, io::Error> {
         let count = self.table.lift(lifted);
         if let Some(journal) = self.journal.as_mut().filter(|_| count > 0) {
             journal.behind = true;
@@ -104,7 +104,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`NotKept`].
-    pub fn add(&mut self, revocation: &Revocation, now_ms: u64) -> Result<(), NotKept> {
+    pub(crate) fn add(&mut self, revocation: &Revocation, now_ms: u64) -> Result<(), NotKept> {
         if self.table.count() >= self.most {
             self.table.prune(now_ms);
         }

@@ -22,13 +22,13 @@ use tokio::sync::watch;
 use crate::auth::ApiKeys;
 use crate::config::ListenAddr;
 use api::RunningApi;
-pub use api::{ApiListener, ApiParts, ApiRoom};
+pub(crate) use api::{ApiListener, ApiParts, ApiRoom};
 use errands::ErrandRunner;
-pub use errands::{ConfiguredKeys, ErrandParts};
-pub use fetch::KeySetSource;
-pub use key_set::KeySetCounts;
-pub use ledger::Ledger;
-pub use owners::Owners;
+pub(crate) use errands::{ConfiguredKeys, ErrandParts};
+pub(crate) use fetch::KeySetSource;
+pub(crate) use key_set::KeySetCounts;
+pub(crate) use ledger::Ledger;
+pub(crate) use owners::Owners;
 use phase::Phase;
 
 /// How long connections have at least, once the shards have ended, to send the answers that are still queued.
@@ -36,7 +36,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 /// The running control thread.
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     /// `None` if no API is configured.
     api: Option<RunningApi>,
     /// Takes the keys of the configuration after they were read again; `None` if there are no errands.
@@ -50,7 +50,7 @@ impl Control {
     ///
     /// # Errors
     /// When the kernel refuses what the thread needs.
-    pub fn start(api: Option<ApiParts>, errands: Option<ErrandParts>) -> io::Result<Self> {
+    pub(crate) fn start(api: Option<ApiParts>, errands: Option<ErrandParts>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let (configured, errands) = match errands {
@@ -82,12 +82,12 @@ impl Control {
     }
 
     /// The address that the API listens on; `None` if no API is configured.
-    pub fn api_addr(&self) -> Option<&ListenAddr> {
+    pub(crate) fn api_addr(&self) -> Option<&ListenAddr> {
         self.api.as_ref().map(RunningApi::addr)
     }
 
     /// Replaces the keys that requests to the API must bring.
-    pub fn set_keys(&self, keys: ApiKeys) {
+    pub(crate) fn set_keys(&self, keys: ApiKeys) {
         if let Some(api) = &self.api {
             api.set_keys(keys);
         }
@@ -95,7 +95,7 @@ impl Control {
 
     /// Takes the keys of the configuration after they were read again. They reach the shards together with the fetched
     /// ones, which are fetched again.
-    pub fn configure_keys(&self, keys: ConfiguredKeys) {
+    pub(crate) fn configure_keys(&self, keys: ConfiguredKeys) {
         if let Some(configured) = &self.configured {
             // Sending fails only if the thread has ended, and then the server ends too.
             let _ = configured.send(keys);
@@ -103,19 +103,19 @@ impl Control {
     }
 
     /// Refuses new requests from now on.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.phase.send_replace(Phase::Draining);
     }
 
     /// Waits until the requests under way are answered, while the shards still run. Waits at most as long as `patience`.
-    pub fn wait_until_idle(&self, patience: Duration) {
+    pub(crate) fn wait_until_idle(&self, patience: Duration) {
         if let Some(api) = &self.api {
             api.wait_until_idle(patience);
         }
     }
 
     /// Ends the thread; the shards must have ended. Peers may go on reading their answers until the given moment.
-    pub fn stop(self, until: Instant) {
+    pub(crate) fn stop(self, until: Instant) {
         self.phase.send_replace(Phase::Ending(until.max(Instant::now() + LAST_ANSWERS)));
         if self.thread.join().is_err() {
             tracing::error!("the control thread failed");

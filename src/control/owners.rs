@@ -13,13 +13,13 @@ use crate::model::parcel::{Answer, Ask};
 
 /// All shards, in order.
 #[derive(Clone, Debug)]
-pub struct Owners {
+pub(crate) struct Owners {
     shards: Arc<[(flume::Sender<ShardCommand>, Waker)]>,
 }
 
 /// Why an ask did not get to its owner: it is certainly not done.
 #[derive(Debug)]
-pub enum NotAsked {
+pub(crate) enum NotAsked {
     /// So many wait for the shard already; here it is back.
     Full(Ask),
     /// The shard has ended.
@@ -28,24 +28,24 @@ pub enum NotAsked {
 
 impl Owners {
     /// Each shard's commands and bell, in order.
-    pub fn new(shards: impl IntoIterator<Item = (flume::Sender<ShardCommand>, Waker)>) -> Self {
+    pub(crate) fn new(shards: impl IntoIterator<Item = (flume::Sender<ShardCommand>, Waker)>) -> Self {
         Self { shards: shards.into_iter().collect() }
     }
 
     /// How many shards there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.shards.len()
     }
 
     /// Tells one shard something, and waits until its queue has room. A shard that has ended needs no telling.
-    pub async fn tell(&self, shard: ShardId, command: ShardCommand) {
+    pub(crate) async fn tell(&self, shard: ShardId, command: ShardCommand) {
         let (commands, waker) = &self.shards[shard.index()];
         let _ = commands.send_async(command).await;
         waker.wake();
     }
 
     /// Tells all shards by which keys tokens are judged from now on.
-    pub async fn publish_keys(&self, verifier: Verifier) {
+    pub(crate) async fn publish_keys(&self, verifier: Verifier) {
         let verifier = Arc::new(verifier);
         for (commands, waker) in self.shards.iter() {
             let _ = commands.send_async(ShardCommand::Keys(Arc::clone(&verifier))).await;
@@ -55,7 +55,7 @@ impl Owners {
 
     /// Tells all shards that tokens count no more, and waits until each has ended whoever lived by them. Returns how
     /// many connections that were; `None` if a shard has ended instead.
-    pub async fn revoke(&self, revocation: Revocation) -> Option<u64> {
+    pub(crate) async fn revoke(&self, revocation: Revocation) -> Option<u64> {
         let revocation = Arc::new(revocation);
         let mut answers = Vec::with_capacity(self.shards.len());
         for (commands, waker) in self.shards.iter() {
@@ -73,7 +73,7 @@ impl Owners {
     }
 
     /// Tells all shards that revocations count no more, and waits until each knows. False if a shard has ended instead.
-    pub async fn lift(&self, lifted: Lifted) -> bool {
+    pub(crate) async fn lift(&self, lifted: Lifted) -> bool {
         let lifted = Arc::new(lifted);
         let mut answers = Vec::with_capacity(self.shards.len());
         for (commands, waker) in self.shards.iter() {
@@ -94,7 +94,7 @@ impl Owners {
 
     /// Asks the owner of `channel`. The answer comes through what is returned; if that ends without one, the outcome
     /// is unknown.
-    pub fn ask(&self, channel: &str, ask: Ask) -> Result<flume::Receiver<Answer>, NotAsked> {
+    pub(crate) fn ask(&self, channel: &str, ask: Ask) -> Result<flume::Receiver<Answer>, NotAsked> {
         let (commands, waker) = &self.shards[owner_of(channel, self.shards.len()).index()];
         let (reply, answer) = flume::bounded(1);
         match commands.try_send(ShardCommand::Ask(ask, reply)) {

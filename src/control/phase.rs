@@ -5,7 +5,7 @@ use std::time::Instant;
 
 /// What the control thread does at the moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Requests are answered as usual.
     Serving,
     /// New requests are refused; requests under way go on.

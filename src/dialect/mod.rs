@@ -31,7 +31,7 @@ pub fn write_publication(voice: Voice, out: &mut Vec<u8>, publication: &Publicat
 }
 
 /// Appends news of a channel's members.
-pub fn write_presence(voice: Voice, out: &mut Vec<u8>, news: &PresenceNews, language: Language) {
+pub(crate) fn write_presence(voice: Voice, out: &mut Vec<u8>, news: &PresenceNews, language: Language) {
     match voice {
         Voice::NativeText => framed(out, |out| encode::write_presence(out, news, *news.channel == *LOBBY, language)),
         Voice::EventStream => stream::write_presence(out, news, language),
@@ -39,7 +39,7 @@ pub fn write_presence(voice: Voice, out: &mut Vec<u8>, news: &PresenceNews, lang
 }
 
 /// Appends a gap in a channel.
-pub fn write_gap(voice: Voice, out: &mut Vec<u8>, gap: &Gap<'_>) {
+pub(crate) fn write_gap(voice: Voice, out: &mut Vec<u8>, gap: &Gap<'_>) {
     match voice {
         Voice::NativeText => framed(out, |out| encode::write_gap(out, gap)),
         Voice::EventStream => stream::write_gap(out, gap),
@@ -47,7 +47,7 @@ pub fn write_gap(voice: Voice, out: &mut Vec<u8>, gap: &Gap<'_>) {
 }
 
 /// Appends what asks for a sign of life, or at least shows one.
-pub fn write_ping(voice: Voice, out: &mut Vec<u8>) {
+pub(crate) fn write_ping(voice: Voice, out: &mut Vec<u8>) {
     match voice {
         Voice::NativeText => frame::write_frame(out, Opcode::Ping, &[]),
         Voice::EventStream => out.extend_from_slice(event_stream::HEARTBEAT),
@@ -55,7 +55,7 @@ pub fn write_ping(voice: Voice, out: &mut Vec<u8>) {
 }
 
 /// Appends the last message of a connection: the code that it is closed with, and the reason for people.
-pub fn write_close(voice: Voice, out: &mut Vec<u8>, code: u16, reason: &str) {
+pub(crate) fn write_close(voice: Voice, out: &mut Vec<u8>, code: u16, reason: &str) {
     match voice {
         Voice::NativeText => frame::write_close(out, code, reason),
         Voice::EventStream => stream::write_close(out, code, reason),
@@ -63,7 +63,7 @@ pub fn write_close(voice: Voice, out: &mut Vec<u8>, code: u16, reason: &str) {
 }
 
 /// The smallest boundary between messages at or after `at` in a stretch of whole ones.
-pub fn first_boundary(voice: Voice, messages: &[u8], at: usize) -> usize {
+pub(crate) fn first_boundary(voice: Voice, messages: &[u8], at: usize) -> usize {
     match voice {
         Voice::NativeText => frame::first_boundary(messages, at),
         Voice::EventStream => event_stream::first_boundary(messages, at),

@@ -12,16 +12,16 @@ use crate::io::driver;
 
 /// A limit of a process. `u64::MAX` means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProcessLimit {
+pub(crate) struct ProcessLimit {
     /// The limit that is in force.
-    pub soft: u64,
+    pub(crate) soft: u64,
     /// The limit that the process may raise it to.
-    pub hard: u64,
+    pub(crate) hard: u64,
 }
 
 /// Whether an io_uring can be set up as the shards do it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Uring {
+pub(crate) enum Uring {
     /// Not tried, because another machine's files are read.
     #[default]
     NotTried,
@@ -33,91 +33,91 @@ pub enum Uring {
 
 /// The limits of the process's control group, or of a group above it if that is lower.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cgroup {
+pub(crate) struct Cgroup {
     /// The limit of memory, in bytes.
-    pub memory_bytes: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
     /// The most processes and threads.
-    pub pids: Option<u64>,
+    pub(crate) pids: Option<u64>,
     /// The quota of CPU time, in thousandths of a CPU.
-    pub cpus: Option<u64>,
+    pub(crate) cpus: Option<u64>,
 }
 
 /// A network interface with hardware behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nic {
+pub(crate) struct Nic {
     /// The name that `ip link` shows.
-    pub name: String,
+    pub(crate) name: String,
     /// The number of receive queues.
-    pub rx_queues: u64,
+    pub(crate) rx_queues: u64,
     /// The number of transmit queues.
-    pub tx_queues: u64,
+    pub(crate) tx_queues: u64,
     /// The number of receive queues that pass packets on to other CPUs.
-    pub rps_queues: u64,
+    pub(crate) rps_queues: u64,
 }
 
 /// What is known about a machine and about the process that is checked.
 #[derive(Clone, Debug, Default)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// The major and minor version of the kernel.
-    pub kernel: Option<(u32, u32)>,
+    pub(crate) kernel: Option<(u32, u32)>,
     /// The size of a memory page, in bytes.
-    pub page_bytes: u64,
+    pub(crate) page_bytes: u64,
     /// Whether an io_uring can be set up.
-    pub uring: Uring,
+    pub(crate) uring: Uring,
     /// The sysctl `kernel.io_uring_disabled`, which exists since Linux 6.6.
-    pub uring_disabled: Option<u64>,
+    pub(crate) uring_disabled: Option<u64>,
     /// Whether the process has a seccomp filter.
-    pub seccomp: Option<bool>,
+    pub(crate) seccomp: Option<bool>,
     /// The limit of open files.
-    pub files: Option<ProcessLimit>,
+    pub(crate) files: Option<ProcessLimit>,
     /// The limit of locked memory, in bytes.
-    pub memlock: Option<ProcessLimit>,
+    pub(crate) memlock: Option<ProcessLimit>,
     /// The sysctl `fs.nr_open`.
-    pub nr_open: Option<u64>,
+    pub(crate) nr_open: Option<u64>,
     /// The sysctl `fs.file-max`.
-    pub file_max: Option<u64>,
+    pub(crate) file_max: Option<u64>,
     /// The number of files that all processes have open.
-    pub files_open: Option<u64>,
+    pub(crate) files_open: Option<u64>,
     /// The CPUs that the affinity mask allows.
-    pub cpus: Option<Vec<usize>>,
+    pub(crate) cpus: Option<Vec<usize>>,
     /// The CPUs that are online.
-    pub online: Option<Vec<usize>>,
+    pub(crate) online: Option<Vec<usize>>,
     /// The limits of the process's control group.
-    pub cgroup: Cgroup,
+    pub(crate) cgroup: Cgroup,
     /// The machine's memory, in bytes.
-    pub memory_bytes: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
     /// The machine's swap space, in bytes.
-    pub swap_bytes: Option<u64>,
+    pub(crate) swap_bytes: Option<u64>,
     /// The sysctl `vm.swappiness`.
-    pub swappiness: Option<u64>,
+    pub(crate) swappiness: Option<u64>,
     /// The sysctl `vm.overcommit_memory`.
-    pub overcommit: Option<u64>,
+    pub(crate) overcommit: Option<u64>,
     /// The mode of transparent huge pages: the word in brackets.
-    pub huge_pages: Option<String>,
+    pub(crate) huge_pages: Option<String>,
     /// The clock source in use.
-    pub clock: Option<String>,
+    pub(crate) clock: Option<String>,
     /// The frequency governors of the CPUs, each once. Empty if nothing scales the frequency.
-    pub governors: Option<Vec<String>>,
+    pub(crate) governors: Option<Vec<String>>,
     /// The sysctl `net.core.somaxconn`.
-    pub somaxconn: Option<u64>,
+    pub(crate) somaxconn: Option<u64>,
     /// The sysctl `net.ipv4.tcp_max_syn_backlog`.
-    pub syn_backlog: Option<u64>,
+    pub(crate) syn_backlog: Option<u64>,
     /// The sysctl `net.ipv4.tcp_syncookies`.
-    pub syncookies: Option<u64>,
+    pub(crate) syncookies: Option<u64>,
     /// The sysctl `net.ipv4.ip_local_port_range`.
-    pub ports: Option<[u64; 2]>,
+    pub(crate) ports: Option<[u64; 2]>,
     /// The sysctl `net.ipv4.tcp_mem`, in pages.
-    pub tcp_mem: Option<[u64; 3]>,
+    pub(crate) tcp_mem: Option<[u64; 3]>,
     /// The sysctl `net.ipv4.tcp_rmem`, in bytes.
-    pub tcp_rmem: Option<[u64; 3]>,
+    pub(crate) tcp_rmem: Option<[u64; 3]>,
     /// The sysctl `net.ipv4.tcp_wmem`, in bytes.
-    pub tcp_wmem: Option<[u64; 3]>,
+    pub(crate) tcp_wmem: Option<[u64; 3]>,
     /// The sysctl `net.ipv4.tcp_slow_start_after_idle`.
-    pub slow_start_after_idle: Option<u64>,
+    pub(crate) slow_start_after_idle: Option<u64>,
     /// The sysctl `net.netfilter.nf_conntrack_max`; `None` if the module is not loaded.
-    pub conntrack_max: Option<u64>,
+    pub(crate) conntrack_max: Option<u64>,
     /// The network interfaces; `None` if they cannot be listed.
-    pub nics: Option<Vec<Nic>>,
+    pub(crate) nics: Option<Vec<Nic>>,
 }
 
 impl Machine {
@@ -125,7 +125,7 @@ impl Machine {
     ///
     /// # Errors
     /// When there is no /proc, or no such process.
-    pub fn read(root: Option<&Path>, pid: Option<u32>) -> io::Result<Self> {
+    pub(crate) fn read(root: Option<&Path>, pid: Option<u32>) -> io::Result<Self> {
         let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
         let files = Files { root: root.map_or_else(|| PathBuf::from("/"), Path::to_owned), process };
         // This file always exists and is readable. Without it there is nothing to read.

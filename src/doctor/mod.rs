@@ -24,8 +24,8 @@ use crate::config::{Config, ConfigError, DriverChoice, SettingOrigin};
 use crate::time::clock::Clock;
 use crate::tls::{Concern, TlsIdentity};
 
-pub use machine::{Cgroup, Machine, Nic, ProcessLimit, Uring};
-pub use report::Report;
+pub(crate) use machine::{Machine, Nic};
+pub(crate) use report::Report;
 
 /// The file of `tuning/` with sysctls.
 const SYSCTLS: &str = "tuning/99-uringcast.sysctl.conf";
@@ -44,22 +44,22 @@ pub struct DoctorArgs {
     pub config: Option<PathBuf>,
     /// Check for this many connections [default: limits.connections]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    pub connections: Option<u64>,
+    pub(crate) connections: Option<u64>,
     /// Check the limits of a running process, such as the service, instead of this shell's
     #[arg(long, value_name = "PID")]
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
     /// Read proc/ and sys/ below another root, such as a saved copy; io_uring is not tried then
     #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
+    pub(crate) root: Option<PathBuf>,
 }
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// The server cannot start, or cannot have the planned number of connections.
     Stops,
     /// The server works, but it is slower, less steady or needs more resources than necessary.
@@ -74,19 +74,19 @@ pub enum Severity {
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The name of the check.
-    pub check: &'static str,
+    pub(crate) check: &'static str,
     /// How much the finding matters.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// The values that were read.
-    pub read: String,
+    pub(crate) read: String,
     /// The values that should be there; empty if all is well.
-    pub wanted: String,
+    pub(crate) wanted: String,
     /// The consequences; empty if all is well.
-    pub why: String,
+    pub(crate) why: String,
     /// The files of `tuning/` that help; `None` if none does.
-    pub mend: Option<&'static str>,
+    pub(crate) mend: Option<&'static str>,
 }
 
 impl Finding {
@@ -124,24 +124,24 @@ impl Finding {
 
 /// The plan that the machine is checked for.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The number of connections.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// The number of shards.
-    pub shards: u64,
+    pub(crate) shards: u64,
     /// Whether the number of shards was configured, and not derived from the CPUs.
-    pub shards_chosen: bool,
+    pub(crate) shards_chosen: bool,
     /// Whether each shard is pinned to a CPU.
-    pub pin_cpus: bool,
+    pub(crate) pin_cpus: bool,
     /// Whether the HTTP API will run.
-    pub api: bool,
+    pub(crate) api: bool,
     /// The configured driver of the shards.
-    pub driver: DriverChoice,
+    pub(crate) driver: DriverChoice,
 }
 
 impl Plan {
     /// The plan that `config` needs a machine for.
-    pub fn new(config: &Config, connections: Option<u64>, machine: &Machine) -> Self {
+    pub(crate) fn new(config: &Config, connections: Option<u64>, machine: &Machine) -> Self {
         let chosen = u64::from(config.shards);
         let usable = machine.cpus.as_ref().map(|cpus| cpus::shards_within(cpus.len(), machine.cgroup.cpus) as u64);
         Self {
@@ -171,7 +171,7 @@ pub fn run(args: &DoctorArgs, config: Result<Config, ConfigError>, configured: b
 }
 
 /// The findings of all checks.
-pub fn examine(machine: &Machine, plan: &Plan) -> Report {
+pub(crate) fn examine(machine: &Machine, plan: &Plan) -> Report {
     let findings = [process::checks(machine, plan), kernel::checks(machine, plan), network::checks(machine, plan)];
     Report { connections: plan.connections, shards: plan.shards, findings: findings.concat() }
 }

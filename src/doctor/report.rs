@@ -11,11 +11,11 @@ use super::{Finding, Severity, grouped};
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The number of connections that the machine was checked for.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// The number of shards that the machine was checked for.
-    pub shards: u64,
+    pub(crate) shards: u64,
     /// The result of each check.
-    pub findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
 }
 
 impl Report {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::machine::{Cgroup, ProcessLimit, Uring};
 use super::*;
 
 const SYSCTL_FILE: &str = include_str!("../../tuning/99-uringcast.sysctl.conf");

@@ -31,9 +31,9 @@ const VARIANTS: usize = 3;
 
 /// One connection's subscription, as the channel sees it.
 #[derive(Debug)]
-pub struct Subscriber {
+pub(crate) struct Subscriber {
     /// The connection's slot in its shard.
-    pub slot: u32,
+    pub(crate) slot: u32,
     run: u32,
     start: u32,
 }
@@ -42,17 +42,17 @@ pub struct Subscriber {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Subscription {
     /// Index of the channel in [`Fanout`].
-    pub channel: u32,
+    pub(crate) channel: u32,
     /// Index of the connection among the channel's subscribers.
-    pub index: u32,
+    pub(crate) index: u32,
     /// The number of the ask that made it.
-    pub request: u32,
+    pub(crate) request: u32,
 }
 
 /// Which frames an outbox keeps as frames of their channel when a private frame overtakes them. Others are copied, and
 /// nothing but their bytes is known any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum KeptFrames {
+pub(crate) enum KeptFrames {
     /// None: the client takes what it is sent.
     None,
     /// Those that may be dropped: the client is slow.
@@ -106,12 +106,12 @@ impl Sealed {
 
 impl LocalChannel {
     /// The name of the channel.
-    pub fn name(&self) -> &Arc<str> {
+    pub(crate) fn name(&self) -> &Arc<str> {
         &self.origin.channel
     }
 
     /// What all of its runs have in common.
-    pub fn origin(&self) -> &Rc<Origin> {
+    pub(crate) fn origin(&self) -> &Rc<Origin> {
         &self.origin
     }
 
@@ -126,7 +126,7 @@ impl LocalChannel {
     }
 
     /// The subscriber at `index`.
-    pub fn subscriber(&self, index: usize) -> &Subscriber {
+    pub(crate) fn subscriber(&self, index: usize) -> &Subscriber {
         &self.subscribers[index]
     }
 
@@ -179,7 +179,7 @@ impl LocalChannel {
 
     /// Moves all that the subscriber is due, the open run included, into its outbox: a private frame follows.
     /// Returns how many frames that were. Those that `keeps` names stay frames of the channel in the outbox.
-    pub fn hand_over(
+    pub(crate) fn hand_over(
         &mut self,
         index: usize,
         packer: Option<Packer<'_>>,
@@ -222,7 +222,7 @@ impl LocalChannel {
     }
 
     /// The most memory that an outbox would hold of what the subscriber is due, of sealed runs and the open one.
-    pub fn due(&self, index: usize) -> usize {
+    pub(crate) fn due(&self, index: usize) -> usize {
         let Subscriber { run, start, .. } = self.subscribers[index];
         let behind = self.open_number().wrapping_sub(run) as usize;
         let runs = self.sealed.iter().skip(self.sealed.len().saturating_sub(behind));
@@ -257,12 +257,12 @@ impl Fanout {
     }
 
     /// The index of a channel that has had subscribers of this voice here.
-    pub fn find(&self, name: &str, voice: Voice) -> Option<u32> {
+    pub(crate) fn find(&self, name: &str, voice: Voice) -> Option<u32> {
         self.by_name[voice.index()].get(name).copied()
     }
 
     /// The voices in which a channel has subscribers here.
-    pub fn voices(&self, name: &str) -> impl Iterator<Item = Voice> + use<> {
+    pub(crate) fn voices(&self, name: &str) -> impl Iterator<Item = Voice> + use<> {
         // Nearly always only one voice has any channels at all, and the others cost no look-up.
         let is_used = |voice: &Voice| {
             let channels = &self.by_name[voice.index()];
@@ -297,7 +297,7 @@ impl Fanout {
     }
 
     /// Ends a subscription. Returns the slot whose subscriber now has the freed index, if one moved there.
-    pub fn unsubscribe(&mut self, subscription: Subscription) -> Option<u32> {
+    pub(crate) fn unsubscribe(&mut self, subscription: Subscription) -> Option<u32> {
         self.subscribers -= 1;
         let local = self.channel(subscription.channel);
         let index = subscription.index as usize;
@@ -329,7 +329,7 @@ impl Fanout {
     }
 
     /// From here on the channel's offsets are those of `epoch`. A slow client's gaps before and after this stay apart.
-    pub fn begin_epoch(&mut self, name: &Arc<str>, epoch: &Arc<str>) {
+    pub(crate) fn begin_epoch(&mut self, name: &Arc<str>, epoch: &Arc<str>) {
         for voice in self.voices(name) {
             let Some(channel) = self.find(name, voice) else { continue };
             let local = self.channel(channel);
@@ -348,17 +348,17 @@ impl Fanout {
     }
 
     /// Subscriptions of all channels.
-    pub fn subscribers(&self) -> usize {
+    pub(crate) fn subscribers(&self) -> usize {
         self.subscribers
     }
 
     /// Whether anything waits for a flush.
-    pub fn is_dirty(&self) -> bool {
+    pub(crate) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
     /// Removes the channel if nobody subscribes to it. Not while a flush may refer to it.
-    pub fn remove_if_empty(&mut self, channel: u32) {
+    pub(crate) fn remove_if_empty(&mut self, channel: u32) {
         let place = &mut self.channels[channel as usize];
         if place.as_ref().is_some_and(LocalChannel::is_empty)
             && let Some(local) = place.take()

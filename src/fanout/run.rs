@@ -16,7 +16,7 @@ use crate::wire::deflate::compress::Compressors;
 use crate::wire::frame;
 
 /// A run that subscribers and outboxes share.
-pub type Run = Rc<Frames>;
+pub(crate) type Run = Rc<Frames>;
 
 /// A stretch of whole frames of one channel.
 #[derive(Debug)]
@@ -35,11 +35,11 @@ pub struct Frames {
 #[derive(Debug)]
 pub struct Origin {
     /// The name of the channel.
-    pub channel: Arc<str>,
+    pub(crate) channel: Arc<str>,
     /// The epoch of the offsets.
-    pub epoch: Arc<str>,
+    pub(crate) epoch: Arc<str>,
     /// Whether frames may be dropped for a slow client, and whether they may be compressed.
-    pub sending: Sending,
+    pub(crate) sending: Sending,
     /// The latest digests, oldest first. See [`Self::digests`].
     digests: RefCell<Vec<Weak<Frames>>>,
 }
@@ -54,18 +54,18 @@ impl Origin {
     }
 
     /// Whether publications may be dropped for a slow client.
-    pub fn may_drop(&self) -> bool {
+    pub(crate) fn may_drop(&self) -> bool {
         self.sending.overflow != Overflow::Disconnect
     }
 
     /// The latest digests that some outbox still holds, newest first. A digest is a run of the frames that one client
     /// kept when it was slow. Clients that are equally slow keep the same frames, and so they share one digest.
-    pub fn digests(&self) -> Vec<Run> {
+    pub(crate) fn digests(&self) -> Vec<Run> {
         self.digests.borrow().iter().rev().filter_map(Weak::upgrade).collect()
     }
 
     /// Lets other outboxes find a digest.
-    pub fn add_digest(&self, digest: &Run) {
+    pub(crate) fn add_digest(&self, digest: &Run) {
         let mut digests = self.digests.borrow_mut();
         digests.retain(|digest| digest.strong_count() > 0);
         if digests.len() == DIGESTS {
@@ -88,13 +88,13 @@ pub struct Mark {
 
 impl Frames {
     /// The bytes of memory that the run holds. Unused capacity counts.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         const COUNTS: usize = 2 * size_of::<usize>();
         COUNTS + size_of::<Self>() + self.bytes.capacity() + self.marks.capacity() * size_of::<Mark>()
     }
 
     /// The number of frames from `start` to `end`. Both are boundaries of frames.
-    pub fn count(&self, start: usize, end: usize) -> usize {
+    pub(crate) fn count(&self, start: usize, end: usize) -> usize {
         if (start, end) == (0, self.bytes.len()) {
             return self.marks.len();
         }
@@ -103,7 +103,7 @@ impl Frames {
     }
 
     /// The frames between two boundaries, each with the place where it starts.
-    pub fn frames(&self, start: u32, end: u32) -> impl Iterator<Item = (u32, Mark)> + '_ {
+    pub(crate) fn frames(&self, start: u32, end: u32) -> impl Iterator<Item = (u32, Mark)> + '_ {
         let first = self.marks.partition_point(|mark| mark.end <= start);
         let mut at = start;
         self.marks[first..].iter().take_while(move |mark| mark.end <= end).map(move |mark| {
@@ -114,7 +114,7 @@ impl Frames {
 }
 
 /// A place in a run, in the type in which it is kept.
-pub fn place(at: usize) -> u32 {
+pub(crate) fn place(at: usize) -> u32 {
     u32::try_from(at).expect("runs are sealed far below 4 GiB")
 }
 
@@ -136,7 +136,7 @@ pub struct Packer<'a> {
 impl Packer<'_> {
     /// How the run is compressed for these clients. No message may refer to a frame that may be dropped, so each of those
     /// frames is compressed alone.
-    pub fn variant(&self, run: &Frames) -> Deflate {
+    pub(crate) fn variant(&self, run: &Frames) -> Deflate {
         Deflate { takeover: self.deflate.takeover && !run.origin.may_drop(), ..self.deflate }
     }
 

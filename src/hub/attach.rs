@@ -22,7 +22,7 @@ use crate::time::clock::Now;
 ///
 /// # Errors
 /// The refusal that `duplicate_login` asks for; nothing has changed then.
-pub fn claim(
+pub(crate) fn claim(
     settings: &HubSettings,
     users: &mut Users,
     lobby: &mut Channel,
@@ -48,7 +48,7 @@ pub fn claim(
 /// The connection is gone: its user is offline if it was the last one that held them, unless a sign-in waited for
 /// that. Such a sign-in is attached to the lobby and returned, to be answered. The second part are sign-ins that
 /// waited in vain.
-pub fn release(
+pub(crate) fn release(
     users: &mut Users,
     lobby: &mut Channel,
     (conn, user): (ConnId, &User),
@@ -77,7 +77,7 @@ pub fn release(
 }
 
 /// Attaches a connection to a channel. In the lobby it changes nothing about who is online.
-pub fn subscribe(
+pub(crate) fn subscribe(
     channel: &mut Channel,
     (conn, request): (ConnId, u32),
     user: &Arc<User>,
@@ -93,7 +93,7 @@ pub fn subscribe(
 }
 
 /// Detaches a connection, unless a later ask has attached it anew.
-pub fn unsubscribe(channel: &mut Channel, conn: ConnId, request: u32, now: Now, out: &mut Staging<Parcel>) {
+pub(crate) fn unsubscribe(channel: &mut Channel, conn: ConnId, request: u32, now: Now, out: &mut Staging<Parcel>) {
     if !channel.detach(conn, Some(request)) {
         return;
     }
@@ -106,7 +106,7 @@ pub fn unsubscribe(channel: &mut Channel, conn: ConnId, request: u32, now: Now, 
 }
 
 /// Ends the presence window, if it is time.
-pub fn poll(users: &Users, channel: &mut Channel, now: Now, out: &mut Staging<Parcel>) {
+pub(crate) fn poll(users: &Users, channel: &mut Channel, now: Now, out: &mut Staging<Parcel>) {
     let count = if **channel.name() == *LOBBY { users.count() } else { channel.members.count() };
     if let Some(digest) = channel.announcer.poll(count, now.mono_ms) {
         push(channel, Announcement::Digest(digest), now, out);

@@ -32,7 +32,7 @@ pub(super) enum Performed {
 
 impl Hub {
     /// Ends every batch window now.
-    pub fn end_batches(&mut self, now: Now, out: &mut Staging<Parcel>) {
+    pub(crate) fn end_batches(&mut self, now: Now, out: &mut Staging<Parcel>) {
         while let Some((_, name)) = self.batches.pop_first() {
             self.end_batch(&name, now, out);
         }

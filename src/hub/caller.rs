@@ -6,17 +6,17 @@ use crate::model::parcel::{Answer, Asker, Parcel};
 
 /// Who gets the answer to an ask.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// A client, or the backend.
-    pub asker: Asker,
+    pub(crate) asker: Asker,
     /// The asker's number for the ask.
-    pub request: u32,
+    pub(crate) request: u32,
     /// The answer gives the ask's credit back. `false` if the credit went back before.
-    pub credit: bool,
+    pub(crate) credit: bool,
 }
 
 /// Answers an ask.
-pub fn answer(out: &mut Staging<Parcel>, caller: Caller, answer: Answer) {
+pub(crate) fn answer(out: &mut Staging<Parcel>, caller: Caller, answer: Answer) {
     let Caller { asker, request, credit } = caller;
     let to = match asker {
         Asker::Conn(conn) => conn.shard,
@@ -27,7 +27,7 @@ pub fn answer(out: &mut Staging<Parcel>, caller: Caller, answer: Answer) {
 }
 
 /// Gives the credit of an ask back, because its answer comes later.
-pub fn defer(caller: Caller, out: &mut Staging<Parcel>) -> Caller {
+pub(crate) fn defer(caller: Caller, out: &mut Staging<Parcel>) -> Caller {
     if let Caller { asker: Asker::Conn(conn), credit: true, .. } = caller {
         out.push(conn.shard, Parcel::Deferred);
     }

@@ -5,7 +5,7 @@ use crate::model::engine::Ticket;
 
 /// How far the owner knows a channel of a remote engine.
 #[derive(Clone, Copy, Debug)]
-pub struct FollowState {
+pub(crate) struct FollowState {
     /// The first follow that was sent; ticket 0 if none was. Answers to earlier ones are about a channel of the same name
     /// that is gone.
     first: Ticket,
@@ -22,58 +22,58 @@ pub struct FollowState {
 
 impl FollowState {
     /// Nothing is known, and nothing was asked.
-    pub const UNKNOWN: Self =
+    pub(crate) const UNKNOWN: Self =
         Self { first: Ticket(0), asked: Ticket(0), heard: Ticket(0), is_asking: false, behind: None };
 
     /// The latest follow that was answered.
-    pub fn heard(&self) -> Ticket {
+    pub(crate) fn heard(&self) -> Ticket {
         self.heard
     }
 
     /// The latest follow that was sent; ticket 0 if none was.
-    pub fn asked(&self) -> Ticket {
+    pub(crate) fn asked(&self) -> Ticket {
         self.asked
     }
 
     /// The channel's position is known.
-    pub fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         self.heard > Ticket(0)
     }
 
     /// The channel has been followed, whether that was answered or not.
-    pub fn was_asked(&self) -> bool {
+    pub(crate) fn was_asked(&self) -> bool {
         self.asked > Ticket(0)
     }
 
     /// A follow has not been answered.
-    pub fn is_asking(&self) -> bool {
+    pub(crate) fn is_asking(&self) -> bool {
         self.is_asking
     }
 
     /// Publications are missing.
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.behind.is_some()
     }
 
     /// Notes that publications are missing. A follow has to be sent for them.
-    pub fn fall_behind(&mut self) {
+    pub(crate) fn fall_behind(&mut self) {
         self.behind = Some(Ticket(0));
     }
 
     /// Notes a follow that was sent, and that it will bring what is missing.
-    pub fn sent_for_missing(&mut self, ticket: Ticket) {
+    pub(crate) fn sent_for_missing(&mut self, ticket: Ticket) {
         self.sent(ticket);
         self.behind = Some(ticket);
     }
 
     /// Notes a follow that was not answered in time. Returns whether missing publications were to come with it.
-    pub fn give_up(&mut self, ticket: Ticket) -> bool {
+    pub(crate) fn give_up(&mut self, ticket: Ticket) -> bool {
         self.is_asking &= ticket < self.asked;
         self.behind == Some(ticket)
     }
 
     /// Notes a follow that was sent.
-    pub fn sent(&mut self, ticket: Ticket) {
+    pub(crate) fn sent(&mut self, ticket: Ticket) {
         if self.first == Ticket(0) {
             self.first = ticket;
         }
@@ -81,12 +81,12 @@ impl FollowState {
     }
 
     /// Whether the follow with this ticket is one of this channel's.
-    pub fn is_own(&self, ticket: Ticket) -> bool {
+    pub(crate) fn is_own(&self, ticket: Ticket) -> bool {
         self.first > Ticket(0) && ticket >= self.first
     }
 
     /// Notes a follow that was answered.
-    pub fn answered(&mut self, ticket: Ticket) {
+    pub(crate) fn answered(&mut self, ticket: Ticket) {
         self.heard = self.heard.max(ticket);
         self.is_asking &= ticket < self.asked;
         self.behind = self.behind.filter(|needed| *needed == Ticket(0) || ticket < *needed);

@@ -12,7 +12,7 @@ pub mod presence;
 mod publish;
 mod queue;
 mod remote;
-pub mod users;
+pub(crate) mod users;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -103,21 +103,21 @@ impl HubSettings {
 
 /// How much a hub holds now, and how much it has done since it began.
 #[derive(Clone, Copy, Debug)]
-pub struct HubHoldings {
+pub(crate) struct HubHoldings {
     /// Users online, on the lobby's owner.
-    pub users: usize,
+    pub(crate) users: usize,
     /// The number of channels of this shard.
-    pub channels: usize,
+    pub(crate) channels: usize,
     /// Bytes of all histories.
-    pub history_bytes: usize,
+    pub(crate) history_bytes: usize,
     /// Publications accepted so far.
-    pub publications: u64,
+    pub(crate) publications: u64,
     /// Publications that left a history because all histories together were too large.
-    pub evictions: u64,
+    pub(crate) evictions: u64,
     /// Channels without subscribers that were removed to make a place for new ones.
-    pub channel_evictions: u64,
+    pub(crate) channel_evictions: u64,
     /// Batch windows that ended early because they were full.
-    pub batches_cut: u64,
+    pub(crate) batches_cut: u64,
 }
 
 /// A channel as its owner sees it.
@@ -135,7 +135,7 @@ type Channels = HashMap<Arc<str>, Channel, foldhash::quality::RandomState>;
 
 /// One shard's channels, and the users if it owns the lobby.
 #[derive(Debug)]
-pub struct Hub {
+pub(crate) struct Hub {
     settings: HubSettings,
     channels: Channels,
     users: Users,
@@ -173,7 +173,7 @@ struct WaitingAsk {
 
 impl Hub {
     /// One shard's hub. `seed` makes the epochs: random in a server, given in a simulation.
-    pub fn new(settings: HubSettings, seed: u64) -> Self {
+    pub(crate) fn new(settings: HubSettings, seed: u64) -> Self {
         let endpoint = ShardId(u16::try_from(settings.shards).expect("at most 256 shards"));
         Self {
             engine: Engine::new(&settings.engine, endpoint, seed),
@@ -196,7 +196,7 @@ impl Hub {
     }
 
     /// Takes an ask. The answer comes now, or in a later turn if a lane is full or the ask has to wait for something.
-    pub fn ask(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
+    pub(crate) fn ask(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
         let caller = Caller { asker, request, credit: true };
         // An ask that waits holds up all asks after it, so that answers keep the order of the asks.
         if !self.waiting.is_empty() || !self.has_room(&ask, out) {
@@ -208,12 +208,12 @@ impl Hub {
     }
 
     /// Whether asks wait for room.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
     /// The hub's part of a turn: ends batch windows, applies the engine's news, and retries asks that wait for room.
-    pub fn turn(&mut self, now: Now, out: &mut Staging<Parcel>) {
+    pub(crate) fn turn(&mut self, now: Now, out: &mut Staging<Parcel>) {
         if self.is_windowless {
             self.end_batches(now, out);
         }
@@ -229,18 +229,18 @@ impl Hub {
     }
 
     /// The server is about to stop. Ends every batch window now, and each later one in the turn in which it opens.
-    pub fn end_windows(&mut self, now: Now, out: &mut Staging<Parcel>) {
+    pub(crate) fn end_windows(&mut self, now: Now, out: &mut Staging<Parcel>) {
         self.is_windowless = true;
         self.end_batches(now, out);
     }
 
     /// Whether a publication or a sign-in waits for time to pass, or for the engine.
-    pub fn is_holding(&self) -> bool {
+    pub(crate) fn is_holding(&self) -> bool {
         !self.batches.is_empty() || self.users.is_probing() || self.is_at_engine()
     }
 
     /// When the next batch window ends; `None` if this was returned before.
-    pub fn take_alarm(&mut self) -> Option<u64> {
+    pub(crate) fn take_alarm(&mut self) -> Option<u64> {
         let (until_ms, _) = self.batches.first()?;
         let new = *until_ms != std::mem::replace(&mut self.alarm_ms, *until_ms);
         new.then_some(*until_ms)
@@ -262,7 +262,7 @@ impl Hub {
     }
 
     /// Releases what a gone connection holds. Never refused: there is at most one release for each connection.
-    pub fn release(&mut self, conn: ConnId, user: &User, now: Now, out: &mut Staging<Parcel>) {
+    pub(crate) fn release(&mut self, conn: ConnId, user: &User, now: Now, out: &mut Staging<Parcel>) {
         // The connection's own claim may still wait, and then it holds nothing.
         let own_claim = |w: &WaitingAsk| w.caller.asker == Asker::Conn(conn) && matches!(w.ask, Ask::Claim(_));
         if let Some(at) = self.waiting.iter().position(own_claim) {
@@ -285,25 +285,32 @@ impl Hub {
     }
 
     /// A connection has shown the sign of life that it was asked for.
-    pub fn alive(&mut self, conn: ConnId, user: &User, out: &mut Staging<Parcel>) {
+    pub(crate) fn alive(&mut self, conn: ConnId, user: &User, out: &mut Staging<Parcel>) {
         refuse(self.users.alive(conn, user.key()), out);
     }
 
     /// Refuses the sign-ins that wait for another connection of their user to show a sign of life.
-    pub fn refuse_waiting(&mut self, out: &mut Staging<Parcel>) {
+    pub(crate) fn refuse_waiting(&mut self, out: &mut Staging<Parcel>) {
         let busy = |waiter: Waiter| Waiter { refusal: Refusal::Busy, ..waiter };
         refuse(self.users.end_probes().into_iter().map(busy).collect(), out);
     }
 
     /// Ends a subscription. Never refused: there is at most one for each subscription.
-    pub fn unsubscribe(&mut self, conn: ConnId, request: u32, channel: &str, now: Now, out: &mut Staging<Parcel>) {
+    pub(crate) fn unsubscribe(
+        &mut self,
+        conn: ConnId,
+        request: u32,
+        channel: &str,
+        now: Now,
+        out: &mut Staging<Parcel>,
+    ) {
         let Some(local) = self.channels.get_mut(channel) else { return };
         attach::unsubscribe(local, conn, request, now, out);
         self.settle(channel, now, out);
     }
 
     /// Handles the channels whose next deadline has come: presence windows, history that is too old, disuse.
-    pub fn tick(&mut self, now: Now, out: &mut Staging<Parcel>) {
+    pub(crate) fn tick(&mut self, now: Now, out: &mut Staging<Parcel>) {
         self.engine_turn(now, out);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
             for name in due {
@@ -324,12 +331,12 @@ impl Hub {
 
     /// Every channel, as its owner sees it.
     #[doc(hidden)]
-    pub fn owned(&self) -> Vec<OwnedChannel> {
+    pub(crate) fn owned(&self) -> Vec<OwnedChannel> {
         self.channels.values().map(|channel| channel.shown(&self.engine)).collect()
     }
 
     /// How much the hub holds now, and how much it has done.
-    pub fn holdings(&self) -> HubHoldings {
+    pub(crate) fn holdings(&self) -> HubHoldings {
         HubHoldings {
             users: self.users.count() as usize,
             channels: self.channels.len(),
@@ -540,7 +547,7 @@ impl Hub {
     }
 
     /// Removes `bytes` of history, the largest histories first. Returns how many publications went.
-    pub fn shrink_histories(&mut self, bytes: usize) -> usize {
+    pub(crate) fn shrink_histories(&mut self, bytes: usize) -> usize {
         self.engine.logs_mut().shrink(bytes)
     }
 

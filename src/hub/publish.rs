@@ -24,15 +24,16 @@ const ENVELOPE_BYTES: usize = 512;
 
 /// Takes publications to their channels, and counts those in batch windows.
 #[derive(Debug, Default)]
-pub struct Publisher {
+pub(crate) struct Publisher {
     /// The bytes of all frames in open batch windows.
-    pub batched_bytes: usize,
+    pub(crate) batched_bytes: usize,
 }
 
 impl Publisher {
     /// Takes one publication for `channel` and returns the answer, or the ticket under which the engine answers later.
     /// An accepted publication has been delivered, or it is in the channel's batch window.
-    pub fn publish(
+    #[expect(clippy::too_many_arguments, reason = "the parts of the hub that publishing uses, as disjoint borrows")]
+    pub(crate) fn publish(
         &mut self,
         settings: &HubSettings,
         engine: &mut Engine,
@@ -69,7 +70,7 @@ impl Publisher {
     }
 
     /// Sends the publication now, or puts it into the channel's batch window.
-    pub fn hand_on(
+    pub(crate) fn hand_on(
         &mut self,
         channel: &mut Channel,
         publication: Arc<Publication>,
@@ -90,7 +91,7 @@ impl Publisher {
     }
 
     /// Ends the channel's batch window: its publications leave.
-    pub fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) {
+    pub(crate) fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) {
         let Batch { mut publications, bytes, .. } = std::mem::take(&mut channel.batch);
         self.batched_bytes -= bytes;
         if Fault::SwappedOrder.is_planted() && publications.len() > 1 {
@@ -127,7 +128,7 @@ fn most_bytes(channel: &Channel, publish: &Publish) -> usize {
 }
 
 /// The publication in its place.
-pub fn place(
+pub(crate) fn place(
     settings: &HubSettings,
     channel: &Channel,
     placed: Placed,

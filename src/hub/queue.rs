@@ -10,16 +10,16 @@ use crate::planted::Fault;
 
 /// One ask that has not been answered yet.
 #[derive(Debug)]
-pub struct AnswerSlot {
+pub(crate) struct AnswerSlot {
     /// The asker, who gets the answer.
-    pub caller: Caller,
+    pub(crate) caller: Caller,
     /// What the slot waits for.
-    pub state: SlotState,
+    pub(crate) state: SlotState,
 }
 
 /// What a slot waits for, apart from the slots in front of it.
 #[derive(Debug)]
-pub enum SlotState {
+pub(crate) enum SlotState {
     /// The answer is known. An acknowledgement also waits until its publication has been sent.
     Answered(Answer),
     /// The ask is executed when the engine has answered the follow with this ticket.
@@ -30,7 +30,7 @@ pub enum SlotState {
 
 /// The slots of one channel.
 #[derive(Debug, Default)]
-pub struct AnswerQueue {
+pub(crate) struct AnswerQueue {
     slots: VecDeque<AnswerSlot>,
     /// How many slots wait for the engine.
     at_engine: usize,
@@ -38,24 +38,24 @@ pub struct AnswerQueue {
 
 impl AnswerQueue {
     /// Appends a slot.
-    pub fn push(&mut self, caller: Caller, state: SlotState) {
+    pub(crate) fn push(&mut self, caller: Caller, state: SlotState) {
         self.at_engine += state.waits_for_engine();
         self.slots.push_back(AnswerSlot { caller, state });
     }
 
     /// Puts back a slot that was the first one.
-    pub fn push_front(&mut self, caller: Caller, state: SlotState) {
+    pub(crate) fn push_front(&mut self, caller: Caller, state: SlotState) {
         self.at_engine += state.waits_for_engine();
         self.slots.push_front(AnswerSlot { caller, state });
     }
 
     /// The first slot.
-    pub fn first(&self) -> Option<&AnswerSlot> {
+    pub(crate) fn first(&self) -> Option<&AnswerSlot> {
         self.slots.front()
     }
 
     /// Takes the first slot.
-    pub fn pop(&mut self) -> Option<AnswerSlot> {
+    pub(crate) fn pop(&mut self) -> Option<AnswerSlot> {
         let slot = self.slots.pop_front()?;
         self.at_engine -= slot.state.waits_for_engine();
         if self.slots.is_empty() && self.slots.capacity() > 64 {
@@ -65,7 +65,7 @@ impl AnswerQueue {
     }
 
     /// Fills the slot that waits for this ticket. Returns whether there is one.
-    pub fn complete(&mut self, ticket: Ticket, answer: Answer) -> bool {
+    pub(crate) fn complete(&mut self, ticket: Ticket, answer: Answer) -> bool {
         if Fault::SwappedCompletion.is_planted() {
             self.swap_tickets(); // PLANTED
         }
@@ -88,7 +88,7 @@ impl AnswerQueue {
     }
 
     /// Answers every ask that waits for this follow.
-    pub fn refuse_follow(&mut self, follow: Ticket, answer: impl Fn() -> Answer) {
+    pub(crate) fn refuse_follow(&mut self, follow: Ticket, answer: impl Fn() -> Answer) {
         for slot in &mut self.slots {
             if matches!(slot.state, SlotState::Asked(_, ticket) if ticket == follow) {
                 self.at_engine -= slot.state.waits_for_engine();
@@ -98,7 +98,7 @@ impl AnswerQueue {
     }
 
     /// Takes away the sign-in of a connection that is gone.
-    pub fn remove_claim(&mut self, asker: Asker) -> Option<Caller> {
+    pub(crate) fn remove_claim(&mut self, asker: Asker) -> Option<Caller> {
         let own =
             |slot: &AnswerSlot| slot.caller.asker == asker && matches!(slot.state, SlotState::Asked(Ask::Claim(_), _));
         let at = self.slots.iter().position(own)?;
@@ -108,12 +108,12 @@ impl AnswerQueue {
     }
 
     /// Whether an ask of this client waits here. The backend's asks have no order among themselves.
-    pub fn is_awaited_by(&self, asker: Asker) -> bool {
+    pub(crate) fn is_awaited_by(&self, asker: Asker) -> bool {
         asker != Asker::Backend && self.slots.iter().any(|slot| slot.caller.asker == asker)
     }
 
     /// Whether an ask of this client waits here that may attach it to the channel.
-    pub fn is_attaching(&self, asker: Asker) -> bool {
+    pub(crate) fn is_attaching(&self, asker: Asker) -> bool {
         let attaches = |slot: &AnswerSlot| {
             slot.caller.asker == asker && matches!(slot.state, SlotState::Asked(Ask::Subscribe { .. }, _))
         };
@@ -121,12 +121,12 @@ impl AnswerQueue {
     }
 
     /// Whether a slot waits for the engine.
-    pub fn is_at_engine(&self) -> bool {
+    pub(crate) fn is_at_engine(&self) -> bool {
         self.at_engine > 0
     }
 
     /// How many slots there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 }

@@ -20,11 +20,11 @@ use crate::planted::Fault;
 use crate::time::clock::Now;
 
 /// Most news that wait for room in the lanes. When there are more, channels fall behind and are followed once more.
-pub const NEWS_MAX: usize = 1_024;
+pub(crate) const NEWS_MAX: usize = 1_024;
 
 /// What waits for the engine, and what the engine has sent.
 #[derive(Debug, Default)]
-pub struct AtEngine {
+pub(crate) struct AtEngine {
     /// By ticket, and so in the order of the deadlines: all asks have the same time.
     tickets: BTreeMap<Ticket, UnderWay>,
     /// News that waits for room in the lanes.
@@ -43,7 +43,7 @@ struct UnderWay {
 
 impl Hub {
     /// Takes news from the engine; applied now or, when a lane is full, in a later turn.
-    pub fn hear_engine(&mut self, news: EngineNews, now: Now, out: &mut Staging<Parcel>) {
+    pub(crate) fn hear_engine(&mut self, news: EngineNews, now: Now, out: &mut Staging<Parcel>) {
         let is_full = self.at_engine.news.len() >= NEWS_MAX;
         match &news {
             EngineNews::Publication { placed, .. } | EngineNews::Gap { placed, .. } if is_full => {
@@ -55,17 +55,17 @@ impl Hub {
     }
 
     /// Whether an ask waits for the engine, or news for room.
-    pub fn is_at_engine(&self) -> bool {
+    pub(crate) fn is_at_engine(&self) -> bool {
         !self.at_engine.tickets.is_empty() || !self.at_engine.news.is_empty() || !self.at_engine.behind.is_empty()
     }
 
     /// Whether news waits for room in the lanes.
-    pub fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         !self.at_engine.news.is_empty()
     }
 
     /// Whether the outcome of this ask is awaited.
-    pub fn awaits(&self, ticket: Ticket) -> bool {
+    pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
         self.at_engine.tickets.contains_key(&ticket)
     }
 

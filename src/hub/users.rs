@@ -17,16 +17,16 @@ use crate::model::user::{DuplicateLogin, User};
 use crate::planted::Fault;
 
 /// Under `kick_old`, this many sign-ins of one user are let through in [`WAR_WINDOW_MS`].
-pub const WAR_CLAIMS: usize = 5;
+pub(crate) const WAR_CLAIMS: usize = 5;
 /// Two tabs with reconnecting clients would otherwise kick each other for ever.
-pub const WAR_WINDOW_MS: u64 = 10_000;
+pub(crate) const WAR_WINDOW_MS: u64 = 10_000;
 
 /// Most connections of a user that are asked for a sign of life at a time, and most sign-ins that wait for it.
-pub const PROBED_MAX: usize = 128;
+pub(crate) const PROBED_MAX: usize = 128;
 
 /// The users and the connections that hold them.
 #[derive(Debug, Default)]
-pub struct Users {
+pub(crate) struct Users {
     /// Ordered by key, so that a page can go on where the one before ended.
     online: BTreeMap<Arc<str>, OnlineUser>,
 }
@@ -54,20 +54,20 @@ struct Probe {
 
 /// A sign-in that waits for a connection of its user to go.
 #[derive(Debug)]
-pub struct Waiter {
+pub(crate) struct Waiter {
     /// Which connection signs in.
-    pub conn: ConnId,
+    pub(crate) conn: ConnId,
     /// Its number for the request.
-    pub request: u32,
+    pub(crate) request: u32,
     /// As whom, and what else it asks for.
-    pub claim: Box<Claim>,
+    pub(crate) claim: Box<Claim>,
     /// What it is told if all of them live.
-    pub refusal: Refusal,
+    pub(crate) refusal: Refusal,
 }
 
 impl Waiter {
     /// Whom to answer. Its credit has been given back.
-    pub fn caller(&self) -> Caller {
+    pub(crate) fn caller(&self) -> Caller {
         Caller { asker: Asker::Conn(self.conn), request: self.request, credit: false }
     }
 
@@ -86,7 +86,7 @@ enum Holders {
 
 /// What a claim changed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Claimed {
+pub(crate) enum Claimed {
     /// The user came online.
     First,
     /// One more connection of a user who was online.
@@ -97,7 +97,7 @@ pub enum Claimed {
 
 /// What a release changed.
 #[derive(Debug)]
-pub enum Released {
+pub(crate) enum Released {
     /// Nothing: that connection doesn't hold (any more).
     Nothing,
     /// The user has other connections.
@@ -110,7 +110,7 @@ pub enum Released {
 
 impl Users {
     /// Users online.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.online.len() as u64
     }
 
@@ -118,7 +118,7 @@ impl Users {
     ///
     /// # Errors
     /// The refusal that `policy` asks for; nothing has changed then. See [`Users::wait`].
-    pub fn claim(
+    pub(crate) fn claim(
         &mut self,
         conn: ConnId,
         claim: &Claim,
@@ -160,7 +160,7 @@ impl Users {
     /// Lets a claim that was refused wait until the user's connections have shown that they live; when one goes instead,
     /// the sign-in takes its place. At most `most` wait: beyond that, the one whose connection was accepted first is
     /// handed back, to be refused. `ask` is called for each connection that is to show a sign of life.
-    pub fn wait(&mut self, waiter: Waiter, most: usize, ask: impl FnMut(ConnId)) -> Option<Waiter> {
+    pub(crate) fn wait(&mut self, waiter: Waiter, most: usize, ask: impl FnMut(ConnId)) -> Option<Waiter> {
         let Some(entry) = self.online.get_mut(waiter.claim.user.key()) else { return Some(waiter) };
         let probe = entry.probe.get_or_insert_with(|| {
             let asked: SmallVec<_> = entry.holders.iter().take(PROBED_MAX).collect();
@@ -173,25 +173,25 @@ impl Users {
     }
 
     /// A connection has shown a sign of life. When all have, those that waited are handed back, to be refused.
-    pub fn alive(&mut self, conn: ConnId, key: &str) -> Vec<Waiter> {
+    pub(crate) fn alive(&mut self, conn: ConnId, key: &str) -> Vec<Waiter> {
         let Some(entry) = self.online.get_mut(key) else { return Vec::new() };
         entry.answered(conn)
     }
 
     /// The user's connections need not answer any more; those that waited for that are handed back.
-    pub fn end_probe(&mut self, key: &str) -> Vec<Waiter> {
+    pub(crate) fn end_probe(&mut self, key: &str) -> Vec<Waiter> {
         let probe = self.online.get_mut(key).and_then(|entry| entry.probe.take());
         probe.map(|probe| probe.waiters.into_vec()).unwrap_or_default()
     }
 
     /// The same for all users.
-    pub fn end_probes(&mut self) -> Vec<Waiter> {
+    pub(crate) fn end_probes(&mut self) -> Vec<Waiter> {
         let probes = self.online.values_mut().filter_map(|entry| entry.probe.take());
         probes.flat_map(|probe| probe.waiters).collect()
     }
 
     /// Whether any connection is asked for a sign of life.
-    pub fn is_probing(&self) -> bool {
+    pub(crate) fn is_probing(&self) -> bool {
         self.online.values().any(|entry| entry.probe.is_some())
     }
 
@@ -207,7 +207,7 @@ impl Users {
 
     /// Takes `conn` away from the user `key`. The second part are sign-ins that waited and are to be refused: all other
     /// connections have shown that they live.
-    pub fn release(&mut self, conn: ConnId, key: &str) -> (Released, Vec<Waiter>) {
+    pub(crate) fn release(&mut self, conn: ConnId, key: &str) -> (Released, Vec<Waiter>) {
         if self.forget_waiter(conn, key) {
             return (Released::Nothing, Vec::new());
         }
@@ -235,12 +235,12 @@ impl Users {
     }
 
     /// Whether `conn` is one of the user's connections.
-    pub fn holds(&self, conn: ConnId, key: &str) -> bool {
+    pub(crate) fn holds(&self, conn: ConnId, key: &str) -> bool {
         self.online.get(key).is_some_and(|entry| entry.holders.contains(conn))
     }
 
     /// The users whose keys come after `cursor`, as many as the page has room for.
-    pub fn page(&self, cursor: Option<&str>, size: PageSize) -> UsersPage {
+    pub(crate) fn page(&self, cursor: Option<&str>, size: PageSize) -> UsersPage {
         let start = cursor.map_or(Bound::Unbounded, Bound::Excluded);
         let rest = self.online.range::<str, _>((start, Bound::Unbounded));
         UsersPage::fill(self.count(), rest.map(|(_, e)| (Arc::clone(&e.user), e.holders.len() as u64)), size)

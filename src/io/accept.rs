@@ -38,22 +38,22 @@ const REFUSALS_PER_TURN: usize = 64;
 
 /// Settings for connections that have just been accepted. All shards have the same.
 #[derive(Clone, Debug)]
-pub struct AcceptSettings {
+pub(crate) struct AcceptSettings {
     /// Knows the trusted proxies, and counts connections.
-    pub guard: Arc<Guard>,
+    pub(crate) guard: Arc<Guard>,
     /// Whether trusted proxies begin every connection with a PROXY header.
-    pub proxy_protocol: bool,
+    pub(crate) proxy_protocol: bool,
     /// How long a PROXY header may take to arrive.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
     /// Descriptors that clients' connections may take, over all shards. The others are the API's and the process's own.
-    pub sockets_max: usize,
+    pub(crate) sockets_max: usize,
     /// The log of refused connections.
-    pub refusals: Arc<RefusalLog>,
+    pub(crate) refusals: Arc<RefusalLog>,
 }
 
 /// One shard's share of an address that is listened on.
 #[derive(Debug)]
-pub struct ShardListener {
+pub(crate) struct ShardListener {
     socket: OwnedFd,
     /// Whether TLS is spoken on this address.
     tls: bool,
@@ -63,7 +63,7 @@ pub struct ShardListener {
 
 impl ShardListener {
     /// Takes a listening socket that is the shard's own, or `shared` with the other shards.
-    pub fn new(socket: OwnedFd, tls: bool, shared: bool) -> Self {
+    pub(crate) fn new(socket: OwnedFd, tls: bool, shared: bool) -> Self {
         // With a shared socket, a crowd of connections is for all shards.
         Self { socket, tls, at_once: if shared { 1 } else { ACCEPTS_PER_TURN } }
     }
@@ -248,7 +248,7 @@ fn has_ended(transport: &Transport) -> bool {
 }
 
 /// Whether the error says that descriptors or memory ran out.
-pub fn is_shortage(error: Errno) -> bool {
+pub(crate) fn is_shortage(error: Errno) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&error)
 }
 

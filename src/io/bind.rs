@@ -12,7 +12,7 @@ use crate::config::{FileMode, ListenAddr};
 use crate::io::socket_file::SocketFile;
 
 /// Connections that may wait to be accepted, per shard. The kernel caps it at net.core.somaxconn.
-pub const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 /// How long a process that has just died may still hold the port.
 const PORT_PATIENCE: Duration = Duration::from_millis(500);
 /// How often the port is tried in that time.
@@ -20,13 +20,13 @@ const PORT_RETRY: Duration = Duration::from_millis(10);
 
 /// The sockets of all shards that listen on one address.
 #[derive(Debug)]
-pub struct BoundAddr {
+pub(crate) struct BoundAddr {
     /// The address. A port that was configured as 0 is the one that the kernel chose.
-    pub addr: ListenAddr,
+    pub(crate) addr: ListenAddr,
     /// One socket for each shard.
-    pub listeners: Vec<OwnedFd>,
+    pub(crate) listeners: Vec<OwnedFd>,
     /// The file of a unix socket; `None` for TCP.
-    pub file: Option<SocketFile>,
+    pub(crate) file: Option<SocketFile>,
 }
 
 /// Binds one listener per shard to the same address; port 0 takes a free port. A unix socket can be bound only once, so
@@ -34,7 +34,7 @@ pub struct BoundAddr {
 ///
 /// # Errors
 /// When the address cannot be bound, or a listener has it already, even one with SO_REUSEPORT.
-pub fn bind(place: &ListenAddr, mode: FileMode, shards: usize, beside: &[ListenAddr]) -> io::Result<BoundAddr> {
+pub(crate) fn bind(place: &ListenAddr, mode: FileMode, shards: usize, beside: &[ListenAddr]) -> io::Result<BoundAddr> {
     match place {
         ListenAddr::Tcp(addr) => {
             let (addr, listeners) = bind_tcp(*addr, shards, shares_port(*addr, beside))?;

@@ -13,7 +13,7 @@ use crate::model::parcel::{Answer, Ask};
 
 /// What another thread tells a shard.
 #[derive(Debug)]
-pub enum ShardCommand {
+pub(crate) enum ShardCommand {
     /// Verify tokens with these keys from now on.
     Keys(Arc<Verifier>),
     /// Show this certificate to new connections from now on.

@@ -24,7 +24,7 @@ const PROBE: Duration = Duration::from_secs(2);
 
 /// The system interface that a shard waits with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Driver {
+pub(crate) enum Driver {
     /// Completions through an io_uring.
     IoUring,
     /// Readiness through epoll.
@@ -33,7 +33,7 @@ pub enum Driver {
 
 impl Driver {
     /// The name in the configuration.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::IoUring => "io_uring",
             Self::Epoll => "epoll",
@@ -44,7 +44,7 @@ impl Driver {
     ///
     /// # Errors
     /// When the kernel refuses what the driver needs, and the error of the future.
-    pub fn serve<F: Future<Output = io::Result<()>>>(self, start: impl FnOnce() -> F) -> io::Result<()> {
+    pub(crate) fn serve<F: Future<Output = io::Result<()>>>(self, start: impl FnOnce() -> F) -> io::Result<()> {
         match self {
             Self::IoUring => {
                 let builder = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().uring_builder(ring());
@@ -79,7 +79,7 @@ pub enum UringFault {
 
 impl UringFault {
     /// What probably refuses io_uring, and what to do about it, as far as this process can tell.
-    pub fn hint(&self) -> String {
+    pub(crate) fn hint(&self) -> String {
         let Self::Refused { call, cause } = self else { return String::new() };
         let disabled = read_word("/proc/sys/kernel/io_uring_disabled", "").filter(|word| word != "0");
         let is_filtered = read_word("/proc/self/status", "Seccomp:").is_some_and(|mode| mode != "0");
@@ -120,7 +120,7 @@ fn ring() -> io_uring::Builder {
 ///
 /// # Errors
 /// The reason why io_uring cannot be used.
-pub fn probe_uring() -> Result<(), UringFault> {
+pub(crate) fn probe_uring() -> Result<(), UringFault> {
     let refused = |call| move |cause| UringFault::Refused { call, cause };
     let mut ring = ring().build(ENTRIES).map_err(refused(SETUP))?;
     let mut probe = io_uring::Probe::new();
@@ -159,7 +159,7 @@ pub fn probe_uring() -> Result<(), UringFault> {
 const POLLIN: u32 = 1;
 
 /// Lets other tasks run. A task that wakes itself does not: it starves I/O (monoio #322) and timers.
-pub struct Pause {
+pub(crate) struct Pause {
     driver: Driver,
     fd: OwnedFd,
     readable: UnixStream,
@@ -170,7 +170,7 @@ impl Pause {
     ///
     /// # Errors
     /// When the kernel has no descriptor left.
-    pub fn new(driver: Driver) -> io::Result<Self> {
+    pub(crate) fn new(driver: Driver) -> io::Result<Self> {
         let count = match driver {
             Driver::IoUring => 1,
             Driver::Epoll => 0,
@@ -183,7 +183,7 @@ impl Pause {
     ///
     /// With io_uring, to poll a descriptor that is always readable goes through the ring. The epoll driver remembers
     /// what was readable and would not ask the kernel: its descriptor becomes readable while the task waits.
-    pub async fn take(&self) {
+    pub(crate) async fn take(&self) {
         let mut is_rung = match self.driver {
             Driver::IoUring => true,
             Driver::Epoll => {
@@ -217,7 +217,7 @@ impl fmt::Debug for Pause {
 /// client that sends without a pause would have a shard to itself. Any number of tasks may wait, and the driver wakes one,
 /// `serve`, for all of them.
 #[derive(Debug, Default)]
-pub struct Turnstile {
+pub(crate) struct Turnstile {
     waiting: RefCell<Vec<Waker>>,
     /// The number of looks of the driver.
     looks: Cell<u64>,
@@ -227,7 +227,7 @@ pub struct Turnstile {
 
 impl Turnstile {
     /// Wakes the waiting tasks each time the driver has looked. Never ends.
-    pub async fn serve(&self, pause: Pause) {
+    pub(crate) async fn serve(&self, pause: Pause) {
         loop {
             poll_fn(|context| {
                 if self.waiting.borrow().is_empty() {
@@ -263,7 +263,7 @@ impl Turnstile {
     ///
     /// # Errors
     /// Those of the driver.
-    pub async fn readable(&self, stream: &UnixStream) -> io::Result<()> {
+    pub(crate) async fn readable(&self, stream: &UnixStream) -> io::Result<()> {
         let mut has_waited = false;
         {
             let mut readable = pin!(stream.readable(false));
@@ -286,7 +286,7 @@ impl Turnstile {
 ///
 /// # Errors
 /// When the driver refuses it.
-pub fn pollable(fd: OwnedFd) -> io::Result<UnixStream> {
+pub(crate) fn pollable(fd: OwnedFd) -> io::Result<UnixStream> {
     UnixStream::from_std(StdUnixStream::from(fd))
 }
 

@@ -10,14 +10,14 @@
 //! - `commands`: what other threads tell a shard, and the answers that they wait for.
 //! - `driver`: io_uring or epoll, and how a task lets others run.
 
-pub mod accept;
-pub mod bind;
-pub mod commands;
+pub(crate) mod accept;
+pub(crate) mod bind;
+pub(crate) mod commands;
 mod core;
-pub mod driver;
-pub mod socket_file;
+pub(crate) mod driver;
+pub(crate) mod socket_file;
 mod sockets;
 mod tasks;
-pub mod turns;
+pub(crate) mod turns;
 
-pub use sockets::OpenSockets;
+pub(crate) use sockets::OpenSockets;

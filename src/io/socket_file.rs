@@ -24,7 +24,7 @@ const DEAD_RETRY: Duration = Duration::from_millis(50);
 
 /// The file of a socket that this server listens on. It is removed with this, unless another file has its name by then.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -35,7 +35,7 @@ impl SocketFile {
     ///
     /// # Errors
     /// When a server that lives listens there, when there is another file than a socket, or when the kernel refuses.
-    pub fn listen(path: &Path, mode: u32, backlog: i32) -> io::Result<(UnixListener, Self)> {
+    pub(crate) fn listen(path: &Path, mode: u32, backlog: i32) -> io::Result<(UnixListener, Self)> {
         // Between the look at what is there and the new socket's first `listen` no other server looks.
         let _folder = lock_folder(path)?;
         let started = Instant::now();

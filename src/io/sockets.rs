@@ -23,7 +23,7 @@ use crate::wire::proxy::{self, Proxied, ProxyError};
 /// The number of clients' sockets that are open, over all shards. Sockets of connections that are being refused count
 /// too: a drain waits for all of them.
 #[derive(Debug, Default)]
-pub struct OpenSockets(AtomicUsize);
+pub(crate) struct OpenSockets(AtomicUsize);
 
 impl OpenSockets {
     /// Counts a socket that was opened.

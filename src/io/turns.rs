@@ -32,31 +32,31 @@ const CUT: Duration = Duration::from_millis(200);
 
 /// What a shard's thread is made of.
 #[derive(Debug)]
-pub struct LoopParts {
+pub(crate) struct LoopParts {
     /// The driver that the thread waits with.
-    pub driver: Driver,
+    pub(crate) driver: Driver,
     /// The pure shard that this thread drives.
-    pub shard: Shard,
+    pub(crate) shard: Shard,
     /// The shard's ends of the lanes to and from the other shards.
-    pub endpoint: Endpoint<Parcel>,
+    pub(crate) endpoint: Endpoint<Parcel>,
     /// What other threads tell the shard. A sender rings the endpoint's bell after each command.
-    pub commands: flume::Receiver<ShardCommand>,
+    pub(crate) commands: flume::Receiver<ShardCommand>,
     /// The way to the control thread, which does errands; `None` if nobody does.
-    pub errands: Option<flume::Sender<ErrandOrder>>,
+    pub(crate) errands: Option<flume::Sender<ErrandOrder>>,
     /// The shard's own listeners.
-    pub listeners: Vec<ShardListener>,
+    pub(crate) listeners: Vec<ShardListener>,
     /// What TLS is served with; `None` if TLS is not configured.
-    pub certificate: Option<Arc<ServerConfig>>,
+    pub(crate) certificate: Option<Arc<ServerConfig>>,
     /// The count of sockets that all shards share.
-    pub open_sockets: Arc<OpenSockets>,
+    pub(crate) open_sockets: Arc<OpenSockets>,
     /// Settings for connections that have just been accepted.
-    pub accept: AcceptSettings,
+    pub(crate) accept: AcceptSettings,
     /// The clock of the whole process.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
 }
 
 /// The loop of one shard's thread.
-pub struct ShardLoop {
+pub(crate) struct ShardLoop {
     core: Rc<Core>,
     driver: Driver,
     endpoint: Endpoint<Parcel>,
@@ -70,7 +70,7 @@ pub struct ShardLoop {
 
 impl ShardLoop {
     /// Puts the parts together.
-    pub fn new(parts: LoopParts) -> Self {
+    pub(crate) fn new(parts: LoopParts) -> Self {
         let core = Core::new(CoreParts {
             shard: parts.shard,
             own: parts.endpoint.own(),
@@ -96,7 +96,7 @@ impl ShardLoop {
     ///
     /// # Errors
     /// When the kernel refuses the descriptors that the loop itself needs.
-    pub async fn run(mut self, begun: impl FnOnce()) -> io::Result<()> {
+    pub(crate) async fn run(mut self, begun: impl FnOnce()) -> io::Result<()> {
         let bell = pollable(self.endpoint.bell().try_clone_to_owned()?)?;
         let bell_fd = self.endpoint.bell().try_clone_to_owned()?;
         let pause = Pause::new(self.driver)?;

@@ -6,26 +6,27 @@
 macro_rules! labelled {
     (
         $(#[$meta:meta])*
-        pub enum $Enum:ident, log prefix $prefix:literal {
+        pub(crate) enum $Enum:ident, log prefix $prefix:literal {
             $($(#[doc = $doc:literal])+ $Value:ident = $label:literal,)*
         }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u8)]
-        pub enum $Enum { $($(#[doc = $doc])+ $Value,)* }
+        pub(crate) enum $Enum { $($(#[doc = $doc])+ $Value,)* }
 
         impl $Enum {
             /// Every value, in the order of its definition.
-            pub const ALL: &[$Enum] = &[$($Enum::$Value,)*];
+            pub(crate) const ALL: &[$Enum] = &[$($Enum::$Value,)*];
 
             /// The name in metrics.
-            pub fn label(self) -> &'static str {
+            #[allow(dead_code, reason = "some of these enums have names in the log only")]
+            pub(crate) fn label(self) -> &'static str {
                 match self { $($Enum::$Value => $label,)* }
             }
 
             /// The name in the log (docs/logging.md).
-            pub fn name(self) -> &'static str {
+            pub(crate) fn name(self) -> &'static str {
                 match self { $($Enum::$Value => concat!($prefix, $label),)* }
             }
         }

@@ -5,8 +5,8 @@
 mod labelled;
 mod nets;
 mod rate;
-pub mod refusals;
-pub mod relief;
+pub(crate) mod refusals;
+pub(crate) mod relief;
 mod table;
 
 use std::hash::BuildHasher;
@@ -27,7 +27,7 @@ const REFUSALS_PER_S: u64 = 1;
 
 labelled! {
     /// A limit that refused something. The name is its label in `uringcast_refusals_total{limit="…"}`.
-    pub enum Limit, log prefix "" {
+    pub(crate) enum Limit, log prefix "" {
         /// `limits.connections`: connections of the whole process.
         Connections = "connections",
         /// `limits.connections_per_shard`: connections of one shard.
@@ -134,9 +134,9 @@ pub struct GuardSettings {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rates {
     /// The rate of messages, pings included; `None` is no bound.
-    pub messages: Option<Rate>,
+    pub(crate) messages: Option<Rate>,
     /// The rate of bytes; `None` is no bound.
-    pub bytes: Option<Rate>,
+    pub(crate) bytes: Option<Rate>,
 }
 
 /// The counts that all shards share, and the decisions that depend on them.
@@ -244,23 +244,23 @@ impl Guard {
     }
 
     /// Whether this peer is a trusted proxy, which says where its connections came from.
-    pub fn is_proxy(&self, peer: Peer) -> bool {
+    pub(crate) fn is_proxy(&self, peer: Peer) -> bool {
         any_contains(&self.settings.trusted_proxies, peer)
     }
 
     /// Takes the place of one more connection in the process. Returns `false` if all are taken. The caller gives the
     /// place back with [`Guard::give_place_back`].
-    pub fn take_place(&self) -> bool {
+    pub(crate) fn take_place(&self) -> bool {
         take(&self.connections, self.settings.connections)
     }
 
     /// Gives a place back: its connection has ended, or is refused after all.
-    pub fn give_place_back(&self) {
+    pub(crate) fn give_place_back(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The number of connections that have a place.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
@@ -269,7 +269,7 @@ impl Guard {
     ///
     /// # Errors
     /// The limit that the connection would exceed; it has not been counted then.
-    pub fn enter(&self, peer: Peer, now_ms: u64) -> Result<Address, Limit> {
+    pub(crate) fn enter(&self, peer: Peer, now_ms: u64) -> Result<Address, Limit> {
         if any_contains(&self.settings.exempt, peer) {
             return Ok(Address::NONE);
         }
@@ -289,7 +289,7 @@ impl Guard {
     }
 
     /// Counts that a connection of this address has ended.
-    pub fn leave(&self, address: Address, now_ms: u64) {
+    pub(crate) fn leave(&self, address: Address, now_ms: u64) {
         if address != Address::NONE {
             self.addresses.with(address.bits(), now_ms, |source| {
                 source.connections = source.connections.saturating_sub(1);
@@ -299,7 +299,7 @@ impl Guard {
 
     /// Counts that a connection keeps `after` bytes of an unfinished message, and kept `before`. Returns `false` if there
     /// is no room for them; the connection still counts with `before` then.
-    pub fn unfinished(&self, address: Address, before: usize, after: usize, now_ms: u64) -> bool {
+    pub(crate) fn unfinished(&self, address: Address, before: usize, after: usize, now_ms: u64) -> bool {
         let GuardSettings { unfinished: most, unfinished_per_ip: most_per_ip, .. } = self.settings;
         let grown = after.saturating_sub(before);
         let fits = |all: usize, most: usize| grown == 0 || most == 0 || all + grown <= most;
@@ -324,14 +324,14 @@ impl Guard {
 
     /// Whether a token from this address is verified: not while too many were refused. If the table of addresses is full,
     /// a new address is not limited.
-    pub fn may_sign_in(&self, address: Address, now_ms: u64) -> bool {
+    pub(crate) fn may_sign_in(&self, address: Address, now_ms: u64) -> bool {
         let Some(rate) = &self.settings.auth_failures else { return true };
         let in_bounds = |source: &mut AddressCounts| { source.failures }.take(rate, 1, now_ms).is_ok();
         address == Address::NONE || self.addresses.with(address.bits(), now_ms, in_bounds).unwrap_or(true)
     }
 
     /// Counts a refused token of this address.
-    pub fn sign_in_failed(&self, address: Address, now_ms: u64) {
+    pub(crate) fn sign_in_failed(&self, address: Address, now_ms: u64) {
         if let Some(rate) = &self.settings.auth_failures
             && address != Address::NONE
         {
@@ -344,7 +344,7 @@ impl Guard {
     /// # Errors
     /// The limit that the message exceeds; it has not been counted then. If the table of users is full, a new user is
     /// not limited here. The limits of each connection still apply.
-    pub fn user_message(&self, user: &str, bytes: usize, now_ms: u64) -> Result<(), Limit> {
+    pub(crate) fn user_message(&self, user: &str, bytes: usize, now_ms: u64) -> Result<(), Limit> {
         let rates = &self.settings.user;
         if rates.messages.is_none() && rates.bytes.is_none() {
             return Ok(());
@@ -363,7 +363,7 @@ impl Guard {
 
     /// Counts bytes that a user's message grew by when it was inflated. Bytes over the rate become a debt: the user's next
     /// messages are refused until it is paid.
-    pub fn charge_user_bytes(&self, user: &str, bytes: usize, now_ms: u64) {
+    pub(crate) fn charge_user_bytes(&self, user: &str, bytes: usize, now_ms: u64) {
         if let Some(rate) = &self.settings.user.bytes {
             let charge = |meters: &mut UserMeters| meters.bytes.charge(rate, bytes as u64, now_ms);
             self.users.with(self.users.key_of(user), now_ms, charge);
@@ -376,7 +376,7 @@ impl Guard {
     /// # Errors
     /// The number of milliseconds after which to ask again: the rate is used up, or the user's connections have too much
     /// unsent. Nothing was counted then.
-    pub fn reserve_answer(&self, user: &str, bytes: u64, cost: u64, now_ms: u64) -> Result<(), u64> {
+    pub(crate) fn reserve_answer(&self, user: &str, bytes: u64, cost: u64, now_ms: u64) -> Result<(), u64> {
         let GuardSettings { answers, unread_answers: most, .. } = &self.settings;
         let reserve = |meters: &mut UserMeters| {
             if *most > 0 && meters.unread_answers > 0 && meters.unread_answers + bytes > *most {
@@ -392,7 +392,7 @@ impl Guard {
     }
 
     /// Gives back what an answer did not need: `reserved` bytes were counted for it, and it has `made` bytes.
-    pub fn answer_made(&self, user: &str, reserved: u64, made: u64, cost: u64, now_ms: u64) {
+    pub(crate) fn answer_made(&self, user: &str, reserved: u64, made: u64, cost: u64, now_ms: u64) {
         let rest = reserved.saturating_sub(made) * cost;
         self.users.with(self.users.key_of(user), now_ms, |meters| {
             meters.unread_answers = (meters.unread_answers + made).saturating_sub(reserved);
@@ -403,30 +403,30 @@ impl Guard {
     }
 
     /// Counts that `bytes` of an answer have been sent, or will never be.
-    pub fn answer_taken(&self, user: &str, bytes: u64, now_ms: u64) {
+    pub(crate) fn answer_taken(&self, user: &str, bytes: u64, now_ms: u64) {
         self.users.with(self.users.key_of(user), now_ms, |meters| {
             meters.unread_answers = meters.unread_answers.saturating_sub(bytes);
         });
     }
 
     /// Sets whether memory is short. While it is, new connections and channels are refused.
-    pub fn set_short_of_memory(&self, short: bool) {
+    pub(crate) fn set_short_of_memory(&self, short: bool) {
         self.short_of_memory.store(short, Ordering::Relaxed);
     }
 
     /// Whether memory is short.
-    pub fn is_short_of_memory(&self) -> bool {
+    pub(crate) fn is_short_of_memory(&self) -> bool {
         self.short_of_memory.load(Ordering::Relaxed)
     }
 
     /// The rounds in which queues and histories are given up while memory is short.
-    pub fn relief(&self) -> &Rounds {
+    pub(crate) fn relief(&self) -> &Rounds {
         &self.relief
     }
 
     /// Counts one more connection that is only told that it is refused. Returns `false` if there are too many of these,
     /// in all or of this address's group.
-    pub fn turn_away(&self, address: Address) -> bool {
+    pub(crate) fn turn_away(&self, address: Address) -> bool {
         let TurnedAway { all, .. } = &self.turned_away;
         let most = self.settings.refusals;
         if !take(self.turned_away.group(address), most.div_ceil(REFUSAL_SHARE)) {
@@ -440,20 +440,21 @@ impl Guard {
     }
 
     /// Counts that such a connection has been told, or has gone.
-    pub fn was_turned_away(&self, address: Address) {
+    pub(crate) fn was_turned_away(&self, address: Address) {
         self.turned_away.group(address).fetch_sub(1, Ordering::Relaxed);
         self.turned_away.all.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The number of addresses that are remembered.
-    pub fn addresses(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn addresses(&self) -> usize {
         self.addresses.len()
     }
 }
 
 /// What one connection has sent of late. The owner drops it once [`Meters::is_spent`].
 #[derive(Debug, Default)]
-pub struct Meters {
+pub(crate) struct Meters {
     messages: Gcra,
     bytes: Gcra,
     refusals: Gcra,
@@ -461,7 +462,7 @@ pub struct Meters {
 
 impl Meters {
     /// Counts bytes that were received.
-    pub fn received(&mut self, rates: &Rates, bytes: usize, now_ms: u64) {
+    pub(crate) fn received(&mut self, rates: &Rates, bytes: usize, now_ms: u64) {
         if let Some(rate) = &rates.bytes {
             self.bytes.charge(rate, bytes as u64, now_ms);
         }
@@ -471,7 +472,7 @@ impl Meters {
     ///
     /// # Errors
     /// The limit that the message or its bytes exceed.
-    pub fn message(&mut self, rates: &Rates, now_ms: u64) -> Result<(), Limit> {
+    pub(crate) fn message(&mut self, rates: &Rates, now_ms: u64) -> Result<(), Limit> {
         if let Some(rate) = &rates.bytes {
             self.bytes.take(rate, 0, now_ms).map_err(|_| Limit::Bytes)?;
         }
@@ -482,13 +483,13 @@ impl Meters {
     }
 
     /// Counts a refused message. Returns whether there were too many of them, so that the client is closed.
-    pub fn refused(&mut self, now_ms: u64) -> bool {
+    pub(crate) fn refused(&mut self, now_ms: u64) -> bool {
         let rate = Rate::per_s(REFUSALS_PER_S, REFUSALS_AT_ONCE);
         rate.is_none_or(|rate| self.refusals.take(&rate, 1, now_ms).is_err())
     }
 
     /// Whether these counts are the same as new ones.
-    pub fn is_spent(&self, now_ms: u64) -> bool {
+    pub(crate) fn is_spent(&self, now_ms: u64) -> bool {
         self.messages.is_full(now_ms) && self.bytes.is_full(now_ms) && self.refusals.is_full(now_ms)
     }
 }

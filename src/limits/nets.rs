@@ -48,7 +48,7 @@ enum Range {
 
 impl Net {
     /// Whether the peer is in the network. An IPv4 address that came as IPv6 (`::ffff:10.0.0.1`) is IPv4.
-    pub fn contains(&self, peer: Peer) -> bool {
+    pub(crate) fn contains(&self, peer: Peer) -> bool {
         let (base, bits, addr) = match (self.0, peer) {
             (Range::Unix, Peer::Unix) => return true,
             (Range::Ip { base, bits }, Peer::Ip(addr)) => (base, bits, addr),
@@ -131,12 +131,12 @@ pub struct Address(u64);
 
 impl Address {
     /// Stands for an exempt peer, which is not counted. No peer can have it: ff00::/8 is multicast.
-    pub const NONE: Self = Self(u64::MAX);
+    pub(crate) const NONE: Self = Self(u64::MAX);
     /// Stands for all peers of unix sockets. No other peer can have it.
     const UNIX: Self = Self(u64::MAX - 1);
 
     /// The address that this peer counts under.
-    pub fn of(peer: Peer) -> Self {
+    pub(crate) fn of(peer: Peer) -> Self {
         match peer {
             Peer::Unix => Self::UNIX,
             Peer::Ip(addr) => match addr.to_canonical() {
@@ -147,7 +147,7 @@ impl Address {
     }
 
     /// The address as a number, for a table.
-    pub fn bits(self) -> u64 {
+    pub(crate) fn bits(self) -> u64 {
         self.0
     }
 }

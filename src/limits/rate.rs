@@ -20,7 +20,7 @@ impl Rate {
     }
 
     /// A rate of `units` a minute, with `burst` of them at once (at least one). `None`, no limit, if `units` is 0.
-    pub fn per_minute(units: u64, burst: u64) -> Option<Self> {
+    pub(crate) fn per_minute(units: u64, burst: u64) -> Option<Self> {
         Self::new(units, 60 * NS_PER_S, burst)
     }
 
@@ -47,7 +47,7 @@ impl Gcra {
     /// # Errors
     /// The number of milliseconds after which the bucket will hold them, if nothing else is taken; nothing has been taken
     /// now. A bucket never holds more units than the burst.
-    pub fn take(&mut self, rate: &Rate, units: u64, now_ms: u64) -> Result<(), u64> {
+    pub(crate) fn take(&mut self, rate: &Rate, units: u64, now_ms: u64) -> Result<(), u64> {
         let now_ns = now_ms.saturating_mul(NS_PER_MS);
         let full_ns = self.0.max(now_ns).saturating_add(rate.cost_ns(units));
         let over_ns = (full_ns - now_ns).saturating_sub(rate.burst_ns);
@@ -60,7 +60,7 @@ impl Gcra {
 
     /// Takes `units` out of the bucket even if it does not hold them, because they were received already. Returns whether
     /// it held them. The debt is never more than the burst.
-    pub fn charge(&mut self, rate: &Rate, units: u64, now_ms: u64) -> bool {
+    pub(crate) fn charge(&mut self, rate: &Rate, units: u64, now_ms: u64) -> bool {
         let now_ns = now_ms.saturating_mul(NS_PER_MS);
         let full_ns = self.0.max(now_ns).saturating_add(rate.cost_ns(units));
         let most_ns = now_ns.saturating_add(rate.burst_ns);
@@ -69,12 +69,12 @@ impl Gcra {
     }
 
     /// Puts back `units` that were taken and not needed.
-    pub fn give_back(&mut self, rate: &Rate, units: u64) {
+    pub(crate) fn give_back(&mut self, rate: &Rate, units: u64) {
         self.0 = self.0.saturating_sub(rate.cost_ns(units));
     }
 
     /// Whether the bucket is full, and so the same as a new one.
-    pub fn is_full(&self, now_ms: u64) -> bool {
+    pub(crate) fn is_full(&self, now_ms: u64) -> bool {
         self.0 <= now_ms.saturating_mul(NS_PER_MS)
     }
 }

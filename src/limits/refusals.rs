@@ -28,7 +28,7 @@ const SWEEP_MS: u64 = 10_000;
 
 labelled! {
     /// Why a token was refused: the label `reason` of `uringcast_tokens_refused_total`.
-    pub enum TokenReason, log prefix "token_" {
+    pub(crate) enum TokenReason, log prefix "token_" {
         /// The token cannot be decoded.
         Malformed = "malformed",
         /// No key fits the token's `alg` and `kid`.
@@ -52,15 +52,15 @@ labelled! {
 
 /// One refusal, as it is logged.
 #[derive(Clone, Copy, Debug)]
-pub struct RefusalNote<'a> {
+pub(crate) struct RefusalNote<'a> {
     /// The reason as one word: [`Limit::name`](crate::limits::Limit::name), [`TokenReason::name`] or another of docs/logging.md.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// The peer of a client's connection, or of the API's.
-    pub client: Option<Peer>,
+    pub(crate) client: Option<Peer>,
     /// The connection; `None` before it has an id.
-    pub conn: Option<ConnId>,
+    pub(crate) conn: Option<ConnId>,
     /// The user's key; `None` before the client has signed in.
-    pub user: Option<&'a str>,
+    pub(crate) user: Option<&'a str>,
 }
 
 /// Decides which refusals get a line in the log, and counts the others.
@@ -116,7 +116,7 @@ impl Default for RefusalLog {
 impl RefusalLog {
     /// Writes a line about a refusal, or counts it. `detail` is called only if a line is written. It must quote a client's
     /// text with [`quoted`], and must not contain a token.
-    pub fn tell(&self, note: &RefusalNote<'_>, now_ms: u64, detail: impl FnOnce() -> String) {
+    pub(crate) fn tell(&self, note: &RefusalNote<'_>, now_ms: u64, detail: impl FnOnce() -> String) {
         let admitted = self.with_tally(|tally| tally.admit(note.reason, note.client.map(Address::of), now_ms));
         let Some(left_out) = admitted else { return };
         let RefusalNote { reason, client, conn, user } = *note;
@@ -128,7 +128,7 @@ impl RefusalLog {
     }
 
     /// Writes how many refusals had no line of their own, if the last such report is some seconds old.
-    pub fn tick(&self, now_ms: u64) {
+    pub(crate) fn tick(&self, now_ms: u64) {
         let due_ms = self.sweep_at_ms.load(Ordering::Relaxed);
         let taken = due_ms <= now_ms
             && self
@@ -141,7 +141,7 @@ impl RefusalLog {
     }
 
     /// Writes everything that is counted and not written yet, because the process ends.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         tell_left_out(self.with_tally(Tally::take_all));
     }
 
@@ -226,12 +226,12 @@ impl Tally {
 const QUOTED_CHARS: usize = 64;
 
 /// A client's text as the log may show it: in quotes, with control characters escaped, and cut.
-pub fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     quoted_up_to(QUOTED_CHARS, text)
 }
 
 /// As [`quoted`], cut after `chars` characters.
-pub fn quoted_up_to(chars: usize, text: &str) -> String {
+pub(crate) fn quoted_up_to(chars: usize, text: &str) -> String {
     match text.char_indices().nth(chars) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
@@ -243,7 +243,7 @@ const SECRET_CHARS: usize = 40;
 
 /// A path, a host or an origin as the log may show it. A client may have put a token there, so a word that may be part of
 /// one is cut: a long word, or one that begins as JSON does in base64.
-pub fn quoted_place(place: &str) -> String {
+pub(crate) fn quoted_place(place: &str) -> String {
     let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let mut shown = String::new();
     for piece in place.split_inclusive(|c| !is_of_word(c)) {

@@ -5,29 +5,29 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A queue with fewer bytes is never given up: that would free little.
-pub const QUEUE_MIN_BYTES: u64 = 64 * 1024;
+pub(crate) const QUEUE_MIN_BYTES: u64 = 64 * 1024;
 
 /// Bytes of queues and of histories that a shard holds, or that it is to give up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Holding {
+pub(crate) struct Holding {
     /// Bytes of connections' queues, of those that may be given up.
-    pub queues: u64,
+    pub(crate) queues: u64,
     /// Bytes of channels' histories.
-    pub history: u64,
+    pub(crate) history: u64,
 }
 
 /// The size of one connection's queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct QueueSize {
+pub(crate) struct QueueSize {
     /// The connection's slot in its shard.
-    pub slot: u32,
+    pub(crate) slot: u32,
     /// Bytes that are unsent to the connection, or were received from it and not processed.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What a shard that holds `own` of `all` gives up, so that all shards together free `excess` bytes. Histories give only
 /// what the queues cannot, and at most half of themselves in one round, because the allocator may free more than expected.
-pub fn share(excess: u64, own: Holding, all: Holding) -> Holding {
+pub(crate) fn share(excess: u64, own: Holding, all: Holding) -> Holding {
     let part = |of: u64, own: u64, all: u64| {
         let all = all.max(own).max(1);
         u64::try_from(u128::from(of) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX)
@@ -38,7 +38,7 @@ pub fn share(excess: u64, own: Holding, all: Holding) -> Holding {
 }
 
 /// Chooses the queues to give up so that at least `bytes` are freed: the largest, and as few as possible.
-pub fn largest_first(mut queues: Vec<QueueSize>, bytes: u64) -> Vec<QueueSize> {
+pub(crate) fn largest_first(mut queues: Vec<QueueSize>, bytes: u64) -> Vec<QueueSize> {
     queues.sort_unstable_by_key(|queue| (std::cmp::Reverse(queue.bytes), queue.slot));
     let mut freed = 0;
     queues.retain(|queue| {
@@ -51,7 +51,7 @@ pub fn largest_first(mut queues: Vec<QueueSize>, bytes: u64) -> Vec<QueueSize> {
 
 /// The numbers of the present round, which all shards share.
 #[derive(Debug, Default)]
-pub struct Rounds {
+pub(crate) struct Rounds {
     number: AtomicU32,
     excess: AtomicU64,
     queues: AtomicU64,
@@ -60,7 +60,7 @@ pub struct Rounds {
 
 impl Rounds {
     /// Begins a round that is to free `excess` bytes.
-    pub fn begin(&self, excess: u64) {
+    pub(crate) fn begin(&self, excess: u64) {
         self.queues.store(0, Ordering::Relaxed);
         self.history.store(0, Ordering::Relaxed);
         self.excess.store(excess, Ordering::Relaxed);
@@ -68,18 +68,18 @@ impl Rounds {
     }
 
     /// The number of the latest round; 0 before the first.
-    pub fn number(&self) -> u32 {
+    pub(crate) fn number(&self) -> u32 {
         self.number.load(Ordering::Acquire)
     }
 
     /// Adds what one shard holds in this round.
-    pub fn hold(&self, own: Holding) {
+    pub(crate) fn hold(&self, own: Holding) {
         self.queues.fetch_add(own.queues, Ordering::Relaxed);
         self.history.fetch_add(own.history, Ordering::Relaxed);
     }
 
     /// What a shard that holds `own` gives up, after all shards have called [`Rounds::hold`].
-    pub fn share_of(&self, own: Holding) -> Holding {
+    pub(crate) fn share_of(&self, own: Holding) -> Holding {
         let all =
             Holding { queues: self.queues.load(Ordering::Relaxed), history: self.history.load(Ordering::Relaxed) };
         share(self.excess.load(Ordering::Relaxed), own, all)

@@ -16,14 +16,14 @@ const SWEEP_FIRST: usize = 64;
 const SWEEP_MS: u64 = 10;
 
 /// A state that the table may forget once it says nothing.
-pub trait Forgettable: Default {
+pub(crate) trait Forgettable: Default {
     /// Whether this state is the same as a new one, so that it need not be kept.
     fn is_spent(&self, now_ms: u64) -> bool;
 }
 
 /// A table of states by key, shared by all shards.
 #[derive(Debug)]
-pub struct Table<S> {
+pub(crate) struct Table<S> {
     parts: Box<[Mutex<Part<S>>]>,
     part_max: usize,
     hash: foldhash::quality::RandomState,
@@ -40,7 +40,7 @@ struct Part<S> {
 
 impl<S: Forgettable> Table<S> {
     /// An empty table with room for about `entries_max` keys.
-    pub fn new(entries_max: usize) -> Self {
+    pub(crate) fn new(entries_max: usize) -> Self {
         let part = || Mutex::new(Part { entries: HashMap::default(), sweep_at: SWEEP_FIRST, swept_ms: 0 });
         Self {
             parts: (0..PARTS).map(|_| part()).collect(),
@@ -50,13 +50,13 @@ impl<S: Forgettable> Table<S> {
     }
 
     /// A key made of a text. The hash is randomly seeded in each process, so a client cannot choose names that collide.
-    pub fn key_of(&self, name: &str) -> u64 {
+    pub(crate) fn key_of(&self, name: &str) -> u64 {
         self.hash.hash_one(name)
     }
 
     /// Reads or changes the state of a key, and removes it if it is spent afterwards. `None` if the key has no state and
     /// there is no room for one.
-    pub fn with<R>(&self, key: u64, now_ms: u64, work: impl FnOnce(&mut S) -> R) -> Option<R> {
+    pub(crate) fn with<R>(&self, key: u64, now_ms: u64, work: impl FnOnce(&mut S) -> R) -> Option<R> {
         let place = self.hash.hash_one(key) as usize % PARTS;
         // A poisoned mutex is fine: a panic in `work` leaves whole numbers behind.
         let mut part = self.parts[place].lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +83,8 @@ impl<S: Forgettable> Table<S> {
     }
 
     /// The number of entries.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).entries.len()).sum()
     }
 }

@@ -9,24 +9,24 @@ use std::os::fd::BorrowedFd;
 
 use loom::sync::{Condvar, Mutex};
 
-pub use loom::sync::atomic::{AtomicBool, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicBool, Ordering, fence};
 
 use super::{Staging, build};
 use crate::ids::ShardId;
 
 /// An eventfd: it stays rung until somebody has slept or not slept on it, and whoever was woken sees what came before.
 #[derive(Debug)]
-pub struct ModelBell {
+pub(crate) struct ModelBell {
     rung: Mutex<bool>,
     woken: Condvar,
 }
 
 impl ModelBell {
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { rung: Mutex::new(false), woken: Condvar::new() })
     }
 
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         *self.rung.lock().expect("no panic") = true;
         self.woken.notify_one();
     }
@@ -39,14 +39,14 @@ impl ModelBell {
         *rung = false;
     }
 
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         unreachable!("no reactor runs in the model")
     }
 }
 
 /// The ring buffers' counters, with the orderings and the cached copies of the real ones: what a shard can see of a lane
 /// is theirs to say. Whether a parcel is whole is not looked into here.
-pub mod rtrb {
+pub(crate) mod rtrb {
     use std::cell::Cell;
     use std::collections::VecDeque;
     use std::sync::{Arc, Mutex};
@@ -54,7 +54,7 @@ pub mod rtrb {
     use loom::sync::atomic::{AtomicUsize, Ordering};
 
     #[derive(Debug)]
-    pub struct RingBuffer<T> {
+    pub(crate) struct RingBuffer<T> {
         /// No part of the model, in which one thread runs at a time: never contended.
         parcels: Mutex<VecDeque<T>>,
         capacity: usize,
@@ -63,14 +63,14 @@ pub mod rtrb {
     }
 
     #[derive(Debug)]
-    pub struct Producer<T> {
+    pub(crate) struct Producer<T> {
         ring: Arc<RingBuffer<T>>,
         pushed: usize,
         popped_seen: Cell<usize>,
     }
 
     #[derive(Debug)]
-    pub struct Consumer<T> {
+    pub(crate) struct Consumer<T> {
         ring: Arc<RingBuffer<T>>,
         popped: usize,
         pushed_seen: Cell<usize>,
@@ -78,7 +78,7 @@ pub mod rtrb {
 
     impl<T> RingBuffer<T> {
         #[expect(clippy::new_ret_no_self, reason = "as rtrb has it")]
-        pub fn new(capacity: usize) -> (Producer<T>, Consumer<T>) {
+        pub(crate) fn new(capacity: usize) -> (Producer<T>, Consumer<T>) {
             let (pushed, popped) = (AtomicUsize::new(0), AtomicUsize::new(0));
             let ring = Arc::new(Self { parcels: Mutex::default(), capacity, pushed, popped });
             let producer = Producer { ring: Arc::clone(&ring), pushed: 0, popped_seen: Cell::new(0) };
@@ -87,12 +87,12 @@ pub mod rtrb {
     }
 
     impl<T> Producer<T> {
-        pub fn slots(&self) -> usize {
+        pub(crate) fn slots(&self) -> usize {
             self.popped_seen.set(self.ring.popped.load(Ordering::Acquire));
             self.ring.capacity - (self.pushed - self.popped_seen.get())
         }
 
-        pub fn push(&mut self, parcel: T) -> Result<(), T> {
+        pub(crate) fn push(&mut self, parcel: T) -> Result<(), T> {
             if self.pushed - self.popped_seen.get() == self.ring.capacity && self.slots() == 0 {
                 return Err(parcel);
             }
@@ -104,12 +104,12 @@ pub mod rtrb {
     }
 
     impl<T> Consumer<T> {
-        pub fn slots(&self) -> usize {
+        pub(crate) fn slots(&self) -> usize {
             self.pushed_seen.set(self.ring.pushed.load(Ordering::Acquire));
             self.pushed_seen.get() - self.popped
         }
 
-        pub fn pop(&mut self) -> Result<T, ()> {
+        pub(crate) fn pop(&mut self) -> Result<T, ()> {
             if self.pushed_seen.get() == self.popped && self.slots() == 0 {
                 return Err(());
             }
@@ -127,7 +127,7 @@ thread_local! {
 }
 
 /// Whether this fault is to be in the protocol.
-pub fn planted(fault: &str) -> bool {
+pub(crate) fn planted(fault: &str) -> bool {
     FAULT.get() == fault
 }
 

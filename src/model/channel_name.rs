@@ -2,10 +2,10 @@
 //! their syntax, not which namespaces there are nor who may do what in them.
 
 /// Longest name of a channel, its namespace included, in bytes.
-pub const MAX_CHANNEL_BYTES: usize = 200;
+pub(crate) const MAX_CHANNEL_BYTES: usize = 200;
 
 /// Whether `name` is one that a channel can have. The first colon ends the namespace; later ones belong to the name.
-pub fn is_channel_name(name: &str) -> bool {
+pub(crate) fn is_channel_name(name: &str) -> bool {
     let parts_are_there = match name.split_once(':') {
         Some((namespace, rest)) => !namespace.is_empty() && !rest.is_empty(),
         None => !name.is_empty(),

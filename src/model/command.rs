@@ -4,15 +4,15 @@
 use crate::model::position::SinceRef;
 
 /// Longest `id` that a client may give a request, in bytes.
-pub const MAX_REQUEST_ID_BYTES: usize = 128;
+pub(crate) const MAX_REQUEST_ID_BYTES: usize = 128;
 /// Most channels that one sign-in may subscribe to.
-pub const MAX_AUTH_CHANNELS: usize = 128;
+pub(crate) const MAX_AUTH_CHANNELS: usize = 128;
 /// Longest `key` of a publication, in bytes.
-pub const MAX_KEY_BYTES: usize = 255;
+pub(crate) const MAX_KEY_BYTES: usize = 255;
 /// Longest idempotency key, in bytes. An empty one is refused.
-pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 64;
+pub(crate) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 64;
 /// Longest epoch that a client may name, in bytes.
-pub const MAX_EPOCH_BYTES: usize = 64;
+pub(crate) const MAX_EPOCH_BYTES: usize = 64;
 
 /// One request of a client. It borrows from the text that was received and from its decoder.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ pub enum Command<'a> {
 
 impl<'a> Command<'a> {
     /// The channel that the command names, if it names one.
-    pub fn channel(&self) -> Option<&'a str> {
+    pub(crate) fn channel(&self) -> Option<&'a str> {
         match *self {
             Self::Auth { .. } | Self::Heartbeat | Self::Users { .. } => None,
             Self::Message { channel, .. } | Self::Refresh { channel, .. } => channel,
@@ -127,7 +127,7 @@ pub struct SubscribeTo<'a> {
     /// The name of the channel.
     pub channel: &'a str,
     /// A token for this channel, if the client has one.
-    pub token: Option<&'a str>,
+    pub(crate) token: Option<&'a str>,
     /// How far the client has received the channel, if it asks for what it missed.
-    pub recover: Option<SinceRef<'a>>,
+    pub(crate) recover: Option<SinceRef<'a>>,
 }

@@ -139,7 +139,7 @@ pub struct EnginePublication {
 
 impl EngineAsk {
     /// Bytes that the ask carries beyond its own size.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Publish { publish, .. } => publish.content.len(),
             Self::Follow { .. } | Self::Unfollow { .. } | Self::Page { .. } => 0,
@@ -149,7 +149,7 @@ impl EngineAsk {
 
 impl EngineNews {
     /// Bytes that the news carries beyond its own size.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Publication { publication, .. } => publication.publish.content.len(),
             Self::Following { publications, .. } | Self::Page { publications, .. } => {

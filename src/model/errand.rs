@@ -27,11 +27,11 @@ pub enum ErrandOutcome {
 
 /// An errand on its way to the control thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ErrandOrder {
+pub(crate) struct ErrandOrder {
     /// Who wants it done.
-    pub shard: ShardId,
+    pub(crate) shard: ShardId,
     /// The shard's number for it.
-    pub number: u32,
+    pub(crate) number: u32,
     /// What is to be done.
-    pub errand: Errand,
+    pub(crate) errand: Errand,
 }

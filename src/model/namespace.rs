@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 /// The channel that a sign-in attaches to, if the lobby's own rules let the user in.
 pub const LOBBY: &str = "lobby";
 /// The longest name of a namespace, in bytes.
-pub const MAX_NAME_BYTES: usize = 64;
+pub(crate) const MAX_NAME_BYTES: usize = 64;
 
 /// Whether `name` can be a namespace's: 1 to 64 of `[A-Za-z0-9_-]`.
-pub fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
@@ -127,7 +127,7 @@ pub struct Namespace {
 
 impl Namespace {
     /// How the publications of its channels are sent.
-    pub fn sending(&self) -> Sending {
+    pub(crate) fn sending(&self) -> Sending {
         Sending { overflow: self.overflow, compress: self.compress }
     }
 

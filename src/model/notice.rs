@@ -155,20 +155,20 @@ pub enum About<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gap<'a> {
     /// The name of the channel.
-    pub channel: &'a str,
+    pub(crate) channel: &'a str,
     /// The epoch of `from` and `to`.
-    pub epoch: &'a str,
+    pub(crate) epoch: &'a str,
     /// The first offset that is missing.
-    pub from: u64,
+    pub(crate) from: u64,
     /// The last offset that is missing.
-    pub to: u64,
+    pub(crate) to: u64,
     /// Why they are missing.
-    pub reason: GapReason,
+    pub(crate) reason: GapReason,
 }
 
 /// Why publications are missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GapReason {
+pub(crate) enum GapReason {
     /// The client of this connection reads too slowly.
     SlowConsumer,
     /// Newer publications of the same keys have taken their place.

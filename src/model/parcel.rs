@@ -113,7 +113,7 @@ pub enum Parcel {
 
 /// A publication on its way to the subscribers. The lanes share it and what the voices make of it; the history keeps the
 /// publication alone.
-pub type Delivery = Voiced<Arc<Publication>>;
+pub(crate) type Delivery = Voiced<Arc<Publication>>;
 
 /// What a lane does not carry any more after this parcel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,11 +128,11 @@ pub enum Farewell {
 #[derive(Debug)]
 pub struct LateAnswer {
     /// The connection that asked.
-    pub conn: ConnId,
+    pub(crate) conn: ConnId,
     /// The number given with the ask.
-    pub request: u32,
+    pub(crate) request: u32,
     /// The outcome of the ask.
-    pub answer: Answer,
+    pub(crate) answer: Answer,
 }
 
 /// Who asks an owner.
@@ -193,15 +193,15 @@ pub enum Ask {
 #[derive(Debug)]
 pub struct Claim {
     /// The user who signs in.
-    pub user: Arc<User>,
+    pub(crate) user: Arc<User>,
     /// How far the client has received the lobby, if it asks for what it missed.
-    pub recover: Option<Box<Since>>,
+    pub(crate) recover: Option<Box<Since>>,
     /// The lobby's rules let the user in. Otherwise the sign-in does not attach the connection to the lobby.
-    pub lobby: bool,
+    pub(crate) lobby: bool,
     /// `limits.connections_per_user` holds for this connection.
-    pub bounded: bool,
+    pub(crate) bounded: bool,
     /// When the connection was accepted, see `shard::Arrival`.
-    pub accepted_ns: u64,
+    pub(crate) accepted_ns: u64,
 }
 
 /// The outcome of an [`Ask`].
@@ -244,13 +244,13 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Attached {
     /// Where the channel stands.
-    pub placed: Placed,
+    pub(crate) placed: Placed,
     /// Whether `publications` has everything that the client missed. `None` if the client did not ask.
-    pub recovered: Option<bool>,
+    pub(crate) recovered: Option<bool>,
     /// The first offset that is lost to the client. Meaningful if `recovered` is `Some(false)`.
-    pub lost_from: u64,
+    pub(crate) lost_from: u64,
     /// The publications, in the order that was asked for.
-    pub publications: Vec<Arc<Publication>>,
+    pub(crate) publications: Vec<Arc<Publication>>,
 }
 
 /// A page of users, in the order of user keys.
@@ -266,7 +266,7 @@ pub struct UsersPage {
 
 impl Ask {
     /// Bytes that the ask carries beyond its own size.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Publish(publish) => publish.content.len(),
             _ => 0,
@@ -276,7 +276,7 @@ impl Ask {
 
 impl Ask {
     /// Whether the answer may carry publications or members. Such an ask is sent when the client has room for the answer.
-    pub fn may_be_large(&self) -> bool {
+    pub(crate) fn may_be_large(&self) -> bool {
         match self {
             Self::Claim(claim) => claim.recover.is_some(),
             Self::Subscribe { recover, .. } => recover.is_some(),
@@ -297,7 +297,7 @@ pub struct PageSize {
 
 impl UsersPage {
     /// The page that begins with the first user of `rest`. `rest` is in the order of user keys.
-    pub fn fill(count: u64, mut rest: impl Iterator<Item = (Arc<User>, u64)>, size: PageSize) -> Self {
+    pub(crate) fn fill(count: u64, mut rest: impl Iterator<Item = (Arc<User>, u64)>, size: PageSize) -> Self {
         let (mut members, mut bytes) = (Vec::new(), 0);
         let mut next = rest.next();
         while let Some((user, connections)) = next.take_if(|(user, _)| {
@@ -319,7 +319,7 @@ fn member_bytes(user: &User) -> usize {
 
 impl Answer {
     /// The bytes of the publications and members that the answer carries: about what the client will be sent.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Claimed { lobby, .. } => lobby.as_ref().map_or(0, |attached| attached.weight()),
             Self::Subscribed(attached) | Self::History(attached) => attached.weight(),
@@ -339,7 +339,7 @@ impl Attached {
 
 impl Parcel {
     /// The bytes that the parcel carries beyond its own size. A turn's budget of bytes counts them.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Ask { ask, .. } => ask.weight(),
             Self::Deliver { delivery } => delivery.value().frame_bytes,

@@ -27,7 +27,7 @@ pub struct Placed {
 
 impl Placed {
     /// The position as messages show it.
-    pub fn position(&self) -> Position<'_> {
+    pub(crate) fn position(&self) -> Position<'_> {
         Position { channel: &self.channel, epoch: &self.epoch, offset: self.offset }
     }
 }
@@ -36,14 +36,14 @@ impl Placed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SinceRef<'a> {
     /// The epoch that the offset belongs to.
-    pub epoch: &'a str,
+    pub(crate) epoch: &'a str,
     /// The newest publication that the client knows of.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 impl SinceRef<'_> {
     /// The same place, owned.
-    pub fn to_owned(&self) -> Box<Since> {
+    pub(crate) fn to_owned(self) -> Box<Since> {
         Box::new(Since { epoch: self.epoch.into(), offset: self.offset })
     }
 }

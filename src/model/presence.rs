@@ -9,13 +9,13 @@ use crate::model::user::User;
 #[derive(Debug)]
 pub struct PresenceNews {
     /// The channel. In the lobby the members are the users who are online.
-    pub channel: Arc<str>,
+    pub(crate) channel: Arc<str>,
     /// The time in Unix milliseconds, by the owner's clock.
-    pub timestamp: u64,
+    pub(crate) timestamp: u64,
     /// Names are shown HTML-escaped.
-    pub escape: bool,
+    pub(crate) escape: bool,
     /// What has changed in the channel.
-    pub announcement: Announcement,
+    pub(crate) announcement: Announcement,
 }
 
 /// What has changed among the members of a channel.
@@ -52,7 +52,7 @@ pub struct PresenceDigest {
 
 impl PresenceNews {
     /// About how many bytes it takes as a message.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let users = match &self.announcement {
             Announcement::Event { user, .. } => user.shown_bytes(),
             Announcement::Digest(digest) => {

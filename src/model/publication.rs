@@ -29,7 +29,7 @@ pub struct Publication {
 impl Publication {
     /// What a publication costs beyond its texts: itself, the counts of an `Arc`, and its place in a queue that may be
     /// half empty.
-    pub const OVERHEAD: usize = size_of::<Self>() + 2 * size_of::<usize>() + 4 * size_of::<usize>();
+    pub(crate) const OVERHEAD: usize = size_of::<Self>() + 2 * size_of::<usize>() + 4 * size_of::<usize>();
 
     /// The publication's number in the channel, from 1 up.
     pub fn offset(&self) -> u64 {
@@ -72,16 +72,11 @@ pub enum Content {
 
 impl Content {
     /// Its length in bytes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Json(json) => json.len(),
         }
-    }
-
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

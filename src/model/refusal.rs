@@ -7,14 +7,14 @@ use crate::model::text::Text;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestError {
     /// The kind of error, in the numbers of HTTP: programs act on it.
-    pub code: u16,
+    pub(crate) code: u16,
     /// The sentence for people.
-    pub text: Text,
+    pub(crate) text: Text,
 }
 
 impl RequestError {
     /// An error of this kind, with this sentence.
-    pub const fn new(code: u16, text: Text) -> Self {
+    pub(crate) const fn new(code: u16, text: Text) -> Self {
         Self { code, text }
     }
 }

@@ -130,12 +130,12 @@ impl Text {
 }
 
 /// Cuts Unicode White_Space and NUL from both ends.
-pub fn trim(text: &str) -> &str {
+pub(crate) fn trim(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0')
 }
 
 /// Replaces `& < > " '` by their HTML entities, once; borrows when there is nothing to replace.
-pub fn escape_html(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape_html(text: &str) -> Cow<'_, str> {
     let growth = escape_growth(text);
     if growth == 0 {
         return Cow::Borrowed(text);
@@ -151,7 +151,7 @@ pub fn escape_html(text: &str) -> Cow<'_, str> {
 }
 
 /// How many bytes longer [`escape_html`] makes the text: up to five times its own.
-pub fn escape_growth(text: &str) -> usize {
+pub(crate) fn escape_growth(text: &str) -> usize {
     let longer = |b: u8| entity(char::from(b)).map_or(0, |entity| entity.len() - 1);
     text.bytes().map(longer).sum()
 }

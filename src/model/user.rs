@@ -13,7 +13,7 @@ use crate::model::text::escape_growth;
 /// The longest user id that is a text, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
 /// Integers beyond this don't survive a JavaScript client.
-pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+pub(crate) const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
 /// What a second sign-in of a user does (`auth.duplicate_login`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ impl UserId {
     }
 
     /// What tells users apart, and finds them in a table.
-    pub fn key(&self) -> Cow<'_, str> {
+    pub(crate) fn key(&self) -> Cow<'_, str> {
         match self {
             UserId::Int(number) => Cow::Owned(number.to_string()),
             UserId::Text(text) => Cow::Borrowed(text),
@@ -115,22 +115,22 @@ impl User {
     }
 
     /// Whether the id is shown as a number. The key is its digits then.
-    pub fn has_number(&self) -> bool {
+    pub(crate) fn has_number(&self) -> bool {
         self.is_number
     }
 
     /// The name that is shown, not escaped.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// About how many bytes the user takes in a message.
-    pub fn shown_bytes(&self) -> usize {
+    pub(crate) fn shown_bytes(&self) -> usize {
         self.key.len() + self.name.len() + escape_growth(&self.name) + 26
     }
 
     /// The bytes of memory that the user holds.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         size_of::<Self>() + 4 * size_of::<usize>() + self.key.len() + self.name.len()
     }
 }

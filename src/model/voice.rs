@@ -15,10 +15,10 @@ pub enum Voice {
 
 impl Voice {
     /// All voices, in the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::NativeText, Self::EventStream];
+    pub(crate) const ALL: [Self; 2] = [Self::NativeText, Self::EventStream];
 
     /// Where the voice stands in [`Voice::ALL`].
-    pub fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         self as usize
     }
 }
@@ -33,18 +33,18 @@ pub struct Voiced<T> {
 
 impl<T> Voiced<T> {
     /// The value, as yet without frames.
-    pub fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self { value, frames: Default::default() }
     }
 
     /// The value that is shared.
-    pub fn value(&self) -> &T {
+    pub(crate) fn value(&self) -> &T {
         &self.value
     }
 
     /// What the voice makes of the value. `encode` appends it to a buffer, and is not called if a shard has done so
     /// before. Shards don't wait for each other: two that need a frame at the same moment both encode it.
-    pub fn frame(&self, voice: Voice, encode: impl FnOnce(&T, &mut Vec<u8>)) -> &[u8] {
+    pub(crate) fn frame(&self, voice: Voice, encode: impl FnOnce(&T, &mut Vec<u8>)) -> &[u8] {
         let place = &self.frames[voice.index()];
         if let Some(frame) = place.get() {
             return frame;

@@ -2,7 +2,7 @@
 //! and it turns the owners' answers into [`Outcome`]s. It knows no dialect, no socket, no lane and no queue. `shard`
 //! carries the effects out.
 
-pub mod rights;
+pub(crate) mod rights;
 mod rules;
 mod waiting;
 
@@ -27,8 +27,7 @@ use crate::time::clock::Now;
 use crate::wire::codes::close;
 use rules::grant_for;
 
-pub use rules::Rules;
-pub use waiting::TimedOut;
+pub(crate) use rules::Rules;
 
 /// Most members or publications in a page, and the number if the client names no limit.
 const PAGE_MAX: u32 = 1000;
@@ -42,7 +41,7 @@ const NEVER_MS: u64 = (1 << 53) - 1;
 
 /// A client's state. It is small, because every idle connection has one.
 #[derive(Debug, Default)]
-pub struct Session {
+pub(crate) struct Session {
     stage: SessionStage,
     wants_ping: bool,
     /// How long before the end of its token the client is told, in milliseconds; 0 once it has been told.
@@ -102,9 +101,9 @@ enum RequestKind {
 
 /// A subscription that the client asks for.
 #[derive(Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// The name of the channel.
-    pub channel: Box<str>,
+    pub(crate) channel: Box<str>,
     token: Option<Box<str>>,
     recover: Option<Box<Since>>,
 }
@@ -118,7 +117,7 @@ struct Stalled {
 
 /// An answer that needs no owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Local {
+pub(crate) enum Local {
     /// Send this error to the client.
     Refuse(RequestError),
     /// End the subscription and send `unsubscribed`.
@@ -127,7 +126,7 @@ pub enum Local {
 
 /// What the shard has to do about a command. An `Option<&str>` is the id of the client's request.
 #[derive(Debug)]
-pub enum Effect<'a> {
+pub(crate) enum Effect<'a> {
     /// Send this reply to the client.
     Reply(Reply<'a>, Option<&'a str>),
     /// Send this reply and close with the code.
@@ -146,18 +145,18 @@ pub enum Effect<'a> {
 
 /// A request on its way to an owner.
 #[derive(Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// The channel whose owner is asked.
-    pub channel: Arc<str>,
+    pub(crate) channel: Arc<str>,
     /// The session's number for the request.
-    pub request: u32,
+    pub(crate) request: u32,
     /// The ask for the owner.
-    pub ask: Ask,
+    pub(crate) ask: Ask,
 }
 
 /// What an owner's answer means for the client. An `Option<Box<str>>` is the id of the client's request.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The user is signed in: attach the connection to the lobby, then send `auth_success`.
     SignedIn(Option<Box<str>>, Arc<User>),
     /// Attach the connection to the channel, then send `subscribed`.
@@ -176,28 +175,28 @@ pub enum Outcome {
 
 impl Session {
     /// The user who is signed in.
-    pub fn user(&self) -> Option<&Arc<User>> {
+    pub(crate) fn user(&self) -> Option<&Arc<User>> {
         if self.stage == SessionStage::SignedIn { self.user.as_ref() } else { None }
     }
 
     /// The user whom the lobby's owner may hold for this connection: one who is signed in, or about to be.
-    pub fn claimed(&self) -> Option<&Arc<User>> {
+    pub(crate) fn claimed(&self) -> Option<&Arc<User>> {
         self.user.as_ref()
     }
 
     /// Whether the client has asked for `ping` messages.
-    pub fn wants_ping(&self) -> bool {
+    pub(crate) fn wants_ping(&self) -> bool {
         self.wants_ping
     }
 
     /// Whether the deadline for signing in applies. It applies until a good token has come.
-    pub fn is_anonymous(&self) -> bool {
+    pub(crate) fn is_anonymous(&self) -> bool {
         self.stage == SessionStage::Anonymous
     }
 
     /// Whether the next command may be read. It may not during a sign-in, behind a stalled command, or while `limit`
     /// requests or [`UNDERWAY_BYTES`] are under way.
-    pub fn is_open(&self, limit: usize) -> bool {
+    pub(crate) fn is_open(&self, limit: usize) -> bool {
         let Some(underway) = &self.underway else { return true };
         self.stage != SessionStage::SigningIn
             && underway.stalled.is_empty()
@@ -210,58 +209,58 @@ impl Session {
     }
 
     /// The next time, in Unix milliseconds, at which the rights have to be looked at.
-    pub fn rights_change_ms(&self) -> Option<u64> {
+    pub(crate) fn rights_change_ms(&self) -> Option<u64> {
         self.user().and_then(|_| self.rights()?.next_ms(self.notice_ms))
     }
 
     /// Why the connection has to end, if its token is not valid any more.
-    pub fn lapse(&self, revocations: &Revocations, now: Now) -> Option<Lapse> {
+    pub(crate) fn lapse(&self, revocations: &Revocations, now: Now) -> Option<Lapse> {
         self.rights()?.lapse(self.claimed()?.key(), revocations, now.unix_ms)
     }
 
     /// When the token expires, if the client has to be told now. The client is told once, some time ahead.
-    pub fn take_notice(&mut self, now: Now) -> Option<u64> {
+    pub(crate) fn take_notice(&mut self, now: Now) -> Option<u64> {
         self.user()?;
         self.rights.as_ref()?.take_notice(&mut self.notice_ms, now.unix_ms)
     }
 
     /// The channels of whose own tokens the client has to be told now, each once, and when those tokens expire.
-    pub fn take_grant_notices(&mut self, now: Now) -> Vec<(Box<str>, u64)> {
+    pub(crate) fn take_grant_notices(&mut self, now: Now) -> Vec<(Box<str>, u64)> {
         self.rights.as_mut().map(|rights| rights.take_grant_notices(now.unix_ms)).unwrap_or_default()
     }
 
     /// When the token of the sign-in expires, in Unix milliseconds, if it does.
-    pub fn expires_at_ms(&self) -> Option<u64> {
+    pub(crate) fn expires_at_ms(&self) -> Option<u64> {
         self.rights()?.expires_at_ms()
     }
 
     /// When the token of a channel expires, in Unix milliseconds, if the subscription rests on one.
-    pub fn grant_expires_at_ms(&self, channel: &str) -> Option<u64> {
+    pub(crate) fn grant_expires_at_ms(&self, channel: &str) -> Option<u64> {
         self.rights()?.grant_expires_at_ms(channel)
     }
 
     /// Removes the rights to channels whose own tokens are not valid any more.
-    pub fn drop_lapsed(&mut self, revocations: &Revocations, now: Now) -> Vec<(Box<str>, Lapse)> {
+    pub(crate) fn drop_lapsed(&mut self, revocations: &Revocations, now: Now) -> Vec<(Box<str>, Lapse)> {
         let (Some(rights), Some(user)) = (&mut self.rights, &self.user) else { return Vec::new() };
         rights.drop_lapsed(user.key(), revocations, now.unix_ms)
     }
 
     /// Whether the client may stay subscribed to a channel.
-    pub fn may_stay(&self, channel: &str, namespaces: &Namespaces) -> bool {
+    pub(crate) fn may_stay(&self, channel: &str, namespaces: &Namespaces) -> bool {
         let (Some(rights), Some(user)) = (self.rights(), self.claimed()) else { return false };
         let rule = |namespace: &Arc<Namespace>| namespace.may_subscribe(user.key(), rights.grants(channel));
         namespaces.of(channel).is_some_and(rule)
     }
 
     /// Notes that a subscription has ended. The right that the channel's own token gave ends with it.
-    pub fn unsubscribed(&mut self, channel: &str) {
+    pub(crate) fn unsubscribed(&mut self, channel: &str) {
         if let Some(rights) = &mut self.rights {
             rights.forget(channel);
         }
     }
 
     /// Judges one command of the client.
-    pub fn command<'a>(&mut self, request: Request<'a>, rules: &mut Rules<'_>, now: Now) -> Effect<'a> {
+    pub(crate) fn command<'a>(&mut self, request: Request<'a>, rules: &mut Rules<'_>, now: Now) -> Effect<'a> {
         let id = request.id;
         let refuse = |code, text| Effect::Reply(Reply::Error { error: RequestError::new(code, text), about: None }, id);
         match request.command {
@@ -316,7 +315,7 @@ impl Session {
             }
             Command::History { channel, since, limit, reverse } => {
                 let channel: Arc<str> = channel.into();
-                let since = since.as_ref().map(SinceRef::to_owned);
+                let since = since.map(SinceRef::to_owned);
                 let ask = Ask::History { channel: Arc::clone(&channel), since, limit: page(limit), reverse };
                 Effect::Ask(self.ask(RequestKind::Page, id, channel, ask, rules, now))
             }
@@ -351,8 +350,7 @@ impl Session {
         self.notice_ms = rights.notice_ms(now.unix_ms);
         self.rights = Some(Box::new(rights));
         let wanted = channels.iter().map(Wanted::from).collect();
-        let (recover, bounded, accepted_ns) =
-            (recover.as_ref().map(SinceRef::to_owned), rules.bounded, rules.accepted_ns);
+        let (recover, bounded, accepted_ns) = (recover.map(SinceRef::to_owned), rules.bounded, rules.accepted_ns);
         let ask = Ask::Claim(Box::new(Claim { user, recover, lobby, bounded, accepted_ns }));
         Effect::Ask(self.ask(RequestKind::SignIn(wanted), id, LOBBY.into(), ask, rules, now))
     }
@@ -536,7 +534,7 @@ impl Session {
     }
 
     /// Takes an owner's answer. After `SignedIn`, the second part holds the channels for [`Session::subscribe_to`].
-    pub fn answered(&mut self, request: u32, answer: &Answer) -> (Outcome, Vec<Wanted>) {
+    pub(crate) fn answered(&mut self, request: u32, answer: &Answer) -> (Outcome, Vec<Wanted>) {
         let none = Vec::new();
         let stale = |pending: &Pending| {
             Fault::StaleSubscribed.is_planted() // PLANTED
@@ -572,7 +570,7 @@ impl Session {
     }
 
     /// Asks for a channel that was named in the sign-in.
-    pub fn subscribe_to<'a>(&mut self, wanted: &'a Wanted, rules: &mut Rules<'_>, now: Now) -> Effect<'a> {
+    pub(crate) fn subscribe_to<'a>(&mut self, wanted: &'a Wanted, rules: &mut Rules<'_>, now: Now) -> Effect<'a> {
         match self.subscribe(wanted, None, rules, now) {
             Ok(asked) => Effect::Ask(asked),
             Err(error) => self.local(Local::Refuse(error), &wanted.channel, None),
@@ -608,7 +606,7 @@ impl Session {
     }
 
     /// Ends the session: it awaits no answer and holds no user. Returns the user whom the owner may still hold.
-    pub fn end(&mut self) -> Option<Arc<User>> {
+    pub(crate) fn end(&mut self) -> Option<Arc<User>> {
         let user = self.user.take();
         *self = Self { next_request: self.next_request, ..Self::default() };
         user
@@ -638,7 +636,7 @@ impl Session {
 
 impl Wanted {
     /// Whether the client sent a token for this channel.
-    pub fn has_token(&self) -> bool {
+    pub(crate) fn has_token(&self) -> bool {
         self.token.is_some()
     }
 }
@@ -648,7 +646,7 @@ impl From<&SubscribeTo<'_>> for Wanted {
         Self {
             channel: to.channel.into(),
             token: to.token.map(Into::into),
-            recover: to.recover.as_ref().map(SinceRef::to_owned),
+            recover: to.recover.map(SinceRef::to_owned),
         }
     }
 }

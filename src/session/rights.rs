@@ -17,7 +17,7 @@ const UNKNOWN_S: u32 = 0;
 
 /// The rights of a connection.
 #[derive(Debug)]
-pub struct Rights {
+pub(crate) struct Rights {
     expires_at_s: u32,
     issued_at_s: u32,
     /// Rights that most connections do not have.
@@ -35,7 +35,7 @@ struct More {
 
 /// The right to one channel, by a token of its own.
 #[derive(Debug)]
-pub struct Grant {
+pub(crate) struct Grant {
     channel: Box<str>,
     expires_at_s: u32,
     issued_at_s: u32,
@@ -46,7 +46,7 @@ pub struct Grant {
 
 /// Why a token is not valid any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lapse {
+pub(crate) enum Lapse {
     /// The token has expired.
     Expired,
     /// The token was revoked.
@@ -55,7 +55,7 @@ pub enum Lapse {
 
 impl Lapse {
     /// The reason in a Close frame.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "token expired",
             Self::Revoked => "token revoked",
@@ -63,7 +63,7 @@ impl Lapse {
     }
 
     /// The word for it in the log.
-    pub fn reason(self) -> TokenReason {
+    pub(crate) fn reason(self) -> TokenReason {
         match self {
             Self::Expired => TokenReason::Expired,
             Self::Revoked => TokenReason::Revoked,
@@ -71,7 +71,7 @@ impl Lapse {
     }
 
     /// The code of `unsubscribed`: 401 if a newer token would help, 403 if it would not.
-    pub fn code(self) -> u16 {
+    pub(crate) fn code(self) -> u16 {
         match self {
             Self::Expired => 401,
             Self::Revoked => 403,
@@ -81,7 +81,7 @@ impl Lapse {
 
 impl Rights {
     /// What a user's token gives.
-    pub fn new(identity: &Identity) -> Self {
+    pub(crate) fn new(identity: &Identity) -> Self {
         let more = More {
             token_id: identity.token_id.as_deref().map(Into::into),
             channels: identity.channels.clone(),
@@ -95,7 +95,7 @@ impl Rights {
     }
 
     /// Replaces the user's token by a newer one. What the tokens of channels grant stays.
-    pub fn renew(&mut self, identity: &Identity) {
+    pub(crate) fn renew(&mut self, identity: &Identity) {
         let grants = self.more.take().map(|more| more.grants).unwrap_or_default();
         *self = Self::new(identity);
         if !grants.is_empty() {
@@ -104,23 +104,23 @@ impl Rights {
     }
 
     /// Whether the user's token names the channel.
-    pub fn names(&self, channel: &str) -> bool {
+    pub(crate) fn names(&self, channel: &str) -> bool {
         self.more.as_ref().is_some_and(|more| more.channels.contains(channel))
     }
 
     /// Whether any of the tokens names the channel.
-    pub fn grants(&self, channel: &str) -> bool {
+    pub(crate) fn grants(&self, channel: &str) -> bool {
         self.names(channel) || self.more.iter().flat_map(|more| &more.grants).any(|grant| *grant.channel == *channel)
     }
 
     /// Adds the right to a channel that has been subscribed.
-    pub fn add(&mut self, grant: Grant) {
+    pub(crate) fn add(&mut self, grant: Grant) {
         self.forget(&grant.channel.clone());
         self.more.get_or_insert_default().grants.push(grant);
     }
 
     /// Removes the right to a channel that is not subscribed any more.
-    pub fn forget(&mut self, channel: &str) {
+    pub(crate) fn forget(&mut self, channel: &str) {
         if let Some(more) = &mut self.more {
             more.grants.retain(|grant| *grant.channel != *channel);
         }
@@ -128,19 +128,19 @@ impl Rights {
     }
 
     /// When the user's token expires, in Unix milliseconds.
-    pub fn expires_at_ms(&self) -> Option<u64> {
+    pub(crate) fn expires_at_ms(&self) -> Option<u64> {
         ms(self.expires_at_s)
     }
 
     /// When the token of a channel expires, in Unix milliseconds, if there is one that does.
-    pub fn grant_expires_at_ms(&self, channel: &str) -> Option<u64> {
+    pub(crate) fn grant_expires_at_ms(&self, channel: &str) -> Option<u64> {
         let mut grants = self.more.iter().flat_map(|more| &more.grants);
         ms(grants.find(|grant| *grant.channel == *channel)?.expires_at_s)
     }
 
     /// The next time, in Unix milliseconds, at which a notice is due or a token expires. `notice_ms` is how long before the
     /// end of the user's token the client is told.
-    pub fn next_ms(&self, notice_ms: u16) -> Option<u64> {
+    pub(crate) fn next_ms(&self, notice_ms: u16) -> Option<u64> {
         let own = [(self.expires_at_s, notice_ms)];
         let grants = self.more.iter().flat_map(|more| &more.grants).map(|grant| (grant.expires_at_s, grant.notice_ms));
         let moment = |(end_s, notice_ms): (u32, u16)| Some(ms(end_s)?.saturating_sub(u64::from(notice_ms)));
@@ -148,12 +148,12 @@ impl Rights {
     }
 
     /// How long before the end of the user's token the client is told, in milliseconds, if the token is valid from now on.
-    pub fn notice_ms(&self, now_ms: u64) -> u16 {
+    pub(crate) fn notice_ms(&self, now_ms: u64) -> u16 {
         notice_ms(self.expires_at_s, now_ms)
     }
 
     /// The channels of whose tokens the client has to be told now, each once, and when those tokens expire.
-    pub fn take_grant_notices(&mut self, now_ms: u64) -> Vec<(Box<str>, u64)> {
+    pub(crate) fn take_grant_notices(&mut self, now_ms: u64) -> Vec<(Box<str>, u64)> {
         let mut due = Vec::new();
         for grant in self.more.iter_mut().flat_map(|more| &mut more.grants) {
             if let Some(end_ms) = notice(grant.expires_at_s, &mut grant.notice_ms, now_ms) {
@@ -164,18 +164,23 @@ impl Rights {
     }
 
     /// When the user's token expires, if the client has to be told now. The client is told once.
-    pub fn take_notice(&self, notice_ms: &mut u16, now_ms: u64) -> Option<u64> {
+    pub(crate) fn take_notice(&self, notice_ms: &mut u16, now_ms: u64) -> Option<u64> {
         notice(self.expires_at_s, notice_ms, now_ms)
     }
 
     /// Why the user's token is not valid any more, if it is not.
-    pub fn lapse(&self, user_key: &str, revocations: &Revocations, now_ms: u64) -> Option<Lapse> {
+    pub(crate) fn lapse(&self, user_key: &str, revocations: &Revocations, now_ms: u64) -> Option<Lapse> {
         let token_id = self.more.as_ref().and_then(|more| more.token_id.as_deref());
         lapse(self.expires_at_s, mark(user_key, self.issued_at_s, token_id), revocations, now_ms)
     }
 
     /// Removes the rights to channels whose tokens are not valid any more. Returns those channels and the reasons.
-    pub fn drop_lapsed(&mut self, user_key: &str, revocations: &Revocations, now_ms: u64) -> Vec<(Box<str>, Lapse)> {
+    pub(crate) fn drop_lapsed(
+        &mut self,
+        user_key: &str,
+        revocations: &Revocations,
+        now_ms: u64,
+    ) -> Vec<(Box<str>, Lapse)> {
         let Some(more) = &mut self.more else { return Vec::new() };
         let mut lapsed = Vec::new();
         more.grants.retain_mut(|grant| {
@@ -195,7 +200,7 @@ impl Rights {
 
 impl Grant {
     /// The right that a channel's token gives from now on.
-    pub fn new(grant: ChannelGrant, now_ms: u64) -> Self {
+    pub(crate) fn new(grant: ChannelGrant, now_ms: u64) -> Self {
         let expires_at_s = end_s(Some(grant.expires_at_ms));
         Self {
             channel: grant.channel.into(),
@@ -207,7 +212,7 @@ impl Grant {
     }
 
     /// When the token expires, in Unix milliseconds, if it does.
-    pub fn expires_at_ms(&self) -> Option<u64> {
+    pub(crate) fn expires_at_ms(&self) -> Option<u64> {
         ms(self.expires_at_s)
     }
 }

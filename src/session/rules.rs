@@ -10,27 +10,27 @@ use crate::time::clock::Now;
 
 /// What a session needs to know to judge a command.
 #[derive(Debug)]
-pub struct Rules<'a> {
+pub(crate) struct Rules<'a> {
     /// Checks the tokens of commands.
-    pub authenticator: &'a mut Authenticator,
+    pub(crate) authenticator: &'a mut Authenticator,
     /// The rules of the channels.
-    pub namespaces: &'a Namespaces,
+    pub(crate) namespaces: &'a Namespaces,
     /// How long a request may stay unanswered, in milliseconds.
-    pub request_ms: u64,
+    pub(crate) request_ms: u64,
     /// Most subscriptions of a connection. Pending ones count, the lobby does not.
-    pub subscriptions_max: usize,
+    pub(crate) subscriptions_max: usize,
     /// The number of the connection's subscriptions, without the lobby.
-    pub subscriptions: usize,
+    pub(crate) subscriptions: usize,
     /// The connection is subscribed to the command's channel.
-    pub subscribed: bool,
+    pub(crate) subscribed: bool,
     /// The limits hold for the client's address.
-    pub bounded: bool,
+    pub(crate) bounded: bool,
     /// When the connection was accepted, see `shard::Arrival`.
-    pub accepted_ns: u64,
+    pub(crate) accepted_ns: u64,
     /// A channel's token is checked. Not set while too many tokens of the client's address have been refused.
-    pub looks_at_tokens: bool,
+    pub(crate) looks_at_tokens: bool,
     /// The token of the command, if it was refused. The session writes it.
-    pub refused_token: Option<RefusedToken>,
+    pub(crate) refused_token: Option<RefusedToken>,
 }
 
 impl Rules<'_> {

@@ -10,27 +10,27 @@ const HELD_BACK_MS: u64 = u64::MAX;
 
 /// A request whose outcome will not be known any more.
 #[derive(Debug)]
-pub struct TimedOut {
+pub(crate) struct TimedOut {
     /// The session's number for the request.
-    pub request: u32,
+    pub(crate) request: u32,
     /// The client's `id` for the request, if it gave one.
-    pub id: Option<Box<str>>,
+    pub(crate) id: Option<Box<str>>,
     /// The channel that the request was about.
-    pub channel: Arc<str>,
+    pub(crate) channel: Arc<str>,
     /// The connection has to end, because the request was the sign-in.
-    pub is_final: bool,
+    pub(crate) is_final: bool,
 }
 
 impl Session {
     /// When the next request has to be answered, in milliseconds of the monotonic clock.
-    pub fn deadline_ms(&self) -> Option<u64> {
+    pub(crate) fn deadline_ms(&self) -> Option<u64> {
         let waits =
             |pending: &&Pending| !matches!(pending.kind, RequestKind::Cancelled) && pending.deadline_ms != HELD_BACK_MS;
         self.pending().find(waits).map(|pending| pending.deadline_ms)
     }
 
     /// Notes that a request waits before it is sent. It has no deadline meanwhile.
-    pub fn hold_back(&mut self, request: u32) {
+    pub(crate) fn hold_back(&mut self, request: u32) {
         let pending = self.underway.iter_mut().flat_map(|underway| underway.pending.iter_mut().rev());
         if let Some(pending) = pending.into_iter().find(|pending| pending.request == request) {
             pending.deadline_ms = HELD_BACK_MS;
@@ -39,7 +39,7 @@ impl Session {
 
     /// Notes that a request is sent now and has to be answered by `deadline_ms`. It goes to the end of the queue, which is
     /// in the order of deadlines. No other request of its channel is behind it, because nothing was read meanwhile.
-    pub fn sent(&mut self, request: u32, deadline_ms: u64) {
+    pub(crate) fn sent(&mut self, request: u32, deadline_ms: u64) {
         let Some(underway) = &mut self.underway else { return };
         let at = underway.pending.iter().position(|pending| pending.request == request);
         if let Some(mut pending) = at.and_then(|at| underway.pending.remove(at)) {
@@ -50,7 +50,7 @@ impl Session {
 
     /// Gives up on a request that is over its deadline. If it was the sign-in, the connection has to end: if it signed in
     /// again, a kick for the first claim would hit the second one.
-    pub fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
+    pub(crate) fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
         let late = |pending: &Pending| pending.deadline_ms <= now_ms && !matches!(pending.kind, RequestKind::Cancelled);
         let at = self.pending().position(late)?;
         let Pending { request, id, channel, kind, .. } = self.remove_pending(at);
@@ -59,7 +59,7 @@ impl Session {
 
     /// The first stalled command that may be answered now. Call this after each answer and each time-out, until it returns
     /// `None`.
-    pub fn next_stalled(&mut self) -> Option<(Local, Box<str>, Option<Box<str>>)> {
+    pub(crate) fn next_stalled(&mut self) -> Option<(Local, Box<str>, Option<Box<str>>)> {
         let at = self.stalled().iter().position(|stalled| !self.is_busy_with(&stalled.channel))?;
         let underway = self.underway.as_mut()?;
         let Stalled { id, channel, what } = underway.stalled.remove(at);

@@ -52,7 +52,7 @@ impl Shard {
     }
 
     /// What may be done with the connection's input.
-    pub fn input(&mut self, id: ConnId) -> Input {
+    pub(crate) fn input(&mut self, id: ConnId) -> Input {
         self.core.input(id)
     }
 
@@ -68,12 +68,12 @@ impl Shard {
     }
 
     /// What the peer sent is no TLS, or TLS that can't be agreed on: its connection ends.
-    pub fn tls_failed(&mut self, id: ConnId, fault: &impl fmt::Display, now: Now) {
+    pub(crate) fn tls_failed(&mut self, id: ConnId, fault: &impl fmt::Display, now: Now) {
         self.core.tls_failed(id, fault, now);
     }
 
     /// A call for this connection panicked: tells the client (1011) and takes nothing more from it.
-    pub fn fail_internally(&mut self, id: ConnId, now: Now) -> Input {
+    pub(crate) fn fail_internally(&mut self, id: ConnId, now: Now) -> Input {
         self.core.fail_internally(id, now)
     }
 
@@ -100,7 +100,7 @@ impl Shard {
     }
 
     /// What had been revoked before the start.
-    pub fn set_revocations(&mut self, revocations: Revocations) {
+    pub(crate) fn set_revocations(&mut self, revocations: Revocations) {
         self.core.authenticator.set_revocations(revocations);
     }
 
@@ -112,7 +112,7 @@ impl Shard {
     }
 
     /// The backend takes revocations back: their tokens are taken again from now on.
-    pub fn lift(&mut self, lifted: &Lifted) {
+    pub(crate) fn lift(&mut self, lifted: &Lifted) {
         self.core.authenticator.lift(lifted);
     }
 
@@ -129,7 +129,7 @@ impl Shard {
     }
 
     /// The server is about to go: publications wait for no batch window any more, so that nobody waits for an answer.
-    pub fn end_windows(&mut self, now: Now) {
+    pub(crate) fn end_windows(&mut self, now: Now) {
         self.core.end_windows(now);
     }
 
@@ -140,7 +140,7 @@ impl Shard {
     }
 
     /// Ends every connection that is left: those that the kernel has not taken everything for are reset.
-    pub fn end_all(&mut self) {
+    pub(crate) fn end_all(&mut self) {
         self.core.end_all();
     }
 }
@@ -166,7 +166,7 @@ impl Shard {
 /// What is shown of a shard.
 impl Shard {
     /// This shard's numbers.
-    pub fn metrics(&self) -> &Arc<ShardMetrics> {
+    pub(crate) fn metrics(&self) -> &Arc<ShardMetrics> {
         &self.core.metrics
     }
 

@@ -25,7 +25,7 @@ use crate::wire::websocket::Decoder;
 /// One connection, from accept to the end. There may be a million: what is empty most of the time is behind a
 /// pointer, and the whole fits two cache lines.
 #[derive(Debug, Default)]
-pub struct Conn {
+pub(crate) struct Conn {
     // What sending looks at comes first.
     pub(super) outbox: Outbox,
     pub(super) subscriptions: SmallVec<[Subscription; 1]>,
@@ -443,7 +443,7 @@ struct ConnEntry {
 
 /// A shard's connections.
 #[derive(Debug)]
-pub struct Conns {
+pub(crate) struct Conns {
     shard: ShardId,
     entries: Vec<ConnEntry>,
     free: Vec<u32>,
@@ -456,7 +456,7 @@ impl Conns {
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 

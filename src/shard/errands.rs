@@ -16,7 +16,7 @@ use crate::time::clock::Now;
 
 /// Errands that may be unanswered at a time, those past their deadline among them. The queue to the control thread has room
 /// for as many of each shard.
-pub const ERRANDS_MAX: usize = 16;
+pub(crate) const ERRANDS_MAX: usize = 16;
 
 /// The errands that this shard has given.
 #[derive(Debug, Default)]

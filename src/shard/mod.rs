@@ -69,7 +69,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 pub use calls::Shard;
-pub use errands::ERRANDS_MAX;
+pub(crate) use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
 
 use crate::auth::{Authenticator, CacheLimits, Verifier};
@@ -110,11 +110,11 @@ use sender::Sender;
 /// before the connection is ended without it.
 pub const CLOSE_MS: u64 = 2_000;
 /// How long that may last in all, unless the server itself is going: then its shell says when all is over.
-pub const CLOSE_MAX_MS: u64 = 30_000;
+pub(crate) const CLOSE_MAX_MS: u64 = 30_000;
 /// How often connections that are closing are looked at.
 const CLOSING_LOOK_MS: u64 = 250;
 /// Reading stops while this much waits for the client that nobody shares: who doesn't read answers gets no more.
-pub const REPLY_BYTES: usize = 64 * 1024;
+pub(crate) const REPLY_BYTES: usize = 64 * 1024;
 /// Most parcels that one turn takes from one lane.
 const LANE_PARCELS: usize = 256;
 /// A turn takes no more from a lane after so many bytes.
@@ -186,7 +186,7 @@ pub struct Compression {
 
 impl Compression {
     /// With slices that are about 1 ms of work at level 3.
-    pub fn new(level: u32, min_bytes: usize) -> Self {
+    pub(crate) fn new(level: u32, min_bytes: usize) -> Self {
         Self { level, min_bytes, slice_bytes: 64 * 1024 }
     }
 }

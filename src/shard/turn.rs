@@ -33,7 +33,7 @@ use crate::model::parcel::{Answer, Parcel};
 use crate::time::clock::Now;
 
 /// Sends of one step, for a driver that serves clients: 8,000 sends in a row would hold its thread for 30 ms.
-pub const SENDS_PER_STEP: usize = 192;
+pub(crate) const SENDS_PER_STEP: usize = 192;
 
 /// A shard's ends of the lanes to and from the other shards.
 pub trait ShardLanes {

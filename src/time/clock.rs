@@ -15,32 +15,32 @@ pub struct Now {
 
 impl Now {
     /// Whole seconds since 1970, for the dates of certificates.
-    pub fn unix_s(self) -> i64 {
+    pub(crate) fn unix_s(self) -> i64 {
         i64::try_from(self.unix_ms / 1000).unwrap_or(i64::MAX)
     }
 }
 
 /// Reads the machine's clocks.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     started: Instant,
 }
 
 impl Clock {
     /// A clock whose monotonic time begins now.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { started: Instant::now() }
     }
 
     /// The present moment on both clocks.
-    pub fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { unix_ms: millis(unix), mono_ms: millis(self.started.elapsed()) }
     }
 }
 
 /// Nanoseconds since an arbitrary moment, to measure what some work costs.
-pub fn stopwatch_ns() -> u64 {
+pub(crate) fn stopwatch_ns() -> u64 {
     static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(STARTED.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -2,4 +2,4 @@
 //! files deadlines by tick.
 
 pub mod clock;
-pub mod wheel;
+pub(crate) mod wheel;

@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 
 /// The length of a tick, in milliseconds. Deadlines are as coarse as this.
-pub const TICK_MS: u64 = 64;
+pub(crate) const TICK_MS: u64 = 64;
 
 /// Keys by the tick at which they fall due.
 #[derive(Debug)]
-pub struct Wheel<K> {
+pub(crate) struct Wheel<K> {
     ticks: BTreeMap<u64, Vec<K>>,
 }
 
@@ -21,14 +21,14 @@ impl<K> Default for Wheel<K> {
 
 impl<K> Wheel<K> {
     /// Files `key` under the first tick at or after `at_ms`. Returns the tick.
-    pub fn file(&mut self, key: K, at_ms: u64) -> u64 {
+    pub(crate) fn file(&mut self, key: K, at_ms: u64) -> u64 {
         let tick = at_ms.div_ceil(TICK_MS);
         self.ticks.entry(tick).or_default().push(key);
         tick
     }
 
     /// Removes stale entries: every entry for which `is_awaited` returns false.
-    pub fn retain(&mut self, mut is_awaited: impl FnMut(u64, &K) -> bool) {
+    pub(crate) fn retain(&mut self, mut is_awaited: impl FnMut(u64, &K) -> bool) {
         self.ticks.retain(|tick, keys| {
             keys.retain(|key| is_awaited(*tick, key));
             keys.shrink_to_fit();
@@ -37,12 +37,13 @@ impl<K> Wheel<K> {
     }
 
     /// The number of entries.
-    pub fn count(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
         self.ticks.values().map(Vec::len).sum()
     }
 
     /// Takes out the keys of one tick that is due, with the tick's number; `None` if no tick is due.
-    pub fn pop_due(&mut self, now_ms: u64) -> Option<(u64, Vec<K>)> {
+    pub(crate) fn pop_due(&mut self, now_ms: u64) -> Option<(u64, Vec<K>)> {
         let first = self.ticks.first_entry()?;
         (*first.key() * TICK_MS <= now_ms).then(|| first.remove_entry())
     }

@@ -18,23 +18,23 @@ const NEW: [&SupportedProtocolVersion; 1] = [&version::TLS13];
 
 /// The contents of the certificate's file and of the key's.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Pair {
+pub(crate) struct Pair {
     certificate: Vec<u8>,
     key: Vec<u8>,
 }
 
 /// What new connections are served with.
 #[derive(Clone, Debug)]
-pub struct Served {
+pub(crate) struct Served {
     /// The rustls configuration with this certificate.
-    pub config: Arc<ServerConfig>,
+    pub(crate) config: Arc<ServerConfig>,
     /// When the chain is valid; `None` if its dates cannot be read.
-    pub validity: Option<Validity>,
+    pub(crate) validity: Option<Validity>,
 }
 
 /// The configured files, and what stays the same when they change.
 #[derive(Debug)]
-pub struct TlsIdentity {
+pub(crate) struct TlsIdentity {
     config: Tls,
     /// Kept over reloads, so that clients can resume with older tickets. Tickets cost no memory per session.
     tickets: Arc<dyn ProducesTickets>,
@@ -45,7 +45,7 @@ impl TlsIdentity {
     ///
     /// # Errors
     /// When the machine has no randomness for the tickets' keys.
-    pub fn new(config: &Tls) -> Result<Option<Self>, ConfigError> {
+    pub(crate) fn new(config: &Tls) -> Result<Option<Self>, ConfigError> {
         if config.cert_file.is_none() {
             return Ok(None);
         }
@@ -57,7 +57,7 @@ impl TlsIdentity {
     ///
     /// # Errors
     /// [`ConfigError`] with the setting and the file that are wrong.
-    pub fn load(&self) -> Result<(Pair, Served), ConfigError> {
+    pub(crate) fn load(&self) -> Result<(Pair, Served), ConfigError> {
         let pair = self.read()?;
         let served = self.serve(&pair)?;
         Ok((pair, served))

@@ -7,14 +7,14 @@ mod stream;
 mod validity;
 mod watch;
 
-pub use identity::{Pair, Served, TlsIdentity};
-pub use stream::{Opened, Scratch, Stream, TlsError};
-pub use validity::{Concern, Validity};
-pub use watch::CertificateWatch;
+pub(crate) use identity::{Pair, Served, TlsIdentity};
+pub(crate) use stream::{Opened, Scratch, Stream, TlsError};
+pub(crate) use validity::Concern;
+pub(crate) use watch::CertificateWatch;
 
 /// A fatal alert, `internal_error`, in a record of its own (RFC 8446 §5.1, §6.2). A client that cannot be served gets it
 /// before any handshake.
-pub const UNAVAILABLE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+pub(crate) const UNAVAILABLE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ const BATCH_BYTES: usize = BATCH_RECORDS * (RECORD_BYTES + RECORD_OVERHEAD);
 
 /// Why the TLS of a connection ended.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     /// The peer speaks plain HTTP, not TLS.
     #[error("plain HTTP")]
     PlainHttp,
@@ -37,7 +37,7 @@ pub enum TlsError {
 
 /// Whether more can follow the received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Opened {
+pub(crate) enum Opened {
     /// More bytes may follow.
     Open,
     /// The peer has sent close_notify (RFC 8446 §6.1), so nothing follows.
@@ -46,7 +46,7 @@ pub enum Opened {
 
 /// Buffers that all TLS connections of a shard use in turn. Nothing stays in them between calls.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     /// Small pieces, joined so that they share a record.
     joined: Vec<u8>,
     /// Encrypted records for the kernel.
@@ -54,7 +54,7 @@ pub struct Scratch {
 }
 
 /// The TLS of one connection.
-pub struct Stream {
+pub(crate) struct Stream {
     session: UnbufferedServerConnection,
     /// The received part of an incomplete record, at most [`RECEIVED_MAX`] bytes.
     held: Vec<u8>,
@@ -73,7 +73,7 @@ impl Stream {
     ///
     /// # Errors
     /// When rustls finds the configuration unusable.
-    pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
+    pub(crate) fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let session = UnbufferedServerConnection::new(config)?;
         Ok(Self { session, held: Vec::new(), unsent: Vec::new(), owed: false, begun: false, closed: false })
     }
@@ -83,7 +83,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`TlsError`]; the connection cannot go on then.
-    pub fn open(&mut self, received: &mut [u8], plain: &mut Vec<u8>) -> Result<Opened, TlsError> {
+    pub(crate) fn open(&mut self, received: &mut [u8], plain: &mut Vec<u8>) -> Result<Opened, TlsError> {
         let mut joined = std::mem::take(&mut self.held);
         let continued = !joined.is_empty();
         let incoming = if continued {
@@ -168,7 +168,7 @@ impl Stream {
     /// While records wait for the kernel, one byte of their plaintext counts as not taken, although it is encrypted. The
     /// caller therefore has something left to offer, waits for writability, and does not end the connection too early. The
     /// caller may drop frames that it has not begun to offer. No frame has only one byte, so it never drops the owed byte.
-    pub fn send(
+    pub(crate) fn send(
         &mut self,
         pieces: &[IoSlice<'_>],
         scratch: &mut Scratch,
@@ -233,7 +233,7 @@ impl Stream {
     }
 
     /// Adds close_notify to the unsent records, once, if the handshake is over.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
@@ -244,7 +244,7 @@ impl Stream {
     }
 
     /// Offers the unsent records to the kernel. Returns whether none is left; `None` if the peer is gone.
-    pub fn flush(&mut self, mut kernel: impl FnMut(&[u8]) -> Option<usize>) -> Option<bool> {
+    pub(crate) fn flush(&mut self, mut kernel: impl FnMut(&[u8]) -> Option<usize>) -> Option<bool> {
         if self.unsent.is_empty() {
             return Some(true);
         }
@@ -258,7 +258,7 @@ impl Stream {
     }
 
     /// The number of bytes of records that the kernel has not taken.
-    pub fn unsent(&self) -> usize {
+    pub(crate) fn unsent(&self) -> usize {
         self.unsent.len()
     }
 

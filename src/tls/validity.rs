@@ -14,16 +14,16 @@ const HOUR_S: i64 = 60 * 60;
 
 /// The time in which all certificates of a chain are valid, in seconds since 1970 (RFC 5280 §4.1.2.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Validity {
+pub(crate) struct Validity {
     /// The first second in which the chain is valid.
-    pub not_before_s: i64,
+    pub(crate) not_before_s: i64,
     /// The last second in which the chain is valid.
-    pub not_after_s: i64,
+    pub(crate) not_after_s: i64,
 }
 
 /// What is wrong with a certificate's dates, with the number of seconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Concern {
+pub(crate) enum Concern {
     /// The certificate will become valid in this many seconds. Clients refuse it until then.
     NotYetValid(i64),
     /// The certificate expires in this many seconds.
@@ -35,7 +35,7 @@ pub enum Concern {
 impl Validity {
     /// The validity of a chain: from the latest beginning to the earliest end of its certificates. `None` if the dates of
     /// a certificate cannot be read. rustls checks only the first certificate's key, so it may serve such a chain.
-    pub fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
+    pub(crate) fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let mut all: Option<Self> = None;
         for certificate in chain {
             let (_, parsed) = parse_x509_certificate(certificate).ok()?;
@@ -50,7 +50,7 @@ impl Validity {
     }
 
     /// What is wrong at `now_s`, in seconds since 1970; `None` if nothing is.
-    pub fn concern(&self, now_s: i64) -> Option<Concern> {
+    pub(crate) fn concern(&self, now_s: i64) -> Option<Concern> {
         let left_s = self.not_after_s - now_s;
         if left_s < 0 {
             Some(Concern::Expired(-left_s))
@@ -89,13 +89,13 @@ impl fmt::Display for Span {
 
 /// Decides when a concern is logged: when it is new, and then once a day.
 #[derive(Debug, Default)]
-pub struct Reminder {
+pub(crate) struct Reminder {
     last: Option<(Validity, Concern, i64)>,
 }
 
 impl Reminder {
     /// The concern to log at `now_s`, in seconds since 1970, about the certificate in use; `None` if none is due.
-    pub fn due(&mut self, validity: Option<Validity>, now_s: i64) -> Option<Concern> {
+    pub(crate) fn due(&mut self, validity: Option<Validity>, now_s: i64) -> Option<Concern> {
         let found = validity.and_then(|validity| Some((validity, validity.concern(now_s)?, now_s)));
         let Some((validity, concern, _)) = found else {
             self.last = None;
@@ -114,7 +114,7 @@ impl Reminder {
     }
 
     /// Makes the next concern due at once.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.last = None;
     }
 }

@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// The running thread. Dropping this value ends it.
 #[derive(Debug)]
-pub struct CertificateWatch {
+pub(crate) struct CertificateWatch {
     ask: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -28,7 +28,7 @@ impl CertificateWatch {
     ///
     /// # Errors
     /// When the kernel refuses a thread.
-    pub fn start(
+    pub(crate) fn start(
         identity: TlsIdentity,
         pair: Pair,
         validity: Option<Validity>,
@@ -41,7 +41,7 @@ impl CertificateWatch {
     }
 
     /// Reads the files now, whether they have changed or not.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         if let Some(ask) = &self.ask {
             // Sending fails only if the thread has ended.
             let _ = ask.send(());

@@ -7,20 +7,20 @@
 use std::borrow::Cow;
 
 /// The media type of the response.
-pub const CONTENT_TYPE: &str = "text/event-stream";
+pub(crate) const CONTENT_TYPE: &str = "text/event-stream";
 
 /// A comment, which readers ignore: sent when nothing else was, so that the connection carries bytes.
-pub const HEARTBEAT: &[u8] = b":\n\n";
+pub(crate) const HEARTBEAT: &[u8] = b":\n\n";
 
 /// Whether `id` may stand in an `id` field. A reader ignores one with NUL, and CR and LF end the line. A browser sends
 /// the id back in the Last-Event-ID header, so it has to be a header's value too.
-pub fn is_event_id(id: &str) -> bool {
+pub(crate) fn is_event_id(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Begins an event: its id and its name, if it has them. An event without a name is a `message` to a browser. Follow
 /// with the data and [`end_event`], which needs the returned place.
-pub fn begin_event(out: &mut Vec<u8>, id: Option<&str>, name: Option<&str>) -> usize {
+pub(crate) fn begin_event(out: &mut Vec<u8>, id: Option<&str>, name: Option<&str>) -> usize {
     if let Some(id) = id {
         write_id(out, id);
     }
@@ -33,7 +33,7 @@ pub fn begin_event(out: &mut Vec<u8>, id: Option<&str>, name: Option<&str>) -> u
 }
 
 /// Ends the event whose data was appended from `start` on. Line ends in the data, of whichever kind, come out as `\n`.
-pub fn end_event(out: &mut Vec<u8>, start: usize) {
+pub(crate) fn end_event(out: &mut Vec<u8>, start: usize) {
     let data = &out[start..];
     // Compact JSON has none: only what a client published with line ends between its tokens.
     if data.iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
@@ -49,20 +49,20 @@ pub fn end_event(out: &mut Vec<u8>, start: usize) {
 }
 
 /// Appends one event.
-pub fn write_event(out: &mut Vec<u8>, id: Option<&str>, name: Option<&str>, data: &[u8]) {
+pub(crate) fn write_event(out: &mut Vec<u8>, id: Option<&str>, name: Option<&str>, data: &[u8]) {
     let start = begin_event(out, id, name);
     out.extend_from_slice(data);
     end_event(out, start);
 }
 
 /// Appends an `id` line. A reader remembers it when the event that it belongs to ends.
-pub fn write_id(out: &mut Vec<u8>, id: &str) {
+pub(crate) fn write_id(out: &mut Vec<u8>, id: &str) {
     assert!(is_event_id(id), "{id:?} is no id of an event");
     write_line(out, "id: ", id);
 }
 
 /// Appends how long a browser waits before it connects again.
-pub fn write_retry(out: &mut Vec<u8>, retry_ms: u64) {
+pub(crate) fn write_retry(out: &mut Vec<u8>, retry_ms: u64) {
     write_line(out, "retry: ", &retry_ms.to_string());
     out.push(b'\n');
 }
@@ -87,7 +87,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The smallest end of an event or comment at or after `at` in a stretch of whole ones: what stands behind it has not
 /// begun when `at` bytes were sent, and can be dropped.
-pub fn first_boundary(events: &[u8], at: usize) -> usize {
+pub(crate) fn first_boundary(events: &[u8], at: usize) -> usize {
     assert!(at <= events.len(), "{at} lies outside {} bytes of events", events.len());
     if at == 0 {
         return 0;
@@ -99,7 +99,7 @@ pub fn first_boundary(events: &[u8], at: usize) -> usize {
 }
 
 /// The lengths of the events and comments that `events` consists of, in order.
-pub fn events(mut events: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn events(mut events: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = first_boundary(events, usize::from(!events.is_empty()));
         let (event, rest) = events.split_at(length);
@@ -109,7 +109,7 @@ pub fn events(mut events: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The id of an event that was written here, and the event without it.
-pub fn split_id(event: &[u8]) -> (Option<&str>, &[u8]) {
+pub(crate) fn split_id(event: &[u8]) -> (Option<&str>, &[u8]) {
     let id = event.strip_prefix(b"id: ").and_then(|rest| {
         let end = rest.iter().position(|&byte| byte == b'\n')?;
         Some((std::str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]))
@@ -119,7 +119,7 @@ pub fn split_id(event: &[u8]) -> (Option<&str>, &[u8]) {
 
 /// Appends the head of the response that an event stream is. The stream ends with the connection: there is no length.
 /// `reader` is the origin whose pages may read it (Fetch, section 3.2).
-pub fn write_head(out: &mut Vec<u8>, reader: Option<&str>) {
+pub(crate) fn write_head(out: &mut Vec<u8>, reader: Option<&str>) {
     let reader = reader.map_or(Cow::Borrowed(""), |origin| {
         Cow::Owned(format!("Access-Control-Allow-Origin: {origin}\r\nCross-Origin-Resource-Policy: cross-origin\r\n"))
     });

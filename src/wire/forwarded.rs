@@ -21,7 +21,7 @@ pub enum ForwardedHeader {
 
 impl ForwardedHeader {
     /// The name of the header, in lower case.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::XForwardedFor => "x-forwarded-for",
             Self::Forwarded => "forwarded",
@@ -31,7 +31,7 @@ impl ForwardedHeader {
     /// The rightmost address that isn't trusted, in the values of the header in the order they came. If all are
     /// trusted, the leftmost; if the first that matters isn't an address, the last trusted one before it. `None` if
     /// there is none at all: the peer speaks for itself.
-    pub fn client<'a>(
+    pub(crate) fn client<'a>(
         self,
         values: impl Iterator<Item = &'a [u8]>,
         is_trusted: impl Fn(IpAddr) -> bool,

@@ -104,7 +104,7 @@ impl Opcode {
     }
 
     /// Whether this is a control frame (§5.5).
-    pub fn is_control(self) -> bool {
+    pub(crate) fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
     }
 }
@@ -114,30 +114,30 @@ const RSV1: u8 = 0x40;
 const RSV2_RSV3: u8 = 0x30;
 const MASKED: u8 = 0x80;
 /// The most that a control frame carries (§5.5).
-pub const CONTROL_MAX: usize = 125;
+pub(crate) const CONTROL_MAX: usize = 125;
 /// The longest header of a client frame: 2 bytes, a 64-bit length and the key.
-pub const CLIENT_HEADER_MAX: usize = 14;
+pub(crate) const CLIENT_HEADER_MAX: usize = 14;
 
 /// The header of a client's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrameHeader {
+pub(crate) struct FrameHeader {
     /// Whether this is the last fragment of its message.
-    pub fin: bool,
+    pub(crate) fin: bool,
     /// Whether the message is compressed (RFC 7692 §6); only ever on its first frame.
-    pub rsv1: bool,
+    pub(crate) rsv1: bool,
     /// The kind of the frame.
-    pub opcode: Opcode,
+    pub(crate) opcode: Opcode,
     /// The key that the payload is masked with.
-    pub key: [u8; 4],
+    pub(crate) key: [u8; 4],
     /// The announced length of the payload, in bytes.
-    pub len: u64,
+    pub(crate) len: u64,
 }
 
 impl FrameHeader {
     /// Parses a header from the start of `bytes`, which may stop anywhere: `None` asks for more. The number is
     /// the header's length in bytes. What is wrong is reported at the first byte that shows it, so the error
     /// does not depend on how the bytes were cut.
-    pub fn parse(bytes: &[u8], rsv1_allowed: bool) -> Result<Option<(Self, usize)>, ProtocolError> {
+    pub(crate) fn parse(bytes: &[u8], rsv1_allowed: bool) -> Result<Option<(Self, usize)>, ProtocolError> {
         let Some(&first) = bytes.first() else {
             return Ok(None);
         };
@@ -197,7 +197,7 @@ fn length_64(bytes: &[u8]) -> Result<Option<u64>, ProtocolError> {
 
 /// Whether a close code may go over the wire: §7.4 and the registry it sets up (1012–1014 came later; 1004,
 /// 1005, 1006 and 1015 never do), libraries' 3000–3999, applications' 4000–4999.
-pub fn is_close_code(code: u16) -> bool {
+pub(crate) fn is_close_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
@@ -211,7 +211,7 @@ pub fn header_len(len: usize) -> usize {
 }
 
 /// Appends the header of a server frame that carries `len` bytes.
-pub fn write_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
+pub(crate) fn write_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     let (header, header_len) = encode_header(opcode, len);
     out.extend_from_slice(&header[..header_len]);
 }
@@ -236,7 +236,7 @@ fn encode_header(opcode: Opcode, len: usize) -> ([u8; 10], usize) {
 }
 
 /// The length of a server frame with a payload of `payload` bytes.
-pub fn frame_len(payload: usize) -> usize {
+pub(crate) fn frame_len(payload: usize) -> usize {
     header_len(payload) + payload
 }
 

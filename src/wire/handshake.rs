@@ -121,12 +121,12 @@ impl<'a> UpgradeRequest<'a> {
     }
 
     /// The host that the target names, or else the Host header: a name or address, with or without a port.
-    pub fn host(&self) -> &'a str {
+    pub(crate) fn host(&self) -> &'a str {
         self.host
     }
 
     /// The Origin header, which browsers always send with an upgrade and nothing else has to.
-    pub fn origin(&self) -> Option<&'a str> {
+    pub(crate) fn origin(&self) -> Option<&'a str> {
         self.origin
     }
 
@@ -136,7 +136,7 @@ impl<'a> UpgradeRequest<'a> {
     }
 
     /// The first header of this name, in any case, if it is UTF-8.
-    pub fn header(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&'a str> {
         self.headers(name).next().and_then(|value| std::str::from_utf8(value).ok())
     }
 
@@ -146,7 +146,7 @@ impl<'a> UpgradeRequest<'a> {
     }
 
     /// The extensions offered (RFC 6455 §9.1), a line each.
-    pub fn extensions(&self) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn extensions(&self) -> impl Iterator<Item = &'a [u8]> {
         self.headers("sec-websocket-extensions")
     }
 
@@ -192,7 +192,7 @@ impl<'a> Target<'a> {
 }
 
 /// The method that a request begins with, whatever follows it.
-pub fn method_of(head: &[u8]) -> &str {
+pub(crate) fn method_of(head: &[u8]) -> &str {
     let end = head.iter().position(|&byte| byte == b' ').unwrap_or(0);
     std::str::from_utf8(&head[..end]).unwrap_or_default()
 }
@@ -212,7 +212,7 @@ fn single<'a>(headers: &[httparse::Header<'a>], name: &str) -> Result<Option<&'a
 }
 
 /// Whether a Host names this machine's loopback: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.
-pub fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let Some((host, _)) = split_port(host) else {
         return false;
     };
@@ -237,7 +237,7 @@ pub struct Policy {
 
 impl Policy {
     /// Refuses a foreign Host in development mode. `upgrade` does it too; pages and tokens need it as well.
-    pub fn check_host(&self, request: &UpgradeRequest<'_>) -> Result<(), HttpRefusal> {
+    pub(crate) fn check_host(&self, request: &UpgradeRequest<'_>) -> Result<(), HttpRefusal> {
         if self.dev_hosts && !is_loopback(request.host()) {
             return Err(HttpRefusal::forbidden("in development mode Host must be localhost"));
         }
@@ -245,7 +245,7 @@ impl Policy {
     }
 
     /// Refuses a page's request if its origin may not connect. `upgrade` does it too; event streams need it as well.
-    pub fn check_origin(&self, request: &UpgradeRequest<'_>) -> Result<(), HttpRefusal> {
+    pub(crate) fn check_origin(&self, request: &UpgradeRequest<'_>) -> Result<(), HttpRefusal> {
         match request.origin() {
             Some(origin) if !self.origins.allow(origin, request.host()) => {
                 Err(HttpRefusal::forbidden("origin not allowed: it is not this host's, and `origins` does not list it"))
@@ -317,7 +317,7 @@ fn is_key(key: &str) -> bool {
 }
 
 /// The answer to a Sec-WebSocket-Key (RFC 6455 §4.2.2).
-pub fn accept_key(key: &str) -> String {
+pub(crate) fn accept_key(key: &str) -> String {
     let mut sha1 = Sha1::new();
     sha1.update(key);
     sha1.update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
@@ -326,7 +326,8 @@ pub fn accept_key(key: &str) -> String {
 
 impl Upgrade {
     /// The subprotocol that client and server share, if the client offered one.
-    pub fn subprotocol(&self) -> Option<&'static str> {
+    #[cfg(test)]
+    pub(crate) fn subprotocol(&self) -> Option<&'static str> {
         self.subprotocol
     }
 
@@ -363,9 +364,9 @@ pub struct HttpRefusal {
     /// The HTTP status of the response.
     pub status: u16,
     /// The text of the body, for people.
-    pub text: &'static str,
+    pub(crate) text: &'static str,
     /// When to come back, in seconds.
-    pub retry_after_s: Option<u32>,
+    pub(crate) retry_after_s: Option<u32>,
 }
 
 impl HttpRefusal {
@@ -374,62 +375,62 @@ impl HttpRefusal {
     }
 
     /// 400: not a request that this server understands.
-    pub const fn bad_request(text: &'static str) -> Self {
+    pub(crate) const fn bad_request(text: &'static str) -> Self {
         Self::new(400, text)
     }
 
     /// 401: there is no token, or it is not good.
-    pub const fn unauthorized(text: &'static str) -> Self {
+    pub(crate) const fn unauthorized(text: &'static str) -> Self {
         Self::new(401, text)
     }
 
     /// 403: the origin or host is not allowed.
-    pub const fn forbidden(text: &'static str) -> Self {
+    pub(crate) const fn forbidden(text: &'static str) -> Self {
         Self::new(403, text)
     }
 
     /// 404: nothing is served at this path.
-    pub const fn not_found() -> Self {
+    pub(crate) const fn not_found() -> Self {
         Self::new(404, "not found")
     }
 
     /// 405: the endpoint and the pages are only read.
-    pub const fn method_not_allowed() -> Self {
+    pub(crate) const fn method_not_allowed() -> Self {
         Self::new(405, "only GET and HEAD are allowed here")
     }
 
     /// 409: another connection is in the way.
-    pub const fn conflict(text: &'static str) -> Self {
+    pub(crate) const fn conflict(text: &'static str) -> Self {
         Self::new(409, text)
     }
 
     /// 413: the head is over a limit.
-    pub const fn head_too_large() -> Self {
+    pub(crate) const fn head_too_large() -> Self {
         Self::new(413, "request header too large")
     }
 
     /// 426: the path takes WebSocket version 13 and nothing else.
-    pub const fn upgrade_required(text: &'static str) -> Self {
+    pub(crate) const fn upgrade_required(text: &'static str) -> Self {
         Self::new(426, text)
     }
 
     /// 429: too many connections or attempts from this peer.
-    pub const fn too_many_requests(retry_after_s: u32) -> Self {
+    pub(crate) const fn too_many_requests(retry_after_s: u32) -> Self {
         Self { status: 429, text: "too many requests", retry_after_s: Some(retry_after_s) }
     }
 
     /// 500: a fault of the server.
-    pub const fn internal(text: &'static str) -> Self {
+    pub(crate) const fn internal(text: &'static str) -> Self {
         Self::new(500, text)
     }
 
     /// 504: what had to be asked has not answered in time.
-    pub const fn gateway_timeout(text: &'static str) -> Self {
+    pub(crate) const fn gateway_timeout(text: &'static str) -> Self {
         Self::new(504, text)
     }
 
     /// 503: at capacity or draining.
-    pub const fn unavailable(text: &'static str, retry_after_s: u32) -> Self {
+    pub(crate) const fn unavailable(text: &'static str, retry_after_s: u32) -> Self {
         Self { status: 503, text, retry_after_s: Some(retry_after_s) }
     }
 
@@ -440,7 +441,7 @@ impl HttpRefusal {
     }
 
     /// The same with another body, and with header lines of the caller's.
-    pub fn write_with(&self, method: &str, content_type: &str, body: &str, headers: &str, out: &mut Vec<u8>) {
+    pub(crate) fn write_with(&self, method: &str, content_type: &str, body: &str, headers: &str, out: &mut Vec<u8>) {
         let status_line = match self.status {
             400 => "HTTP/1.1 400 Bad Request\r\n",
             // RFC 9110 §15.5.2 asks for the challenge.

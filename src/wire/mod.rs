@@ -4,12 +4,12 @@
 
 pub mod codes;
 pub mod deflate;
-pub mod event_stream;
-pub mod forwarded;
+pub(crate) mod event_stream;
+pub(crate) mod forwarded;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
-pub mod origin;
+pub(crate) mod origin;
 pub mod proxy;
 pub mod utf8;
 pub mod websocket;

@@ -19,12 +19,12 @@ impl Origins {
     ///
     /// # Errors
     /// The first entry that can never match, with the reason and the way to write it.
-    pub fn list(entries: &[String]) -> Result<Origins, String> {
+    pub(crate) fn list(entries: &[String]) -> Result<Origins, String> {
         entries.iter().map(|entry| OriginPattern::parse(entry)).collect::<Result<_, _>>().map(Origins::List)
     }
 
     /// Whether a page of this origin may, at a server that is called `host`.
-    pub fn allow(&self, origin: &str, host: &str) -> bool {
+    pub(crate) fn allow(&self, origin: &str, host: &str) -> bool {
         match self {
             Self::SameHost => same_host(origin, host),
             Self::List(_) => self.lists(origin),
@@ -32,7 +32,7 @@ impl Origins {
     }
 
     /// Whether the list names the origin.
-    pub fn lists(&self, origin: &str) -> bool {
+    pub(crate) fn lists(&self, origin: &str) -> bool {
         let Self::List(list) = self else { return false };
         list.iter().any(|pattern| pattern.matches(origin))
     }
@@ -79,7 +79,7 @@ impl OriginPattern {
     ///
     /// # Errors
     /// The entry can never match: the reason, and the way to write it.
-    pub fn parse(entry: &str) -> Result<OriginPattern, String> {
+    pub(crate) fn parse(entry: &str) -> Result<OriginPattern, String> {
         let pattern = match entry {
             "*" => Ok(Pattern::Any),
             _ if entry.eq_ignore_ascii_case("null") => Ok(Pattern::Null),
@@ -271,7 +271,7 @@ fn in_brackets(host: &str) -> Option<&str> {
 }
 
 /// Splits `host[:port]` (RFC 9110 §7.2) at the port; `None` for what is no host.
-pub fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
+pub(crate) fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     let host_end = match authority.strip_prefix('[') {
         Some(address) => address.find(']')? + 2,
         None => authority.find(':').unwrap_or(authority.len()),

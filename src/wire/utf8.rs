@@ -47,11 +47,6 @@ impl Validator {
         if self.pending_len == 0 { Ok(()) } else { Err(InvalidUtf8) }
     }
 
-    /// Makes ready for another text.
-    pub fn reset(&mut self) {
-        *self = Self::default();
-    }
-
     /// Feeds the pending character from `chunk` until it is whole; returns what is left of the chunk.
     fn complete_pending<'a>(&mut self, chunk: &'a [u8]) -> Result<&'a [u8], InvalidUtf8> {
         let mut rest = chunk;
@@ -170,7 +165,7 @@ mod tests {
         assert_eq!(validator.push(&[0x98, 0x80]), Ok(()));
         assert_eq!(validator.finish(), Ok(()));
         assert_eq!(validator.push(&[0xE2]), Ok(()));
-        validator.reset();
+        validator = Validator::default();
         assert_eq!(validator.finish(), Ok(()));
     }
 

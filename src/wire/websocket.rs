@@ -6,7 +6,7 @@
 //! there and handed out without a copy. Only what is incomplete at the end of the input is kept, on the heap, until
 //! it is complete. Then it moves to the [`Assembly`], where a compressed message is inflated too. Called by `shard`.
 
-pub use super::frame::ProtocolError;
+pub(crate) use super::frame::ProtocolError;
 
 use super::deflate::inflate::{Inflater, Work};
 use super::frame::{self, CLIENT_HEADER_MAX, FrameHeader, Opcode};
@@ -142,7 +142,7 @@ impl Decoder {
     }
 
     /// From now on data frames are passed over, whatever they hold; what had come of a message is freed.
-    pub fn skip_messages(&mut self) {
+    pub(crate) fn skip_messages(&mut self) {
         self.skips = true;
         if let Some(partial) = &mut self.partial {
             partial.message = None;
@@ -151,12 +151,12 @@ impl Decoder {
     }
 
     /// Bytes that were taken and not looked at.
-    pub fn skipped(&self) -> usize {
+    pub(crate) fn skipped(&self) -> usize {
         self.skipped as usize
     }
 
     /// Counts bytes that were not even shown to it.
-    pub fn skip(&mut self, bytes: usize) {
+    pub(crate) fn skip(&mut self, bytes: usize) {
         self.skipped = self.skipped.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
@@ -220,7 +220,8 @@ impl Decoder {
     }
 
     /// Whether nothing is kept.
-    pub fn is_idle(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
         self.partial.is_none()
     }
 

@@ -20,7 +20,7 @@ const TOGETHER_BYTES: usize = 256 << 20;
 
 /// Counts the bytes of all bodies that are held at the moment.
 #[derive(Debug)]
-pub struct Bodies {
+pub(crate) struct Bodies {
     seats: Arc<Seats>,
     /// The most bytes that one body may have.
     each: usize,
@@ -30,7 +30,7 @@ pub struct Bodies {
 
 /// A body that was read. Its bytes count in [`Bodies`] until this value is dropped.
 #[derive(Debug)]
-pub struct HeldBody {
+pub(crate) struct HeldBody {
     of: Arc<Bodies>,
     bytes: Vec<u8>,
     counted: usize,
@@ -38,7 +38,7 @@ pub struct HeldBody {
 
 impl Bodies {
     /// `push_bytes` is the size of the largest push: a body has room for what makes one.
-    pub fn new(seats: Arc<Seats>, push_bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(seats: Arc<Seats>, push_bytes: usize) -> Arc<Self> {
         // A text may come with every character escaped, in twice the bytes.
         let each = push_bytes.saturating_mul(2).saturating_add(LIST_BYTES);
         Arc::new(Self { seats, each, together: AtomicUsize::new(0) })
@@ -48,7 +48,7 @@ impl Bodies {
     ///
     /// # Errors
     /// When it is too large, its headers say that it is not JSON, it breaks off, or there is no room for it.
-    pub async fn read(self: &Arc<Self>, headers: &HeaderMap, mut body: Body) -> Result<HeldBody, ApiError> {
+    pub(crate) async fn read(self: &Arc<Self>, headers: &HeaderMap, mut body: Body) -> Result<HeldBody, ApiError> {
         check_type(headers)?;
         let (mut held, mut dropped) = (self.hold(), 0);
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
@@ -79,7 +79,7 @@ impl Bodies {
 
 impl HeldBody {
     /// The body's bytes, all of them.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 

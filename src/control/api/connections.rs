@@ -40,22 +40,22 @@ struct End {
 
 /// The places of all connections, with the API's counters and log.
 #[derive(Debug)]
-pub struct Seats {
+pub(crate) struct Seats {
     places: Mutex<ApiPlaces<End>>,
     /// The API's own metrics.
-    pub counts: ApiCounts,
+    pub(crate) counts: ApiCounts,
     refusals: Arc<RefusalLog>,
     clock: Clock,
 }
 
 impl Seats {
     /// No place is taken yet.
-    pub fn new(room: ApiRoom, refusals: Arc<RefusalLog>, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(room: ApiRoom, refusals: Arc<RefusalLog>, clock: Clock) -> Arc<Self> {
         Arc::new(Self { places: Mutex::new(ApiPlaces::new(room)), counts: ApiCounts::default(), refusals, clock })
     }
 
     /// The number of open connections.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.places().count()
     }
 
@@ -97,7 +97,7 @@ impl Seats {
 
 /// One connection's place. Each of its requests carries a copy as an extension.
 #[derive(Clone, Debug)]
-pub struct Seat {
+pub(crate) struct Seat {
     of: Arc<Seats>,
     number: u64,
     peer: Peer,
@@ -105,18 +105,18 @@ pub struct Seat {
 
 impl Seat {
     /// The peer at the other end of the connection.
-    pub fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         self.peer
     }
 
     /// Marks the connection as one that has brought a valid key.
-    pub fn recognize(&self) {
+    pub(crate) fn recognize(&self) {
         let gone = self.of.places().recognize(self.number);
         self.of.send_away(gone, ApiBound::Idle, || "its place went to another connection with a key".to_owned());
     }
 
     /// Marks that a request of the connection waits for shards, until the returned value is dropped.
-    pub fn busy(&self) -> Busy {
+    pub(crate) fn busy(&self) -> Busy {
         self.of.places().set_busy(self.number, true);
         Busy(self.clone())
     }
@@ -124,7 +124,7 @@ impl Seat {
 
 /// A request that waits for shards. Its connection does not give way to another.
 #[derive(Debug)]
-pub struct Busy(Seat);
+pub(crate) struct Busy(Seat);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -184,7 +184,7 @@ impl AsyncWrite for Watched {
 
 /// Accepts and serves connections until the phase is `Ending`. It goes on while the server drains, so that a load
 /// balancer that asks for `/health` gets its answer.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: Accepting,
     router: axum::Router,
     seats: Arc<Seats>,

@@ -14,7 +14,7 @@ use crate::limits::labelled;
 
 labelled! {
     /// A bound of the API that was reached. The label is that of `uringcast_api_bounds_reached_total`.
-    pub enum ApiBound, log prefix "api_" {
+    pub(crate) enum ApiBound, log prefix "api_" {
         /// A connection that had brought no key gave way to another one.
         Stranger = "connection_without_key",
         /// A connection that had brought a key, and waited for no shard, gave way to another one.
@@ -30,25 +30,25 @@ labelled! {
 
 /// How often each bound was reached since the start.
 #[derive(Debug, Default)]
-pub struct ApiCounts {
+pub(crate) struct ApiCounts {
     reached: [AtomicU64; ApiBound::ALL.len()],
 }
 
 impl ApiCounts {
     /// Counts that `bound` was reached once.
-    pub fn count(&self, bound: ApiBound) {
+    pub(crate) fn count(&self, bound: ApiBound) {
         self.reached[bound as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The numbers of this moment, with the present number of `connections`.
-    pub fn snapshot(&self, connections: usize) -> ApiSnapshot {
+    pub(crate) fn snapshot(&self, connections: usize) -> ApiSnapshot {
         ApiSnapshot { connections, reached: std::array::from_fn(|at| self.reached[at].load(Ordering::Relaxed)) }
     }
 }
 
 /// The API's metrics at one moment, for a scrape.
 #[derive(Debug)]
-pub struct ApiSnapshot {
+pub(crate) struct ApiSnapshot {
     connections: usize,
     reached: [u64; ApiBound::ALL.len()],
 }

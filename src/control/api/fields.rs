@@ -11,7 +11,7 @@ use super::error::ApiError;
 
 /// The known fields of one JSON object; others are ignored.
 #[derive(Debug)]
-pub struct JsonFields<'a> {
+pub(crate) struct JsonFields<'a> {
     /// What precedes a name in an error: nothing, or the outer field's name and a dot.
     prefix: &'static str,
     known: &'static [&'static str],
@@ -24,7 +24,7 @@ impl<'a> JsonFields<'a> {
     ///
     /// # Errors
     /// When the body is not a JSON object in UTF-8, or has a known field twice.
-    pub fn of_body(body: &'a [u8], known: &'static [&'static str]) -> Result<Self, ApiError> {
+    pub(crate) fn of_body(body: &'a [u8], known: &'static [&'static str]) -> Result<Self, ApiError> {
         let text = std::str::from_utf8(body).map_err(|_| ApiError::malformed("the body is not UTF-8"))?;
         if !starts_an_object(text) {
             return Err(ApiError::malformed("the body must be a JSON object: {\"name\": value, …}"));
@@ -48,7 +48,7 @@ impl<'a> JsonFields<'a> {
     }
 
     /// The value as it was written; `null` counts as a value.
-    pub fn raw(&self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn raw(&self, name: &str) -> Option<&'a RawValue> {
         let at = self.known.iter().position(|known| *known == name).expect("a field that the endpoint knows");
         self.values[at]
     }
@@ -59,7 +59,7 @@ impl<'a> JsonFields<'a> {
     }
 
     /// Whether there is a value other than `null`.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.given(name).is_some()
     }
 
@@ -71,7 +71,7 @@ impl<'a> JsonFields<'a> {
     ///
     /// # Errors
     /// When there is no value.
-    pub fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, ApiError> {
+    pub(crate) fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, ApiError> {
         value.ok_or_else(|| ApiError::malformed(format!("{}{name} is missing", self.prefix)))
     }
 
@@ -79,7 +79,7 @@ impl<'a> JsonFields<'a> {
     ///
     /// # Errors
     /// When the value is not a text.
-    pub fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
         self.given(name).map(|value| self.text_of(name, value)).transpose()
     }
 
@@ -96,7 +96,7 @@ impl<'a> JsonFields<'a> {
     ///
     /// # Errors
     /// When the value is not a list of texts.
-    pub fn texts(&self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
+    pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
         let Some(value) = self.given(name) else { return Ok(None) };
         let elements: Vec<&RawValue> =
             serde_json::from_str(value).map_err(|_| self.wrong(name, "a list of texts: [\"…\", \"…\"]"))?;
@@ -108,7 +108,7 @@ impl<'a> JsonFields<'a> {
     ///
     /// # Errors
     /// When the value is anything else. `expected` says in the error what is expected.
-    pub fn whole(&self, name: &str, expected: &str) -> Result<Option<u64>, ApiError> {
+    pub(crate) fn whole(&self, name: &str, expected: &str) -> Result<Option<u64>, ApiError> {
         self.given(name).map(|value| whole(value).ok_or_else(|| self.wrong(name, expected))).transpose()
     }
 
@@ -116,7 +116,7 @@ impl<'a> JsonFields<'a> {
     ///
     /// # Errors
     /// When the value is neither of the two.
-    pub fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.given(name) {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
@@ -126,7 +126,7 @@ impl<'a> JsonFields<'a> {
     }
 
     /// The value, of any type; `None` for `null` too.
-    pub fn value(&self, name: &str) -> Option<serde_json::Value> {
+    pub(crate) fn value(&self, name: &str) -> Option<serde_json::Value> {
         // Only half of a surrogate pair fails here. It becomes `null`, which no caller accepts.
         self.given(name).map(|value| serde_json::from_str(value).unwrap_or_default())
     }
@@ -135,7 +135,7 @@ impl<'a> JsonFields<'a> {
     ///
     /// # Errors
     /// When the value is not an object, or has a known field twice.
-    pub fn object(
+    pub(crate) fn object(
         &self,
         name: &str,
         prefix: &'static str,
@@ -197,7 +197,7 @@ impl<'a> Visitor<'a> for Collect<'a, '_> {
 
 /// The known parameters of a query; others are ignored.
 #[derive(Debug)]
-pub struct QueryFields<'a> {
+pub(crate) struct QueryFields<'a> {
     pairs: &'a [(String, String)],
 }
 
@@ -206,7 +206,7 @@ impl<'a> QueryFields<'a> {
     ///
     /// # Errors
     /// When a known parameter is given twice.
-    pub fn new(pairs: &'a [(String, String)], known: &[&str]) -> Result<Self, ApiError> {
+    pub(crate) fn new(pairs: &'a [(String, String)], known: &[&str]) -> Result<Self, ApiError> {
         let count = |name: &str| pairs.iter().filter(|(other, _)| other == name).count();
         match known.iter().find(|name| count(name) > 1) {
             Some(name) => Err(ApiError::malformed(format!("the query has {name} twice"))),
@@ -215,7 +215,7 @@ impl<'a> QueryFields<'a> {
     }
 
     /// The parameter's value; `None` if it is not given.
-    pub fn text(&self, name: &str) -> Option<String> {
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
         self.pairs.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
     }
 
@@ -223,7 +223,7 @@ impl<'a> QueryFields<'a> {
     ///
     /// # Errors
     /// When the value is anything else. `expected` says in the error what is expected.
-    pub fn whole(&self, name: &str, expected: &str) -> Result<Option<u64>, ApiError> {
+    pub(crate) fn whole(&self, name: &str, expected: &str) -> Result<Option<u64>, ApiError> {
         let wrong = || ApiError::malformed(format!("{name} must be {expected}"));
         self.text(name).map(|value| whole(&value).ok_or_else(wrong)).transpose()
     }

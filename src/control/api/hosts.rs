@@ -11,7 +11,7 @@ use crate::wire::origin::split_port;
 
 /// The names under which the API answers without a key.
 #[derive(Debug)]
-pub struct Hosts {
+pub(crate) struct Hosts {
     /// Whether the listener is on a loopback address. Otherwise every name is served.
     is_local: bool,
     /// Names that are served beside those of this machine; `*` stands for any name.
@@ -20,12 +20,12 @@ pub struct Hosts {
 
 impl Hosts {
     /// `allowed` is the setting `http.hosts`.
-    pub fn new(is_local: bool, allowed: Vec<String>) -> Self {
+    pub(crate) fn new(is_local: bool, allowed: Vec<String>) -> Self {
         Self { is_local, allowed }
     }
 
     /// Whether a request that names this host may be answered without a key.
-    pub fn serve(&self, host: Option<&str>) -> bool {
+    pub(crate) fn serve(&self, host: Option<&str>) -> bool {
         // Browsers always send a Host header, so a request without one comes from no page.
         let Some(host) = host else { return true };
         let name = split_port(host).map_or(host, |(name, _)| name);
@@ -39,7 +39,7 @@ impl Hosts {
 ///
 /// # Errors
 /// When the request names no host, two of them, or something that is not a host.
-pub fn host_of(request: &Request) -> Result<Option<&str>, ApiError> {
+pub(crate) fn host_of(request: &Request) -> Result<Option<&str>, ApiError> {
     let mut values = request.headers().get_all(header::HOST).iter();
     let host = match (values.next(), values.next()) {
         (None, _) if request.version() < Version::HTTP_11 => None,

@@ -34,7 +34,7 @@ const TIME: &str = "a time in Unix milliseconds, a whole number from 0 up";
 
 /// A publication as the backend wrote it, for any number of channels.
 #[derive(Debug)]
-pub struct PublicationInput {
+pub(crate) struct PublicationInput {
     content: Content,
     key: Option<Box<str>>,
     idempotency_key: Option<Box<str>>,
@@ -43,7 +43,7 @@ pub struct PublicationInput {
 
 impl PublicationInput {
     /// The publication for one channel.
-    pub fn to(&self, channel: &str) -> Box<Publish> {
+    pub(crate) fn to(&self, channel: &str) -> Box<Publish> {
         Box::new(Publish {
             channel: channel.into(),
             sender: None,
@@ -56,7 +56,7 @@ impl PublicationInput {
 }
 
 /// Reads the body of `POST /api/publish`. `header` is the value of `Idempotency-Key`.
-pub fn publish(body: &[u8], header: Option<&str>) -> Result<(String, PublicationInput), ApiError> {
+pub(crate) fn publish(body: &[u8], header: Option<&str>) -> Result<(String, PublicationInput), ApiError> {
     let fields = JsonFields::of_body(body, PUBLICATION)?;
     if fields.has("channels") {
         return Err(ApiError::malformed("channels is a field of /api/broadcast; /api/publish takes channel"));
@@ -66,7 +66,7 @@ pub fn publish(body: &[u8], header: Option<&str>) -> Result<(String, Publication
 }
 
 /// Reads the body of `POST /api/broadcast`. `header` is the value of `Idempotency-Key`.
-pub fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<String>, PublicationInput), ApiError> {
+pub(crate) fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<String>, PublicationInput), ApiError> {
     let fields = JsonFields::of_body(body, PUBLICATION)?;
     if fields.has("channel") || fields.has("epoch") {
         return Err(ApiError::malformed("channel and epoch are fields of /api/publish; /api/broadcast takes channels"));
@@ -123,7 +123,7 @@ fn short(name: &str, text: Option<&str>, least: usize, most: usize) -> Result<Op
 
 /// Reads the body of `POST /api/revoke`. A request without `expires_at` revokes for `kept_ms` from now on. Times are in
 /// Unix milliseconds.
-pub fn revocation(body: &[u8], now_ms: u64, kept_ms: u64) -> Result<Revocation, ApiError> {
+pub(crate) fn revocation(body: &[u8], now_ms: u64, kept_ms: u64) -> Result<Revocation, ApiError> {
     let fields = JsonFields::of_body(body, REVOCATION)?;
     let issued_before = fields.whole("issued_before", TIME)?;
     let revoked = match (fields.value("user"), fields.text("token_id")?, issued_before) {
@@ -173,7 +173,7 @@ fn which_tokens() -> ApiError {
 }
 
 /// Reads the body of `POST /api/unrevoke`, which names tokens as `/api/revoke` does.
-pub fn lifted(body: &[u8]) -> Result<Lifted, ApiError> {
+pub(crate) fn lifted(body: &[u8]) -> Result<Lifted, ApiError> {
     let fields = JsonFields::of_body(body, REVOCATION)?;
     match (fields.value("user"), fields.text("token_id")?, fields.whole("issued_before", TIME)?) {
         (None, Some(id), None) => Ok(Lifted::TokenId(id.into())),
@@ -185,16 +185,16 @@ pub fn lifted(body: &[u8]) -> Result<Lifted, ApiError> {
 
 /// The query of `GET /api/revocations`.
 #[derive(Debug)]
-pub struct RevocationsRequest {
+pub(crate) struct RevocationsRequest {
     /// The cursor that the page before ended with; `None` asks for the first page.
-    pub cursor: Option<String>,
+    pub(crate) cursor: Option<String>,
     /// The most revocations in the page.
-    pub limit: u32,
+    pub(crate) limit: u32,
 }
 
 impl RevocationsRequest {
     /// Reads the request from the parameters of a query.
-    pub fn of_query(pairs: &[(String, String)]) -> Result<Self, ApiError> {
+    pub(crate) fn of_query(pairs: &[(String, String)]) -> Result<Self, ApiError> {
         let parameters = QueryFields::new(pairs, &["cursor", "limit"])?;
         Ok(Self { cursor: parameters.text("cursor"), limit: page(parameters.whole("limit", LIMIT)?)? })
     }
@@ -202,18 +202,18 @@ impl RevocationsRequest {
 
 /// A request for `/api/presence`.
 #[derive(Debug)]
-pub struct PresenceRequest {
+pub(crate) struct PresenceRequest {
     /// The channel whose members are asked for.
-    pub channel: String,
+    pub(crate) channel: String,
     /// The cursor that the page before ended with; `None` asks for the first page.
-    pub cursor: Option<String>,
+    pub(crate) cursor: Option<String>,
     /// The most members in the page.
-    pub limit: u32,
+    pub(crate) limit: u32,
 }
 
 impl PresenceRequest {
     /// Reads the request from a body.
-    pub fn of_body(body: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn of_body(body: &[u8]) -> Result<Self, ApiError> {
         let fields = JsonFields::of_body(body, PRESENCE)?;
         Ok(Self {
             channel: fields.required("channel", fields.text("channel")?)?,
@@ -223,7 +223,7 @@ impl PresenceRequest {
     }
 
     /// Reads the request from the parameters of a query.
-    pub fn of_query(pairs: &[(String, String)]) -> Result<Self, ApiError> {
+    pub(crate) fn of_query(pairs: &[(String, String)]) -> Result<Self, ApiError> {
         let parameters = QueryFields::new(pairs, PRESENCE)?;
         let channel = parameters.text("channel").ok_or_else(|| ApiError::malformed("channel is missing"))?;
         let limit = page(parameters.whole("limit", LIMIT)?)?;
@@ -233,20 +233,20 @@ impl PresenceRequest {
 
 /// A request for `POST /api/history`.
 #[derive(Debug)]
-pub struct HistoryRequest {
+pub(crate) struct HistoryRequest {
     /// The channel whose publications are asked for.
-    pub channel: String,
+    pub(crate) channel: String,
     /// Only publications after this position; `None` asks for all that are kept.
-    pub since: Option<Box<Since>>,
+    pub(crate) since: Option<Box<Since>>,
     /// The most publications in the page.
-    pub limit: u32,
+    pub(crate) limit: u32,
     /// Whether the newest publication comes first.
-    pub reverse: bool,
+    pub(crate) reverse: bool,
 }
 
 impl HistoryRequest {
     /// Reads the request from a body.
-    pub fn of_body(body: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn of_body(body: &[u8]) -> Result<Self, ApiError> {
         let fields = JsonFields::of_body(body, HISTORY)?;
         let since = fields.object("since", "since.", POSITION)?.map(|since| position(&since)).transpose()?;
         Ok(Self {

@@ -27,7 +27,7 @@ mod running;
 mod sockets;
 mod state;
 
-pub use places::ApiRoom;
-pub use running::RunningApi;
-pub use sockets::ApiListener;
-pub use state::ApiParts;
+pub(crate) use places::ApiRoom;
+pub(crate) use running::RunningApi;
+pub(crate) use sockets::ApiListener;
+pub(crate) use state::ApiParts;

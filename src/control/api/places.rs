@@ -16,18 +16,18 @@ use crate::limits::Address;
 
 /// How many connections and requests the API may have at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ApiRoom {
+pub(crate) struct ApiRoom {
     /// The most connections that have brought a key.
-    pub known: usize,
+    pub(crate) known: usize,
     /// Places that are always left for connections that have not. Strangers may take free places of the others too.
-    pub strangers: usize,
+    pub(crate) strangers: usize,
     /// The most requests that wait for shards. It is less than `known`, so that a known connection can always give way.
-    pub requests: usize,
+    pub(crate) requests: usize,
 }
 
 impl ApiRoom {
     /// The room that this many file descriptors allow.
-    pub fn within(descriptors: usize) -> Self {
+    pub(crate) fn within(descriptors: usize) -> Self {
         let usable = descriptors - ENDING.min(descriptors / 4);
         let strangers = (usable / 5).clamp(2, STRANGERS);
         let known = usable.saturating_sub(strangers).clamp(2, KNOWN);
@@ -35,7 +35,7 @@ impl ApiRoom {
     }
 
     /// The most descriptors that the API takes, with some for connections that are being ended.
-    pub const DESCRIPTORS: usize = KNOWN + STRANGERS + ENDING;
+    pub(crate) const DESCRIPTORS: usize = KNOWN + STRANGERS + ENDING;
 }
 
 /// The most places of known connections.
@@ -47,7 +47,7 @@ const ENDING: usize = 16;
 
 /// The places of all connections. `T` is what the caller needs to end a connection.
 #[derive(Debug)]
-pub struct ApiPlaces<T> {
+pub(crate) struct ApiPlaces<T> {
     room: ApiRoom,
     next: u64,
     taken: BTreeMap<u64, ApiPlace<T>>,
@@ -66,12 +66,12 @@ struct ApiPlace<T> {
 
 impl<T> ApiPlaces<T> {
     /// No place is taken yet.
-    pub fn new(room: ApiRoom) -> Self {
+    pub(crate) fn new(room: ApiRoom) -> Self {
         Self { room, next: 0, taken: BTreeMap::new() }
     }
 
     /// The number of connections.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.taken.len()
     }
 
@@ -80,7 +80,7 @@ impl<T> ApiPlaces<T> {
     }
 
     /// Takes a place for a new connection. Returns its number, and the `end` of the connection that gives way to it.
-    pub fn enter(&mut self, address: Address, now_ms: u64, end: T) -> (u64, Option<T>) {
+    pub(crate) fn enter(&mut self, address: Address, now_ms: u64, end: T) -> (u64, Option<T>) {
         // At least one of them is a stranger then, because known connections cannot take all places.
         let gone = if self.count() >= self.room.known + self.room.strangers { self.give_way(false) } else { None };
         let number = self.next;
@@ -91,7 +91,7 @@ impl<T> ApiPlaces<T> {
     }
 
     /// Marks the connection as one that has brought a key. Returns the `end` of the connection that gives way to it.
-    pub fn recognize(&mut self, number: u64) -> Option<T> {
+    pub(crate) fn recognize(&mut self, number: u64) -> Option<T> {
         if self.taken.get(&number).is_none_or(|place| place.is_known) {
             return None;
         }
@@ -103,26 +103,26 @@ impl<T> ApiPlaces<T> {
     }
 
     /// Marks whether one of the connection's requests waits for shards.
-    pub fn set_busy(&mut self, number: u64, is_busy: bool) {
+    pub(crate) fn set_busy(&mut self, number: u64, is_busy: bool) {
         if let Some(place) = self.taken.get_mut(&number) {
             place.is_busy = is_busy;
         }
     }
 
     /// Notes that the peer has taken bytes of a response.
-    pub fn moved(&mut self, number: u64, now_ms: u64) {
+    pub(crate) fn moved(&mut self, number: u64, now_ms: u64) {
         if let Some(place) = self.taken.get_mut(&number) {
             place.moved_ms = now_ms;
         }
     }
 
     /// Frees the place of a connection that has ended.
-    pub fn leave(&mut self, number: u64) {
+    pub(crate) fn leave(&mut self, number: u64) {
         self.taken.remove(&number);
     }
 
     /// Chooses a connection to end because descriptors ran out: a stranger, if there is one.
-    pub fn free_one(&mut self) -> Option<T> {
+    pub(crate) fn free_one(&mut self) -> Option<T> {
         self.give_way(false).or_else(|| self.give_way(true))
     }
 
@@ -141,26 +141,26 @@ impl<T> ApiPlaces<T> {
 /// The number of requests that wait for shards, by address. An address may have three times as many as are free: alone it
 /// gets three quarters of all, and there is always some room left for another address.
 #[derive(Debug)]
-pub struct Shares {
+pub(crate) struct Shares {
     most: usize,
     held: Mutex<HashMap<Address, usize>>,
 }
 
 /// One request's share, given back when this value is dropped.
 #[derive(Debug)]
-pub struct Share {
+pub(crate) struct Share {
     of: Arc<Shares>,
     address: Address,
 }
 
 impl Shares {
     /// Allows `most` requests at a time.
-    pub fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
     /// Takes a share for one request; `None` if the address has all it may have.
-    pub fn take(self: &Arc<Self>, address: Address) -> Option<Share> {
+    pub(crate) fn take(self: &Arc<Self>, address: Address) -> Option<Share> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let free = self.most.saturating_sub(held.values().sum());
         let own = held.get(&address).copied().unwrap_or(0);

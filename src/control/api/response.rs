@@ -6,18 +6,18 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
 /// A response with `value` as its JSON body.
-pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let bytes = serde_json::to_vec(value).expect("these types have string keys and no failing fields");
     json_bytes(status, bytes)
 }
 
 /// A response with a body that is JSON already.
-pub fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response {
+pub(crate) fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response()
 }
 
 /// Makes `response` the last one of its connection.
-pub fn closing(mut response: Response) -> Response {
+pub(crate) fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

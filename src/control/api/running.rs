@@ -18,7 +18,7 @@ use crate::control::phase::Phase;
 
 /// The running API, as other threads see it.
 #[derive(Debug)]
-pub struct RunningApi {
+pub(crate) struct RunningApi {
     addr: ListenAddr,
     state: Arc<ApiState>,
     /// Receives one value when no request is under way any more, after the server was told to end.
@@ -30,7 +30,7 @@ impl RunningApi {
     ///
     /// # Errors
     /// When the kernel refuses the socket.
-    pub fn new(
+    pub(crate) fn new(
         parts: ApiParts,
         phases: watch::Receiver<Phase>,
         runtime: &Runtime,
@@ -54,17 +54,17 @@ impl RunningApi {
     }
 
     /// The address that the API listens on.
-    pub fn addr(&self) -> &ListenAddr {
+    pub(crate) fn addr(&self) -> &ListenAddr {
         &self.addr
     }
 
     /// Replaces the keys that requests must bring.
-    pub fn set_keys(&self, keys: ApiKeys) {
+    pub(crate) fn set_keys(&self, keys: ApiKeys) {
         self.state.set_keys(keys);
     }
 
     /// Waits until no request is under way, at most as long as `patience`.
-    pub fn wait_until_idle(&self, patience: Duration) {
+    pub(crate) fn wait_until_idle(&self, patience: Duration) {
         // The shards end next in either case. A request that is still under way is answered with 504.
         let _ = self.idle.recv_timeout(patience);
     }

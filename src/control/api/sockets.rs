@@ -22,7 +22,7 @@ const UNREAD: Duration = Duration::from_secs(30);
 
 /// The API's bound socket.
 #[derive(Debug)]
-pub enum ApiListener {
+pub(crate) enum ApiListener {
     /// A TCP socket or connection.
     Tcp(TcpListener),
     /// A unix socket, or a connection through one.
@@ -31,7 +31,7 @@ pub enum ApiListener {
 
 impl ApiListener {
     /// The address that it listens on.
-    pub fn addr(&self) -> io::Result<ListenAddr> {
+    pub(crate) fn addr(&self) -> io::Result<ListenAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(ListenAddr::Tcp),
             Self::Unix(_, path) => Ok(ListenAddr::Unix(path.clone())),
@@ -41,7 +41,7 @@ impl ApiListener {
 
 /// The API's socket, registered with the runtime.
 #[derive(Debug)]
-pub enum Accepting {
+pub(crate) enum Accepting {
     /// A TCP socket or connection.
     Tcp(tokio::net::TcpListener),
     /// A unix socket, or a connection through one.
@@ -50,7 +50,7 @@ pub enum Accepting {
 
 impl Accepting {
     /// Registers a bound socket. Must be called within the runtime.
-    pub fn new(listener: &ApiListener) -> io::Result<Self> {
+    pub(crate) fn new(listener: &ApiListener) -> io::Result<Self> {
         match listener {
             ApiListener::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
@@ -65,7 +65,7 @@ impl Accepting {
     }
 
     /// Accepts a connection, and says where it comes from.
-    pub async fn accept(&self) -> io::Result<(ApiStream, Peer)> {
+    pub(crate) async fn accept(&self) -> io::Result<(ApiStream, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -84,7 +84,7 @@ impl Accepting {
 
 /// A connection of the API, over TCP or a unix socket.
 #[derive(Debug)]
-pub enum ApiStream {
+pub(crate) enum ApiStream {
     /// A TCP socket or connection.
     Tcp(TcpStream),
     /// A unix socket, or a connection through one.

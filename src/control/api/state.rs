@@ -38,43 +38,43 @@ const LAST_BODY: Duration = Duration::from_millis(500);
 
 /// What the API is made of.
 #[derive(Debug)]
-pub struct ApiParts {
+pub(crate) struct ApiParts {
     /// The API's socket. It is bound before any thread runs, so that a port that is taken ends the start.
-    pub listener: ApiListener,
+    pub(crate) listener: ApiListener,
     /// How many connections and requests there may be at a time.
-    pub room: ApiRoom,
+    pub(crate) room: ApiRoom,
     /// Host names under which the API answers without a key, beside those of this machine.
-    pub hosts: Vec<String>,
+    pub(crate) hosts: Vec<String>,
     /// The origins whose pages may use the API from a browser.
-    pub cors: Origins,
+    pub(crate) cors: Origins,
     /// The keys that requests must bring.
-    pub keys: ApiKeys,
+    pub(crate) keys: ApiKeys,
     /// The way to the shards.
-    pub owners: Owners,
+    pub(crate) owners: Owners,
     /// The revocations in force.
-    pub ledger: Ledger,
+    pub(crate) ledger: Ledger,
     /// How long a revocation is kept whose request does not say, in milliseconds.
-    pub revocations_kept_ms: u64,
+    pub(crate) revocations_kept_ms: u64,
     /// The clock of the whole process.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// The rules of all channels.
-    pub namespaces: Arc<Namespaces>,
+    pub(crate) namespaces: Arc<Namespaces>,
     /// Knows how many connections the shards have.
-    pub guard: Arc<Guard>,
+    pub(crate) guard: Arc<Guard>,
     /// The metrics of all shards.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// Counts log lines that were dropped.
-    pub lost: LostLines,
+    pub(crate) lost: LostLines,
     /// The metrics of `auth.jwks_url`; `None` if it is not configured.
-    pub key_set: Option<Arc<KeySetCounts>>,
+    pub(crate) key_set: Option<Arc<KeySetCounts>>,
     /// The log of refused requests.
-    pub refusals: Arc<RefusalLog>,
+    pub(crate) refusals: Arc<RefusalLog>,
     /// The largest encoded push, in bytes.
-    pub push_bytes: usize,
+    pub(crate) push_bytes: usize,
     /// How long a request may take, in milliseconds.
-    pub request_ms: u64,
+    pub(crate) request_ms: u64,
     /// How long a peer may take to send a request's head, and stay silent between two requests, in milliseconds.
-    pub head_ms: u64,
+    pub(crate) head_ms: u64,
 }
 
 /// What all requests share.

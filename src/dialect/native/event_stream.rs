@@ -18,9 +18,9 @@ pub const MAX_STREAM_CHANNELS: usize = 32;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StreamPosition {
     /// The epoch of the offset.
-    pub epoch: Box<str>,
+    pub(crate) epoch: Box<str>,
     /// The offset of the last publication that was sent, or told lost.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// What an id says.
@@ -77,7 +77,7 @@ fn number(digits: &str) -> Option<u64> {
 
 /// Appends the line with the id that holds one position: that of a stream of one channel, which all streams of that
 /// channel share.
-pub fn write_position_id(out: &mut Vec<u8>, epoch: &str, offset: u64) {
+pub(crate) fn write_position_id(out: &mut Vec<u8>, epoch: &str, offset: u64) {
     debug_assert!(is_epoch(epoch), "{epoch:?} can't stand in an id");
     let _ = std::io::Write::write_fmt(out, format_args!("id: {epoch}.{offset}\n"));
 }
@@ -99,7 +99,7 @@ pub fn closed_id(code: u16) -> String {
 }
 
 /// Whether a client that was closed with this code is not to come back by itself (docs/protocol.md, "Closing codes").
-pub fn is_final(code: u16) -> bool {
+pub(crate) fn is_final(code: u16) -> bool {
     !matches!(code, 1001 | 1011 | 4500..=4599)
 }
 

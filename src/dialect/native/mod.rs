@@ -4,4 +4,4 @@
 pub mod decode;
 pub mod encode;
 pub mod event_stream;
-pub mod stream;
+pub(crate) mod stream;

@@ -19,7 +19,7 @@ use crate::model::text::Language;
 use crate::wire::event_stream::{begin_event, end_event, write_event, write_retry};
 
 /// Appends a reply, if an event stream is told it.
-pub fn write_reply(out: &mut Vec<u8>, reply: &Reply<'_>, language: Language) {
+pub(crate) fn write_reply(out: &mut Vec<u8>, reply: &Reply<'_>, language: Language) {
     let name = match *reply {
         Reply::Subscribed { position, recovery, overflow, expires_at } => {
             return write_subscribed(out, position, recovery, language, |recovery| Reply::Subscribed {
@@ -78,13 +78,13 @@ fn write_subscribed<'a>(
 }
 
 /// Appends a position by itself: no event, but the client's position from here on.
-pub fn write_position(out: &mut Vec<u8>, position: Position<'_>) {
+pub(crate) fn write_position(out: &mut Vec<u8>, position: Position<'_>) {
     write_position_id(out, position.epoch, position.offset);
     out.push(b'\n');
 }
 
 /// Appends a publication.
-pub fn write_publication(out: &mut Vec<u8>, publication: &Publication) {
+pub(crate) fn write_publication(out: &mut Vec<u8>, publication: &Publication) {
     write_position_id(out, &publication.placed.epoch, publication.offset());
     let start = begin_event(out, None, None);
     encode::write_publication(out, publication);
@@ -92,7 +92,7 @@ pub fn write_publication(out: &mut Vec<u8>, publication: &Publication) {
 }
 
 /// Appends news of a channel's members.
-pub fn write_presence(out: &mut Vec<u8>, news: &PresenceNews, language: Language) {
+pub(crate) fn write_presence(out: &mut Vec<u8>, news: &PresenceNews, language: Language) {
     let is_lobby = *news.channel == *LOBBY;
     let name = match &news.announcement {
         Announcement::Event { joined: true, .. } if is_lobby => "user_online",
@@ -107,7 +107,7 @@ pub fn write_presence(out: &mut Vec<u8>, news: &PresenceNews, language: Language
 }
 
 /// Appends a gap. Behind it the client's position is its end.
-pub fn write_gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
+pub(crate) fn write_gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
     write_position_id(out, gap.epoch, gap.to);
     let start = begin_event(out, None, Some("gap"));
     encode::write_gap(out, gap);
@@ -115,7 +115,7 @@ pub fn write_gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
 }
 
 /// Appends the last event of a stream: why it ends. After one that is final a browser's own retry finds that it is over.
-pub fn write_close(out: &mut Vec<u8>, code: u16, reason: &str) {
+pub(crate) fn write_close(out: &mut Vec<u8>, code: u16, reason: &str) {
     let (id, reconnect) = if is_final(code) { (Some(closed_id(code)), false) } else { (None, true) };
     let mut data = Vec::new();
     let reason = serde_json::Value::from(reason);

@@ -6,7 +6,7 @@
 //! *Held* is what an outbox keeps alive: private buffers with their unused capacity, each run whole however little of
 //! it is still to be sent, and [`SEGMENT_BYTES`] for each segment. A run that several outboxes hold counts in each.
 
-pub mod stamp;
+pub(crate) mod stamp;
 mod tidy;
 
 #[cfg(test)]
@@ -23,9 +23,9 @@ use crate::model::notice::{Gap, GapReason};
 use crate::model::voice::Voice;
 
 /// At most this many pieces go into one send.
-pub const MAX_PIECES: usize = 64;
+pub(crate) const MAX_PIECES: usize = 64;
 /// What a segment counts besides the bytes in it: its place in a queue that may be half empty.
-pub const SEGMENT_BYTES: usize = 2 * size_of::<Segment>();
+pub(crate) const SEGMENT_BYTES: usize = 2 * size_of::<Segment>();
 /// A private segment that has reached this size is not appended to, so that its memory goes as it is sent.
 const PRIVATE_BYTES: usize = 16 * 1024;
 /// Gaps are encoded before their turn, to leave together with what is between them, until this many bytes are.
@@ -166,7 +166,7 @@ impl Outbox {
 
     /// The most that gaps will add to that when their turn comes and they are encoded.
     #[doc(hidden)]
-    pub fn gap_bytes(&self) -> usize {
+    pub(crate) fn gap_bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |queue| (queue.gaps * GAP_BYTES).min(TOLD_BYTES + GAP_BYTES))
     }
 
@@ -176,7 +176,7 @@ impl Outbox {
     }
 
     /// Begins with what `write` appends to a buffer: the response to the upgrade. Before anything else.
-    pub fn push_head(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn push_head(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         assert!(self.is_empty(), "a head comes first");
         let mut bytes = Vec::new();
         write(&mut bytes);
@@ -189,19 +189,19 @@ impl Outbox {
     }
 
     /// Appends one message of this connection's own, a plain frame that is to be compressed under this ticket.
-    pub fn push_compressing(&mut self, mut plain: Vec<u8>, ticket: u32) {
+    pub(crate) fn push_compressing(&mut self, mut plain: Vec<u8>, ticket: u32) {
         plain.shrink_to_fit();
         self.queue().append(Segment::Compressing { plain, ticket });
     }
 
     /// The plain frame of the message with this ticket, if it waits.
-    pub fn compressing(&self, ticket: u32) -> Option<&[u8]> {
+    pub(crate) fn compressing(&self, ticket: u32) -> Option<&[u8]> {
         let is_it = |segment: &&Segment| matches!(segment, Segment::Compressing { ticket: its, .. } if *its == ticket);
         self.0.as_ref()?.segments.iter().find(is_it).map(Segment::bytes)
     }
 
     /// The message with this ticket may be sent: as `packed`, or else as it is.
-    pub fn finish(&mut self, ticket: u32, packed: Option<Vec<u8>>) {
+    pub(crate) fn finish(&mut self, ticket: u32, packed: Option<Vec<u8>>) {
         if let Some(queue) = &mut self.0 {
             queue.finish(ticket, packed);
         }
@@ -209,7 +209,7 @@ impl Outbox {
 
     /// Drops publications, where their channel allows it, until no more than `most` bytes are held. Returns whether any
     /// were dropped.
-    pub fn make_room(&mut self, most: usize, voice: Voice) -> bool {
+    pub(crate) fn make_room(&mut self, most: usize, voice: Voice) -> bool {
         match &mut self.0 {
             Some(queue) if queue.held > most && queue.may_drop() => queue.tidy(most, most, voice),
             _ => false,
@@ -225,13 +225,13 @@ impl Outbox {
     }
 
     /// Appends frames of a channel that only this connection holds.
-    pub fn push_frames(&mut self, frames: Frames) {
+    pub(crate) fn push_frames(&mut self, frames: Frames) {
         let end = frames.bytes.len();
         self.push_slice(&Rc::new(frames), 0, end);
     }
 
     /// A subscription of the connection ends: gaps of what came before stay before what is appended from here on.
-    pub fn push_fence(&mut self) {
+    pub(crate) fn push_fence(&mut self) {
         if let Some(queue) = &mut self.0
             && !matches!(queue.segments.back(), Some(Segment::Fence))
         {
@@ -270,7 +270,7 @@ impl Outbox {
     }
 
     /// Drops every frame that has not begun to leave. What stays is the rest of the frame that has, or of the head.
-    pub fn drop_unstarted(&mut self, voice: Voice) {
+    pub(crate) fn drop_unstarted(&mut self, voice: Voice) {
         let Some(mut queue) = self.0.take() else { return };
         queue.split_begun(voice);
         if let Some(begun @ Segment::Begun { .. }) = queue.segments.pop_front() {
@@ -302,7 +302,7 @@ impl Outbox {
     }
 
     /// What is held, and what was the last time that this was asked.
-    pub fn recount(&mut self) -> (usize, usize) {
+    pub(crate) fn recount(&mut self) -> (usize, usize) {
         match &mut self.0 {
             Some(queue) => (queue.held, std::mem::replace(&mut queue.counted, queue.held)),
             None => (0, 0),
@@ -310,7 +310,7 @@ impl Outbox {
     }
 
     /// What was held the last time that [`Self::recount`] was asked; the next time it is as if nothing had been.
-    pub fn forget_count(&mut self) -> usize {
+    pub(crate) fn forget_count(&mut self) -> usize {
         self.0.as_mut().map_or(0, |queue| std::mem::take(&mut queue.counted))
     }
 

@@ -20,7 +20,7 @@ const STAMP_BYTES: usize = 16 * 1024;
 /// The channels of one stream, in the order of its URL, and where each stands for the client that has received all that
 /// was stamped.
 #[derive(Debug)]
-pub struct StreamPositions {
+pub(crate) struct StreamPositions {
     channels: Box<[Box<str>]>,
     positions: Box<[Option<StreamPosition>]>,
     /// The id that holds them, to be written anew.
@@ -29,19 +29,14 @@ pub struct StreamPositions {
 
 impl StreamPositions {
     /// The channels, each with the position that the client brought.
-    pub fn new(channels: impl Iterator<Item = (Box<str>, Option<StreamPosition>)>) -> Self {
+    pub(crate) fn new(channels: impl Iterator<Item = (Box<str>, Option<StreamPosition>)>) -> Self {
         let (channels, positions): (Vec<_>, Vec<_>) = channels.unzip();
         Self { channels: channels.into(), positions: positions.into(), id: String::new() }
     }
 
     /// How many channels there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.channels.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.channels.is_empty()
     }
 
     /// The channel has come to this position. Appends the line with the id that says so.
@@ -72,14 +67,14 @@ impl StreamPositions {
 
 impl Outbox {
     /// Appends events of this connection's own that move its position in a channel.
-    pub fn push_about(&mut self, origin: &Rc<Origin>, events: &[u8]) {
+    pub(crate) fn push_about(&mut self, origin: &Rc<Origin>, events: &[u8]) {
         let about = AboutEvents { origin: Rc::clone(origin), bytes: events.to_vec(), start: 0 };
         self.queue().append(Segment::About(Box::new(about)));
     }
 
     /// Puts the ids of a stream of several channels into the events that are next. To be called before
     /// [`Self::stamped_pieces`], in place of [`Self::settle`].
-    pub fn stamp(&mut self, positions: &mut StreamPositions) {
+    pub(crate) fn stamp(&mut self, positions: &mut StreamPositions) {
         if let Some(queue) = &mut self.0 {
             queue.stamp(positions);
             if queue.segments.is_empty() {
@@ -89,7 +84,7 @@ impl Outbox {
     }
 
     /// What can be sent of a stream of several channels, in place of [`Self::pieces`]: nothing that has no ids yet.
-    pub fn stamped_pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
+    pub(crate) fn stamped_pieces<'a>(&'a self, pieces: &mut impl Extend<IoSlice<'a>>) {
         if let Some(queue) = &self.0
             && let Some(Segment::Begun { bytes, .. }) = queue.segments.front()
         {

@@ -60,7 +60,7 @@ impl<K: Ord + Clone> Budget<K> {
     }
 
     /// The same for another bound.
-    pub fn victim_above(&self, bytes: usize) -> Option<K> {
+    pub(crate) fn victim_above(&self, bytes: usize) -> Option<K> {
         if self.bytes <= bytes {
             return None;
         }

@@ -18,7 +18,7 @@ pub const KEPT_MS: u64 = 5 * 60_000;
 pub const KEYS_PER_USER: u32 = 256;
 
 /// The user under whom the backend's keys are recorded. No user's key is empty.
-pub const BACKEND: &str = "";
+pub(crate) const BACKEND: &str = "";
 
 /// What the table knows of an idempotency key.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl Dedup {
     /// text or data as sent, its `key`), part by part. Two secret SipHashes, 128 bits: without the secrets,
     /// which never leave the process, nobody can look for two contents of one hash, and by chance none will be
     /// found. All that one could win is that their own second publish is taken for their first.
-    pub fn content_hash(&self, parts: &[&[u8]]) -> u128 {
+    pub(crate) fn content_hash(&self, parts: &[&[u8]]) -> u128 {
         let [high, low] = self.content.each_ref().map(|secret| secret.hash_one(parts));
         u128::from(high) << 64 | u128::from(low)
     }

@@ -14,25 +14,25 @@ const COUNTS: usize = 1 << 14;
 
 /// The epochs of one shard's channels.
 #[derive(Debug)]
-pub struct Epochs {
+pub(crate) struct Epochs {
     key: FixedState,
     ended: Box<[u32]>,
 }
 
 impl Epochs {
     /// `seed` is random in a server: the epochs of an earlier process don't come again.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { key: FixedState::with_seed(seed), ended: vec![0; COUNTS].into() }
     }
 
     /// The epoch of a channel that begins now: 64 bits in hexadecimal digits.
-    pub fn of(&self, channel: &str) -> Arc<str> {
+    pub(crate) fn of(&self, channel: &str) -> Arc<str> {
         let ended = self.ended[self.index(channel)];
         format!("{:016x}", self.key.hash_one((ended, channel))).into()
     }
 
     /// A channel that had publications is gone: its offsets start anew when it comes back.
-    pub fn end(&mut self, channel: &str) {
+    pub(crate) fn end(&mut self, channel: &str) {
         let ended = &mut self.ended[self.index(channel)];
         *ended = ended.wrapping_add(1);
     }

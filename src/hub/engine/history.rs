@@ -30,7 +30,7 @@ pub enum HistoryRecovery {
 
 /// Where a history stands in the order in which histories give up publications; the smallest one is first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct HistoryPlace {
+pub(crate) struct HistoryPlace {
     /// The number of bits in the history's size. It changes seldom.
     pub(super) size: Reverse<u32>,
     /// When the oldest publication was pushed, or earlier, in milliseconds of the monotonic clock.
@@ -90,7 +90,7 @@ impl History {
     }
 
     /// Lets go of the oldest publication; says how many bytes that freed.
-    pub fn pop_oldest(&mut self) -> Option<usize> {
+    pub(crate) fn pop_oldest(&mut self) -> Option<usize> {
         let freed = self.kept.pop_front()?.publication.weight();
         self.bytes -= freed;
         // A burst's capacity isn't held for ever; far enough from growing again to stay amortised O(1).

@@ -13,7 +13,7 @@ use crate::model::publication::Publication;
 
 /// Names the log of one channel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct LogId(usize);
+pub(crate) struct LogId(usize);
 
 /// The log of one channel.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ struct ChannelLog {
 
 /// The logs of all channels that one shard owns.
 #[derive(Debug)]
-pub struct ChannelLogs {
+pub(crate) struct ChannelLogs {
     logs: Slab<ChannelLog>,
     budget: Budget<LogId>,
     /// Publications that left a history because all histories together were too large.
@@ -37,53 +37,53 @@ pub struct ChannelLogs {
 
 impl ChannelLogs {
     /// No logs yet. All histories together will hold at most `history_bytes`.
-    pub fn new(history_bytes: usize) -> Self {
+    pub(crate) fn new(history_bytes: usize) -> Self {
         Self { logs: Slab::new(), budget: Budget::new(history_bytes), evictions: 0 }
     }
 
     /// Begins the log of a channel that has no publication in this epoch yet.
-    pub fn open(&mut self, name: &Arc<str>, epoch: Arc<str>, bounds: HistoryBounds) -> LogId {
+    pub(crate) fn open(&mut self, name: &Arc<str>, epoch: Arc<str>, bounds: HistoryBounds) -> LogId {
         let log = ChannelLog { name: Arc::clone(name), epoch, top: 0, history: History::default(), bounds };
         LogId(self.logs.insert(log))
     }
 
     /// The channel stands at `top` of `epoch` from now on, and nothing of its history is kept.
-    pub fn restart(&mut self, log: LogId, epoch: &Arc<str>, top: u64) {
+    pub(crate) fn restart(&mut self, log: LogId, epoch: &Arc<str>, top: u64) {
         self.change(log, History::clear);
         let log = &mut self.logs[log.0];
         (log.epoch, log.top) = (Arc::clone(epoch), top);
     }
 
     /// Ends a log and forgets its history. Returns the newest offset that the channel had.
-    pub fn close(&mut self, log: LogId) -> u64 {
+    pub(crate) fn close(&mut self, log: LogId) -> u64 {
         self.change(log, History::clear);
         self.logs.remove(log.0).top
     }
 
     /// The channel's epoch.
-    pub fn epoch(&self, log: LogId) -> &Arc<str> {
+    pub(crate) fn epoch(&self, log: LogId) -> &Arc<str> {
         &self.logs[log.0].epoch
     }
 
     /// The newest publication's offset; 0 before the first publication.
-    pub fn top(&self, log: LogId) -> u64 {
+    pub(crate) fn top(&self, log: LogId) -> u64 {
         self.logs[log.0].top
     }
 
     /// The position at `offset`, as answers name it.
-    pub fn placed(&self, log: LogId, offset: u64) -> Placed {
+    pub(crate) fn placed(&self, log: LogId, offset: u64) -> Placed {
         let ChannelLog { name, epoch, .. } = &self.logs[log.0];
         Placed { channel: Arc::clone(name), epoch: Arc::clone(epoch), offset }
     }
 
     /// Counts one more publication. Returns its position; [`ChannelLogs::keep`] takes the publication itself.
-    pub fn advance(&mut self, log: LogId) -> Placed {
+    pub(crate) fn advance(&mut self, log: LogId) -> Placed {
         self.logs[log.0].top += 1;
         self.placed(log, self.logs[log.0].top)
     }
 
     /// Puts the newest publication into the history, as far as the bounds allow.
-    pub fn keep(&mut self, log: LogId, publication: &Arc<Publication>, mono_ms: u64) {
+    pub(crate) fn keep(&mut self, log: LogId, publication: &Arc<Publication>, mono_ms: u64) {
         let bounds = self.logs[log.0].bounds;
         self.change(log, |history| history.push(Arc::clone(publication), mono_ms, bounds));
         while let Some(victim) = self.budget.victim() {
@@ -92,13 +92,13 @@ impl ChannelLogs {
     }
 
     /// Removes the publications that have become too old.
-    pub fn expire(&mut self, log: LogId, mono_ms: u64) {
+    pub(crate) fn expire(&mut self, log: LogId, mono_ms: u64) {
         let bounds = self.logs[log.0].bounds;
         self.change(log, |history| history.expire(mono_ms, bounds));
     }
 
     /// Removes `bytes` of history, the largest histories first. Returns how many publications went.
-    pub fn shrink(&mut self, bytes: usize) -> usize {
+    pub(crate) fn shrink(&mut self, bytes: usize) -> usize {
         let keep = self.budget.bytes().saturating_sub(bytes);
         let mut count = 0;
         while let Some(victim) = self.budget.victim_above(keep) {
@@ -109,12 +109,12 @@ impl ChannelLogs {
 
     /// What a client missed that has everything up to `offset`, in a channel whose subscribers have been sent
     /// everything up to `top`. See [`History::since`].
-    pub fn since(&self, log: LogId, offset: u64, top: u64, max_bytes: usize) -> HistoryRecovery {
+    pub(crate) fn since(&self, log: LogId, offset: u64, top: u64, max_bytes: usize) -> HistoryRecovery {
         self.logs[log.0].history.since(offset, top, max_bytes)
     }
 
     /// A page of the history. See [`History::page`].
-    pub fn page(
+    pub(crate) fn page(
         &self,
         log: LogId,
         since: Option<u64>,
@@ -127,22 +127,23 @@ impl ChannelLogs {
     }
 
     /// When the oldest publication in the history was pushed; `None` if the history is empty.
-    pub fn oldest_ms(&self, log: LogId) -> Option<u64> {
+    pub(crate) fn oldest_ms(&self, log: LogId) -> Option<u64> {
         self.logs[log.0].history.oldest_ms()
     }
 
     /// The bytes of all histories.
-    pub fn history_bytes(&self) -> usize {
+    pub(crate) fn history_bytes(&self) -> usize {
         self.budget.bytes()
     }
 
     /// How many channels have a history that is not empty.
-    pub fn histories(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn histories(&self) -> usize {
         self.budget.channels()
     }
 
     /// How many publications left a history because all histories together were too large.
-    pub fn evictions(&self) -> u64 {
+    pub(crate) fn evictions(&self) -> u64 {
         self.evictions
     }
 

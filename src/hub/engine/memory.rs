@@ -15,7 +15,7 @@ use crate::model::publication::{Content, Publish};
 
 /// Orders and keeps publications in the memory of one shard.
 #[derive(Debug)]
-pub struct MemoryEngine {
+pub(crate) struct MemoryEngine {
     logs: ChannelLogs,
     epochs: Epochs,
     dedup: Dedup,
@@ -23,7 +23,7 @@ pub struct MemoryEngine {
 
 impl MemoryEngine {
     /// `seed` makes the epochs: random in a server, fixed in a simulation.
-    pub fn new(settings: &EngineSettings, seed: u64) -> Self {
+    pub(crate) fn new(settings: &EngineSettings, seed: u64) -> Self {
         Self {
             logs: ChannelLogs::new(settings.history_bytes),
             epochs: Epochs::new(seed),
@@ -32,22 +32,22 @@ impl MemoryEngine {
     }
 
     /// The logs of the channels.
-    pub fn logs(&self) -> &ChannelLogs {
+    pub(crate) fn logs(&self) -> &ChannelLogs {
         &self.logs
     }
 
     /// The logs of the channels.
-    pub fn logs_mut(&mut self) -> &mut ChannelLogs {
+    pub(crate) fn logs_mut(&mut self) -> &mut ChannelLogs {
         &mut self.logs
     }
 
     /// Begins a channel.
-    pub fn open(&mut self, name: &Arc<str>, bounds: HistoryBounds) -> LogId {
+    pub(crate) fn open(&mut self, name: &Arc<str>, bounds: HistoryBounds) -> LogId {
         self.logs.open(name, self.epochs.of(name), bounds)
     }
 
     /// Ends a channel: its history and its idempotency keys go. If it had publications, its epoch ends too.
-    pub fn close(&mut self, name: &str, log: LogId) {
+    pub(crate) fn close(&mut self, name: &str, log: LogId) {
         self.dedup.forget_channel(name);
         if self.logs.close(log) > 0 {
             self.epochs.end(name);
@@ -55,7 +55,7 @@ impl MemoryEngine {
     }
 
     /// Accepts a publication or says why not. See [`super::Engine::submit`].
-    pub fn submit(
+    pub(crate) fn submit(
         &mut self,
         log: LogId,
         publish: Publish,
@@ -82,6 +82,7 @@ impl MemoryEngine {
     }
 
     /// The hash of the content, if the publication carries an idempotency key and the key is new.
+    #[expect(clippy::result_large_err, reason = "the error is the answer, and it is moved once")]
     fn look_up(&mut self, publish: &Publish, mono_ms: u64) -> Result<Option<u128>, Submitted> {
         let Some(key) = &publish.idempotency_key else { return Ok(None) };
         let (kind, body) = match &publish.content {

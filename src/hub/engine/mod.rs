@@ -6,7 +6,7 @@ pub mod budget;
 pub mod dedup;
 mod epochs;
 pub mod history;
-pub mod logs;
+pub(crate) mod logs;
 mod memory;
 mod remote;
 
@@ -23,7 +23,7 @@ use logs::ChannelLogs;
 use memory::MemoryEngine;
 use remote::RemoteEngine;
 
-pub use logs::LogId;
+pub(crate) use logs::LogId;
 
 /// What an engine has to know of the configuration. Bounds are those of one shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +47,8 @@ pub enum EngineKind {
 
 /// Orders and keeps the publications of the channels that one shard owns.
 #[derive(Debug)]
-pub enum Engine {
+#[expect(clippy::large_enum_variant, reason = "a shard has one engine")]
+pub(crate) enum Engine {
     /// This process alone: answers at once.
     Memory(MemoryEngine),
     /// An endpoint of the mesh: answers later, or never.
@@ -56,7 +57,7 @@ pub enum Engine {
 
 /// What an engine says to a publication.
 #[derive(Debug)]
-pub enum Submitted {
+pub(crate) enum Submitted {
     /// Accepted. [`ChannelLogs::keep`] has to follow.
     Accepted {
         /// The publication's place.
@@ -79,7 +80,7 @@ pub enum Submitted {
 impl Engine {
     /// The engine that the settings ask for. A remote one is at `endpoint` of the mesh. `seed` makes the epochs of the
     /// memory engine: random in a server, fixed in a simulation.
-    pub fn new(settings: &EngineSettings, endpoint: ShardId, seed: u64) -> Self {
+    pub(crate) fn new(settings: &EngineSettings, endpoint: ShardId, seed: u64) -> Self {
         match settings.kind {
             EngineKind::Memory => Self::Memory(MemoryEngine::new(settings, seed)),
             EngineKind::Remote => Self::Remote(RemoteEngine::new(settings, endpoint)),
@@ -87,7 +88,7 @@ impl Engine {
     }
 
     /// Begins a channel.
-    pub fn open(&mut self, name: &Arc<str>, bounds: HistoryBounds) -> LogId {
+    pub(crate) fn open(&mut self, name: &Arc<str>, bounds: HistoryBounds) -> LogId {
         match self {
             Self::Memory(memory) => memory.open(name, bounds),
             Self::Remote(remote) => remote.logs_mut().open(name, "".into(), bounds),
@@ -95,7 +96,7 @@ impl Engine {
     }
 
     /// Ends a channel: what the engine keeps of it goes.
-    pub fn close(&mut self, name: &str, log: LogId) {
+    pub(crate) fn close(&mut self, name: &str, log: LogId) {
         match self {
             Self::Memory(memory) => memory.close(name, log),
             Self::Remote(remote) => drop(remote.logs_mut().close(log)),
@@ -104,7 +105,7 @@ impl Engine {
 
     /// Asks for a place in the channel. `fits` says whether the push is small enough for its place: an engine asks for
     /// it once, before it accepts. `timestamp` is the time of the publication unless the engine decides it.
-    pub fn submit(
+    pub(crate) fn submit(
         &mut self,
         (log, terms): (LogId, KeepTerms),
         publish: Publish,
@@ -120,7 +121,7 @@ impl Engine {
     }
 
     /// What is known of the channels' publications.
-    pub fn logs(&self) -> &ChannelLogs {
+    pub(crate) fn logs(&self) -> &ChannelLogs {
         match self {
             Self::Memory(memory) => memory.logs(),
             Self::Remote(remote) => remote.logs(),
@@ -128,7 +129,7 @@ impl Engine {
     }
 
     /// What is known of the channels' publications.
-    pub fn logs_mut(&mut self) -> &mut ChannelLogs {
+    pub(crate) fn logs_mut(&mut self) -> &mut ChannelLogs {
         match self {
             Self::Memory(memory) => memory.logs_mut(),
             Self::Remote(remote) => remote.logs_mut(),

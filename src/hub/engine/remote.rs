@@ -17,7 +17,7 @@ const WIDEST_EPOCH: &str = "ffffffffffffffff";
 
 /// The owner's side of a remote engine.
 #[derive(Debug)]
-pub struct RemoteEngine {
+pub(crate) struct RemoteEngine {
     logs: ChannelLogs,
     /// The engine's place in the mesh.
     endpoint: ShardId,
@@ -27,28 +27,28 @@ pub struct RemoteEngine {
 
 impl RemoteEngine {
     /// The engine is at `endpoint` of the mesh.
-    pub fn new(settings: &EngineSettings, endpoint: ShardId) -> Self {
+    pub(crate) fn new(settings: &EngineSettings, endpoint: ShardId) -> Self {
         Self { logs: ChannelLogs::new(settings.history_bytes), endpoint, last: Ticket::default() }
     }
 
     /// The copies of the channels' logs.
-    pub fn logs(&self) -> &ChannelLogs {
+    pub(crate) fn logs(&self) -> &ChannelLogs {
         &self.logs
     }
 
     /// The copies of the channels' logs.
-    pub fn logs_mut(&mut self) -> &mut ChannelLogs {
+    pub(crate) fn logs_mut(&mut self) -> &mut ChannelLogs {
         &mut self.logs
     }
 
     /// How many asks the lane to the engine still takes.
-    pub fn room(&self, out: &Staging<Parcel>) -> usize {
+    pub(crate) fn room(&self, out: &Staging<Parcel>) -> usize {
         out.room(self.endpoint)
     }
 
     /// Sends a publication to the engine. The size is judged for the widest place that the engine could give, because
     /// an accepted publication can't be taken back.
-    pub fn submit(
+    pub(crate) fn submit(
         &mut self,
         publish: Publish,
         fits: impl FnOnce(&Publish, &Placed) -> bool,
@@ -65,7 +65,7 @@ impl RemoteEngine {
     }
 
     /// Asks for a channel's publications. `is_known`: the log has the channel's position.
-    pub fn follow(&mut self, log: LogId, is_known: bool, out: &mut Staging<Parcel>) -> Ticket {
+    pub(crate) fn follow(&mut self, log: LogId, is_known: bool, out: &mut Staging<Parcel>) -> Ticket {
         let Placed { channel, epoch, offset } = self.logs.placed(log, self.logs.top(log));
         let ticket = self.ticket();
         let since = is_known.then(|| Since { epoch: (&*epoch).into(), offset });
@@ -75,12 +75,12 @@ impl RemoteEngine {
 
     /// Wants no more publications of a channel. There is at most one such ask for each follow, so it may wait beyond the
     /// lane's bound.
-    pub fn unfollow(&mut self, channel: &Arc<str>, out: &mut Staging<Parcel>) {
+    pub(crate) fn unfollow(&mut self, channel: &Arc<str>, out: &mut Staging<Parcel>) {
         self.send(EngineAsk::Unfollow { channel: Arc::clone(channel) }, out);
     }
 
     /// Asks for a page of the history of a channel that is not followed.
-    pub fn page(
+    pub(crate) fn page(
         &mut self,
         channel: &Arc<str>,
         since: Option<Since>,

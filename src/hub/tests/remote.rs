@@ -45,8 +45,8 @@ fn hear(scene: &mut Scene, news: EngineNews) {
     scene.hub.hear_engine(news, scene.now, &mut scene.out);
 }
 
-fn hear_following(scene: &mut Scene, ticket: Ticket, top: u64, offsets: std::ops::RangeInclusive<u64>) {
-    let publications = offsets.map(publication).collect();
+fn hear_following(scene: &mut Scene, ticket: Ticket, top: u64, offsets: impl IntoIterator<Item = u64>) {
+    let publications = offsets.into_iter().map(publication).collect();
     hear(scene, EngineNews::Following { ticket, placed: placed(top), publications });
 }
 
@@ -141,9 +141,9 @@ fn who_waits_for_a_channel_of_which_the_engine_says_nothing_is_refused_and_may_t
     subscribe(&mut scene, 1, None);
     let follow = one_ticket(&mut scene);
     assert!(follow > lost);
-    hear_following(&mut scene, lost, 0, 1..=0);
+    hear_following(&mut scene, lost, 0, []);
     assert!(taken(&mut scene).is_empty(), "that was about the follow before");
-    hear_following(&mut scene, follow, 0, 1..=0);
+    hear_following(&mut scene, follow, 0, []);
     assert_eq!(taken(&mut scene), ["subscribed at 0"]);
 }
 
@@ -159,7 +159,7 @@ fn who_comes_from_a_node_that_is_ahead_waits_until_this_one_has_asked() {
     // Who claims what never was is not asked for twice.
     subscribe(&mut scene, 3, Some(("e", 50)));
     let follow = one_ticket(&mut scene);
-    hear_following(&mut scene, follow, 6, 7..=6);
+    hear_following(&mut scene, follow, 6, []);
     assert_eq!(taken(&mut scene), ["subscribed at 6"]);
     assert!(asked(&mut scene).is_empty());
 }

@@ -26,7 +26,7 @@ pub struct Compressors {
 
 /// Messages that follow each other at whoever gets them.
 #[derive(Debug)]
-pub struct DeflateBatch<'a> {
+pub(crate) struct DeflateBatch<'a> {
     stream: &'a mut Compress,
     scratch: &'a mut Vec<u8>,
     /// Nothing has gone through the compressor that a message could refer to.
@@ -40,7 +40,7 @@ impl Compressors {
     }
 
     /// Begins a batch for a window of so many bits, from 9 to 15.
-    pub fn batch(&mut self, window_bits: u8) -> DeflateBatch<'_> {
+    pub(crate) fn batch(&mut self, window_bits: u8) -> DeflateBatch<'_> {
         let level = self.level;
         let stream = self.pool[usize::from(window_bits - LEAST_WINDOW_BITS)]
             .get_or_insert_with(|| Box::new(Compress::new_with_window_bits(level, false, window_bits)));
@@ -58,7 +58,7 @@ impl Compressors {
 
 /// Long messages compressed each by itself, a slice at a time, so that other work has its turn in between.
 #[derive(Debug)]
-pub struct Slicer {
+pub(crate) struct Slicer {
     level: Compression,
     window_bits: u8,
     stream: Compress,
@@ -70,7 +70,7 @@ pub struct Slicer {
 
 /// How far a [`Slicer`] has come.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Sliced {
+pub(crate) enum Sliced {
     /// There is more of the message.
     More,
     /// The frame (FIN, RSV1) of the whole message.
@@ -81,14 +81,14 @@ pub enum Sliced {
 
 impl Slicer {
     /// For this level (1 to 9).
-    pub fn new(level: u32, window_bits: u8) -> Self {
+    pub(crate) fn new(level: u32, window_bits: u8) -> Self {
         let level = Compression::new(level);
         let stream = Compress::new_with_window_bits(level, false, window_bits);
         Self { level, window_bits, stream, taken: 0, made: Vec::new() }
     }
 
     /// Begins a message for a window of so many bits, from 9 to 15. One that was begun before is forgotten.
-    pub fn begin(&mut self, window_bits: u8) {
+    pub(crate) fn begin(&mut self, window_bits: u8) {
         if self.window_bits == window_bits {
             self.stream.reset();
         } else {
@@ -99,7 +99,7 @@ impl Slicer {
     }
 
     /// Compresses the next `most` bytes of the message that was begun. `payload` is all of it, each time the same.
-    pub fn step(&mut self, opcode: Opcode, payload: &[u8], most: usize) -> Sliced {
+    pub(crate) fn step(&mut self, opcode: Opcode, payload: &[u8], most: usize) -> Sliced {
         let end = payload.len().min(self.taken + most);
         let slice = &payload[self.taken..end];
         self.made.reserve(bound(slice.len()));
@@ -125,7 +125,7 @@ impl Slicer {
 
 impl DeflateBatch<'_> {
     /// What comes from here on refers to nothing before it.
-    pub fn begin_afresh(&mut self) {
+    pub(crate) fn begin_afresh(&mut self) {
         if !std::mem::replace(&mut self.fresh, true) {
             self.stream.reset();
         }
@@ -134,7 +134,7 @@ impl DeflateBatch<'_> {
     /// Appends the frame (FIN, RSV1) of the next message, which may refer to those before it in the batch: whoever gets
     /// it has to have had them, and nothing compressed since. Returns false and appends nothing when the frame would
     /// not be shorter than the plain one, which then is no part of what the next may refer to.
-    pub fn write(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) -> bool {
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) -> bool {
         self.fresh = false;
         self.scratch.resize(bound(payload.len()), 0);
         let (taken, made) = (self.stream.total_in(), self.stream.total_out());

@@ -36,11 +36,11 @@ pub struct Inflater {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
     /// Bytes of its payload.
-    pub payload: usize,
+    pub(crate) payload: usize,
     /// Bytes of its content, or how many there had been when it turned out to be bad.
-    pub content: usize,
+    pub(crate) content: usize,
     /// How long it took in nanoseconds.
-    pub took_ns: u64,
+    pub(crate) took_ns: u64,
 }
 
 /// Where the input ran out.
@@ -77,7 +77,7 @@ impl Inflater {
     }
 
     /// Gives back what a large message needed, and tells what the last one was. What `inflate` returned is gone.
-    pub fn release(&mut self) -> Option<Work> {
+    pub(crate) fn release(&mut self) -> Option<Work> {
         if self.room.len() > KEPT_BYTES {
             self.room = Vec::new();
         }
@@ -85,7 +85,7 @@ impl Inflater {
     }
 
     /// Bytes of output room that are held at the moment.
-    pub fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         self.room.capacity()
     }
 }

@@ -6,7 +6,7 @@
 
 pub mod compress;
 pub mod inflate;
-pub mod negotiate;
+pub(crate) mod negotiate;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub struct Deflate {
 impl Deflate {
     /// Whether a client with which this was agreed can inflate what was compressed for others: with a window that is
     /// no larger, and without references to earlier messages unless this client keeps them too.
-    pub fn can_read(self, compressed: Self) -> bool {
+    pub(crate) fn can_read(self, compressed: Self) -> bool {
         compressed.window_bits <= self.window_bits && (self.takeover || !compressed.takeover)
     }
 }

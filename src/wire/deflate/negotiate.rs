@@ -19,20 +19,20 @@ const USED_WINDOW_BITS: [u8; 3] = [15, 12, LEAST_WINDOW_BITS];
 
 /// The header is no list of extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
+pub(crate) struct Malformed;
 
 /// An offer that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Agreed {
+pub(crate) struct Agreed {
     /// What the server compresses with.
-    pub deflate: Deflate,
+    pub(crate) deflate: Deflate,
     /// The window that the client named for the server. It has to be answered (§7.1.2.1).
     named_window: Option<u8>,
 }
 
 impl Agreed {
     /// The value of the response's header.
-    pub fn response(&self) -> String {
+    pub(crate) fn response(&self) -> String {
         // Always told, though not asked for (§7.1.1.2): no inflater has to be kept.
         let mut response = String::from("permessage-deflate; client_no_context_takeover");
         if !self.deflate.takeover {
@@ -50,7 +50,7 @@ impl Agreed {
 ///
 /// # Errors
 /// [`Malformed`], wherever in the header the fault stands. An empty header offers nothing, and is none.
-pub fn negotiate<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<Agreed>, Malformed> {
+pub(crate) fn negotiate<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<Agreed>, Malformed> {
     let mut agreed = None;
     for line in lines {
         let mut rest = Rest(line);

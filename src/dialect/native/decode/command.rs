@@ -15,14 +15,14 @@ use crate::model::position::SinceRef;
 use crate::model::text::Text;
 
 /// The envelope's own fields.
-pub struct RequestEnvelope<'t, 'a> {
+pub(crate) struct RequestEnvelope<'t, 'a> {
     kind: &'a str,
     id: Option<&'a str>,
     data: RequestData<'t, 'a>,
 }
 
 impl<'t, 'a> RequestEnvelope<'t, 'a> {
-    pub fn read(source: ParsedText<'t, 'a>) -> Result<Self, Rejected<'a>> {
+    pub(crate) fn read(source: ParsedText<'t, 'a>) -> Result<Self, Rejected<'a>> {
         let rejected = |id| Rejected { id, text: Text::Malformed };
         let fields = TapeFields::of(source.tape, 0).ok_or(rejected(None))?;
         let (mut kind, mut id, mut data) = (None, None, None);
@@ -50,7 +50,7 @@ impl<'t, 'a> RequestEnvelope<'t, 'a> {
         Ok(Self { kind, id, data })
     }
 
-    pub fn into_request(self) -> Result<Request<'a>, Rejected<'a>> {
+    pub(crate) fn into_request(self) -> Result<Request<'a>, Rejected<'a>> {
         let Self { kind, id, data } = self;
         let command = match kind {
             "auth" => data.auth(),

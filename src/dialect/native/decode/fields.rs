@@ -8,7 +8,7 @@ use crate::model::text::Text;
 
 /// The members of one object that have not been read yet.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TapeFields<'t, 'a> {
+pub(crate) struct TapeFields<'t, 'a> {
     tape: &'t [Node<'a>],
     /// The place of the next member's key on the tape.
     at: usize,
@@ -18,19 +18,19 @@ pub struct TapeFields<'t, 'a> {
 
 /// One member of an object.
 #[derive(Clone, Copy, Debug)]
-pub struct TapeMember<'a> {
-    pub key: &'a str,
+pub(crate) struct TapeMember<'a> {
+    pub(crate) key: &'a str,
     /// The first node of the value.
-    pub node: Node<'a>,
+    pub(crate) node: Node<'a>,
     /// The place of that node on the tape.
-    pub at: usize,
+    pub(crate) at: usize,
     /// The number of members before it in its object.
-    pub ordinal: usize,
+    pub(crate) ordinal: usize,
 }
 
 impl<'t, 'a> TapeFields<'t, 'a> {
     /// The members of the object at this place of the tape; `None` if there is no object.
-    pub fn of(tape: &'t [Node<'a>], at: usize) -> Option<Self> {
+    pub(crate) fn of(tape: &'t [Node<'a>], at: usize) -> Option<Self> {
         match tape.get(at) {
             Some(&Node::Object { len, .. }) => Some(Self { tape, at: at + 1, len, left: len }),
             _ => None,
@@ -38,7 +38,7 @@ impl<'t, 'a> TapeFields<'t, 'a> {
     }
 
     /// The last member with this key, which is the one that counts.
-    pub fn find(self, name: &str) -> Option<TapeMember<'a>> {
+    pub(crate) fn find(self, name: &str) -> Option<TapeMember<'a>> {
         self.filter(|member| member.key == name).last()
     }
 
@@ -47,7 +47,7 @@ impl<'t, 'a> TapeFields<'t, 'a> {
         self.find(name).filter(|member| member.node != NULL)
     }
 
-    pub fn optional_str(self, name: &str) -> Result<Option<&'a str>, Text> {
+    pub(crate) fn optional_str(self, name: &str) -> Result<Option<&'a str>, Text> {
         match self.given(name).map(|member| member.node) {
             None => Ok(None),
             Some(Node::String(text)) => Ok(Some(text)),
@@ -55,7 +55,7 @@ impl<'t, 'a> TapeFields<'t, 'a> {
         }
     }
 
-    pub fn optional_str_within(
+    pub(crate) fn optional_str_within(
         self,
         name: &str,
         bytes: std::ops::RangeInclusive<usize>,
@@ -66,14 +66,14 @@ impl<'t, 'a> TapeFields<'t, 'a> {
         }
     }
 
-    pub fn optional_channel(self, name: &str) -> Result<Option<&'a str>, Text> {
+    pub(crate) fn optional_channel(self, name: &str) -> Result<Option<&'a str>, Text> {
         match self.optional_str(name)? {
             Some(channel) if !is_channel_name(channel) => Err(Text::BadChannel),
             channel => Ok(channel),
         }
     }
 
-    pub fn optional_bool(self, name: &str) -> Result<Option<bool>, Text> {
+    pub(crate) fn optional_bool(self, name: &str) -> Result<Option<bool>, Text> {
         match self.given(name).map(|member| member.node) {
             None => Ok(None),
             Some(Node::Static(StaticNode::Bool(flag))) => Ok(Some(flag)),
@@ -82,7 +82,7 @@ impl<'t, 'a> TapeFields<'t, 'a> {
     }
 
     /// A whole number from 0 up.
-    pub fn optional_u64(self, name: &str) -> Result<Option<u64>, Text> {
+    pub(crate) fn optional_u64(self, name: &str) -> Result<Option<u64>, Text> {
         match self.given(name).map(|member| member.node) {
             None => Ok(None),
             Some(Node::Static(StaticNode::U64(number))) => Ok(Some(number)),
@@ -92,7 +92,7 @@ impl<'t, 'a> TapeFields<'t, 'a> {
     }
 
     /// A whole number from 1 up. A larger number than a `u32` holds becomes the largest `u32`.
-    pub fn optional_count(self, name: &str) -> Result<Option<u32>, Text> {
+    pub(crate) fn optional_count(self, name: &str) -> Result<Option<u32>, Text> {
         match self.optional_u64(name)? {
             None => Ok(None),
             Some(0) => Err(Text::Malformed),
@@ -100,7 +100,7 @@ impl<'t, 'a> TapeFields<'t, 'a> {
         }
     }
 
-    pub fn optional_object(self, name: &str) -> Result<Option<Self>, Text> {
+    pub(crate) fn optional_object(self, name: &str) -> Result<Option<Self>, Text> {
         match self.given(name) {
             None => Ok(None),
             Some(member) => Self::of(self.tape, member.at).map(Some).ok_or(Text::Malformed),
@@ -108,7 +108,12 @@ impl<'t, 'a> TapeFields<'t, 'a> {
     }
 
     /// A list of objects, each read by `read`. A missing list is empty. A list of more than `most` objects is malformed.
-    pub fn objects<T>(self, name: &str, most: usize, read: impl Fn(Self) -> Result<T, Text>) -> Result<Vec<T>, Text> {
+    pub(crate) fn objects<T>(
+        self,
+        name: &str,
+        most: usize,
+        read: impl Fn(Self) -> Result<T, Text>,
+    ) -> Result<Vec<T>, Text> {
         let Some(member) = self.given(name) else { return Ok(Vec::new()) };
         let Node::Array { len, .. } = member.node else { return Err(Text::Malformed) };
         if len > most {
@@ -141,7 +146,7 @@ impl<'a> Iterator for TapeFields<'_, 'a> {
 }
 
 /// The number of nodes of the value that begins with this node.
-pub fn width(node: &Node<'_>) -> usize {
+pub(crate) fn width(node: &Node<'_>) -> usize {
     match node {
         Node::Object { count, .. } | Node::Array { count, .. } => count + 1,
         Node::String(_) | Node::Static(_) => 1,

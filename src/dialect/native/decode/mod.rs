@@ -28,9 +28,9 @@ const KEEP_BYTES: usize = 512 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rejected<'a> {
     /// The request's id, if it could be read.
-    pub id: Option<&'a str>,
+    pub(crate) id: Option<&'a str>,
     /// What is wrong with the message.
-    pub text: Text,
+    pub(crate) text: Text,
 }
 
 /// Turns text messages into requests. One decoder is used for many messages.
@@ -88,7 +88,7 @@ impl EnvelopeDecoder {
     /// Gives back the memory beyond [`KEEP_BYTES`]. Call it when the request has been handled. A message of 300 KB that is
     /// all brackets takes 10 MB, and the next one of its size may never come.
     /// Returns whether there was memory to give back.
-    pub fn trim(&mut self) -> bool {
+    pub(crate) fn trim(&mut self) -> bool {
         let is_large = self.held_bytes() > KEEP_BYTES;
         if is_large {
             *self = Self::default();

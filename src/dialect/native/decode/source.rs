@@ -9,18 +9,18 @@ use super::fields::{TapeMember, width};
 
 /// A text that simd-json has parsed.
 #[derive(Clone, Copy)]
-pub struct ParsedText<'t, 'a> {
+pub(crate) struct ParsedText<'t, 'a> {
     /// The text as it was received.
-    pub text: &'a [u8],
+    pub(crate) text: &'a [u8],
     /// The places of its structural characters in `text`.
-    pub structurals: &'t [u32],
+    pub(crate) structurals: &'t [u32],
     /// The tape that simd-json made of the text.
-    pub tape: &'t [Node<'a>],
+    pub(crate) tape: &'t [Node<'a>],
 }
 
 impl<'a> ParsedText<'_, 'a> {
     /// The value of `inner`, which is a member of the envelope's member `outer`, as the client wrote it.
-    pub fn value_in(self, outer: &TapeMember<'a>, inner: &TapeMember<'a>) -> Option<&'a [u8]> {
+    pub(crate) fn value_in(self, outer: &TapeMember<'a>, inner: &TapeMember<'a>) -> Option<&'a [u8]> {
         let object = self.structural_of(0, 0, outer)?;
         let first = self.structural_of(outer.at, object, inner)?;
         let nodes = self.tape.get(inner.at..inner.at + width(&inner.node))?;
@@ -54,7 +54,7 @@ const STAND_IN: &[u8] = b"0.5";
 
 /// Replaces numbers that JSON allows and simd-json doesn't by a short stand-in and spaces. No structural character moves,
 /// so places in the copy are places in the text. Returns whether there were such numbers.
-pub fn clip_numbers(scratch: &mut [u8], structurals: &[u32]) -> bool {
+pub(crate) fn clip_numbers(scratch: &mut [u8], structurals: &[u32]) -> bool {
     let mut clipped = false;
     for &start in structurals {
         let rest = scratch.get_mut(start as usize..).unwrap_or_default();

@@ -9,7 +9,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use self::object::ObjectWriter;
+pub(crate) use self::object::ObjectWriter;
 use self::object::write_list;
 pub use self::push::{publication_frame_len, write_element, write_gap, write_presence, write_publication, write_user};
 use crate::model::notice::{About, Recovered, Reply};
@@ -19,7 +19,7 @@ use crate::model::text::{Language, Text};
 use crate::model::user::User;
 
 /// Appends a reply. `id` is the id of the request that it answers.
-pub fn write_reply(out: &mut Vec<u8>, reply: &Reply<'_>, id: Option<&str>, language: Language) {
+pub(crate) fn write_reply(out: &mut Vec<u8>, reply: &Reply<'_>, id: Option<&str>, language: Language) {
     let said = |text: Text| Some(text.in_language(language));
     match *reply {
         Reply::System { connection_id, timestamp } => {
@@ -169,7 +169,7 @@ fn write_push(out: &mut Vec<u8>, kind: &str, write_data: impl FnOnce(&mut Object
 }
 
 /// Writes where a channel stands.
-pub fn write_position(data: &mut ObjectWriter<'_>, Position { channel, epoch, offset }: Position<'_>) {
+pub(crate) fn write_position(data: &mut ObjectWriter<'_>, Position { channel, epoch, offset }: Position<'_>) {
     data.text("channel", channel);
     data.text("epoch", epoch);
     data.number("offset", offset);
@@ -184,12 +184,12 @@ fn write_restored(data: &mut ObjectWriter<'_>, position: Position<'_>, recovery:
 }
 
 /// Writes a list of publications.
-pub fn write_publications(data: &mut ObjectWriter<'_>, publications: &[Arc<Publication>]) {
+pub(crate) fn write_publications(data: &mut ObjectWriter<'_>, publications: &[Arc<Publication>]) {
     write_list(data.value("publications"), publications, |out, publication| write_element(out, publication));
 }
 
 /// Writes a page of users, with the number of connections that each of them has.
-pub fn write_members(data: &mut ObjectWriter<'_>, members: &[(Arc<User>, u64)], escape: bool) {
+pub(crate) fn write_members(data: &mut ObjectWriter<'_>, members: &[(Arc<User>, u64)], escape: bool) {
     data.list("members", members, |out, (user, connections)| {
         let mut member = ObjectWriter::begin(out);
         write_user(member.value("user"), user, escape);

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 /// One JSON object that is being written.
-pub struct ObjectWriter<'o> {
+pub(crate) struct ObjectWriter<'o> {
     out: &'o mut Vec<u8>,
     /// What stands before the next member: the opening bracket, or a comma.
     separator: u8,
@@ -12,12 +12,12 @@ pub struct ObjectWriter<'o> {
 
 impl<'o> ObjectWriter<'o> {
     /// Begins an object in the buffer.
-    pub fn begin(out: &'o mut Vec<u8>) -> Self {
+    pub(crate) fn begin(out: &'o mut Vec<u8>) -> Self {
         Self { out, separator: b'{' }
     }
 
     /// Ends the object that was begun.
-    pub fn end(self) {
+    pub(crate) fn end(self) {
         if self.separator == b'{' {
             self.out.push(b'{');
         }
@@ -25,7 +25,7 @@ impl<'o> ObjectWriter<'o> {
     }
 
     /// Writes a member's name, and returns the buffer for its value: one JSON value. `name` needs no escapes.
-    pub fn value(&mut self, name: &str) -> &mut Vec<u8> {
+    pub(crate) fn value(&mut self, name: &str) -> &mut Vec<u8> {
         self.out.reserve(name.len() + 4);
         self.out.extend_from_slice(&[std::mem::replace(&mut self.separator, b','), b'"']);
         self.out.extend_from_slice(name.as_bytes());
@@ -34,56 +34,65 @@ impl<'o> ObjectWriter<'o> {
     }
 
     /// Writes a member that is a text.
-    pub fn text(&mut self, name: &str, text: &str) {
+    pub(crate) fn text(&mut self, name: &str, text: &str) {
         write_text(self.value(name), text);
     }
 
     /// Writes a text, if there is one.
-    pub fn optional_text(&mut self, name: &str, text: Option<&str>) {
+    pub(crate) fn optional_text(&mut self, name: &str, text: Option<&str>) {
         if let Some(text) = text {
             self.text(name, text);
         }
     }
 
     /// Writes a member that is a number.
-    pub fn number(&mut self, name: &str, number: u64) {
+    pub(crate) fn number(&mut self, name: &str, number: u64) {
         write_number(self.value(name), number);
     }
 
     /// Writes a number, if there is one.
-    pub fn optional_number(&mut self, name: &str, number: Option<u64>) {
+    pub(crate) fn optional_number(&mut self, name: &str, number: Option<u64>) {
         if let Some(number) = number {
             self.number(name, number);
         }
     }
 
     /// Writes `true` or `false`.
-    pub fn flag(&mut self, name: &str, flag: bool) {
+    pub(crate) fn flag(&mut self, name: &str, flag: bool) {
         self.value(name).extend_from_slice(if flag { b"true" } else { b"false" });
     }
 
     /// Writes `true`, or leaves the member out.
-    pub fn flag_if_set(&mut self, name: &str, flag: bool) {
+    pub(crate) fn flag_if_set(&mut self, name: &str, flag: bool) {
         if flag {
             self.flag(name, true);
         }
     }
 
     /// Writes an object within this one.
-    pub fn object(&mut self, name: &str, write: impl FnOnce(&mut ObjectWriter<'_>)) {
+    pub(crate) fn object(&mut self, name: &str, write: impl FnOnce(&mut ObjectWriter<'_>)) {
         let mut inner = ObjectWriter::begin(self.value(name));
         write(&mut inner);
         inner.end();
     }
 
     /// Writes a list, each item as `write` does.
-    pub fn list<T>(&mut self, name: &str, items: impl IntoIterator<Item = T>, write: impl FnMut(&mut Vec<u8>, T)) {
+    pub(crate) fn list<T>(
+        &mut self,
+        name: &str,
+        items: impl IntoIterator<Item = T>,
+        write: impl FnMut(&mut Vec<u8>, T),
+    ) {
         write_list(self.value(name), items, write);
     }
 }
 
 /// Writes a list, each item as `write` does.
-pub fn write_list<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, mut write: impl FnMut(&mut Vec<u8>, T)) {
+pub(crate) fn write_list<T>(
+    out: &mut Vec<u8>,
+    items: impl IntoIterator<Item = T>,
+    mut write: impl FnMut(&mut Vec<u8>, T),
+) {
     out.push(b'[');
     for (at, item) in items.into_iter().enumerate() {
         if at > 0 {
@@ -95,7 +104,7 @@ pub fn write_list<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, mut 
 }
 
 /// Writes a text with its quotes.
-pub fn write_text(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
     // Names, epochs and most texts need no escapes: they are copied at once.
     if text.bytes().any(needs_escape) {
         return write_json(out, text);
@@ -111,7 +120,7 @@ fn needs_escape(byte: u8) -> bool {
 }
 
 /// Writes a number in decimal.
-pub fn write_number(out: &mut Vec<u8>, number: u64) {
+pub(crate) fn write_number(out: &mut Vec<u8>, number: u64) {
     write_json(out, &number);
 }
 
@@ -120,7 +129,7 @@ fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
 }
 
 /// How many bytes [`write_text`] appends.
-pub fn text_len(text: &str) -> usize {
+pub(crate) fn text_len(text: &str) -> usize {
     let longer = |byte: u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
         0..=0x1f => 5,
@@ -130,7 +139,7 @@ pub fn text_len(text: &str) -> usize {
 }
 
 /// How many bytes [`write_number`] appends.
-pub fn number_len(number: u64) -> usize {
+pub(crate) fn number_len(number: u64) -> usize {
     number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
@@ -150,7 +159,7 @@ mod tests {
         object.flag("flag", false);
         object.flag_if_set("no", false);
         object.object("inner", |_| ());
-        object.list("list", [1, 2], |out, number| write_number(out, number));
+        object.list("list", [1, 2], write_number);
         object.end();
         assert_eq!(
             String::from_utf8(out).expect("text"),
