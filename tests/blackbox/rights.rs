@@ -480,9 +480,7 @@ async fn revocations_outlive_a_reload_and_with_a_file_a_restart() {
     backend.post("/api/revoke", &json!({"token_id": "stolen"})).await.ok();
     refused(&server, &token).await;
     server.signal("HUP");
-    while !server.log().contains("keys read again") {
-        tokio::task::yield_now().await;
-    }
+    server.logged("keys read again").await;
     refused(&server, &token).await;
     // Not even a goodbye.
     server.signal("KILL");
@@ -622,9 +620,7 @@ async fn no_secret_is_ever_logged() {
     cut(&mut client, "token revoked").await;
     std::fs::write(&keys, "sesame key with spaces 0123456789\n").unwrap();
     server.signal("HUP");
-    while !server.log().contains("the API keys can't be read") {
-        tokio::task::yield_now().await;
-    }
+    server.logged("the API keys cannot be read").await;
     let log = server.log();
     assert!(log.contains("keys read again"), "{log}");
     let signature = |token: &str| token.rsplit_once('.').map_or(token, |(_, signature)| signature).to_owned();
