@@ -347,7 +347,7 @@ impl Collector for Metrics {
         let mut family = encoder.encode_descriptor("refusals", help, None, MetricType::Counter)?;
         for limit in Limit::ALL {
             let counter = ConstCounter::new(self.sum(|shard| &shard.refusals[*limit as usize]));
-            counter.encode(family.encode_family(&[("limit", limit.name())])?)?;
+            counter.encode(family.encode_family(&[("limit", limit.label())])?)?;
         }
         let help = "Tokens that were refused, by the reason";
         let mut family = encoder.encode_descriptor("tokens_refused", help, None, MetricType::Counter)?;

@@ -106,7 +106,7 @@ fn circles(files: &[Source], folder: &str) -> Vec<String> {
         let used = children.iter().filter(|to| **to != from && file.names(&format!("crate::{path}::{to}")));
         arrows.extend(used.map(|to| (from.clone(), to.clone())));
     }
-    // What nobody uses, or what uses nobody, is on no circle: take it away until nothing changes.
+    // A child without users, or one that uses no other, is on no circle. Remove such arrows until nothing changes.
     loop {
         let before = arrows.len();
         let (froms, tos): (BTreeSet<_>, BTreeSet<_>) = arrows.iter().cloned().unzip();

@@ -52,7 +52,7 @@ use world::World;
 
 /// How many lives a plain `cargo test` runs.
 const SEEDS: u64 = 1_000;
-/// A fault has to be noticed within so many lives. The rarest is noticed in about one of 150.
+/// A fault has to be noticed within this many lives. The rarest is noticed in about one of 150.
 const FAULT_SEEDS: u64 = 1_000;
 
 /// A number from the environment. The names don't begin as the server's own do: it refuses those it doesn't know.

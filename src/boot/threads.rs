@@ -40,7 +40,7 @@ pub(super) struct SharedParts {
     pub(super) open_sockets: Arc<OpenSockets>,
     pub(super) accept: AcceptSettings,
     pub(super) clock: Clock,
-    /// The way to whoever does errands, if anyone does.
+    /// The queue to the control thread, which does errands; `None` if the configuration needs none.
     pub(super) errands: Option<flume::Sender<ErrandOrder>>,
 }
 

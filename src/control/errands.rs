@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::fetch::{Document, FetchError, KeySetSource};
@@ -34,8 +35,8 @@ pub(crate) struct ErrandParts {
     pub(crate) counts: Arc<KeySetCounts>,
 }
 
-/// What was read anew.
-#[derive(Debug)]
+/// The keys of the configuration, after they were read again.
+#[derive(Clone, Debug)]
 pub(crate) struct ConfiguredKeys {
     /// Where keys are fetched from.
     pub(crate) source: KeySetSource,
@@ -47,21 +48,21 @@ pub(crate) struct ConfiguredKeys {
 #[derive(Debug)]
 pub(crate) struct ErrandRunner {
     orders: flume::Receiver<ErrandOrder>,
-    configured: flume::Receiver<ConfiguredKeys>,
+    configured: watch::Receiver<Option<ConfiguredKeys>>,
     owners: Owners,
     clock: Clock,
     keys: KeySet,
     /// Orders that the fetch under way will answer.
     waiting: Vec<ErrandOrder>,
-    /// The keys were read anew during a fetch: it is made once more.
+    /// The keys were read again during a fetch, so the fetch is repeated.
     once_more: bool,
 }
 
 type Fetch = JoinHandle<Result<Document, FetchError>>;
 
 impl ErrandRunner {
-    /// Ready to serve. `configured` brings the keys of the configuration when they are read anew.
-    pub(crate) fn new(parts: ErrandParts, configured: flume::Receiver<ConfiguredKeys>) -> Self {
+    /// `configured` holds the keys of the configuration that were read last; `None` until they are read again.
+    pub(crate) fn new(parts: ErrandParts, configured: watch::Receiver<Option<ConfiguredKeys>>) -> Self {
         let ErrandParts { orders, source, verifier, refresh_s, owners, clock, counts } = parts;
         let keys = KeySet::new(source, verifier, refresh_s, clock, counts);
         Self { orders, configured, owners, clock, keys, waiting: Vec::new(), once_more: false }
@@ -77,8 +78,11 @@ impl ErrandRunner {
                     Ok(order) => self.take(order, fetch.is_some()).await,
                     Err(_) => return,
                 },
-                Ok(configured) = self.configured.recv_async() => {
-                    self.configure(configured).await;
+                Ok(()) = self.configured.changed() => {
+                    let newest = self.configured.borrow_and_update().clone();
+                    if let Some(configured) = newest {
+                        self.configure(configured).await;
+                    }
                     self.once_more = fetch.is_some();
                     true
                 }

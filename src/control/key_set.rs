@@ -124,7 +124,7 @@ impl KeySet {
         &self.source
     }
 
-    /// The configuration's keys were read anew. Returns what tokens are checked with from now on.
+    /// Takes the configuration's keys after they were read again. Returns the verifier that checks tokens from now on.
     ///
     /// # Errors
     /// When there are too many keys with the fetched ones: nothing has changed then.

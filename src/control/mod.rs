@@ -40,7 +40,7 @@ pub(crate) struct Control {
     /// `None` if no API is configured.
     api: Option<RunningApi>,
     /// Takes the keys of the configuration after they were read again; `None` if there are no errands.
-    configured: Option<flume::Sender<ConfiguredKeys>>,
+    configured: Option<watch::Sender<Option<ConfiguredKeys>>>,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
 }
@@ -55,8 +55,8 @@ impl Control {
         let (phase, phases) = watch::channel(Phase::Serving);
         let (configured, errands) = match errands {
             Some(parts) => {
-                let (configured, receiver) = flume::unbounded();
-                (Some(configured), Some(ErrandRunner::new(parts, receiver)))
+                let (configured, changes) = watch::channel(None);
+                (Some(configured), Some(ErrandRunner::new(parts, changes)))
             }
             None => (None, None),
         };
@@ -97,8 +97,8 @@ impl Control {
     /// ones, which are fetched again.
     pub(crate) fn configure_keys(&self, keys: ConfiguredKeys) {
         if let Some(configured) = &self.configured {
-            // Sending fails only if the thread has ended, and then the server ends too.
-            let _ = configured.send(keys);
+            // Only the newest keys count, so an older set that was not taken yet gives way to them.
+            configured.send_replace(Some(keys));
         }
     }
 

@@ -310,7 +310,7 @@ impl Fanout {
         moved
     }
 
-    /// Appends one encoded frame to the channel's run of a voice; without subscribers here it is nobody's.
+    /// Appends one encoded frame to the channel's run of a voice; without subscribers here it is dropped.
     /// Its `offset` and `key` are what [`Mark`] says.
     pub fn append(&mut self, name: &str, voice: Voice, frame: &[u8], offset: u64, key: u64) {
         let Some(&channel) = self.by_name[voice.index()].get(name) else { return };

@@ -49,6 +49,8 @@ impl Hub {
             EngineNews::Publication { placed, .. } | EngineNews::Gap { placed, .. } if is_full => {
                 self.fall_behind(&placed.channel);
             }
+            // Applying it would change nothing. What is awaited is bounded by the asks that are under way.
+            EngineNews::Outcome { ticket, .. } | EngineNews::Page { ticket, .. } if !self.awaits(*ticket) => {}
             _ => self.at_engine.news.push_back(news),
         }
         self.apply_news(now, out);

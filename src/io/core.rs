@@ -57,7 +57,7 @@ pub(super) struct CoreParts {
     pub(super) own: ShardId,
     pub(super) certificate: Option<Arc<ServerConfig>>,
     pub(super) open_sockets: Arc<OpenSockets>,
-    /// `None` if nobody does errands.
+    /// `None` if the configuration needs no errands.
     pub(super) errands: Option<flume::Sender<ErrandOrder>>,
     pub(super) clock: Clock,
     pub(super) spawn: Spawn,
@@ -76,7 +76,7 @@ pub(super) struct Buffers {
 #[derive(Debug)]
 struct ErrandDesk {
     own: ShardId,
-    /// `None` if nobody does errands.
+    /// `None` if the configuration needs no errands.
     orders: Option<flume::Sender<ErrandOrder>>,
     /// Numbers of errands that the control thread did not take. The shard is told in its next turn.
     refused: RefCell<Vec<u32>>,

@@ -279,7 +279,7 @@ impl Sockets {
         self.wake_reader(id);
     }
 
-    /// Has the kernel end the connection when its peer acknowledges nothing for so many milliseconds.
+    /// Has the kernel end the connection when its peer acknowledges nothing for `bound_ms` milliseconds.
     pub(super) fn bound_silence(&mut self, id: ConnId, bound_ms: u64) {
         if let Some(Socket { fd, .. }) = self.get(id) {
             let bound_ms = u32::try_from(bound_ms).unwrap_or(u32::MAX);

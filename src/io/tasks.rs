@@ -102,7 +102,7 @@ async fn write(core: Rc<Core>, id: ConnId, transport: Rc<Transport>) {
     if transport.writable().await.is_ok()
         && caught(&core, id, || core.with_wire(|shard, wire, now| shard.writable(id, wire, now))).is_none()
     {
-        // After the panic nobody knows how much of the stream was sent, so the connection is reset.
+        // After the panic it is unknown how much of the stream was sent, so the connection is reset.
         transport.reset();
         core.sockets().wake_reader(id);
         core.closed(id);

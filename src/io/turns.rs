@@ -41,7 +41,7 @@ pub(crate) struct LoopParts {
     pub(crate) endpoint: Endpoint<Parcel>,
     /// What other threads tell the shard. A sender rings the endpoint's bell after each command.
     pub(crate) commands: flume::Receiver<ShardCommand>,
-    /// The way to the control thread, which does errands; `None` if nobody does.
+    /// The queue to the control thread, which does errands; `None` if the configuration needs none.
     pub(crate) errands: Option<flume::Sender<ErrandOrder>>,
     /// The shard's own listeners.
     pub(crate) listeners: Vec<ShardListener>,

@@ -20,7 +20,6 @@ macro_rules! labelled {
             pub(crate) const ALL: &[$Enum] = &[$($Enum::$Value,)*];
 
             /// The name in metrics.
-            #[allow(dead_code, reason = "some of these enums have names in the log only")]
             pub(crate) fn label(self) -> &'static str {
                 match self { $($Enum::$Value => $label,)* }
             }

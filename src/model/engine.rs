@@ -95,7 +95,7 @@ pub enum EngineNews {
         /// The publication, without a wire format.
         publication: EnginePublication,
     },
-    /// Publications of a followed channel are lost for good: nobody will get these offsets.
+    /// Publications of a followed channel are lost for good: no subscriber will get these offsets.
     Gap {
         /// The channel, its epoch from now on, and the last lost offset.
         placed: Placed,
@@ -122,7 +122,7 @@ pub enum EngineOutcome {
     Duplicate(Placed),
     /// Not accepted: the channel is in another epoch than the publisher demands. This is its position.
     EpochChanged(Placed),
-    /// Not accepted; or, with [`Refusal::Unanswered`], nobody knows.
+    /// Not accepted. [`Refusal::Unanswered`] says that the engine may have accepted it.
     Refused(Refusal),
 }
 

@@ -77,7 +77,7 @@ impl Shard {
         self.core.fail_internally(id, now)
     }
 
-    /// The socket is gone, whoever ended it. From now on the id means nothing.
+    /// The socket is closed, by either side. From now on the id names no connection.
     pub fn closed(&mut self, id: ConnId, now: Now) {
         self.core.closed(id, now);
     }
@@ -128,7 +128,7 @@ impl Shard {
         self.core.errand_done(number, outcome);
     }
 
-    /// The server is about to go: publications wait for no batch window any more, so that nobody waits for an answer.
+    /// The server is about to go: publications no longer wait for a batch window, so that no client waits for an answer.
     pub(crate) fn end_windows(&mut self, now: Now) {
         self.core.end_windows(now);
     }

@@ -379,7 +379,7 @@ impl Conn {
         self.change_held(|held| held.put_off.take_if(|put_off| put_off.is_ready)).map(|put_off| put_off.text)
     }
 
-    /// Nobody needs the message any more that was put off.
+    /// Drops the message that was put off.
     pub(super) fn forget_put_off(&mut self) {
         self.change_held(|held| held.put_off = None);
     }

@@ -1,12 +1,12 @@
 //! When connections have to be looked at. Each connection is filed once in the wheel, under its next deadline. Deadlines of
-//! the wall clock (a token's end) are filed by the monotonic clock, and anew when the wall clock jumps. Part of `shard`;
+//! the wall clock (a token's end) are filed by the monotonic clock, and filed again when the wall clock jumps. Part of `shard`;
 //! `timers` says what is due when.
 
 use crate::ids::ConnId;
 use crate::time::clock::Now;
 use crate::time::wheel::{TICK_MS, Wheel};
 
-/// How far the wall clock may drift from the monotonic one before all deadlines that depend on it are filed anew.
+/// How far the wall clock may drift from the monotonic one before all deadlines that depend on it are filed again.
 const DRIFT_MS: u64 = 1_000;
 
 /// The tick under which a connection is filed; entries of the wheel under other ticks are stale. 32 bits last for eight

@@ -23,7 +23,7 @@ pub(crate) const ERRANDS_MAX: usize = 16;
 pub(super) struct Errands {
     next_number: u32,
     given: Vec<GivenErrand>,
-    /// Before this moment fetching the key set again helps nobody, in milliseconds of the monotonic clock.
+    /// Until this moment a fetch would bring no newer keys, in milliseconds of the monotonic clock.
     keys_again_at_ms: u64,
 }
 
@@ -34,7 +34,7 @@ struct GivenErrand {
     errand: Errand,
     /// Until when clients wait for it, in milliseconds of the monotonic clock.
     deadline_ms: u64,
-    /// The deadline has passed and nobody waits any more. It still holds its credit.
+    /// The deadline has passed and no client waits for it. It still holds its credit.
     is_late: bool,
     waiting: Vec<ConnId>,
 }
@@ -51,7 +51,7 @@ enum ErrandWait {
 }
 
 impl Errands {
-    /// Whether fetching the key set again may bring keys that nobody here has asked for yet.
+    /// Whether a fetch of the key set may bring newer keys.
     fn may_refresh_keys(&self, now_ms: u64) -> bool {
         now_ms >= self.keys_again_at_ms
     }
@@ -74,7 +74,7 @@ impl Errands {
         ErrandWait::Given(number)
     }
 
-    /// Takes an answer. Returns who waits for it; nobody, if it comes too late or was answered before.
+    /// Takes an answer. Returns the clients that wait for it: none if the errand is late or was answered before.
     fn done(&mut self, number: u32, outcome: ErrandOutcome) -> Vec<ConnId> {
         let Some(at) = self.given.iter().position(|given| given.number == number) else { return Vec::new() };
         if let ErrandOutcome::KeysChecked { again_at_ms } = outcome {

@@ -19,7 +19,7 @@ pub(super) struct LargeMemory {
 }
 
 impl LargeMemory {
-    /// Something of so many bytes was taken.
+    /// Notes that a parcel or message of `bytes` bytes was taken.
     pub(super) fn note(&mut self, bytes: usize) {
         self.was_used |= bytes > LARGE_BYTES;
     }

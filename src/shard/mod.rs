@@ -21,7 +21,7 @@
 //!    turn and says when the next one begins.
 //! 3. It receives from a connection only while its [`Input`] is `Open`. After `Paused` it waits for [`Action::Resume`]
 //!    and calls [`Shard::resume`] before it reads again. After `Ended` it closes the socket.
-//! 4. It calls [`Shard::closed`] once for each connection that [`Shard::open`] returned, whoever ended it. Until then
+//! 4. It calls [`Shard::closed`] once for each connection that [`Shard::open`] returned, whichever side ended it. Until then
 //!    every call may name the connection; after that, calls that name it do nothing.
 //! 5. It answers each [`Action::AwaitWritable`] with one [`Shard::writable`], unless the connection ends.
 //! 6. It gives the same `now` that its clock shows. The monotonic part never goes back; the wall clock may jump.
@@ -117,7 +117,7 @@ const CLOSING_LOOK_MS: u64 = 250;
 pub(crate) const REPLY_BYTES: usize = 64 * 1024;
 /// Most parcels that one turn takes from one lane.
 const LANE_PARCELS: usize = 256;
-/// A turn takes no more from a lane after so many bytes.
+/// A turn stops taking parcels from a lane after this many bytes.
 const LANE_BYTES: usize = 256 * 1024;
 
 /// What a shard needs to know of the configuration.
@@ -214,7 +214,7 @@ pub enum Action {
     Finish(ConnId),
     /// Reset the connection.
     Abort(ConnId),
-    /// The peer of this connection is dead if it acknowledges nothing for so many milliseconds: have the kernel end the
+    /// The peer of this connection is dead if it acknowledges nothing for this many milliseconds: have the kernel end the
     /// connection then.
     BoundSilence(ConnId, u64),
     /// Close the connection. What the kernel was given still arrives.

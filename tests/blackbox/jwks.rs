@@ -12,17 +12,7 @@ use crate::support::tls::Files;
 use crate::support::{Client, DEADLINE, Options, Server, now_s, token, until};
 
 async fn accepted(server: &Server, token: &str) -> Client {
-    let mut client = Client::open(server).await;
-    let answer = client.auth(token).await;
-    assert_eq!(answer["type"], "auth_success", "{answer}");
-    client
-}
-
-async fn refused(server: &Server, token: &str) {
-    let mut client = Client::open(server).await;
-    let answer = client.auth(token).await;
-    assert_eq!(answer["type"], "auth_failed", "{answer}");
-    client.closed(4401).await;
+    Client::join_with(server, token).await.0
 }
 
 fn fetches(outcome: &str) -> String {
@@ -63,7 +53,7 @@ async fn keys_rotate_while_clients_are_connected() {
     // Who is connected stays, and can go on with a token by the new key.
     first.send(&json!({"type": "refresh", "id": "r", "data": {"token": new.token(1)}})).await;
     while first.next().await["type"] != "refreshed" {}
-    refused(&server, &old.token(20)).await;
+    Client::is_refused(&server, &old.token(20)).await;
     assert_eq!(keys.requests(), 2, "an unknown key is asked for once in 30 s");
     server.logged("new keys were fetched from http://127.0.0.1").await;
     assert!(!server.log().contains("site=1"), "a query may hold a secret");
@@ -194,7 +184,7 @@ async fn a_server_starts_without_its_keys_and_takes_them_when_they_come() {
     let server = keys.options().env("URINGCAST_AUTH__HS256_SECRET", crate::support::SECRET).start();
     server.logged("No keys have been fetched since the start").await;
     accepted(&server, &token(1, "by the secret")).await.leave().await;
-    refused(&server, &key.token(2)).await;
+    Client::is_refused(&server, &key.token(2)).await;
     let metrics = Metrics::of(&server).await;
     assert_eq!(metrics.get("uringcast_jwks_keys").await, 0);
     keys.publish(&[&key]);
@@ -244,7 +234,7 @@ async fn old_keys_stay_in_force_whatever_the_address_answers() {
     assert_eq!(elsewhere.requests(), 0, "redirects are not followed");
     assert_eq!(metrics.get("uringcast_jwks_keys").await, 1);
     server.logged("The 1 keys that were fetched before stay in force").await;
-    refused(&server, &new.token(2)).await;
+    Client::is_refused(&server, &new.token(2)).await;
     keys.publish(&[&old, &new]);
     server.signal("HUP");
     metrics.reach("uringcast_jwks_keys", |keys| keys == 2).await;
@@ -329,7 +319,7 @@ async fn an_https_address_is_trusted_by_its_authority() {
     );
     for server in [wrong_authority, wrong_name] {
         server.logged("TLS with it failed").await;
-        refused(&server, &key.token(1)).await;
+        Client::is_refused(&server, &key.token(1)).await;
     }
     // A new file counts at SIGHUP.
     let server = options().env("URINGCAST_AUTH__JWKS_CA_FILE", other.cert().display()).start();

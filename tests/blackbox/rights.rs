@@ -40,17 +40,7 @@ fn channel_token(channel: &str, changes: Value) -> String {
 }
 
 async fn signed_in(server: &Server, token: &str) -> Client {
-    let mut client = Client::open(server).await;
-    let answer = client.auth(token).await;
-    assert_eq!(answer["type"], "auth_success", "{answer}");
-    client
-}
-
-async fn refused(server: &Server, token: &str) {
-    let mut client = Client::open(server).await;
-    let answer = client.auth(token).await;
-    assert_eq!(answer["type"], "auth_failed", "{answer}");
-    client.closed(4401).await;
+    Client::join_with(server, token).await.0
 }
 
 /// The connection is told that its token counts no more, whatever came before that.
@@ -230,8 +220,8 @@ async fn a_revoked_user_is_cut_on_every_shard_and_kept_out() {
     }
     // On every shard, since the kernel chooses which one a connection comes to.
     for _ in 0..8 {
-        refused(&server, &old).await;
-        refused(&server, &without_iat).await;
+        Client::is_refused(&server, &old).await;
+        Client::is_refused(&server, &without_iat).await;
     }
     let revoked_s = now_s();
     let newer = until("the next second", async || Some(now_s()).filter(|now| *now > revoked_s)).await;
@@ -257,7 +247,7 @@ async fn tokens_are_revoked_by_id_and_by_time_of_issue() {
 
     assert_eq!(backend.post("/api/revoke", &json!({"token_id": "first"})).await.ok()["connections"], 1);
     cut(&mut first, "token revoked").await;
-    refused(&server, &with_id("first")).await;
+    Client::is_refused(&server, &with_id("first")).await;
     assert_eq!(backend.post("/api/revoke", &json!({"token_id": "of a channel"})).await.ok()["connections"], 0);
     ended(&mut second, "a", 403).await;
     second.ask_refused("subscribe", json!({"channel": "a", "token": channel}), 403).await;
@@ -269,9 +259,9 @@ async fn tokens_are_revoked_by_id_and_by_time_of_issue() {
     let one = json!({"issued_before": before(20)});
     assert_eq!(backend.post("/api/revoke", &one).await.ok()["connections"], 1);
     cut(&mut bob, "token revoked").await;
-    refused(&server, &user_token(json!({"user_id": "carol", "iat": now - 21}))).await;
+    Client::is_refused(&server, &user_token(json!({"user_id": "carol", "iat": now - 21}))).await;
     // Whatever doesn't say when it was issued counts as issued before.
-    refused(&server, &user_token(json!({"user_id": "carol"}))).await;
+    Client::is_refused(&server, &user_token(json!({"user_id": "carol"}))).await;
     signed_in(&server, &user_token(json!({"user_id": "carol", "iat": now - 20}))).await;
     second.find("user_online").await;
 }
@@ -284,8 +274,8 @@ async fn a_clock_that_is_ahead_does_not_escape_a_revocation() {
     let mut client = signed_in(&server, &ahead).await;
     assert_eq!(backend.post("/api/revoke", &json!({"user": 1})).await.ok()["connections"], 1);
     cut(&mut client, "token revoked").await;
-    refused(&server, &ahead).await;
-    refused(&server, &user_token(json!({"iat": now_s() + 1_000_000}))).await;
+    Client::is_refused(&server, &ahead).await;
+    Client::is_refused(&server, &user_token(json!({"iat": now_s() + 1_000_000}))).await;
 }
 
 #[tokio::test]
@@ -324,7 +314,7 @@ async fn revocations_are_listed_page_by_page_and_lifted_on_every_shard_and_in_th
     backend.send("GET", "/api/revocations?limit=0", b"").await.refused(400);
     backend.send("GET", "/api/revocations?cursor=nonsense", b"").await.refused(400);
 
-    refused(&server, &token).await;
+    Client::is_refused(&server, &token).await;
     for (request, lifted) in [
         (json!({"token_id": "t1"}), 1),
         (json!({"token_id": "t1"}), 0),
@@ -353,7 +343,7 @@ async fn a_last_line_without_its_end_is_a_revocation_and_nobody_else_may_read_th
     let options = guarded().env("URINGCAST_AUTH__REVOCATIONS_FILE", file.to_str().unwrap());
     for _ in 0..2 {
         let server = options.clone().start();
-        refused(&server, &user_token(json!({"jti": "h1"}))).await;
+        Client::is_refused(&server, &user_token(json!({"jti": "h1"}))).await;
     }
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
@@ -465,7 +455,7 @@ async fn what_is_no_revocation_is_told_so() {
     // Full: nothing is forgotten for it, and what needs no room is still taken.
     backend.post("/api/revoke", &json!({"user": 3})).await.refused(507);
     backend.post("/api/revoke", &json!({"user": 1, "expires_at": end})).await.ok();
-    refused(&server, &user_token(json!({}))).await;
+    Client::is_refused(&server, &user_token(json!({}))).await;
     signed_in(&server, &user_token(json!({"user_id": 3}))).await;
 }
 
@@ -478,15 +468,15 @@ async fn revocations_outlive_a_reload_and_with_a_file_a_restart() {
     let backend = Backend::of(&server).await;
     let token = user_token(json!({"jti": "stolen", "iat": now_s() - 5}));
     backend.post("/api/revoke", &json!({"token_id": "stolen"})).await.ok();
-    refused(&server, &token).await;
+    Client::is_refused(&server, &token).await;
     server.signal("HUP");
     server.logged("keys read again").await;
-    refused(&server, &token).await;
+    Client::is_refused(&server, &token).await;
     // Not even a goodbye.
     server.signal("KILL");
     server.ended(crate::support::DEADLINE);
     let server = with_file.start();
-    refused(&server, &token).await;
+    Client::is_refused(&server, &token).await;
     let forgetful = guarded().start();
     signed_in(&forgetful, &token).await;
 }
@@ -592,7 +582,7 @@ async fn no_secret_is_ever_logged() {
     let channel = channel_token("a", json!({"exp": now_s() - 9}));
     let mut client = signed_in(&server, &good).await;
     for token in [&forged, &expired, &good.replace('.', "sesame")] {
-        refused(&server, token).await;
+        Client::is_refused(&server, token).await;
         client.ask_refused("refresh", json!({ "token": token }), 403).await;
     }
     client.ask_refused("subscribe", json!({"channel": "a", "token": channel}), 403).await;

@@ -21,7 +21,7 @@ struct Asked {
     said: u64,
     /// Where it is; `None` within if it was refused.
     answer: Option<Option<Place>>,
-    /// Nobody knows whether it was accepted.
+    /// It may have been accepted or not.
     is_unknown: bool,
 }
 

@@ -214,7 +214,7 @@ impl ModelEngine {
         let placed = Placed { channel: Arc::clone(name), epoch: Arc::clone(&log.epoch), offset: log.top };
         match ask {
             EngineAsk::Unfollow { .. } => log.follower = None,
-            // The lobby has to be followed, or nobody could ever sign in.
+            // The lobby has to be followed, or no client could ever sign in.
             EngineAsk::Follow { .. } if is_silent && !is_lobby => {
                 if dice.once_in(2) {
                     log.follower = Some(owner);
@@ -306,7 +306,7 @@ impl ModelEngine {
         self.append(name, publish, now_ms, unix_ms)
     }
 
-    /// The publication gets the next offset, and whoever follows gets the publication.
+    /// The publication gets the next offset, and each owner that follows the channel gets the publication.
     fn append(&mut self, name: &Arc<str>, publish: &Arc<Publish>, now_ms: u64, unix_ms: u64) -> EngineOutcome {
         let log = self.logs.get_mut(name).expect("made before");
         log.top += 1;
@@ -323,7 +323,7 @@ impl ModelEngine {
         EngineOutcome::Accepted(placed)
     }
 
-    /// Some offsets are lost for good and given to nobody, or the epoch ends.
+    /// Some offsets are lost for good, or the epoch ends.
     fn lose(&mut self, name: &Arc<str>, dice: &mut Dice) {
         self.losses += 1;
         let renewed = dice.once_in(3).then(|| self.new_epoch());

@@ -126,12 +126,12 @@ impl Lanes {
         self.rung[to] |= std::mem::take(&mut self.asleep[to]);
     }
 
-    /// Whether somebody wants the shard to take a turn.
+    /// Whether the shard was rung and has to take a turn.
     pub fn has_rung(&self, shard: usize) -> bool {
         self.rung[shard]
     }
 
-    /// Somebody wants the shard to take a turn.
+    /// Rings the shard: it has to take a turn.
     pub fn ring(&mut self, shard: usize) {
         self.rung[shard] = true;
     }

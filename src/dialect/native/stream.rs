@@ -83,7 +83,7 @@ pub(crate) fn write_position(out: &mut Vec<u8>, position: Position<'_>) {
     out.push(b'\n');
 }
 
-/// Appends a publication.
+/// Appends a publication as one event.
 pub(crate) fn write_publication(out: &mut Vec<u8>, publication: &Publication) {
     write_position_id(out, &publication.placed.epoch, publication.offset());
     let start = begin_event(out, None, None);
@@ -106,7 +106,7 @@ pub(crate) fn write_presence(out: &mut Vec<u8>, news: &PresenceNews, language: L
     end_event(out, start);
 }
 
-/// Appends a gap. Behind it the client's position is its end.
+/// Appends a gap. The event's id moves the client's position to the end of the gap.
 pub(crate) fn write_gap(out: &mut Vec<u8>, gap: &Gap<'_>) {
     write_position_id(out, gap.epoch, gap.to);
     let start = begin_event(out, None, Some("gap"));

@@ -14,7 +14,7 @@ use crate::model::notice::Gap;
 use crate::model::voice::Voice;
 use crate::wire::event_stream::{events, split_id, write_id};
 
-/// Events are copied until so many bytes are.
+/// The most bytes of events that are copied at once.
 const STAMP_BYTES: usize = 16 * 1024;
 
 /// The channels of one stream, in the order of its URL, and where each stands for the client that has received all that
@@ -23,7 +23,7 @@ const STAMP_BYTES: usize = 16 * 1024;
 pub(crate) struct StreamPositions {
     channels: Box<[Box<str>]>,
     positions: Box<[Option<StreamPosition>]>,
-    /// The id that holds them, to be written anew.
+    /// Room for the next id; its content is overwritten for each event.
     id: String,
 }
 

@@ -1,6 +1,6 @@
 //! The history of a channel: a contiguous run of publications up to the newest one, from which a client that was away
 //! gets what it missed. It is bounded by count and age here, and by bytes over all channels in `budget`. It knows neither
-//! the epoch nor the subscribers nor the clock: `logs` clears it when the offsets start anew, and passes the time in.
+//! the epoch nor the subscribers nor the clock: `logs` clears it when the offsets start again at 1, and passes the time in.
 //! Publications are shared by `Arc`: a publication that is on its way to a client outlives its place here.
 
 use std::cmp::Reverse;

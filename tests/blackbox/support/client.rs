@@ -44,10 +44,23 @@ impl Client {
 
     /// Opens and signs in; the second value is `auth_success`.
     pub async fn join(server: &Server, id: impl Into<Value>, name: &str) -> (Self, Value) {
+        Self::join_with(server, &token(id, name)).await
+    }
+
+    /// Opens and signs in with this token; the second value is `auth_success`.
+    pub async fn join_with(server: &Server, token: &str) -> (Self, Value) {
         let mut client = Self::open(server).await;
-        let success = client.auth(&token(id, name)).await;
+        let success = client.auth(token).await;
         assert_eq!(success["type"], "auth_success", "{success}");
         (client, success)
+    }
+
+    /// Opens and shows this token, which the server has to refuse (`auth_failed`, then 4401).
+    pub async fn is_refused(server: &Server, token: &str) {
+        let mut client = Self::open(server).await;
+        let answer = client.auth(token).await;
+        assert_eq!(answer["type"], "auth_failed", "{answer}");
+        client.closed(4401).await;
     }
 
     /// The TCP stream under the client.
