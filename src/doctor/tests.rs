@@ -50,7 +50,7 @@ const MILLION: Plan = Plan {
     shards: 8,
     shards_chosen: false,
     pin_cpus: true,
-    api: false,
+    api_connections: 0,
     driver: DriverChoice::Auto,
 };
 

@@ -262,7 +262,7 @@ fn taken(scene: &mut Scene) -> Vec<String> {
     while let Some(parcel) = scene.out.pop_own() {
         match parcel {
             Parcel::Gap { placed, from } => told.push(format!("gap {from}-{}", placed.offset)),
-            Parcel::Deferred => told.push("deferred".to_owned()),
+            Parcel::Deferred { .. } => told.push("deferred".to_owned()),
             Parcel::Deliver { delivery } => told.push(format!("deliver {}", delivery.value().offset())),
             Parcel::DeliverBatch { deliveries, .. } => {
                 let offset = |at: usize| deliveries[at].value().offset();

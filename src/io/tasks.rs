@@ -63,7 +63,7 @@ fn caught<R>(core: &Core, id: ConnId, work: impl FnOnce() -> R) -> Option<R> {
 fn receive(core: &Rc<Core>, id: ConnId, transport: &Transport) -> Input {
     let Buffers { received, plain } = &mut *core.buffers();
     match transport.receive(received) {
-        Ok(0) => core.with(|shard, _| shard.hear_out(id)),
+        Ok(0) => core.with(|shard, now| shard.hear_out(id, now)),
         Ok(count) => take(core, id, &mut received[..count], plain),
         Err(Errno::AGAIN | Errno::INTR) => core.with(|shard, _| shard.input(id)),
         Err(_) => Input::Ended,

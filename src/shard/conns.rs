@@ -153,6 +153,8 @@ pub(super) enum Stage {
     Native,
     /// The connection is on the echo endpoint.
     Echo,
+    /// The connection is one of the HTTP API: `api` has its state.
+    Api,
     /// Something is to be said yet, and then it ends: the peer has [`CLOSE_MS`](super::CLOSE_MS) from the last byte that
     /// it took.
     Closing(Ending),
@@ -228,6 +230,11 @@ impl Conn {
             self.held.get_or_insert_default().heard_out = true;
         }
         owes
+    }
+
+    /// The peer has ended its direction, and is owed something.
+    pub(super) fn set_heard_out(&mut self) {
+        self.held.get_or_insert_default().heard_out = true;
     }
 
     pub(super) fn is_heard_out(&self) -> bool {

@@ -40,6 +40,7 @@
 //! other; no field is taken out and put back.
 
 mod admission;
+mod api;
 mod answers;
 mod asks;
 mod calls;
@@ -68,6 +69,8 @@ pub mod turn;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+pub use api::ApiServing;
+pub(crate) use api::ControlCall;
 pub use calls::Shard;
 pub(crate) use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
@@ -79,11 +82,11 @@ use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::refusals::RefusalLog;
 use crate::limits::{Guard, Peer};
-use crate::mesh::Staging;
+use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::model::errand::Errand;
 use crate::model::notice::{Gap, GapReason, Reply};
-use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
+use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel, Purse};
 use crate::model::position::{Placed, Position};
 use crate::model::text::Language;
 use crate::model::voice::Voice;
@@ -92,6 +95,7 @@ use crate::time::clock::Now;
 use crate::wire::codes::close;
 use crate::wire::{frame, handshake, websocket};
 use admission::Admission;
+use api::Api;
 use asks::Asks;
 use compression::Compressing;
 use conns::{Conns, Ending, Stage};
@@ -151,6 +155,8 @@ pub struct Settings {
     pub requests_per_connection: usize,
     /// How long a request may stay unanswered.
     pub request_ms: u64,
+    /// The HTTP API.
+    pub api: ApiServing,
     /// How long the handshake may take.
     pub handshake_ms: u64,
     /// How long a client has to sign in.
@@ -250,6 +256,7 @@ struct ShardCore {
     compressing: Compressing,
     large_memory: LargeMemory,
     asks: Asks,
+    api: Api,
     errands: Errands,
     deadlines: Deadlines,
     sweep: Sweep,
@@ -280,7 +287,8 @@ impl ShardCore {
             sender: Sender::default(),
             compressing: Compressing::default(),
             large_memory: LargeMemory::default(),
-            asks: Asks::new(shards, settings.lane_parcels),
+            asks: Asks::new(shards, mesh::credits(settings.lane_parcels) - mesh::api_credits(settings.lane_parcels)),
+            api: Api::new(&settings.api, own, shards, settings.lane_parcels),
             errands: Errands::default(),
             deadlines: Deadlines::default(),
             sweep: Sweep::default(),
@@ -317,8 +325,8 @@ impl ShardCore {
             Parcel::Deliver { delivery } => self.deliver(&delivery),
             Parcel::DeliverBatch { deliveries, .. } => deliveries.iter().for_each(|delivery| self.deliver(delivery)),
             Parcel::LateAnswers(answers) => {
-                for LateAnswer { conn, request, answer } in answers {
-                    self.answered(conn, request, &answer, now);
+                for LateAnswer { asker, request, answer } in answers {
+                    self.take_answer(asker, request, answer, now);
                 }
             }
             Parcel::Announce { news } => {
@@ -331,18 +339,34 @@ impl ShardCore {
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
-            Parcel::Deferred => self.give_credit(from),
+            Parcel::Deferred { purse } => self.give_credit_back(from, purse, now),
             Parcel::FromEngine(news) => self.hub.hear_engine(*news, now, &mut self.staging),
             Parcel::ToEngine(ask) => unreachable!("{ask:?} is for the engine"),
             Parcel::Gap { placed, from } => self.lose(&placed, from),
             Parcel::Farewell(farewell) => self.hear_farewell(farewell),
-            Parcel::Answer { asker: Asker::Conn(conn), request, answer, credit } => {
-                if credit {
-                    self.give_credit(from);
+            Parcel::Answer { asker, request, answer, credit } => {
+                if credit && let Some(purse) = asker.purse() {
+                    self.give_credit_back(from, purse, now);
                 }
-                self.answered(conn, request, &answer, now);
+                self.take_answer(asker, request, answer, now);
             }
-            Parcel::Answer { asker: Asker::Backend, request, answer, .. } => {
+        }
+    }
+
+    fn give_credit_back(&mut self, owner: ShardId, purse: Purse, now: Now) {
+        match purse {
+            Purse::Clients => self.give_credit(owner),
+            Purse::Api => self.give_api_credit(owner, now),
+        }
+    }
+
+    /// Takes an owner's answer to its asker.
+    fn take_answer(&mut self, asker: Asker, request: u32, answer: Answer, now: Now) {
+        match asker {
+            Asker::Conn(conn) => self.answered(conn, request, &answer, now),
+            Asker::Api(conn) => self.api_answered(conn, request, answer, now),
+            Asker::Part(number) => self.hub.one_of_many(number, request, answer, &mut self.staging),
+            Asker::Backend => {
                 if let Answer::Refused(refusal) = &answer
                     && let Some(limit) = limit_of(*refusal)
                 {
@@ -410,6 +434,7 @@ impl ShardCore {
         self.settings.refusals.tick(now.mono_ms);
         let Self { metrics, hub, .. } = self;
         metrics.set(Gauge::Connections, self.connections());
+        metrics.set(Gauge::ApiConnections, self.api.count());
         metrics.set(Gauge::EventStreams, self.event_streams);
         metrics.set(Gauge::TurnedAway, self.admission.turned_away());
         metrics.set(Gauge::Blocked, self.sender.blocked());
@@ -459,6 +484,7 @@ impl ShardCore {
     /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
     fn is_quiescent(&self) -> bool {
         self.asks.are_all_answered()
+            && self.api.is_at_rest()
             && !self.hub.is_holding()
             && !self.is_stuck()
             && !self.has_work()
@@ -545,6 +571,9 @@ impl ShardCore {
 
     /// Starts the closing handshake from our side.
     fn close(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
+        if self.conns.at(id.slot).stage == Stage::Api {
+            return self.abort(id, now);
+        }
         if self.conns.at(id.slot).framing.voice() == Voice::EventStream {
             return self.close_stream(id, code, reason, now);
         }

@@ -89,6 +89,10 @@ impl Reading {
                 Voice::NativeText => message(core, &mut self.envelopes, id, &text, MessageCome::Again, now),
             }
         }
+        if core.conns.get(id).is_some_and(|conn| conn.stage == Stage::Api) {
+            // What the parser holds comes first.
+            core.api_input(id, &[], now);
+        }
         if let Some(conn) = core.conns.get(id) {
             let mut held = conn.take_input();
             self.consume(core, id, &mut held, now);
@@ -110,6 +114,7 @@ impl Reading {
             }
             let conn = core.conns.at(id.slot);
             let used = match conn.stage {
+                Stage::Api => core.api_input(id, rest, now),
                 Stage::Handshake => core.handshake(id, rest, now),
                 Stage::Native if conn.framing.voice() == Voice::EventStream => {
                     core.stream_input(id, now);
@@ -206,8 +211,11 @@ impl ShardCore {
 
     /// The peer has ended its direction of the stream. What it asked before that is still answered: the connection ends
     /// when nothing is owed any more.
-    pub(super) fn hear_out(&mut self, id: ConnId) -> Input {
+    pub(super) fn hear_out(&mut self, id: ConnId, now: Now) -> Input {
         let Some(conn) = self.conns.get(id) else { return Input::Ended };
+        if conn.stage == Stage::Api {
+            return self.api_hear_out(id, now);
+        }
         conn.paused = conn.hear_out();
         if conn.paused { Input::Paused } else { Input::Ended }
     }
@@ -229,6 +237,9 @@ impl ShardCore {
         // A message may have been under way when we said Close. Of a client that goes on beyond that nothing is read.
         let skipped_max = 2 * self.settings.messages.message_bytes;
         let conn = self.conns.at(id.slot);
+        if conn.stage == Stage::Api {
+            return self.api_is_open(id);
+        }
         if conn.is_put_off_ready() && !conn.is_closing() {
             return true;
         }

@@ -281,7 +281,7 @@ fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
         guard,
         metrics: Metrics::new(shards),
         refusals: Arc::default(),
-        lane_parcels: dice.pick(&[3, 4, 8, 16, 64, 1_024]),
+        lane_parcels: dice.pick(&[5, 6, 8, 16, 64, 1_024]),
         site: Arc::new(Site {
             path: "/ws".into(),
             event_stream_path: "/sse".into(),

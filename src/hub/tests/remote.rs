@@ -240,7 +240,7 @@ fn news_that_finds_no_room_is_fetched_again() {
     // Another shard subscribes, and its lane is full.
     scene.hub.channels.get_mut("a").expect("made").attach(ConnId { shard: OTHER, ..conn(7) }, 1);
     while scene.out.room(OTHER) > 0 {
-        scene.out.push(OTHER, Parcel::Deferred);
+        scene.out.push(OTHER, Parcel::Deferred { purse: Purse::Clients });
     }
     let newest = 3 + NEWS_MAX as u64 + 10;
     for offset in 4..=newest {
