@@ -39,8 +39,10 @@ fn set_api_keys(keys: &Arc<ApiKeys>, shards: &[ShardThread]) {
         is_done
     };
     let told: Vec<_> = shards.iter().map(tell).collect();
-    // A shard that has ended needs no keys.
-    told.iter().for_each(|is_done| drop(is_done.recv()));
+    for is_done in told {
+        // A shard that has ended needs no keys.
+        let _ = is_done.recv();
+    }
 }
 
 fn token_keys(config: &Config) -> Result<(Verifier, Option<KeySetSource>), ConfigError> {

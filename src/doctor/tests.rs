@@ -106,7 +106,7 @@ fn files() {
     let with_api = |hard| {
         move |machine: &mut Machine, plan: &mut Plan| {
             machine.files = Some(ProcessLimit { soft: 1_024, hard });
-            plan.api = true;
+            plan.api_connections = 4_096;
         }
     };
     only(Stops, "open files", with_api(1_000_431));

@@ -116,7 +116,9 @@ impl ShardCore {
 
     /// The socket is gone, whoever ended it.
     pub(super) fn closed(&mut self, id: ConnId, now: Now) {
-        let Some(conn) = self.conns.get(id) else { return };
+        if self.conns.get(id).is_none() {
+            return;
+        }
         if self.api_closed(id) {
             self.sender.unblock(self.conns.at(id.slot));
             self.conns.remove(id);

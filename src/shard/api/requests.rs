@@ -6,7 +6,7 @@ use super::asks::ParkedApiAsk;
 use super::conn::{ApiConn, ManyInProgress, PendingResponse, ResponseState};
 use crate::api::answers::ApiAnswer;
 use crate::api::calls::{ApiAsk, ApiCall, ApiRequest};
-use crate::api::connection::{ApiPhase, ApiStep, CONTINUE};
+use crate::api::connection::{ApiPhase, ApiStep};
 use crate::api::error::ApiError;
 use crate::api::many::ManyPublishes;
 use crate::api::reply::ApiReply;
@@ -17,6 +17,7 @@ use crate::metrics::Count;
 use crate::model::parcel::{Asker, Parcel};
 use crate::shard::{Input, REPLY_BYTES, ShardCore};
 use crate::time::clock::Now;
+use crate::wire::http::response::CONTINUE;
 
 impl ShardCore {
     /// Takes requests out of received bytes, until they are used up or answers have to come first. Returns how many bytes

@@ -4,7 +4,7 @@
 use super::Api;
 use super::conn::{PendingResponse, ResponseState};
 use crate::api::answers::{ApiAnswer, WrittenResponse};
-use crate::api::connection::CONTINUE;
+
 use crate::api::reply::ApiReply;
 use crate::ids::ConnId;
 use crate::limits::Peer;
@@ -14,6 +14,7 @@ use crate::model::parcel::Answer;
 use crate::shard::{Settings, ShardCore};
 use crate::shard::refusals::limit_of;
 use crate::time::clock::Now;
+use crate::wire::http::response::CONTINUE;
 
 /// How many characters of an error's message the log shows.
 const MESSAGE_CHARS: usize = 200;
