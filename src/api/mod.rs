@@ -18,7 +18,7 @@ mod gate;
 pub(crate) mod hosts;
 pub(crate) mod input;
 pub(crate) mod many;
-mod reply;
+pub(crate) mod reply;
 mod routes;
 pub(crate) mod rules;
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::rules::ApiSettings;
+use crate::api::ApiSettings;
 use crate::auth::ApiKeys;
 use crate::boot::descriptors;
 use crate::boot::error::BootError;

@@ -16,7 +16,7 @@ use uringcast::model::namespace::{
 };
 use uringcast::model::text::Language;
 use uringcast::model::user::DuplicateLogin;
-use uringcast::shard::{Compression, Settings};
+use uringcast::shard::{ApiServing, Compression, Settings};
 use uringcast::site::Site;
 use uringcast::wire::deflate::Mode;
 use uringcast::wire::handshake::Policy;
@@ -297,6 +297,7 @@ fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
         subscriptions: 128,
         requests_per_connection: dice.pick(&[1, 2, 4, 32]),
         request_ms,
+        api: ApiServing::none(),
         handshake_ms: dice.pick(&[400, 10_000, 10_000]),
         token_cache: CacheLimits::default(),
         auth_ms: dice.pick(&[600, 10_000, 10_000]),

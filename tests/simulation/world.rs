@@ -319,7 +319,7 @@ impl World {
                 return Ok(());
             }
             self.note(|| format!("client {client} has ended its direction"));
-            self.shards[shard].hear_out(id)
+            self.shards[shard].hear_out(id, self.now)
         } else {
             let count = pipe.up.len().min(most);
             let mut bytes: Vec<u8> = pipe.up.drain(..count).collect();

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::hub::remote::NEWS_MAX;
+use crate::model::parcel::Purse;
 use crate::model::engine::{EngineAsk, EngineNews, EngineOutcome, EnginePublication, Ticket};
 use crate::model::position::Placed;
 

@@ -24,7 +24,8 @@ use hashbrown::HashMap;
 pub(crate) use control::ControlCall;
 
 use crate::api::answers::ApiWriter;
-use crate::api::rules::{ApiRules, ApiSettings};
+use crate::api::ApiSettings;
+use crate::api::rules::ApiRules;
 use crate::ids::ShardId;
 use asks::ApiAsks;
 use conn::ApiConn;

@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn one_address_never_has_all() {
         let mut shares = FairShares::new(16);
-        let mut take = |shares: &mut FairShares, last| (0..20).filter(|_| shares.take(address(last), 1)).count();
+        let take = |shares: &mut FairShares, last| (0..20).filter(|_| shares.take(address(last), 1)).count();
         assert_eq!((take(&mut shares, 1), take(&mut shares, 2)), (12, 3));
         assert!(shares.take(address(3), 1));
         shares.give_back(address(1), 12);
