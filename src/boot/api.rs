@@ -47,7 +47,7 @@ pub(super) fn serving(
     };
     Ok(ApiServing {
         rules: Some(rules),
-        connections: descriptors::api_places(descriptors) / shards,
+        connections: descriptors::api_places(descriptors).min(config.limits.api_connections) / shards,
         requests: config.limits.api_requests.div_ceil(shards),
         body_bytes: BODY_BYTES / shards,
         idle_ms: config.limits.api_idle_ms,

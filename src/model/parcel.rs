@@ -157,8 +157,6 @@ pub enum Asker {
     /// An owner itself, which carries out one publication of an [`Ask::PublishMany`]. The number names that ask at the
     /// owner, and the ask's own number is the publication's index in it.
     Part(u32),
-    /// The backend, through the control thread. It asks on the owner's own shard.
-    Backend,
 }
 
 impl Asker {
@@ -166,7 +164,7 @@ impl Asker {
     pub(crate) fn shard(self) -> Option<ShardId> {
         match self {
             Self::Conn(conn) | Self::Api(conn) => Some(conn.shard),
-            Self::Part(_) | Self::Backend => None,
+            Self::Part(_) => None,
         }
     }
 
@@ -180,7 +178,7 @@ impl Asker {
         match self {
             Self::Conn(_) => Some(Purse::Clients),
             Self::Api(_) => Some(Purse::Api),
-            Self::Part(_) | Self::Backend => None,
+            Self::Part(_) => None,
         }
     }
 }
@@ -294,7 +292,7 @@ pub enum Answer {
     Presence(Arc<str>, Box<UsersPage>),
     /// A page of users.
     Users(Box<UsersPage>),
-    /// Tokens are revoked on this shard. Only the backend asks for that.
+    /// Tokens are revoked on this shard. Only the control thread asks for that.
     Revoked {
         /// The number of connections that ended for it.
         closed: u64,

@@ -15,7 +15,6 @@ use crate::limits::Peer;
 use crate::metrics::ShardMetrics;
 use crate::model::engine::Ticket;
 use crate::model::errand::ErrandOutcome;
-use crate::model::parcel::Ask;
 use crate::time::clock::Now;
 
 /// One core's state.
@@ -127,12 +126,6 @@ impl Shard {
     /// The backend takes revocations back: their tokens are taken again from now on.
     pub(crate) fn lift(&mut self, lifted: &Lifted) {
         self.core.authenticator.lift(lifted);
-    }
-
-    /// The backend asks the owner of a channel, which is this shard. The answer comes at the end of some later turn
-    /// ([`Next::Over`](super::turn::Next::Over)), under the same number.
-    pub fn ask_for_backend(&mut self, request: u32, ask: Ask) {
-        self.core.ask_for_backend(request, ask);
     }
 
     /// From now on requests to the API must bring one of these keys.

@@ -262,7 +262,7 @@ struct ShardCore {
     sweep: Sweep,
     relief: Relief,
     actions: Vec<Action>,
-    /// Answers to the backend.
+    /// Answers to the control thread.
     backend: Vec<(u32, Answer)>,
     /// What stands for the keys of `conflate`; secret, since publishers choose them.
     key_hash: foldhash::quality::RandomState,
@@ -366,14 +366,6 @@ impl ShardCore {
             Asker::Conn(conn) => self.answered(conn, request, &answer, now),
             Asker::Api(conn) => self.api_answered(conn, request, answer, now),
             Asker::Part(number) => self.hub.one_of_many(number, request, answer, &mut self.staging),
-            Asker::Backend => {
-                if let Answer::Refused(refusal) = &answer
-                    && let Some(limit) = limit_of(*refusal)
-                {
-                    self.metrics.refused(limit);
-                }
-                self.backend.push((request, answer));
-            }
         }
     }
 
@@ -452,12 +444,6 @@ impl ShardCore {
         metrics.set_count(Count::Evictions, held.evictions);
         metrics.set_count(Count::ChannelEvictions, held.channel_evictions);
         metrics.set_count(Count::BatchesCut, held.batches_cut);
-    }
-
-    /// The backend asks the owner of a channel, which is this shard. The answer comes at the end of some later turn
-    /// ([`turn::Next::Over`]), under the same number.
-    fn ask_for_backend(&mut self, request: u32, ask: Ask) {
-        self.staging.push(self.own, Parcel::Ask { asker: Asker::Backend, request, ask });
     }
 
     /// Whether something waits for another shard to make room: no turn helps before it has.

@@ -210,7 +210,7 @@ fn the_backend_needs_no_subscriber() {
     hear_accepted(&mut scene, ticket, 9);
     assert_eq!(taken(&mut scene), ["Published"]);
     let page = Ask::History { channel: "a".into(), since: None, limit: 10, reverse: false };
-    assert!(scene.ask(Asker::Backend, page).is_none());
+    assert!(scene.ask(Asker::Api(conn(1_000)), page).is_none());
     let ticket = one_ticket(&mut scene);
     let publications = vec![publication(8), publication(9)];
     hear(&mut scene, EngineNews::Page { ticket, placed: placed(9), publications });

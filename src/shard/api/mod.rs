@@ -40,15 +40,15 @@ const PIPELINE_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub struct ApiServing {
     /// What requests are judged by; `None` if there is no API.
-    pub(crate) rules: Option<ApiSettings>,
+    pub rules: Option<ApiSettings>,
     /// The most connections.
-    pub(crate) connections: usize,
+    pub connections: usize,
     /// The most requests that are not answered yet.
-    pub(crate) requests: usize,
+    pub requests: usize,
     /// The most bytes of requests that are not answered yet.
-    pub(crate) body_bytes: usize,
+    pub body_bytes: usize,
     /// How long a connection may be silent between two requests, in milliseconds.
-    pub(crate) idle_ms: u64,
+    pub idle_ms: u64,
 }
 
 impl ApiServing {
