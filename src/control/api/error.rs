@@ -1,4 +1,5 @@
-//! Errors of the API as responses of axum: the status, and JSON that repeats it.
+//! Errors of the API as responses of axum: the status, and JSON that repeats it. `api::error` says which error has which
+//! status.
 
 use std::borrow::Cow;
 
