@@ -40,6 +40,7 @@
 //! other; no field is taken out and put back.
 
 mod admission;
+mod announcing;
 mod answers;
 mod asks;
 mod calls;
@@ -92,6 +93,7 @@ use crate::time::clock::Now;
 use crate::wire::codes::close;
 use crate::wire::{frame, http, websocket};
 use admission::Admission;
+use announcing::Announcing;
 use asks::Asks;
 use compression::Compressing;
 use conns::{Conns, Ending, Stage};
@@ -163,6 +165,10 @@ pub struct Settings {
     pub ping_interval_ms: u64,
     /// How long it then has to show a sign of life.
     pub pong_timeout_ms: u64,
+    /// How long joins and leaves are gathered before they are sent together, in milliseconds; 0: each is sent at once.
+    pub presence_gather_ms: u64,
+    /// In channels with at most this many subscribers on the shard each is sent at once.
+    pub presence_gather_above: usize,
     /// How messages are compressed for clients that this was agreed on with.
     pub compression: Compression,
     /// A clock in nanoseconds, from any moment on: for what is counted, and for nothing else.
@@ -249,6 +255,7 @@ struct ShardCore {
     sender: Sender,
     compressing: Compressing,
     large_memory: LargeMemory,
+    announcing: Announcing,
     asks: Asks,
     errands: Errands,
     deadlines: Deadlines,
@@ -280,6 +287,7 @@ impl ShardCore {
             sender: Sender::default(),
             compressing: Compressing::default(),
             large_memory: LargeMemory::default(),
+            announcing: Announcing::default(),
             asks: Asks::new(shards, settings.lane_parcels),
             errands: Errands::default(),
             deadlines: Deadlines::default(),
@@ -321,13 +329,7 @@ impl ShardCore {
                     self.answered(conn, request, &answer, now);
                 }
             }
-            Parcel::Announce { news } => {
-                let language = self.settings.language;
-                for voice in self.fanout.voices(&news.value().channel) {
-                    let frame = news.frame(voice, |news, out| dialect::write_presence(voice, out, news, language));
-                    self.fanout.append(&news.value().channel, voice, frame, 0, 0);
-                }
-            }
+            Parcel::Announce { news } => self.announce(&news, now),
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
@@ -393,9 +395,9 @@ impl ShardCore {
         self.compress_slice();
         self.hub.turn(now, &mut self.staging);
         self.take_leave(now);
-        if let Some(at_ms) = self.hub.take_alarm() {
-            self.actions.push(Action::Alarm(at_ms));
-        }
+        self.end_announcing(now);
+        let alarms = [self.hub.take_alarm(), self.announcing.take_alarm()];
+        self.actions.extend(alarms.into_iter().flatten().map(Action::Alarm));
         self.metrics.count(Count::Turns);
     }
 
@@ -460,6 +462,7 @@ impl ShardCore {
     fn is_quiescent(&self) -> bool {
         self.asks.are_all_answered()
             && !self.hub.is_holding()
+            && !self.announcing.is_waiting()
             && !self.is_stuck()
             && !self.has_work()
             && !self.sender.is_flushing()
@@ -469,7 +472,8 @@ impl ShardCore {
     fn what_waits(&self) -> String {
         let owed = self.asks.owed();
         let (stuck, dirty, flush) = (self.is_stuck(), self.wants_flush(), self.sender.is_flushing());
-        let (holding, own) = (self.hub.is_holding(), self.staging.own_len());
+        let holding = self.hub.is_holding() || self.announcing.is_waiting();
+        let own = self.staging.own_len();
         format!("credits {owed:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, holding {holding}, own {own}")
     }
 
