@@ -1,11 +1,10 @@
 //! What a request asks for, checked and owned: the shard does it, or hands it to the control thread. `gate` and
 //! `connection` make calls, and `answers` writes what came of them.
 
+use super::ask::ApiAsk;
 use super::error::ApiError;
 use super::many::ManyPublishes;
 use super::reply::ApiReply;
-use crate::model::namespace::LOBBY;
-use crate::model::parcel::Ask;
 
 /// One request, whole.
 #[derive(Debug)]
@@ -38,26 +37,6 @@ pub(crate) enum ApiCall {
 impl ApiCall {
     pub(super) fn many(publishes: ManyPublishes) -> Self {
         Self::Many(Box::new(publishes))
-    }
-}
-
-/// An ask to the owner of one channel.
-#[derive(Debug)]
-pub(crate) struct ApiAsk {
-    /// What the owner is asked for.
-    pub(crate) ask: Ask,
-    /// Names in the answer are HTML-escaped.
-    pub(crate) escape: bool,
-}
-
-impl ApiAsk {
-    /// The channel whose owner is asked.
-    pub(crate) fn channel(&self) -> &str {
-        match &self.ask {
-            Ask::Publish(publish) => &publish.channel,
-            Ask::History { channel, .. } | Ask::Presence { channel, .. } => channel,
-            _ => LOBBY,
-        }
     }
 }
 

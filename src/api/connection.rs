@@ -11,7 +11,7 @@ use super::gate::{self, BodyPlan, HeadVerdict};
 use super::reply::ApiReply;
 use super::rules::ApiRules;
 use crate::wire::http::body::BodyDecoder;
-use crate::wire::http::{Framing, HeaderRoom, HttpFault, RequestHead};
+use crate::wire::http::{BodyFraming, HeaderRoom, HttpFault, RequestHead};
 
 /// One connection's state.
 #[derive(Debug, Default)]
@@ -181,7 +181,7 @@ impl ApiConnection {
         };
         let gate::JudgedHead { mut reply, has_key, framing, waits, verdict } = gate::judge(&head, rules);
         *input = &input[head_bytes..];
-        let has_body = framing != Framing::Length(0);
+        let has_body = framing != BodyFraming::Length(0);
         let mut body = OpenBody {
             decoder: BodyDecoder::new(framing),
             waiting: None,
@@ -194,7 +194,7 @@ impl ApiConnection {
             HeadVerdict::Call(call) => {
                 // The client may send a body that it was not told to send, or not: what follows has two readings.
                 let is_over =
-                    has_body && (waits || matches!(framing, Framing::Length(length) if length > body.most as u64));
+                    has_body && (waits || matches!(framing, BodyFraming::Length(length) if length > body.most as u64));
                 if is_over {
                     reply.close_after();
                 } else if has_body && !reply.is_last() {
@@ -204,7 +204,7 @@ impl ApiConnection {
             }
             HeadVerdict::Body(plan) => {
                 body.most = plan.most;
-                if let Framing::Length(length) = framing
+                if let BodyFraming::Length(length) = framing
                     && let Ok(length) = usize::try_from(length)
                     && length <= plan.most
                     && let Some((bytes, rest)) = input.split_at_checked(length)
@@ -212,7 +212,7 @@ impl ApiConnection {
                     *input = rest;
                     return Some(ApiStep::Request(request_of(plan, reply, has_key, Cow::Borrowed(bytes), rules)));
                 }
-                if let Framing::Length(length) = framing
+                if let BodyFraming::Length(length) = framing
                     && length > plan.most as u64
                 {
                     if waits {

@@ -9,7 +9,7 @@ use super::many::ManyPublishes;
 use super::reply::ApiReply;
 use super::routes::{ApiMethod, ApiRoute};
 use super::rules::ApiRules;
-use crate::wire::http::{Framing, HttpFault, RequestHead, Target};
+use crate::wire::http::{BodyFraming, HttpFault, RequestHead, Target};
 
 /// What a request without a valid key is answered with.
 const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
@@ -19,7 +19,7 @@ const NO_KEY: &str = "a valid API key is needed: Authorization: Bearer KEY";
 pub(super) struct JudgedHead {
     pub(super) reply: ApiReply,
     pub(super) has_key: bool,
-    pub(super) framing: Framing,
+    pub(super) framing: BodyFraming,
     /// The client waits for `100 Continue` before it sends the body.
     pub(super) waits: bool,
     pub(super) verdict: HeadVerdict,
@@ -78,7 +78,7 @@ pub(super) fn judge(head: &RequestHead<'_, '_>, rules: &ApiRules) -> JudgedHead 
             let message = "this server is not a proxy: CONNECT is not supported";
             let error = broken.map_or_else(ApiError::from, |_| ApiError::new(405, message));
             let verdict = HeadVerdict::Call(ApiCall::Refused(error));
-            return JudgedHead { reply, has_key: false, framing: Framing::Length(0), waits: false, verdict };
+            return JudgedHead { reply, has_key: false, framing: BodyFraming::Length(0), waits: false, verdict };
         }
     };
     let mut has_key = false;
@@ -165,7 +165,7 @@ fn without_body(route: ApiRoute, query: &str, rules: &ApiRules) -> Result<ApiCal
         ApiRoute::Health => Ok(ApiCall::Health),
         ApiRoute::Metrics => Ok(ApiCall::Slow(SlowCall::Metrics)),
         ApiRoute::Revocations => Ok(ApiCall::Slow(SlowCall::Revocations(input::query_pairs(query)))),
-        _ => PresenceRequest::of_query(&input::query_pairs(query))?.into_call(rules),
+        _ => PresenceRequest::of_query(&input::query_pairs(query))?.into_ask(rules).map(ApiCall::Ask),
     }
 }
 
@@ -221,14 +221,14 @@ impl BodyPlan {
     pub(super) fn call(self, body: std::borrow::Cow<'_, [u8]>, rules: &ApiRules) -> Result<ApiCall, ApiError> {
         let header = self.header.as_deref();
         match self.kind {
-            BodyKind::Publish => input::publish_call(&body, header, rules),
+            BodyKind::Publish => input::publish_ask(&body, header, rules).map(ApiCall::Ask),
             BodyKind::Lines => ManyPublishes::of_lines(body.into_owned()).map(ApiCall::many),
             BodyKind::Broadcast => {
                 let (channels, publication) = input::broadcast(&body, header)?;
                 Ok(ApiCall::many(ManyPublishes::of_broadcast(channels, publication)))
             }
-            BodyKind::Presence => PresenceRequest::of_body(&body)?.into_call(rules),
-            BodyKind::History => HistoryRequest::of_body(&body)?.into_call(rules),
+            BodyKind::Presence => PresenceRequest::of_body(&body)?.into_ask(rules).map(ApiCall::Ask),
+            BodyKind::History => HistoryRequest::of_body(&body)?.into_ask(rules).map(ApiCall::Ask),
             BodyKind::Revoke => Ok(ApiCall::Slow(SlowCall::Revoke(body.into_owned()))),
             BodyKind::Unrevoke => Ok(ApiCall::Slow(SlowCall::Unrevoke(body.into_owned()))),
         }

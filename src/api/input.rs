@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::calls::{ApiAsk, ApiCall};
+use super::ask::ApiAsk;
 use super::error::ApiError;
 use super::fields::{JsonFields, QueryFields};
 use super::rules::ApiRules;
@@ -69,10 +69,10 @@ impl PublicationInput {
 }
 
 /// Reads the body of `POST /api/publish`. `header` is the value of `Idempotency-Key`.
-pub(super) fn publish_call(body: &[u8], header: Option<&str>, rules: &ApiRules) -> Result<ApiCall, ApiError> {
+pub(super) fn publish_ask(body: &[u8], header: Option<&str>, rules: &ApiRules) -> Result<ApiAsk, ApiError> {
     let publish = publish(&JsonFields::of_body(body, PUBLICATION)?, header)?;
     rules.check_channel(&publish.channel)?;
-    Ok(ApiCall::Ask(ApiAsk { ask: Ask::Publish(publish), escape: false }))
+    Ok(ApiAsk { ask: Ask::Publish(publish), escape: false })
 }
 
 /// Reads the body of `POST /api/publish`. `header` is the value of `Idempotency-Key`.
@@ -269,7 +269,7 @@ impl PresenceRequest {
     ///
     /// # Errors
     /// There is no such channel, or its presence is off.
-    pub(super) fn into_call(self, rules: &ApiRules) -> Result<ApiCall, ApiError> {
+    pub(super) fn into_ask(self, rules: &ApiRules) -> Result<ApiAsk, ApiError> {
         let Self { channel, cursor, limit } = self;
         let namespace = rules.check_channel(&channel)?;
         if namespace.presence == PresenceMode::Off {
@@ -280,7 +280,7 @@ impl PresenceRequest {
             true => Ask::Users { cursor, limit },
             false => Ask::Presence { channel: channel.into(), cursor, limit },
         };
-        Ok(ApiCall::Ask(ApiAsk { ask, escape: namespace.escape }))
+        Ok(ApiAsk { ask, escape: namespace.escape })
     }
 }
 
@@ -316,11 +316,11 @@ impl HistoryRequest {
     ///
     /// # Errors
     /// There is no such channel.
-    pub(super) fn into_call(self, rules: &ApiRules) -> Result<ApiCall, ApiError> {
+    pub(super) fn into_ask(self, rules: &ApiRules) -> Result<ApiAsk, ApiError> {
         let Self { channel, since, limit, reverse } = self;
         rules.check_channel(&channel)?;
         let ask = Ask::History { channel: channel.into(), since, limit, reverse };
-        Ok(ApiCall::Ask(ApiAsk { ask, escape: false }))
+        Ok(ApiAsk { ask, escape: false })
     }
 }
 

@@ -1,4 +1,5 @@
-//! The paths of the API and the methods that each takes (docs/api.md). Knows no request; `gate` asks it.
+//! The paths of the API and the methods that each takes (docs/api.md). Knows no request; `gate` asks it, and `reply`
+//! keeps what it knows for the response.
 
 /// A path of the API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

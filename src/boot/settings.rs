@@ -86,6 +86,8 @@ pub(super) fn of_shards(
             presence_digest_above: limits.presence_digest_above as u64,
             presence_list: limits.presence_list,
         },
+        presence_gather_ms: limits.presence_gather_ms,
+        presence_gather_above: limits.presence_gather_above,
         language: config.language,
         guard,
         metrics: Metrics::new(shards),

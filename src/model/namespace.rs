@@ -44,7 +44,7 @@ pub enum PublishRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PresenceMode {
-    /// Each join and leave, at once. Digests while there are many members.
+    /// Each join and leave. Digests while there are many members.
     Events,
     /// One digest for each window of time.
     Digest,

@@ -10,7 +10,7 @@
 //! - **A connection's life**: [`Shard::open`], then any number of [`Shard::receive`], [`Shard::resume`],
 //!   [`Shard::writable`] and [`Shard::hear_out`], and [`Shard::closed`] at the end.
 //! - **Time**: [`Shard::tick`], every 64 ms.
-//! - **Commands** of the control thread: keys, revocations, asks of the backend, the drain.
+//! - **Commands** of the control thread: keys, revocations, the API's keys and slow answers, the drain.
 //! - **Turns**: [`turn::Turn::step`]. Here alone parcels come in and leave, and publications are sent.
 //! - **Questions**: [`Shard::take_actions`], [`Shard::has_work`], [`Shard::is_stuck`].
 //!
@@ -40,6 +40,7 @@
 //! other; no field is taken out and put back.
 
 mod admission;
+mod announcing;
 mod api;
 mod answers;
 mod asks;
@@ -95,6 +96,7 @@ use crate::time::clock::Now;
 use crate::wire::codes::close;
 use crate::wire::{frame, http, websocket};
 use admission::Admission;
+use announcing::Announcing;
 use api::Api;
 use asks::Asks;
 use compression::Compressing;
@@ -169,6 +171,10 @@ pub struct Settings {
     pub ping_interval_ms: u64,
     /// How long it then has to show a sign of life.
     pub pong_timeout_ms: u64,
+    /// How long joins and leaves are gathered before they are sent together, in milliseconds; 0: each is sent at once.
+    pub presence_gather_ms: u64,
+    /// In channels with at most this many subscribers on the shard each is sent at once.
+    pub presence_gather_above: usize,
     /// How messages are compressed for clients that this was agreed on with.
     pub compression: Compression,
     /// A clock in nanoseconds, from any moment on: for what is counted, and for nothing else.
@@ -255,6 +261,7 @@ struct ShardCore {
     sender: Sender,
     compressing: Compressing,
     large_memory: LargeMemory,
+    announcing: Announcing,
     asks: Asks,
     api: Api,
     errands: Errands,
@@ -287,6 +294,7 @@ impl ShardCore {
             sender: Sender::default(),
             compressing: Compressing::default(),
             large_memory: LargeMemory::default(),
+            announcing: Announcing::default(),
             asks: Asks::new(shards, mesh::credits(settings.lane_parcels) - mesh::api_credits(settings.lane_parcels)),
             api: Api::new(&settings.api, own, shards, settings.lane_parcels),
             errands: Errands::default(),
@@ -329,13 +337,7 @@ impl ShardCore {
                     self.take_answer(asker, request, answer, now);
                 }
             }
-            Parcel::Announce { news } => {
-                let language = self.settings.language;
-                for voice in self.fanout.voices(&news.value().channel) {
-                    let frame = news.frame(voice, |news, out| dialect::write_presence(voice, out, news, language));
-                    self.fanout.append(&news.value().channel, voice, frame, 0, 0);
-                }
-            }
+            Parcel::Announce { news } => self.announce(&news, now),
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
@@ -409,9 +411,9 @@ impl ShardCore {
         self.compress_slice();
         self.hub.turn(now, &mut self.staging);
         self.take_leave(now);
-        if let Some(at_ms) = self.hub.take_alarm() {
-            self.actions.push(Action::Alarm(at_ms));
-        }
+        self.end_announcing(now);
+        let alarms = [self.hub.take_alarm(), self.announcing.take_alarm()];
+        self.actions.extend(alarms.into_iter().flatten().map(Action::Alarm));
         self.metrics.count(Count::Turns);
     }
 
@@ -472,6 +474,7 @@ impl ShardCore {
         self.asks.are_all_answered()
             && self.api.is_at_rest()
             && !self.hub.is_holding()
+            && !self.announcing.is_waiting()
             && !self.is_stuck()
             && !self.has_work()
             && !self.sender.is_flushing()
@@ -481,7 +484,8 @@ impl ShardCore {
     fn what_waits(&self) -> String {
         let owed = self.asks.owed();
         let (stuck, dirty, flush) = (self.is_stuck(), self.wants_flush(), self.sender.is_flushing());
-        let (holding, own) = (self.hub.is_holding(), self.staging.own_len());
+        let holding = self.hub.is_holding() || self.announcing.is_waiting();
+        let own = self.staging.own_len();
         format!("credits {owed:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, holding {holding}, own {own}")
     }
 

@@ -176,19 +176,19 @@ impl<'h, 'a> RequestHead<'h, 'a> {
     ///
     /// # Errors
     /// There is more than one reading, or a coding that is not understood.
-    pub fn framing(&self) -> Result<Framing, HttpFault> {
+    pub fn framing(&self) -> Result<BodyFraming, HttpFault> {
         let length = match single(self.headers, "content-length")? {
             None => None,
             Some(digits) => Some(content_length(digits)?),
         };
         let mut codings = values(self.headers, "transfer-encoding");
-        let Some(coding) = codings.next() else { return Ok(Framing::Length(length.unwrap_or(0))) };
+        let Some(coding) = codings.next() else { return Ok(BodyFraming::Length(length.unwrap_or(0))) };
         // HTTP/1.0 has no transfer codings, so a server of that time would read another body (§6.1).
         if length.is_some() || self.is_http_1_0 {
             return Err(HttpFault::TwoLengths);
         }
         match coding.trim_ascii().eq_ignore_ascii_case(b"chunked") && codings.next().is_none() {
-            true => Ok(Framing::Chunked),
+            true => Ok(BodyFraming::Chunked),
             false => Err(HttpFault::Coding),
         }
     }
@@ -225,7 +225,7 @@ impl<'h, 'a> RequestHead<'h, 'a> {
 
 /// Where a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
+pub enum BodyFraming {
     /// After this many bytes; 0 if there is no body.
     Length(u64),
     /// After the last chunk (RFC 9112 §7.1).

@@ -285,6 +285,8 @@ fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
             presence_digest_above: 1_000,
             presence_list: 100,
         },
+        presence_gather_ms: dice.pick(&[0, 20, 50, 500]),
+        presence_gather_above: dice.pick(&[0, 0, 3]),
         language,
         guard,
         metrics: Metrics::new(shards),

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::api::answers::{ApiAnswer, ApiWriter};
 use crate::api::calls::SlowCall;
 use crate::api::rules::ApiSettings;
 use crate::model::namespace::tests::namespaces;

@@ -1,7 +1,7 @@
 //! The body of a request, taken off the stream piece by piece (RFC 9112 §6, §7.1): a length, or chunks. Keeps no bytes:
 //! the caller gets slices of what it gave. Anything in the framing of chunks that has two readings is refused.
 
-use super::{Framing, HttpFault};
+use super::{BodyFraming, HttpFault};
 
 /// The most bytes of a chunk's size line. Extensions are read over.
 const SIZE_LINE_BYTES: u16 = 256;
@@ -49,11 +49,11 @@ enum BodyPlace {
 
 impl BodyDecoder {
     /// Begins behind the head of a request.
-    pub fn new(framing: Framing) -> Self {
+    pub fn new(framing: BodyFraming) -> Self {
         let place = match framing {
-            Framing::Length(0) => BodyPlace::Done,
-            Framing::Length(length) => BodyPlace::Plain(length),
-            Framing::Chunked => BodyPlace::Size(0),
+            BodyFraming::Length(0) => BodyPlace::Done,
+            BodyFraming::Length(length) => BodyPlace::Plain(length),
+            BodyFraming::Chunked => BodyPlace::Size(0),
         };
         Self { place, line_bytes: 0 }
     }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     /// The body and the rest behind it, with the stream given in pieces of `step` bytes; `None` if there is no end.
-    fn decode(framing: Framing, bytes: &[u8], step: usize) -> Result<Option<(Vec<u8>, Vec<u8>)>, HttpFault> {
+    fn decode(framing: BodyFraming, bytes: &[u8], step: usize) -> Result<Option<(Vec<u8>, Vec<u8>)>, HttpFault> {
         let (mut decoder, mut body) = (BodyDecoder::new(framing), Vec::new());
         let mut at = 0;
         loop {
@@ -156,9 +156,14 @@ mod tests {
     }
 
     fn chunked(bytes: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, HttpFault> {
-        let whole = decode(Framing::Chunked, bytes, usize::MAX / 2);
+        let whole = decode(BodyFraming::Chunked, bytes, usize::MAX / 2);
         for step in 1..=3 {
-            assert_eq!(decode(Framing::Chunked, bytes, step), whole, "{:?} by {step}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                decode(BodyFraming::Chunked, bytes, step),
+                whole,
+                "{:?} by {step}",
+                String::from_utf8_lossy(bytes)
+            );
         }
         whole
     }
@@ -166,10 +171,10 @@ mod tests {
     #[test]
     fn a_length_ends_a_body() {
         for step in [1, 3, 100] {
-            let body = decode(Framing::Length(5), b"helloGET", step);
+            let body = decode(BodyFraming::Length(5), b"helloGET", step);
             assert_eq!(body, Ok(Some((b"hello".to_vec(), b"GET".to_vec()))));
-            assert_eq!(decode(Framing::Length(0), b"GET", step), Ok(Some((Vec::new(), b"GET".to_vec()))));
-            assert_eq!(decode(Framing::Length(9), b"hello", step), Ok(None));
+            assert_eq!(decode(BodyFraming::Length(0), b"GET", step), Ok(Some((Vec::new(), b"GET".to_vec()))));
+            assert_eq!(decode(BodyFraming::Length(9), b"hello", step), Ok(None));
         }
     }
 
@@ -225,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_size_has_room_for_every_u64() {
-        let (mut decoder, mut input) = (BodyDecoder::new(Framing::Chunked), &b"ffffffffffffffff\r\nx"[..]);
+        let (mut decoder, mut input) = (BodyDecoder::new(BodyFraming::Chunked), &b"ffffffffffffffff\r\nx"[..]);
         let mut taken = 0;
         assert_eq!(decoder.feed(&mut input, |data| taken += data.len()), Ok(false));
         assert_eq!(taken, 1);
