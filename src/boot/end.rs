@@ -41,7 +41,7 @@ pub(super) fn end(
         thread.join().map_err(|_| BootError::Shard(number))?;
     }
     if let Some(control) = control {
-        control.join();
+        control.stop();
     }
     Ok(())
 }

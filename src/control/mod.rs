@@ -1,6 +1,6 @@
 //! The control thread: everything slow, on tokio, apart from the shards so that none of it delays a shard. It answers the
 //! calls of the HTTP API that concern no channel (`calls`, `revocations`), and does the shards' errands (`errands`). It runs
-//! if there is an API, or a key set to fetch. `boot` starts it after the shards. It ends when they have ended.
+//! if there is an API, or a key set to fetch. `boot` starts it after the shards and ends it after them.
 //!
 //! `owners` is the one way to the shards. `ledger` keeps what was revoked. `key_set` has the keys of `auth.jwks_url`,
 //! and `fetch` fetches them.
@@ -32,6 +32,8 @@ pub(crate) use owners::Owners;
 pub(crate) struct Control {
     /// Takes the keys of the configuration after they were read again; `None` if there are no errands.
     configured: Option<watch::Sender<Option<ConfiguredKeys>>>,
+    /// The thread ends when this is dropped.
+    running: flume::Sender<()>,
     thread: JoinHandle<()>,
 }
 
@@ -49,19 +51,16 @@ impl Control {
             }
             None => (None, None),
         };
+        let (running, end) = flume::bounded::<()>(0);
         let body = async move {
             let errands = errands.map(|errands| tokio::spawn(errands.serve()));
-            if let Some(calls) = calls {
-                CallRunner::new(calls).serve().await;
-            }
-            if let Some(errands) = errands
-                && errands.await.is_err()
-            {
-                tracing::error!("the control thread's errands failed");
-            }
+            let calls = calls.map(|calls| tokio::spawn(CallRunner::new(calls).serve()));
+            // Nothing is ever sent.
+            let _ = end.recv_async().await;
+            errands.into_iter().chain(calls).for_each(|task| task.abort());
         };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || runtime.block_on(body))?;
-        Ok(Self { configured, thread })
+        Ok(Self { configured, running, thread })
     }
 
     /// Takes the keys of the configuration after they were read again. They reach the shards together with the fetched
@@ -73,9 +72,9 @@ impl Control {
         }
     }
 
-    /// Waits for the thread's end. It ends when the shards have ended.
-    pub(crate) fn join(self) {
-        drop(self.configured);
+    /// Ends the thread; the shards must have ended.
+    pub(crate) fn stop(self) {
+        drop(self.running);
         if self.thread.join().is_err() {
             tracing::error!("the control thread failed");
         }

@@ -91,7 +91,7 @@ impl Reading {
         }
         if core.conns.get(id).is_some_and(|conn| conn.stage == Stage::Api) {
             // What the parser holds comes first.
-            core.api_input(id, &[], now);
+            core.resume_api(id, now);
         }
         if let Some(conn) = core.conns.get(id) {
             let mut held = conn.take_input();
@@ -260,6 +260,7 @@ impl ShardCore {
     pub(super) fn maybe_resume(&mut self, id: ConnId) {
         if self.conns.get(id).is_some_and(|conn| conn.paused) && self.is_open(id) {
             self.conns.at(id.slot).paused = false;
+            self.await_api_resume(id);
             self.actions.push(Action::Resume(id));
         }
     }

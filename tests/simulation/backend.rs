@@ -2,7 +2,7 @@
 //! request is answered once and in order, and what an answer says is true. A request whose connection is cut, or that is
 //! answered 504, may have been done or not.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 use uringcast::ids::ConnId;
@@ -227,12 +227,6 @@ impl Backend {
     /// What was said, by its tag, and when.
     pub fn said(&self) -> impl Iterator<Item = (&str, u64)> {
         self.asked.iter().map(|asked| (&*asked.tag, asked.said))
-    }
-
-    /// How many publications were accepted, and how many requests were cut.
-    pub fn counts(&self) -> BTreeMap<&'static str, usize> {
-        let cut = self.asked.iter().filter(|asked| asked.is_unknown).count();
-        BTreeMap::from([("accepted", self.accepted().count()), ("unknown", cut)])
     }
 
     pub fn at_rest(&self) -> Verdict {

@@ -24,6 +24,8 @@ pub(super) struct ApiConn {
     pub(super) is_leaving: bool,
     /// Nothing is read behind the request whose response is the last one.
     pub(super) is_last: bool,
+    /// The driver was told to read on, and has not done so yet.
+    pub(super) awaits_resume: bool,
     /// `100 Continue` is to be sent as soon as all responses have been written.
     pub(super) continues: bool,
     /// Bytes of an unfinished request that are charged to its address.
@@ -40,6 +42,7 @@ impl ApiConn {
             has_asked: false,
             is_leaving: false,
             is_last: false,
+            awaits_resume: false,
             continues: false,
             charged: 0,
             responses: Responses::default(),

@@ -24,12 +24,13 @@ fn deadline_of(conn: &Conn, of_api: &mut ApiConn, settings: &Settings, last_body
     if conn.send_state.is_blocked() {
         at_ms = at_ms.min(conn.seen_ms + UNREAD_MS);
     }
-    at_ms.min(read_deadline(conn, of_api, settings, last_body_ms).unwrap_or(at_ms))
+    // What is late already is looked at again with the next tick.
+    at_ms.min(read_deadline(conn, of_api, settings, last_body_ms).unwrap_or(at_ms)).max(now_ms + 1)
 }
 
 /// Until when the peer has to send something, in milliseconds of the monotonic clock. `None` if nothing is read.
 fn read_deadline(conn: &Conn, of_api: &mut ApiConn, settings: &Settings, last_body_ms: Option<u64>) -> Option<u64> {
-    if conn.paused {
+    if conn.paused || of_api.awaits_resume {
         return None;
     }
     match of_api.parser.phase() {

@@ -48,6 +48,23 @@ impl ShardCore {
         bytes.len() - input.len()
     }
 
+    /// The driver was told to read on. Until it does, bytes that have come are not taken.
+    pub(in crate::shard) fn await_api_resume(&mut self, id: ConnId) {
+        if let Some(conn) = self.api_conn(id) {
+            conn.awaits_resume = true;
+        }
+    }
+
+    /// The driver reads on.
+    pub(in crate::shard) fn resume_api(&mut self, id: ConnId, now: Now) {
+        if let Some(conn) = self.api_conn(id) {
+            conn.awaits_resume = false;
+        }
+        self.conns.at(id.slot).since_ms = now.mono_ms;
+        self.api_input(id, &[], now);
+        self.file_deadline(id);
+    }
+
     /// Whether the next bytes of the connection may be taken.
     pub(in crate::shard) fn api_is_open(&mut self, id: ConnId) -> bool {
         let Self { api, conns, .. } = self;
