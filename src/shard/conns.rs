@@ -333,6 +333,11 @@ impl Conn {
         self.held.get_or_insert_default().input.extend_from_slice(bytes);
     }
 
+    /// Whether received bytes are kept.
+    pub(super) fn holds_input(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.input.is_empty())
+    }
+
     /// What was kept, with nothing kept any more.
     pub(super) fn take_input(&mut self) -> Vec<u8> {
         self.change_held(|held| std::mem::take(&mut held.input))

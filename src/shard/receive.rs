@@ -225,7 +225,8 @@ impl ShardCore {
         match self.conns.get(id) {
             None => Input::Ended,
             Some(conn) if conn.paused => Input::Paused,
-            Some(conn) if conn.is_heard_out() => Input::Ended,
+            // Of a connection of the API, requests may be left to take: the driver finds the end once more.
+            Some(conn) if conn.is_heard_out() && conn.stage != Stage::Api => Input::Ended,
             Some(_) => Input::Open,
         }
     }

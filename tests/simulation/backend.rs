@@ -53,6 +53,8 @@ enum Owed {
 struct Peer {
     shard: usize,
     owed: VecDeque<Owed>,
+    /// When it was opened, in milliseconds of the monotonic clock.
+    since_ms: u64,
     /// Bytes of responses that are not whole.
     bytes: Vec<u8>,
     /// The server has said that it closes the connection.
@@ -275,7 +277,8 @@ impl World {
             let peer = self.net.connect_api(id, self.plan.room);
             let (owed, bytes) = (VecDeque::new(), Vec::new());
             let (is_last, has_ended, is_over) = (false, false, false);
-            self.backend.peers.push(Peer { shard, owed, bytes, is_last, has_ended, is_over });
+            let since_ms = self.now.mono_ms;
+            self.backend.peers.push(Peer { shard, owed, since_ms, bytes, is_last, has_ended, is_over });
             self.note(|| format!("backend {peer} connects as {id}"));
             peer
         } else {
@@ -373,9 +376,13 @@ impl World {
         let (is_at_end, is_unread) = (pipe.is_at_end(), !pipe.up.is_empty());
         self.backend.hear(peer, &bytes)?;
         if is_at_end {
-            let Peer { owed, is_last, .. } = &self.backend.peers[peer];
+            let Peer { owed, is_last, since_ms, .. } = &self.backend.peers[peer];
+            let settings = &self.plan.settings;
+            // The server may have closed it for its silence, while a request was on its way.
+            let patience_ms = settings.handshake_ms.min(settings.request_ms).min(settings.api.idle_ms);
+            let is_late = since_ms + patience_ms <= self.now.mono_ms;
             // What the server has not read it has not promised to answer.
-            if !owed.is_empty() && !is_last && !is_unread && !self.net.api[peer].aborted && !self.going {
+            if !owed.is_empty() && !is_last && !is_unread && !is_late && !self.net.api[peer].aborted && !self.going {
                 return Err(format!("backend {peer} is cut, and is owed {owed:?}"));
             }
             self.note(|| format!("backend {peer} sees the end"));

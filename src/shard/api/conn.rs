@@ -26,6 +26,8 @@ pub(super) struct ApiConn {
     pub(super) is_last: bool,
     /// The driver was told to read on, and has not done so yet.
     pub(super) awaits_resume: bool,
+    /// The parser may hold whole requests that have not been taken.
+    pub(super) has_more: bool,
     /// `100 Continue` is to be sent as soon as all responses have been written.
     pub(super) continues: bool,
     /// Bytes of an unfinished request that are charged to its address.
@@ -43,6 +45,7 @@ impl ApiConn {
             is_leaving: false,
             is_last: false,
             awaits_resume: false,
+            has_more: false,
             continues: false,
             charged: 0,
             responses: Responses::default(),

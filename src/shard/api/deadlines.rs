@@ -7,7 +7,7 @@ use crate::api::connection::ApiPhase;
 use crate::api::error::ApiError;
 use crate::ids::ConnId;
 use crate::shard::conns::Conn;
-use crate::shard::{Action, Settings, ShardCore};
+use crate::shard::{Settings, ShardCore};
 use crate::time::clock::Now;
 
 /// How long a peer may leave sent bytes unread, in milliseconds.
@@ -38,6 +38,8 @@ fn read_deadline(conn: &Conn, of_api: &mut ApiConn, settings: &Settings, last_bo
         ApiPhase::Idle if of_api.has_asked => Some(conn.seen_ms + settings.api.idle_ms),
         ApiPhase::Idle | ApiPhase::Head => Some(conn.since_ms + settings.handshake_ms),
         ApiPhase::Body => Some(last_body_ms.unwrap_or(u64::MAX).min(conn.since_ms + settings.request_ms)),
+        // It has given up on a body that nobody waits for. Otherwise its last response ends it.
+        ApiPhase::Over if !of_api.is_last => Some(conn.since_ms),
         ApiPhase::Over => None,
     }
 }
@@ -88,9 +90,9 @@ impl ShardCore {
             return self.take_request(id, request, now);
         }
         // Answers to what it asked before are still sent.
-        if of_api.responses().is_empty() && conn.outbox.is_empty() {
-            self.let_go(id, now);
-            self.actions.push(Action::End(id));
+        if of_api.responses().is_empty() {
+            conn.take_input();
+            self.finish(id, now);
         }
     }
 

@@ -27,11 +27,15 @@ impl ShardCore {
         let mut input = bytes;
         let before = self.api_conn(id).map(|conn| conn.parser.phase());
         let mut has_begun = false;
+        self.set_has_more(id, true);
         while self.api_is_open(id) {
             let Self { api, .. } = self;
             let (Some(conn), Some(rules)) = (api.conns.get_mut(&id.slot), &api.rules) else { break };
             match conn.parser.next(&mut input, rules) {
-                ApiStep::More => break,
+                ApiStep::More => {
+                    conn.has_more = false;
+                    break;
+                }
                 ApiStep::Continue => self.say_continue(id),
                 ApiStep::Request(request) => {
                     has_begun = true;
@@ -46,6 +50,12 @@ impl ShardCore {
             self.file_deadline(id);
         }
         bytes.len() - input.len()
+    }
+
+    fn set_has_more(&mut self, id: ConnId, has_more: bool) {
+        if let Some(conn) = self.api_conn(id) {
+            conn.has_more = has_more;
+        }
     }
 
     /// The driver was told to read on. Until it does, bytes that have come are not taken.
@@ -69,7 +79,8 @@ impl ShardCore {
     pub(in crate::shard) fn api_is_open(&mut self, id: ConnId) -> bool {
         let Self { api, conns, .. } = self;
         let (Some(conn), Some(of_api)) = (conns.get(id), api.conns.get_mut(&id.slot)) else { return false };
-        if conn.is_heard_out() {
+        if conn.is_heard_out() && !of_api.has_more && !conn.holds_input() {
+            // Only its end is left to be seen.
             return of_api.responses().is_empty() && conn.outbox.is_empty();
         }
         let holds_up = |of_api: &mut ApiConn| of_api.responses().iter().any(|(_, one)| one.state.holds_up());
