@@ -196,7 +196,7 @@ impl ShardBody {
                 open_sockets: self.open_sockets,
                 accept: self.accept,
                 clock: self.clock,
-            });
+            })?;
             let begun = || drop(ready.send(Ok(())));
             shard_loop.run(begun).await
         })

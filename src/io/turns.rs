@@ -70,7 +70,10 @@ pub(crate) struct ShardLoop {
 
 impl ShardLoop {
     /// Puts the parts together.
-    pub(crate) fn new(parts: LoopParts) -> Self {
+    ///
+    /// # Errors
+    /// When the kernel refuses the descriptors that the shard itself needs.
+    pub(crate) fn new(parts: LoopParts) -> io::Result<Self> {
         let core = Core::new(CoreParts {
             shard: parts.shard,
             own: parts.endpoint.own(),
@@ -78,9 +81,8 @@ impl ShardLoop {
             open_sockets: parts.open_sockets,
             errands: parts.errands,
             clock: parts.clock,
-            spawn: tasks::spawn,
-        });
-        Self {
+        })?;
+        Ok(Self {
             core,
             driver: parts.driver,
             endpoint: parts.endpoint,
@@ -89,7 +91,7 @@ impl ShardLoop {
             listeners: parts.listeners.into_iter().map(Rc::new).collect(),
             accept: Rc::new(parts.accept),
             deadline_ms: None,
-        }
+        })
     }
 
     /// Serves until it is told to drain and every connection has ended. Calls `begun` once the loop is known to turn.
@@ -102,6 +104,9 @@ impl ShardLoop {
         let pause = Pause::new(self.driver)?;
         monoio::spawn(listen_to_bell(Rc::clone(&self.core), bell, bell_fd));
         monoio::spawn(keep_time(Rc::clone(&self.core)));
+        let readiness = pollable(self.core.sockets().readiness()?)?;
+        monoio::spawn(tasks::serve(Rc::clone(&self.core), readiness));
+        monoio::spawn(tasks::resume(Rc::clone(&self.core)));
         let (core, looking) = (Rc::clone(&self.core), Pause::new(self.driver)?);
         monoio::spawn(async move { core.turnstile().serve(looking).await });
         for listener in &self.listeners {
