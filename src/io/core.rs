@@ -34,6 +34,8 @@ pub(super) struct Core {
     turnstile: Turnstile,
     metrics: Arc<ShardMetrics>,
     clock: Clock,
+    /// The moment that is taken for now while many connections are served in a row.
+    held_now: Cell<Option<Now>>,
     turn: Signal,
     resumptions: Resumptions,
     errands: ErrandDesk,
@@ -105,6 +107,7 @@ impl Core {
             open_sockets: parts.open_sockets,
             turnstile: Turnstile::default(),
             clock: parts.clock,
+            held_now: Cell::default(),
             turn: Signal::default(),
             resumptions: Resumptions::default(),
             errands: ErrandDesk { own: parts.own, orders: parts.errands, refused: RefCell::default() },
@@ -128,7 +131,7 @@ impl Core {
 
     /// Lets the shard work and carries out its actions. Returns whether a turn is needed then.
     pub(super) fn act_on<R>(self: &Rc<Self>, work: impl FnOnce(&mut Shard, &mut Sockets, Now) -> R) -> (R, bool) {
-        let now = self.clock.now();
+        let now = self.now();
         let mut shard = self.shard.borrow_mut();
         let result = work(&mut shard, &mut self.sockets.borrow_mut(), now);
         let actions = shard.take_actions();
@@ -234,7 +237,17 @@ impl Core {
     }
 
     pub(super) fn now(&self) -> Now {
-        self.clock.now()
+        self.held_now.get().unwrap_or_else(|| self.clock.now())
+    }
+
+    /// Reads the clock once for everything until [`Core::release_now`]. The caller must not wait in between.
+    pub(super) fn hold_now(&self) {
+        self.held_now.set(Some(self.clock.now()));
+    }
+
+    /// Ends what [`Core::hold_now`] began.
+    pub(super) fn release_now(&self) {
+        self.held_now.set(None);
     }
 
     pub(super) fn certificate(&self) -> Option<Arc<ServerConfig>> {

@@ -15,20 +15,29 @@ use crate::io::sockets::Decrypted;
 use crate::metrics::Count;
 use crate::shard::Input;
 
+/// How many sockets are served between two looks at the clock. That takes about a tenth of a millisecond, and reading both
+/// clocks costs a hundredth of an echo.
+const READS_PER_CLOCK: usize = 16;
+
 /// Serves the sockets that the readiness set reports. The shard's other tasks run between two looks at the set, so a
 /// client that sends without a pause does not have the shard to itself: it is received from once per look.
 pub(super) async fn serve(core: Rc<Core>, readiness: UnixStream) {
     let mut ready = Vec::new();
     while core.turnstile().readable(&readiness).await.is_ok() {
         core.sockets().look(&mut ready);
-        for Ready { id, readable, writable } in ready.drain(..) {
-            if readable {
-                receive(&core, id);
+        for some in ready.chunks(READS_PER_CLOCK) {
+            core.hold_now();
+            for &Ready { id, readable, writable } in some {
+                if readable {
+                    receive(&core, id);
+                }
+                if writable {
+                    write(&core, id);
+                }
             }
-            if writable {
-                write(&core, id);
-            }
+            core.release_now();
         }
+        ready.clear();
     }
 }
 
