@@ -13,7 +13,7 @@ use rustix::event::Timespec;
 use crate::ids::{ConnId, ShardId};
 
 /// The most sockets that one look reports. The shard's other tasks run between two looks.
-const READY_MAX: usize = 1024;
+pub(super) const READY_MAX: usize = 1024;
 
 /// What is reported of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::ids::ConnId;
 use crate::io::core::{Buffers, Core};
-use crate::io::readiness::Ready;
+use crate::io::readiness::{READY_MAX, Ready};
 use crate::io::sockets::Decrypted;
 use crate::metrics::Count;
 use crate::shard::Input;
@@ -22,23 +22,43 @@ const READS_PER_CLOCK: usize = 16;
 /// Serves the sockets that the readiness set reports. The shard's other tasks run between two looks at the set, so a
 /// client that sends without a pause does not have the shard to itself: it is received from once per look.
 pub(super) async fn serve(core: Rc<Core>, readiness: UnixStream) {
-    let mut ready = Vec::new();
+    let mut ready = Vec::with_capacity(READY_MAX);
     while core.turnstile().readable(&readiness).await.is_ok() {
-        core.sockets().look(&mut ready);
-        for some in ready.chunks(READS_PER_CLOCK) {
-            core.hold_now();
-            for &Ready { id, readable, writable } in some {
-                if readable {
-                    receive(&core, id);
-                }
-                if writable {
-                    write(&core, id);
-                }
-            }
-            core.release_now();
-        }
-        ready.clear();
+        serve_ready(&core, &mut ready);
     }
+}
+
+/// Serves every socket that is ready, each once. Whoever is about to judge clients by the time calls this after the process
+/// was stopped or slow: what a client has sent by then counts.
+pub(super) fn catch_up(core: &Rc<Core>) {
+    let mut ready = Vec::with_capacity(READY_MAX);
+    // The set reports sockets in turn, so that each is reported in as many looks.
+    for _ in 0..=core.open_sockets().count() / READY_MAX {
+        if serve_ready(core, &mut ready) < READY_MAX {
+            return;
+        }
+    }
+}
+
+/// Looks at the readiness set once, and serves what it reports. Returns how many sockets that were. `ready` is empty before
+/// and after.
+fn serve_ready(core: &Rc<Core>, ready: &mut Vec<Ready>) -> usize {
+    core.sockets().look(ready);
+    for some in ready.chunks(READS_PER_CLOCK) {
+        core.hold_now();
+        for &Ready { id, readable, writable } in some {
+            if readable {
+                receive(core, id);
+            }
+            if writable {
+                write(core, id);
+            }
+        }
+        core.release_now();
+    }
+    let count = ready.len();
+    ready.clear();
+    count
 }
 
 /// Lets paused connections go on when the shard says so.

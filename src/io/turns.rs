@@ -27,6 +27,8 @@ use crate::time::wheel::TICK_MS;
 
 /// How often a shard looks whether another's lane has room again, if it has nothing else to do.
 const STUCK: Duration = Duration::from_millis(1);
+/// A tick that comes this long after the last one is late, for example because the process was stopped.
+const LATE_MS: u64 = 3 * TICK_MS;
 /// How long connections that were cut at the end of a drain may take to end.
 const CUT: Duration = Duration::from_millis(200);
 
@@ -223,7 +225,11 @@ async fn listen_to_bell(core: Rc<Core>, bell: UnixStream, fd: OwnedFd) {
 /// Tells the shard the time on each tick.
 async fn keep_time(core: Rc<Core>) {
     loop {
+        let before_ms = core.now().mono_ms;
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        if core.now().mono_ms - before_ms > LATE_MS {
+            tasks::catch_up(&core);
+        }
         core.with_wire(|shard, wire, now| shard.tick(wire, now));
         if core.is_draining() {
             core.turn_signal().ring();
