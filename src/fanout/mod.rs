@@ -120,6 +120,11 @@ impl LocalChannel {
         self.subscribers.len()
     }
 
+    /// Bytes of frames that no flush has taken up.
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.open.len()
+    }
+
     /// The channel has no subscriber here.
     pub fn is_empty(&self) -> bool {
         self.subscribers.is_empty()
@@ -245,7 +250,7 @@ pub struct Fanout {
     /// By voice: the channels that have subscribers who are spoken to in it.
     by_name: [HashMap<Arc<str>, u32, foldhash::fast::RandomState>; Voice::ALL.len()],
     free: Vec<u32>,
-    /// Channels with frames that no flush has taken up, each once.
+    /// Channels with frames that the next flush takes up, each once.
     dirty: Vec<u32>,
     subscribers: usize,
 }
@@ -313,19 +318,43 @@ impl Fanout {
     /// Appends one encoded frame to the channel's run of a voice; without subscribers here it is dropped.
     /// Its `offset` and `key` are what [`Mark`] says.
     pub fn append(&mut self, name: &str, voice: Voice, frame: &[u8], offset: u64, key: u64) {
-        let Some(&channel) = self.by_name[voice.index()].get(name) else { return };
+        if let Some(channel) = self.append_unhurried(name, voice, frame, offset, key) {
+            self.make_due(channel);
+        }
+    }
+
+    /// Appends one frame as [`Fanout::append`] does, but no flush begins for it before [`Fanout::make_due`]. It leaves
+    /// earlier, in its place, with another frame of the channel or before a message of a subscriber's own. Returns the
+    /// channel, if it has subscribers here.
+    pub(crate) fn append_unhurried(
+        &mut self,
+        name: &str,
+        voice: Voice,
+        frame: &[u8],
+        offset: u64,
+        key: u64,
+    ) -> Option<u32> {
+        let channel = self.find(name, voice)?;
         let local = self.channel(channel);
         if local.subscribers.is_empty() {
-            return;
+            return None;
         }
         if local.open.len() + frame.len() > SEAL_BYTES {
             local.seal();
         }
         local.open.extend_from_slice(frame);
         local.marks.push(Mark { end: place(local.open.len()), offset, key });
-        if !std::mem::replace(&mut local.dirty, true) {
+        Some(channel)
+    }
+
+    /// The next flush takes up what was appended to the channel. Returns false if there is nothing, or no such channel.
+    pub(crate) fn make_due(&mut self, channel: u32) -> bool {
+        let Some(local) = self.channels.get_mut(channel as usize).and_then(Option::as_mut) else { return false };
+        let has_frames = !local.open.is_empty() || !local.sealed.is_empty();
+        if has_frames && !std::mem::replace(&mut local.dirty, true) {
             self.dirty.push(channel);
         }
+        has_frames
     }
 
     /// From here on the channel's offsets are those of `epoch`. A slow client's gaps before and after this stay apart.
@@ -440,6 +469,27 @@ mod tests {
         fanout.channel(a.channel).seal();
         assert_eq!(sealed(&mut fanout, a), b"six");
         assert_eq!(sealed(&mut fanout, b), b"");
+    }
+
+    #[test]
+    fn an_unhurried_frame_waits_and_keeps_its_place() {
+        let mut fanout = Fanout::default();
+        let name: Arc<str> = "c".into();
+        assert_eq!(fanout.append_unhurried("c", NATIVE, b"lost on purpose", 0, 0), None);
+        let a = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 1);
+        let b = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 2);
+        assert!(!fanout.make_due(a.channel) && !fanout.make_due(7));
+        assert_eq!(fanout.append_unhurried("c", NATIVE, b"one", 0, 0), Some(a.channel));
+        assert!(!fanout.is_dirty());
+        let late = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 3);
+        assert_eq!(handed(&mut fanout, b), b"one", "before a message of its own");
+        assert!(fanout.make_due(a.channel) && fanout.make_due(a.channel));
+        assert_eq!(fanout.take_dirty(), [a.channel]);
+        fanout.append("c", NATIVE, b"two", 1, 0);
+        fanout.channel(a.channel).seal();
+        assert_eq!(sealed(&mut fanout, a), b"onetwo");
+        assert_eq!(sealed(&mut fanout, b), b"two");
+        assert_eq!(sealed(&mut fanout, late), b"two", "who came later does not hear of it");
     }
 
     #[test]
