@@ -7,6 +7,7 @@
 
 pub mod outbox;
 pub mod run;
+mod subscriptions;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -20,6 +21,8 @@ use crate::metrics::Count;
 use crate::model::namespace::Sending;
 use crate::model::voice::Voice;
 use crate::wire::deflate::Deflate;
+
+pub use subscriptions::{Subscription, Subscriptions};
 
 /// An open run is sealed when it gets this long.
 const SEAL_BYTES: usize = 256 * 1024;
@@ -36,17 +39,6 @@ pub(crate) struct Subscriber {
     pub(crate) slot: u32,
     run: u32,
     start: u32,
-}
-
-/// A connection's subscription, as the connection sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Subscription {
-    /// Index of the channel in [`Fanout`].
-    pub(crate) channel: u32,
-    /// Index of the connection among the channel's subscribers.
-    pub(crate) index: u32,
-    /// The number of the ask that made it.
-    pub(crate) request: u32,
 }
 
 /// Which frames an outbox keeps as frames of their channel when a private frame overtakes them. Others are copied, and

@@ -110,7 +110,7 @@ impl ShardCore {
     /// Moves what the flush has for a connection, of all its channels, into its outbox.
     fn gather(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
-        for subscription in &conn.subscriptions {
+        for subscription in conn.subscriptions.iter() {
             let local = self.fanout.channel(subscription.channel);
             let outbox = &mut conn.outbox;
             let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);

@@ -119,6 +119,11 @@ pub(crate) const REPLY_BYTES: usize = 64 * 1024;
 const LANE_PARCELS: usize = 256;
 /// A turn stops taking parcels from a lane after this many bytes.
 const LANE_BYTES: usize = 256 * 1024;
+/// Most parcels of the shard to itself that one turn takes. A publication makes three of them in one turn: the ask, the
+/// delivery and the answer.
+const OWN_PARCELS: usize = 3 * LANE_PARCELS;
+/// A turn stops taking the shard's own parcels after this many bytes. A publication is in two of them.
+const OWN_BYTES: usize = 2 * LANE_BYTES;
 
 /// What a shard needs to know of the configuration.
 #[derive(Clone, Debug)]
@@ -234,6 +239,14 @@ pub enum Input {
     Paused,
     /// The connection has come to its end: close the socket.
     Ended,
+}
+
+/// How much one turn has taken of the parcels that the shard sent to itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct OwnShare {
+    parcels: usize,
+    /// The sum of their weights.
+    bytes: usize,
 }
 
 /// A shard's parts, but for those that are lent out while a message is taken.
@@ -375,28 +388,35 @@ impl ShardCore {
         }
     }
 
-    /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
-    /// takes longer than a turn.
+    /// Does the shard's own work of one turn: parcels to itself, and bounded shares of what takes longer than a turn.
     fn work(&mut self, now: Now) {
         #[cfg(feature = "planted")]
         crate::planted::at_turn();
-        let mut weight = 0;
-        for _ in 0..self.staging.own_len().min(LANE_PARCELS) {
-            let Some(parcel) = self.staging.pop_own() else { break };
-            weight += parcel.weight();
-            self.take(self.own, parcel, now);
-            if weight >= LANE_BYTES {
-                break;
-            }
-        }
+        let mut share = OwnShare::default();
+        self.take_own(&mut share, now);
         self.sweep(now);
         self.compress_slice();
         self.hub.turn(now, &mut self.staging);
         self.take_leave(now);
+        // The end of a batch window has staged deliveries: they leave with the flush of this turn.
+        self.take_own(&mut share, now);
         if let Some(at_ms) = self.hub.take_alarm() {
             self.actions.push(Action::Alarm(at_ms));
         }
         self.metrics.count(Count::Turns);
+    }
+
+    /// Takes the parcels that the shard sent to itself, those included that are staged meanwhile: a publication whose
+    /// channel this shard owns is delivered in the turn in which it was asked for.
+    fn take_own(&mut self, share: &mut OwnShare, now: Now) {
+        while share.parcels < OWN_PARCELS
+            && share.bytes < OWN_BYTES
+            && let Some(parcel) = self.staging.pop_own()
+        {
+            share.parcels += 1;
+            share.bytes += parcel.weight();
+            self.take(self.own, parcel, now);
+        }
     }
 
     fn give_back(&mut self, now: Now) {
@@ -529,7 +549,7 @@ impl ShardCore {
     fn hand_over(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
         let kept = conn.kept_frames();
-        for subscription in &conn.subscriptions {
+        for subscription in conn.subscriptions.iter() {
             let channel = self.fanout.channel(subscription.channel);
             let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
             let frames = channel.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
