@@ -173,6 +173,7 @@ impl ShardCore {
             let conn = self.conns.at(id.slot);
             conn.subscriptions.remove(subscription.channel);
             // What came before is the client's.
+            self.sender.queue_for(id.slot);
             let local = self.fanout.channel(subscription.channel);
             let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
             let kept = conn.kept_frames();

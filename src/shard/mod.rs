@@ -260,6 +260,9 @@ struct ShardCore {
     conns: Conns,
     fanout: Fanout,
     sender: Sender,
+    /// Nothing is sent directly, for a test that compares.
+    #[cfg(test)]
+    sends_through_outboxes: bool,
     compressing: Compressing,
     large_memory: LargeMemory,
     asks: Asks,
@@ -291,6 +294,8 @@ impl ShardCore {
             conns: Conns::new(own),
             fanout: Fanout::default(),
             sender: Sender::default(),
+            #[cfg(test)]
+            sends_through_outboxes: false,
             compressing: Compressing::default(),
             large_memory: LargeMemory::default(),
             asks: Asks::new(shards, settings.lane_parcels),
@@ -336,9 +341,9 @@ impl ShardCore {
             }
             Parcel::Announce { news } => {
                 let language = self.settings.language;
-                for voice in self.fanout.voices(&news.value().channel) {
+                for (voice, channel) in self.fanout.places(&news.value().channel) {
                     let frame = news.frame(voice, |news, out| dialect::write_presence(voice, out, news, language));
-                    self.fanout.append(&news.value().channel, voice, frame, 0, 0);
+                    self.fanout.append(channel, frame, 0, 0);
                 }
             }
             Parcel::Kick { conn } => self.kick(conn, now),
@@ -369,10 +374,9 @@ impl ShardCore {
     fn deliver(&mut self, delivery: &Delivery) {
         let publication = &**delivery.value();
         let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-        let channel = &publication.placed.channel;
-        for voice in self.fanout.voices(channel) {
+        for (voice, channel) in self.fanout.places(&publication.placed.channel) {
             let frame = delivery.frame(voice, |publication, out| dialect::write_publication(voice, out, publication));
-            self.fanout.append(channel, voice, frame, publication.offset(), key);
+            self.fanout.append(channel, frame, publication.offset(), key);
         }
     }
 
@@ -381,10 +385,10 @@ impl ShardCore {
         self.fanout.begin_epoch(&placed.channel, &placed.epoch);
         let Position { channel, epoch, offset: to } = placed.position();
         let gap = Gap { channel, epoch, from, to, reason: GapReason::Engine };
-        for voice in self.fanout.voices(channel) {
+        for (voice, channel) in self.fanout.places(channel) {
             let mut frame = Vec::new();
             dialect::write_gap(voice, &mut frame, &gap);
-            self.fanout.append(channel, voice, &frame, 0, 0);
+            self.fanout.append(channel, &frame, 0, 0);
         }
     }
 
@@ -397,9 +401,10 @@ impl ShardCore {
         self.sweep(now);
         self.compress_slice();
         self.hub.turn(now, &mut self.staging);
-        self.take_leave(now);
         // The end of a batch window has staged deliveries: they leave with the flush of this turn.
         self.take_own(&mut share, now);
+        // Last: what it hears from itself it hears in the next turn, for which its parcels are a reason.
+        self.take_leave(now);
         if let Some(at_ms) = self.hub.take_alarm() {
             self.actions.push(Action::Alarm(at_ms));
         }
@@ -496,7 +501,7 @@ impl ShardCore {
     /// The memory that is held for the connection, in bytes, and the most that it would be with what it is due.
     fn held_bytes(&mut self, id: ConnId) -> Option<(usize, usize)> {
         let conn = self.conns.get(id)?;
-        let due = |s: &Subscription| self.fanout.channel(s.channel).due(s.index as usize);
+        let due = |s: &Subscription| self.fanout.channel(s.channel).due_bytes(s.index as usize);
         let held = conn.outbox.held_bytes();
         Some((held, held + conn.outbox.gap_bytes() + conn.subscriptions.iter().map(due).sum::<usize>()))
     }
@@ -547,16 +552,22 @@ impl ShardCore {
 
     /// A message of the connection's own is about to be queued: what it is due of its channels goes before that.
     fn hand_over(&mut self, slot: u32) {
+        if self.fanout.due_channels(slot) > 0 {
+            self.hand_over_due(slot);
+        }
+        self.metrics.count(Count::Replies);
+        self.mark_dirty(slot);
+    }
+
+    fn hand_over_due(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
         let kept = conn.kept_frames();
-        for subscription in conn.subscriptions.iter() {
+        for subscription in self.fanout.due_of(slot, &conn.subscriptions) {
             let channel = self.fanout.channel(subscription.channel);
             let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
             let frames = channel.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
-        self.metrics.count(Count::Replies);
-        self.mark_dirty(slot);
     }
 
     fn mark_dirty(&mut self, slot: u32) {
