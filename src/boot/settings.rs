@@ -16,7 +16,8 @@ use crate::metrics::Metrics;
 use crate::shard::{Compression, Settings};
 use crate::site::Site;
 use crate::time::clock;
-use crate::wire::handshake::{self, Policy};
+use crate::wire::handshake::Policy;
+use crate::wire::http;
 use crate::wire::origin::Origins;
 use crate::wire::websocket;
 
@@ -77,6 +78,8 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             presence_digest_above: limits.presence_digest_above as u64,
             presence_list: limits.presence_list,
         },
+        presence_gather_ms: limits.presence_gather_ms,
+        presence_gather_above: limits.presence_gather_above,
         language: config.language,
         guard,
         metrics: Metrics::new(shards),
@@ -94,7 +97,7 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             },
             dev,
         }),
-        head: handshake::HeadLimits { head_bytes: limits.header_bytes, headers: limits.headers },
+        head: http::HeadLimits { head_bytes: limits.header_bytes, headers: limits.headers },
         messages: websocket::MessageLimits {
             message_bytes: limits.message_bytes,
             frame_bytes: limits.frame_limit(),

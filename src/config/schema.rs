@@ -301,7 +301,13 @@ settings! {
         revocations: usize = 100_000, range(1..=10_000_000);
         /// Channels with more members than this get digests of joins and leaves even if their presence is "events". They
         /// get events again below half of it.
-        presence_digest_above: usize = 1_000, range(1..=100_000_000);
+        presence_digest_above: usize = 200, range(1..=100_000_000);
+        /// Joins and leaves of a channel with more subscribers than `presence_gather_above` are sent at most once in this
+        /// time, in milliseconds. An event after a quiet time is sent at once, and those that follow are sent together.
+        /// 0 sends each at once.
+        presence_gather_ms: u64 = 50, range(0..=10_000);
+        /// In channels with at most this many subscribers on a shard each join and leave is sent at once.
+        presence_gather_above: usize = 20, range(0..=100_000_000);
         /// The most users that one digest lists. A digest says if there were more.
         presence_list: usize = 100, range(1..=10_000);
     }

@@ -168,6 +168,11 @@ impl LocalChannel {
         self.subscribers.len()
     }
 
+    /// Bytes of frames that no flush has taken up.
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.due.as_ref().map_or(0, |due| due.open.len())
+    }
+
     /// The channel has no subscriber here.
     pub fn is_empty(&self) -> bool {
         self.subscribers.is_empty()

@@ -37,7 +37,7 @@ pub struct Fanout {
     by_name: HashTable<u32>,
     hasher: foldhash::fast::RandomState,
     free: Vec<u32>,
-    /// Channels with frames that no flush has taken up, each once.
+    /// Channels with frames that the next flush takes up, each once.
     dirty: Vec<u32>,
     due: DueChannels,
     subscribers: usize,
@@ -103,18 +103,34 @@ impl Fanout {
     /// Appends one encoded frame to a channel's run; without subscribers it is dropped.
     /// Its `offset` and `key` are what [`Mark`](run::Mark) says.
     pub fn append(&mut self, channel: u32, frame: &[u8], offset: u64, key: u64) {
+        if self.append_unhurried(channel, frame, offset, key) {
+            self.make_dirty(channel);
+        }
+    }
+
+    /// Appends one frame as [`Fanout::append`] does, but no flush begins for it before [`Fanout::make_dirty`]. It leaves
+    /// earlier, in its place, with another frame of the channel or before a message of a subscriber's own. Returns whether
+    /// the channel has subscribers.
+    pub(crate) fn append_unhurried(&mut self, channel: u32, frame: &[u8], offset: u64, key: u64) -> bool {
         let local = self.channels[channel as usize].as_mut().expect("it was found under its name");
         if local.is_empty() {
-            return;
+            return false;
         }
-        let due = match &mut local.due {
-            Some(due) => due,
-            None => self.due.begin(channel, local),
-        };
+        if local.due.is_none() {
+            self.due.begin(channel, local);
+        }
+        local.append(frame, offset, key);
+        true
+    }
+
+    /// The next flush takes up what was appended to the channel. Returns false if there is nothing, or no such channel.
+    pub(crate) fn make_dirty(&mut self, channel: u32) -> bool {
+        let local = self.channels.get_mut(channel as usize).and_then(Option::as_mut);
+        let Some(due) = local.and_then(|local| local.due.as_mut()) else { return false };
         if !std::mem::replace(&mut due.is_dirty, true) {
             self.dirty.push(channel);
         }
-        local.append(frame, offset, key);
+        true
     }
 
     /// From here on the channel's offsets are those of `epoch`. A slow client's gaps before and after this stay apart.
@@ -279,6 +295,25 @@ mod tests {
         assert_eq!(sealed(&mut fanout, b), b"");
         fanout.end_walk(a.channel, 1);
         assert_eq!((fanout.due_channels(1), fanout.due_channels(2)), (0, 0));
+    }
+
+    #[test]
+    fn an_unhurried_frame_waits_and_keeps_its_place() {
+        let mut fanout = Fanout::default();
+        let name: Arc<str> = "c".into();
+        let a = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 1);
+        let b = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 2);
+        assert!(!fanout.make_dirty(a.channel) && !fanout.make_dirty(7));
+        assert!(fanout.append_unhurried(a.channel, b"one", 0, 0));
+        assert!(!fanout.is_dirty());
+        let late = fanout.subscribe((&name, NATIVE), &"e".into(), KEPT, 3);
+        assert_eq!(handed(&mut fanout, b), b"one", "before a message of its own");
+        assert!(fanout.make_dirty(a.channel) && fanout.make_dirty(a.channel));
+        fanout.append(a.channel, b"two", 1, 0);
+        assert_eq!(take_dirty(&mut fanout), [(a.channel, 1)]);
+        assert_eq!(sealed(&mut fanout, a), b"onetwo");
+        assert_eq!(sealed(&mut fanout, b), b"two");
+        assert_eq!(sealed(&mut fanout, late), b"two", "who came later does not hear of it");
     }
 
     #[test]

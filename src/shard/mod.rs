@@ -40,6 +40,7 @@
 //! other; no field is taken out and put back.
 
 mod admission;
+mod announcing;
 mod answers;
 mod asks;
 mod calls;
@@ -90,8 +91,9 @@ use crate::model::voice::Voice;
 use crate::site::Site;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
-use crate::wire::{frame, handshake, websocket};
+use crate::wire::{frame, http, websocket};
 use admission::Admission;
+use announcing::Announcing;
 use asks::Asks;
 use compression::Compressing;
 use conns::{Conns, Ending, Stage};
@@ -143,7 +145,7 @@ pub struct Settings {
     /// What is served over HTTP, and who may upgrade.
     pub site: Arc<Site>,
     /// Limits on the request's head.
-    pub head: handshake::HeadLimits,
+    pub head: http::HeadLimits,
     /// Limits on frames and messages.
     pub messages: websocket::MessageLimits,
     /// Bytes of a message of a client that has not signed in.
@@ -168,6 +170,10 @@ pub struct Settings {
     pub ping_interval_ms: u64,
     /// How long it then has to show a sign of life.
     pub pong_timeout_ms: u64,
+    /// How long joins and leaves are gathered before they are sent together, in milliseconds; 0: each is sent at once.
+    pub presence_gather_ms: u64,
+    /// In channels with at most this many subscribers on the shard each is sent at once.
+    pub presence_gather_above: usize,
     /// How messages are compressed for clients that this was agreed on with.
     pub compression: Compression,
     /// A clock in nanoseconds, from any moment on: for what is counted, and for nothing else.
@@ -265,6 +271,7 @@ struct ShardCore {
     sends_through_outboxes: bool,
     compressing: Compressing,
     large_memory: LargeMemory,
+    announcing: Announcing,
     asks: Asks,
     errands: Errands,
     deadlines: Deadlines,
@@ -298,6 +305,7 @@ impl ShardCore {
             sends_through_outboxes: false,
             compressing: Compressing::default(),
             large_memory: LargeMemory::default(),
+            announcing: Announcing::default(),
             asks: Asks::new(shards, settings.lane_parcels),
             errands: Errands::default(),
             deadlines: Deadlines::default(),
@@ -339,13 +347,7 @@ impl ShardCore {
                     self.answered(conn, request, &answer, now);
                 }
             }
-            Parcel::Announce { news } => {
-                let language = self.settings.language;
-                for (voice, channel) in self.fanout.places(&news.value().channel) {
-                    let frame = news.frame(voice, |news, out| dialect::write_presence(voice, out, news, language));
-                    self.fanout.append(channel, frame, 0, 0);
-                }
-            }
+            Parcel::Announce { news } => self.announce(&news, now),
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
@@ -405,9 +407,9 @@ impl ShardCore {
         self.take_own(&mut share, now);
         // Last: what it hears from itself it hears in the next turn, for which its parcels are a reason.
         self.take_leave(now);
-        if let Some(at_ms) = self.hub.take_alarm() {
-            self.actions.push(Action::Alarm(at_ms));
-        }
+        self.end_announcing(now);
+        let alarms = [self.hub.take_alarm(), self.announcing.take_alarm()];
+        self.actions.extend(alarms.into_iter().flatten().map(Action::Alarm));
         self.metrics.count(Count::Turns);
     }
 
@@ -485,6 +487,7 @@ impl ShardCore {
     fn is_quiescent(&self) -> bool {
         self.asks.are_all_answered()
             && !self.hub.is_holding()
+            && !self.announcing.is_waiting()
             && !self.is_stuck()
             && !self.has_work()
             && !self.sender.is_flushing()
@@ -494,7 +497,8 @@ impl ShardCore {
     fn what_waits(&self) -> String {
         let owed = self.asks.owed();
         let (stuck, dirty, flush) = (self.is_stuck(), self.wants_flush(), self.sender.is_flushing());
-        let (holding, own) = (self.hub.is_holding(), self.staging.own_len());
+        let holding = self.hub.is_holding() || self.announcing.is_waiting();
+        let own = self.staging.own_len();
         format!("credits {owed:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, holding {holding}, own {own}")
     }
 
