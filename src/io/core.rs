@@ -284,6 +284,11 @@ impl Signal {
         }
     }
 
+    /// Whether it has been rung since the last wait.
+    pub(super) fn is_rung(&self) -> bool {
+        self.is_rung.get()
+    }
+
     /// Forgets the rings so far.
     pub(super) fn clear(&self) {
         self.is_rung.set(false);

@@ -115,8 +115,11 @@ fn flags(interest: Interest) -> EventFlags {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
+    use std::time::Duration;
 
     use super::*;
+    use crate::io::driver::{Driver, Pause, Turnstile, pollable};
 
     fn id(slot: u32, generation: u32) -> ConnId {
         ConnId { shard: ShardId(3), slot, generation }
@@ -160,6 +163,36 @@ mod tests {
         assert_eq!(look(&mut readiness), []);
         readiness.change(id(0, 0), &ours, Interest { readable: true, writable: false });
         assert!(look(&mut readiness)[0].readable, "the end was not lost");
+    }
+
+    #[test]
+    fn both_drivers_wait_for_the_set_as_often_as_a_socket_becomes_ready() {
+        for driver in [Driver::IoUring, Driver::Epoll] {
+            let served = driver.serve(|| async move {
+                let (turnstile, pause) = (Rc::new(Turnstile::default()), Pause::new(driver)?);
+                let at = Rc::clone(&turnstile);
+                monoio::spawn(async move { at.serve(pause).await });
+                let mut readiness = Readiness::new(ShardId(0))?;
+                let waiting = pollable(readiness.descriptor()?)?;
+                let (ours, theirs) = UnixStream::pair()?;
+                readiness.add(id(0, 0), &ours, Interest { readable: true, writable: false })?;
+                for _ in 0..3 {
+                    let theirs = theirs.try_clone()?;
+                    monoio::spawn(async move {
+                        monoio::time::sleep(Duration::from_millis(2)).await;
+                        rustix::io::write(&theirs, b"x").expect("a byte fits");
+                    });
+                    // Twice, because the byte is not read after the first time.
+                    for _ in 0..2 {
+                        turnstile.readable(&waiting).await?;
+                        assert_eq!(look(&mut readiness).len(), 1, "{driver:?}");
+                    }
+                    rustix::io::read(&ours, &mut [0; 8])?;
+                }
+                Ok(())
+            });
+            served.expect("it serves");
+        }
     }
 
     #[test]

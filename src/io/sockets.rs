@@ -361,7 +361,55 @@ fn reset(socket: impl AsFd) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    fn look(sockets: &mut Sockets) -> Vec<Ready> {
+        let mut ready = Vec::new();
+        sockets.look(&mut ready);
+        ready
+    }
+
+    #[test]
+    fn a_paused_connection_is_not_read_until_it_has_been_resumed() {
+        let id = ConnId { shard: ShardId(0), slot: 2, generation: 9 };
+        let mut sockets = Sockets::new(ShardId(0)).expect("a descriptor is left");
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        sockets.insert(id, ours.into(), Layer::Plain).expect("it is watched");
+        let mut buffer = [0; 8];
+        assert!(!sockets.end_pause(id), "it is not paused");
+        sockets.pause(id);
+        rustix::io::write(&theirs, b"x").expect("a byte fits");
+        // Most pauses are short, so the kernel is told only when it has reported the socket.
+        assert!(look(&mut sockets).iter().all(|_| sockets.receive(id, &mut buffer).is_none()));
+        assert_eq!(look(&mut sockets), []);
+        assert!(sockets.end_pause(id));
+        assert!(!sockets.end_pause(id), "the shard is asked once");
+        assert!(sockets.receive(id, &mut buffer).is_none(), "the shard has not resumed it yet");
+        assert_eq!(look(&mut sockets), []);
+        sockets.read_on(id);
+        assert_eq!(look(&mut sockets), [Ready { id, readable: true, writable: false }]);
+        assert_eq!(sockets.receive(id, &mut buffer), Some(Ok(1)));
+        let gone = ConnId { generation: 8, ..id };
+        assert!(sockets.receive(gone, &mut buffer).is_none() && !sockets.remove(gone), "an earlier connection's id");
+        assert!(sockets.remove(id));
+        assert_eq!(rustix::io::read(&theirs, &mut buffer), Ok(0), "the socket is closed");
+    }
+
+    #[test]
+    fn writability_is_reported_once_for_each_wait() {
+        let id = ConnId { shard: ShardId(0), slot: 0, generation: 0 };
+        let mut sockets = Sockets::new(ShardId(0)).expect("a descriptor is left");
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        sockets.insert(id, ours.into(), Layer::Plain).expect("it is watched");
+        assert_eq!(look(&mut sockets), []);
+        sockets.await_writable(id);
+        assert_eq!(look(&mut sockets), [Ready { id, readable: false, writable: true }]);
+        assert!(sockets.take_writable(id));
+        assert_eq!(look(&mut sockets), []);
+        assert!(!sockets.take_writable(id), "nobody waits");
+    }
 
     #[test]
     fn a_slot_is_three_words() {

@@ -20,11 +20,15 @@ use crate::shard::Input;
 const READS_PER_CLOCK: usize = 16;
 
 /// Serves the sockets that the readiness set reports. The shard's other tasks run between two looks at the set, so a
-/// client that sends without a pause does not have the shard to itself: it is received from once per look.
-pub(super) async fn serve(core: Rc<Core>, readiness: UnixStream) {
+/// client that sends without a pause does not have the shard to itself: it is received from once per look. If
+/// `keeps_awake`, the loop takes a turn after each look, and so puts off its sleep.
+pub(super) async fn serve(core: Rc<Core>, readiness: UnixStream, keeps_awake: bool) {
     let mut ready = Vec::with_capacity(READY_MAX);
     while core.turnstile().readable(&readiness).await.is_ok() {
         serve_ready(&core, &mut ready);
+        if keeps_awake {
+            core.turn_signal().ring();
+        }
     }
 }
 

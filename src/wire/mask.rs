@@ -7,8 +7,8 @@
 /// XORs `payload` with `key`, whose first byte to be used is `key[phase % 4]`: `phase` is the number of bytes
 /// of this frame's payload that went through the mask before.
 pub fn apply(payload: &mut [u8], key: [u8; 4], phase: usize) {
-    let mut key = key;
-    key.rotate_left(phase % 4);
+    let turned = u32::from_le_bytes(key).rotate_right(8 * (phase % 4) as u32);
+    let key = turned.to_le_bytes();
 
     // 32 is a multiple of the key's 4, so every block starts at the same key byte. An array of known length
     // lets the compiler use vector registers without `unsafe`.
