@@ -27,7 +27,7 @@ pub struct ManyPublishes {
 
 #[derive(Debug)]
 enum ManySource {
-    Broadcast { channels: std::vec::IntoIter<String>, publication: PublicationInput },
+    Broadcast { channels: std::vec::IntoIter<Arc<str>>, publication: PublicationInput },
     Lines(LinesLeft),
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn publish_result(answer: Answer) -> Result<(Placed, bool), ApiError>
 
 impl ManyPublishes {
     /// One publication to many channels.
-    pub(super) fn of_broadcast(channels: Vec<String>, publication: PublicationInput) -> Self {
+    pub(super) fn of_broadcast(channels: Vec<Arc<str>>, publication: PublicationInput) -> Self {
         let entries = Vec::with_capacity(channels.len());
         Self { source: ManySource::Broadcast { channels: channels.into_iter(), publication }, entries, waiting: 0 }
     }
@@ -90,7 +90,7 @@ impl ManyPublishes {
         loop {
             let (channel, line, made) = match &mut self.source {
                 ManySource::Broadcast { channels, publication } => {
-                    let channel: Arc<str> = channels.next()?.into();
+                    let channel = channels.next()?;
                     let made = rules.check_channel(&channel).map(|_| publication.to(Arc::clone(&channel)));
                     (Some(channel), 0, made)
                 }
