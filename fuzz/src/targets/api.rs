@@ -125,10 +125,11 @@ pub fn run(bytes: &[u8]) {
     assert_eq!(read(stream, usize::from(*piece) + 1, 0), whole, "in pieces of {}", usize::from(*piece) + 1);
     let hold_every = usize::from(hold_every % 4);
     assert_eq!(read(stream, stream.len().max(1), hold_every), whole, "held after each {hold_every}");
-    let mut rest = stream;
+    let mut rest = Some(stream);
     for request in &whole.0 {
+        let read = rest.map(naive_head);
         let is_last = request.contains("is_last: true");
-        let Some((method, behind)) = naive(rest) else {
+        let Some(Some((method, behind))) = read else {
             assert!(is_last, "a request that a naive reader does not see: {request}");
             return;
         };
@@ -139,8 +140,9 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// The method of the first request, and what follows the request, read as simply as another server might.
-fn naive(stream: &[u8]) -> Option<(String, &[u8])> {
+/// The method of the first request, and what follows the request if its end has come, read as simply as another server
+/// might.
+fn naive_head(stream: &[u8]) -> Option<(String, Option<&[u8]>)> {
     let mut lines = Vec::new();
     let mut rest = stream;
     loop {
@@ -160,28 +162,31 @@ fn naive(stream: &[u8]) -> Option<(String, &[u8])> {
             own.eq_ignore_ascii_case(name).then(|| value.trim().to_ascii_lowercase())
         })
     };
-    if value("transfer-encoding").is_some() {
-        loop {
-            let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
-            let line = String::from_utf8_lossy(&rest[..end]).into_owned();
-            let size = usize::from_str_radix(line.split([';', ' ', '\t']).next()?, 16).ok()?;
-            rest = &rest[end + 2..];
-            if size == 0 {
-                break;
-            }
-            rest = rest.get(size + 2..)?;
+    let behind = match value("transfer-encoding") {
+        Some(_) => behind_chunks(rest),
+        None => {
+            value("content-length").map_or(Some(0), |value| value.parse().ok()).and_then(|length| rest.get(length..))
         }
-        loop {
-            let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
-            rest = &rest[end + 2..];
-            if end == 0 {
-                return Some((method, rest));
-            }
+    };
+    Some((method, behind))
+}
+
+/// What follows a body in chunks.
+fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
+    let line = |rest: &mut &[u8]| -> Option<String> {
+        let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
+        let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+        *rest = &rest[end + 2..];
+        Some(line)
+    };
+    loop {
+        let size = usize::from_str_radix(line(&mut rest)?.split([';', ' ', '\t']).next()?, 16).ok()?;
+        if size == 0 {
+            while !line(&mut rest)?.is_empty() {}
+            return Some(rest);
         }
+        rest = rest.get(size.checked_add(2)?..)?;
     }
-    let length = value("content-length").map_or(Some(0), |value| value.parse().ok())?;
-    // The rest of a body that has not come, or is read over, hides nothing.
-    Some((method, rest.get(length..).unwrap_or_default()))
 }
 
 /// A few requests behind each other, mostly well formed.
