@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use crate::ids::{ConnId, ShardId};
 
@@ -135,7 +135,8 @@ mod tests {
     fn a_socket_is_reported_until_it_has_been_read_and_not_while_nobody_waits_for_it() {
         let mut readiness = Readiness::new(ShardId(3)).expect("a descriptor is left");
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let (readable, none) = (Interest { readable: true, writable: false }, Interest { readable: false, writable: false });
+        let (readable, none) =
+            (Interest { readable: true, writable: false }, Interest { readable: false, writable: false });
         let id = id(7, u32::MAX);
         readiness.add(id, &ours, readable).expect("it is watched");
         assert_eq!(look(&mut readiness), []);
