@@ -1,4 +1,5 @@
-//! Reads the header with which a trusted proxy begins a connection. It is read before the shard knows the connection.
+//! The header with which a trusted proxy begins a connection: reads it, and not a byte of what follows. That happens before
+//! the shard knows the connection. Called by `accept`; `wire::proxy` knows the format.
 
 use std::os::fd::{AsFd, OwnedFd};
 

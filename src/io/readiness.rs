@@ -26,7 +26,7 @@ pub(super) struct Interest {
 
 /// A socket that is ready. One that has failed is ready for both.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Ready {
+pub(super) struct ReadySocket {
     /// The connection. It may have ended since, and its slot may have another one.
     pub(super) id: ConnId,
     /// Receiving does not wait.
@@ -75,7 +75,7 @@ impl Readiness {
     }
 
     /// Asks the kernel for sockets that are ready, and adds them to `ready`.
-    pub(super) fn look(&mut self, ready: &mut Vec<Ready>) {
+    pub(super) fn look(&mut self, ready: &mut Vec<ReadySocket>) {
         self.events.clear();
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Fails only if a signal came first: then the next look reports the same.
@@ -83,7 +83,7 @@ impl Readiness {
         ready.extend(self.events.iter().map(|event| {
             let (id, flags) = (event.data.u64(), event.flags);
             let has_failed = flags.intersects(EventFlags::ERR | EventFlags::HUP);
-            Ready {
+            ReadySocket {
                 id: ConnId { shard: self.own, slot: id as u32, generation: (id >> 32) as u32 },
                 readable: has_failed || flags.contains(EventFlags::IN),
                 writable: has_failed || flags.contains(EventFlags::OUT),
@@ -125,7 +125,7 @@ mod tests {
         ConnId { shard: ShardId(3), slot, generation }
     }
 
-    fn look(readiness: &mut Readiness) -> Vec<Ready> {
+    fn look(readiness: &mut Readiness) -> Vec<ReadySocket> {
         let mut ready = Vec::new();
         readiness.look(&mut ready);
         ready
@@ -141,7 +141,7 @@ mod tests {
         readiness.add(id, &ours, readable).expect("it is watched");
         assert_eq!(look(&mut readiness), []);
         rustix::io::write(&theirs, b"x").expect("a byte fits");
-        let reported = [Ready { id, readable: true, writable: false }];
+        let reported = [ReadySocket { id, readable: true, writable: false }];
         assert_eq!(look(&mut readiness), reported);
         assert_eq!(look(&mut readiness), reported, "the byte is still there");
         readiness.change(id, &ours, none);
@@ -151,7 +151,7 @@ mod tests {
         rustix::io::read(&ours, &mut [0; 8]).expect("the byte is there");
         assert_eq!(look(&mut readiness), []);
         readiness.change(id, &ours, Interest { readable: true, writable: true });
-        assert_eq!(look(&mut readiness), [Ready { id, readable: false, writable: true }]);
+        assert_eq!(look(&mut readiness), [ReadySocket { id, readable: false, writable: true }]);
     }
 
     #[test]

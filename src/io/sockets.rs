@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::ids::{ConnId, ShardId};
-use crate::io::readiness::{Interest, Readiness, Ready};
+use crate::io::readiness::{Interest, Readiness, ReadySocket};
 use crate::shard::{Sent, Wire};
 use crate::tls::{self, Opened, TlsError};
 use crate::wire::handshake::{HttpRefusal, method_of};
@@ -140,7 +140,7 @@ impl Sockets {
     }
 
     /// Asks the kernel which sockets are ready, and adds some of them to `ready`.
-    pub(super) fn look(&mut self, ready: &mut Vec<Ready>) {
+    pub(super) fn look(&mut self, ready: &mut Vec<ReadySocket>) {
         self.readiness.look(ready);
     }
 
@@ -365,7 +365,7 @@ mod tests {
 
     use super::*;
 
-    fn look(sockets: &mut Sockets) -> Vec<Ready> {
+    fn look(sockets: &mut Sockets) -> Vec<ReadySocket> {
         let mut ready = Vec::new();
         sockets.look(&mut ready);
         ready
@@ -389,7 +389,7 @@ mod tests {
         assert!(sockets.receive(id, &mut buffer).is_none(), "the shard has not resumed it yet");
         assert_eq!(look(&mut sockets), []);
         sockets.read_on(id);
-        assert_eq!(look(&mut sockets), [Ready { id, readable: true, writable: false }]);
+        assert_eq!(look(&mut sockets), [ReadySocket { id, readable: true, writable: false }]);
         assert_eq!(sockets.receive(id, &mut buffer), Some(Ok(1)));
         let gone = ConnId { generation: 8, ..id };
         assert!(sockets.receive(gone, &mut buffer).is_none() && !sockets.remove(gone), "an earlier connection's id");
@@ -405,7 +405,7 @@ mod tests {
         sockets.insert(id, ours.into(), Layer::Plain).expect("it is watched");
         assert_eq!(look(&mut sockets), []);
         sockets.await_writable(id);
-        assert_eq!(look(&mut sockets), [Ready { id, readable: false, writable: true }]);
+        assert_eq!(look(&mut sockets), [ReadySocket { id, readable: false, writable: true }]);
         assert!(sockets.take_writable(id));
         assert_eq!(look(&mut sockets), []);
         assert!(!sockets.take_writable(id), "nobody waits");

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::ids::ConnId;
 use crate::io::core::{Buffers, Core};
-use crate::io::readiness::{READY_MAX, Ready};
+use crate::io::readiness::{READY_MAX, ReadySocket};
 use crate::io::sockets::Decrypted;
 use crate::metrics::Count;
 use crate::shard::Input;
@@ -46,11 +46,11 @@ pub(super) fn catch_up(core: &Rc<Core>) {
 
 /// Looks at the readiness set once, and serves what it reports. Returns how many sockets that were. `ready` is empty before
 /// and after.
-fn serve_ready(core: &Rc<Core>, ready: &mut Vec<Ready>) -> usize {
+fn serve_ready(core: &Rc<Core>, ready: &mut Vec<ReadySocket>) -> usize {
     core.sockets().look(ready);
     for some in ready.chunks(READS_PER_CLOCK) {
         core.hold_now();
-        for &Ready { id, readable, writable } in some {
+        for &ReadySocket { id, readable, writable } in some {
             if readable {
                 receive(core, id);
             }
