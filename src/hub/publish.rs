@@ -81,7 +81,7 @@ impl Publisher {
         if window_ms == 0 {
             return deliver(channel, publication, out);
         }
-        let batch = &mut channel.batch;
+        let batch = &mut channel.waits_mut().batch;
         if !batch.is_open() {
             batch.until_ms = now.mono_ms.saturating_add(window_ms);
         }
@@ -92,7 +92,7 @@ impl Publisher {
 
     /// Ends the channel's batch window: its publications leave.
     pub(crate) fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) {
-        let Batch { mut publications, bytes, .. } = std::mem::take(&mut channel.batch);
+        let Batch { mut publications, bytes, .. } = std::mem::take(&mut channel.waits_mut().batch);
         self.batched_bytes -= bytes;
         if Fault::SwappedOrder.is_planted() && publications.len() > 1 {
             publications.swap(0, 1); // PLANTED
