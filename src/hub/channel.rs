@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::engine::history::HistoryBounds;
 use super::engine::{Engine, LogId};
 use super::follow::FollowState;
 use super::presence::{Announcer, Members};
@@ -81,6 +82,11 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// How much history the channel has.
+    pub(crate) fn history_bounds(&self) -> HistoryBounds {
+        HistoryBounds { count: self.namespace.history_size, age_ms: self.namespace.history_age_ms }
+    }
+
     /// Whether publications wait for the end of the window.
     pub(crate) fn is_open(&self) -> bool {
         !self.publications.is_empty()
@@ -138,6 +144,12 @@ impl Channel {
     /// How many publications wait for the end of a batch window.
     pub(crate) fn batched(&self) -> usize {
         self.waits().map_or(0, |waits| waits.batch.publications.len())
+    }
+
+    /// The end of the batch window and the channel's key, if the window has just been opened by a publication.
+    pub(crate) fn new_window(&self) -> Option<(u64, ChannelKey)> {
+        let batch = &self.waits()?.batch;
+        (batch.publications.len() == 1).then_some((batch.until_ms, self.key))
     }
 
     /// How many answers wait.

@@ -58,7 +58,7 @@ impl Publisher {
         Ok(match engine.submit(terms, publish, fits, timestamp, now.mono_ms, out) {
             Submitted::Accepted { placed, timestamp, publish } => {
                 let publication = Arc::new(place(settings, channel, placed.clone(), timestamp, publish));
-                engine.logs_mut().keep(channel.log, &publication, now.mono_ms);
+                engine.logs_mut().keep(channel.log, channel.history_bounds(), &publication, now.mono_ms);
                 self.hand_on(channel, publication, channel.namespace.batch_window_ms, now, out);
                 Answer::Published { placed, duplicate: false }
             }

@@ -125,7 +125,7 @@ impl Scene {
         let mut names: Vec<_> = self.hub.owned().into_iter().map(|owned| owned.name.to_string()).collect();
         names.sort();
         assert_eq!(self.hub.holdings().channels, names.len());
-        let deserted = self.hub.channels.values().filter(|channel| channel.deserted_ms.is_some()).count();
+        let deserted = self.hub.channels.iter().filter(|channel| channel.deserted_ms.is_some()).count();
         assert_eq!(self.hub.deserted.len(), deserted);
         names
     }
