@@ -41,8 +41,7 @@ impl ShardCore {
                 self.subscribe_all(id, &after, now);
             }
             (Outcome::Subscribed(mark), Answer::Subscribed(attached)) => {
-                self.attach(id, request, &attached.placed);
-                let overflow = self.sending(&attached.placed.channel).overflow.as_str();
+                let overflow = self.attach(id, request, &attached.placed).overflow.as_str();
                 let recovery = recovery(attached);
                 let position = attached.placed.position();
                 let expires_at = self.conns.at(id.slot).session.grant_expires_at_ms(position.channel);
@@ -127,16 +126,14 @@ impl ShardCore {
     }
 
     /// From here on the connection gets what the channel's lane brings.
-    fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) {
-        let sending = self.sending(&placed.channel);
+    fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) -> Sending {
+        let namespace = self.settings.hub.namespaces.of(&placed.channel);
+        let sending = namespace.expect("the owner found it").sending();
         let voice = self.conns.at(id.slot).framing.voice();
         let mut subscription = self.fanout.subscribe((&placed.channel, voice), &placed.epoch, sending, id.slot);
         subscription.request = request;
         self.conns.at(id.slot).subscriptions.push(subscription);
-    }
-
-    fn sending(&self, channel: &str) -> Sending {
-        self.settings.hub.namespaces.of(channel).expect("the owner found it").sending()
+        sending
     }
 
     /// Nobody waits for this answer any more: what it attached is detached.
