@@ -35,7 +35,7 @@ pub(crate) fn claim(
         Claimed::First => {
             let joined = Change::Joined(Arc::clone(&claim.user));
             announce(settings, lobby, joined, users.count(), now, out);
-        },
+        }
         Claimed::Another => {}
         Claimed::Instead(old) => {
             lobby.detach(old, None);

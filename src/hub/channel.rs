@@ -82,11 +82,6 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// How much history the channel has.
-    pub(crate) fn history_bounds(&self) -> HistoryBounds {
-        HistoryBounds { count: self.namespace.history_size, age_ms: self.namespace.history_age_ms }
-    }
-
     /// Whether publications wait for the end of the window.
     pub(crate) fn is_open(&self) -> bool {
         !self.publications.is_empty()
@@ -114,6 +109,11 @@ impl Channel {
             filed: 0,
             log,
         }
+    }
+
+    /// How much history the channel has.
+    pub(crate) fn history_bounds(&self) -> HistoryBounds {
+        HistoryBounds { count: self.namespace.history_size, age_ms: self.namespace.history_age_ms }
     }
 
     /// By what the hub finds the channel.

@@ -153,7 +153,7 @@ pub(crate) fn place(
 fn deliver(channel: &Channel, publication: Arc<Publication>, out: &mut Staging<Parcel>) {
     let dropped = Fault::DroppedParcel.is_planted() && publication.offset().is_multiple_of(16); // PLANTED
     let delivery = Arc::new(Delivery::new(publication));
-    for shard in channel.interested().skip(usize::from(dropped)) {
+    for shard in channel.interested().into_iter().skip(usize::from(dropped)) {
         out.push(shard, Parcel::Deliver { delivery: Arc::clone(&delivery) });
     }
 }

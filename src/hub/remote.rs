@@ -168,7 +168,9 @@ impl Hub {
             let has_room = match first {
                 EngineNews::Publication { placed, .. }
                 | EngineNews::Gap { placed, .. }
-                | EngineNews::Following { placed, .. } => self.lanes_have_room(self.channels.find(&placed.channel), out),
+                | EngineNews::Following { placed, .. } => {
+                    self.lanes_have_room(self.channels.find(&placed.channel), out)
+                }
                 EngineNews::Outcome { .. } | EngineNews::Page { .. } => true,
             };
             if !has_room {

@@ -55,8 +55,8 @@ impl Subscribers {
             Self::None => *self = Self::One((conn, request)),
             Self::One(one) if one.0 == conn => one.1 = request,
             Self::One(one) => *self = Self::Few(vec![*one, (conn, request)]),
-            Self::Few(few) => match few.iter_mut().find(|(other, _)| *other == conn) {
-                Some(entry) => entry.1 = request,
+            Self::Few(few) => match few.iter().position(|(other, _)| *other == conn) {
+                Some(at) => few[at].1 = request,
                 None if few.len() < FEW => {
                     if few.len() == few.capacity() {
                         few.reserve_exact(few.len().min(FEW - few.len()));

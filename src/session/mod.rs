@@ -2,8 +2,8 @@
 //! and it turns the owners' answers into [`Outcome`]s. It knows no dialect, no socket, no lane and no queue. `shard`
 //! carries the effects out.
 
-pub(crate) mod rights;
 mod pending;
+pub(crate) mod rights;
 mod rules;
 mod waiting;
 
@@ -22,7 +22,7 @@ use crate::model::refusal::RequestError;
 use crate::model::text::{Text, trim};
 use crate::model::user::User;
 use crate::planted::Fault;
-use crate::session::rights::{Grant, Lapse, Rights};
+use crate::session::rights::{Lapse, Rights};
 use crate::time::clock::Now;
 use crate::wire::codes::close;
 use pending::{Pending, PendingRequests, RequestKind};
@@ -397,9 +397,12 @@ impl Session {
     }
 
     fn unsubscribe<'a>(&mut self, channel: &'a str, id: Option<&'a str>, rules: &Rules<'_>) -> Effect<'a> {
-        let mut of_channel = self.pending_on(channel).filter(|pending| !pending.is_cancelled());
-        let (first, more) = (of_channel.next(), of_channel.next().is_some());
-        if let Some(subscribe) = first.filter(|pending| pending.subscribes()).map(|pending| pending.request) {
+        let (subscribe, more) = {
+            let mut of_channel = self.pending_on(channel).filter(|pending| !pending.is_cancelled());
+            let first = of_channel.next().filter(|pending| pending.subscribes());
+            (first.map(|pending| pending.request), of_channel.next().is_some())
+        };
+        if let Some(subscribe) = subscribe {
             if more {
                 // Requests on the channel that came after the subscribe are answered first.
                 return self.local(Local::Unsubscribe, channel, id);
