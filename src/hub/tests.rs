@@ -238,14 +238,14 @@ fn a_channel_with_subscribers_is_nobody_elses_place() {
 #[test]
 fn who_published_within_a_batch_window_is_answered_before_the_channel_goes() {
     let mut scene = Scene::new();
-    assert!(scene.publish("slow:a").is_none(), "the answer waits for the window's end");
     for name in ["b", "c", "d"] {
         scene.published(name);
     }
+    assert!(scene.publish("slow:a").is_none(), "the answer waits for the window's end");
     scene.pass(0);
     let ask = Ask::Subscribe { channel: "e".into(), user: user("ann"), recover: None };
     let first = scene.ask(Asker::Conn(conn(1)), ask);
-    // b, c and d were used at the same time, and come before it by name.
+    // b, c and d were used at the same time, and were made before it.
     let second =
         scene.ask(Asker::Conn(conn(2)), Ask::Subscribe { channel: "f".into(), user: user("bob"), recover: None });
     assert!(matches!((first, second), (Some(Answer::Subscribed(_)), Some(Answer::Subscribed(_)))));
