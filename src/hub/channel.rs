@@ -240,7 +240,7 @@ impl Channel {
     }
 
     /// The shards that have subscribers.
-    pub(crate) fn interested(&self) -> SmallVec<[ShardId; 8]> {
+    pub(crate) fn interested(&self) -> SmallVec<[ShardId; 4]> {
         self.subscribers.shards()
     }
 }

@@ -23,7 +23,9 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::Guard;
 use crate::mesh::Staging;
 use crate::model::namespace::Namespaces;
-use crate::model::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, UsersPage};
+use crate::model::parcel::{
+    Answer, Ask, Asker, Attached, Claim, HistoryPage, Missed, PageSize, Parcel, Refusal, UsersPage,
+};
 use crate::model::position::Since;
 use crate::model::publication::Publication;
 use crate::model::user::{DuplicateLogin, User};
@@ -434,7 +436,7 @@ impl Hub {
                     return Performed::Done(Answer::Refused(Refusal::Forbidden));
                 }
                 attach::subscribe(settings, channel, (conn, request), &user, now, out);
-                Performed::Done(Answer::Subscribed(Box::new(recovered(settings, engine, channel, recover.as_deref()))))
+                Performed::Done(Answer::Subscribed(recovered(settings, engine, channel, recover.as_deref())))
             }
             (Ask::History { since, limit, reverse, .. }, _) => {
                 if let Engine::Remote(remote) = engine
@@ -649,25 +651,21 @@ fn claimed(settings: &HubSettings, engine: &Engine, users: &Users, lobby: &Chann
 /// The channel's position, and the publications that a client at `since` missed.
 fn recovered(settings: &HubSettings, engine: &Engine, channel: &Channel, since: Option<&Since>) -> Attached {
     let placed = channel.position(engine);
-    let mut attached = Attached { placed, recovered: None, lost_from: 0, publications: Vec::new() };
-    let Some(since) = since else { return attached };
+    let Some(since) = since else { return Attached { placed, missed: None } };
     let same = *since.epoch == **engine.logs().epoch(channel.log);
     let found = if same {
-        engine.logs().since(channel.log, since.offset, attached.placed.offset, settings.recover_bytes)
+        engine.logs().since(channel.log, since.offset, placed.offset, settings.recover_bytes)
     } else {
         HistoryRecovery::Incomplete
     };
-    match found {
-        HistoryRecovery::Complete(publications) => {
-            attached.recovered = Some(true);
-            attached.publications = publications;
-        }
+    let missed = match found {
+        HistoryRecovery::Complete(publications) => Missed { publications, lost_from: None },
         HistoryRecovery::Incomplete => {
-            attached.recovered = Some(false);
-            attached.lost_from = if same { since.offset.saturating_add(1) } else { 1 };
+            let lost_from = Some(if same { since.offset.saturating_add(1) } else { 1 });
+            Missed { publications: Vec::new(), lost_from }
         }
-    }
-    attached
+    };
+    Attached { placed, missed: Some(Box::new(missed)) }
 }
 
 fn history(
@@ -684,7 +682,7 @@ fn history(
     let placed = channel.position(engine);
     let (since, bytes) = (since.map(|since| since.offset), settings.recover_bytes);
     let publications = engine.logs().page(channel.log, since, placed.offset, limit, bytes, reverse);
-    Answer::History(Box::new(Attached { placed, recovered: None, lost_from: 0, publications }))
+    Answer::History(Box::new(HistoryPage { placed, publications }))
 }
 
 fn next_deadline(engine: &Engine, channel: &Channel, now: Now) -> Option<u64> {

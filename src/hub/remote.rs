@@ -14,7 +14,7 @@ use super::publish::place;
 use super::table::ChannelKey;
 use crate::mesh::Staging;
 use crate::model::engine::{EngineNews, EngineOutcome, EnginePublication, Ticket};
-use crate::model::parcel::{Answer, Ask, Attached, Parcel, Refusal};
+use crate::model::parcel::{Answer, Ask, HistoryPage, Parcel, Refusal};
 use crate::model::position::{Placed, Since};
 use crate::model::publication::Publish;
 use crate::planted::Fault;
@@ -200,7 +200,7 @@ impl Hub {
             EngineNews::Page { ticket, placed, publications } => {
                 let Some(UnderWay { channel: name, .. }) = self.at_engine.tickets.remove(&ticket) else { return };
                 let Some(channel) = self.channels.find(&name).and_then(|key| self.channels.get(key)) else { return };
-                let mut page = Attached { placed, recovered: None, lost_from: 0, publications: Vec::new() };
+                let mut page = HistoryPage { placed, publications: Vec::new() };
                 let mut bytes = 0;
                 for EnginePublication { offset, timestamp, publish } in publications {
                     let placed = Placed { offset, ..page.placed.clone() };

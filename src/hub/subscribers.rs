@@ -110,12 +110,16 @@ impl Subscribers {
     }
 
     /// The shards that have subscribers, in the order of their numbers.
-    pub(crate) fn shards(&self) -> SmallVec<[ShardId; 8]> {
+    pub(crate) fn shards(&self) -> SmallVec<[ShardId; 4]> {
         match self {
             Self::None => SmallVec::new(),
             Self::One((conn, _)) => SmallVec::from_slice(&[conn.shard]),
+            // Nearly always all are on one shard.
+            Self::Few(few) if few.iter().all(|(conn, _)| conn.shard == few[0].0.shard) => {
+                SmallVec::from_slice(&[few[0].0.shard])
+            }
             Self::Few(few) => {
-                let mut shards: SmallVec<[ShardId; 8]> = SmallVec::new();
+                let mut shards: SmallVec<[ShardId; 4]> = SmallVec::new();
                 for (conn, _) in few {
                     if let Err(at) = shards.binary_search(&conn.shard) {
                         shards.insert(at, conn.shard);

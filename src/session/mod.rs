@@ -496,15 +496,16 @@ impl Session {
     /// Takes an owner's answer. After `SignedIn`, the second part holds the channels for [`Session::subscribe_to`].
     pub(crate) fn answered(&mut self, request: u32, answer: &Answer) -> (Outcome, Vec<Wanted>) {
         let none = Vec::new();
-        let stale = |pending: &Pending| {
-            Fault::StaleSubscribed.is_planted() // PLANTED
-                && pending.subscribes()
-                && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
-        };
         let named = |pending: &Pending| pending.request == request;
-        let Some(at) = self.pending().position(stale).or_else(|| self.pending().position(named)) else {
-            return (Outcome::Stale, none);
-        };
+        let mut at = self.pending().position(named);
+        if Fault::StaleSubscribed.is_planted() {
+            let stale = |pending: &Pending| {
+                pending.subscribes()
+                    && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
+            };
+            at = self.pending().position(stale).or(at); // PLANTED
+        }
+        let Some(at) = at else { return (Outcome::Stale, none) };
         let Pending { id, kind, channel, .. } = self.remove_pending(at);
         let outcome = match (answer, kind) {
             (_, RequestKind::Cancelled) => Outcome::Stale,

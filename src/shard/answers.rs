@@ -214,8 +214,8 @@ impl ShardCore {
             Answer::Published { placed, duplicate } => {
                 self.say(id, &Reply::Ack { position: placed.position(), duplicate: *duplicate }, mark);
             }
-            Answer::History(attached) => {
-                let (position, publications) = (attached.placed.position(), &*attached.publications);
+            Answer::History(page) => {
+                let (position, publications) = (page.placed.position(), &*page.publications);
                 self.say(id, &Reply::History { position, publications }, mark);
             }
             Answer::Users(page) => {
@@ -235,9 +235,8 @@ impl ShardCore {
     /// What could not be recovered, where it is missing: right behind the answer that says so.
     fn say_gap(&mut self, id: ConnId, attached: &Attached) {
         let Placed { channel, epoch, offset } = &attached.placed;
-        let from = attached.lost_from;
-        let is_lost = attached.recovered == Some(false) && from <= *offset;
-        let gap = is_lost.then_some(Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
+        let lost_from = attached.lost_from().filter(|from| from <= offset);
+        let gap = lost_from.map(|from| Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
         match (self.conns.at(id.slot).framing.voice(), gap) {
             (Voice::EventStream, gap) => self.say_gap_on_stream(id, attached, gap),
             (voice, Some(gap)) => self.push_private(id.slot, |out| dialect::write_gap(voice, out, &gap)),
@@ -295,5 +294,5 @@ fn parcel(conn: ConnId, request: u32, ask: Ask) -> Parcel {
 }
 
 fn recovery(attached: &Attached) -> Option<Recovered<'_>> {
-    attached.recovered.map(|recovered| Recovered { recovered, publications: &attached.publications })
+    attached.recovery().map(|(recovered, publications)| Recovered { recovered, publications })
 }

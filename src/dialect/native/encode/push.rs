@@ -107,13 +107,14 @@ pub fn publication_frame_len(publication: &Publication) -> usize {
 /// Appends a user as everybody is shown them.
 pub fn write_user(out: &mut Vec<u8>, user: &User, escape: bool) {
     let name: Cow<'_, str> = if escape { escape_html(user.name()) } else { user.name().into() };
-    let mut object = ObjectWriter::begin(out);
+    out.extend_from_slice(br#"{"id":"#);
     match user.has_number() {
-        true => object.value("id").extend_from_slice(user.key().as_bytes()),
-        false => object.text("id", user.key()),
+        true => out.extend_from_slice(user.key().as_bytes()),
+        false => write_text(out, user.key()),
     }
-    object.text("username", &name);
-    object.end();
+    out.extend_from_slice(br#","username":"#);
+    write_text(out, &name);
+    out.push(b'}');
 }
 
 fn user_len(user: &User, escape: bool) -> usize {
