@@ -16,7 +16,8 @@ use crate::metrics::Metrics;
 use crate::shard::{Compression, Settings};
 use crate::site::Site;
 use crate::time::clock;
-use crate::wire::handshake::{self, Policy};
+use crate::wire::handshake::Policy;
+use crate::wire::http;
 use crate::wire::origin::Origins;
 use crate::wire::websocket;
 
@@ -96,7 +97,7 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
             },
             dev,
         }),
-        head: handshake::HeadLimits { head_bytes: limits.header_bytes, headers: limits.headers },
+        head: http::HeadLimits { head_bytes: limits.header_bytes, headers: limits.headers },
         messages: websocket::MessageLimits {
             message_bytes: limits.message_bytes,
             frame_bytes: limits.frame_limit(),

@@ -176,8 +176,14 @@ impl Namespaces {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The namespaces of a configuration with the namespace `chat`, for the tests of modules that know channels.
+    pub(crate) fn namespaces() -> Namespaces {
+        let of = |name| Namespace { presence: PresenceMode::Events, ..namespace(name, SubscribeRule::SignedIn) };
+        Namespaces::new(of("lobby"), namespace("", SubscribeRule::SignedIn), [of("chat")])
+    }
 
     fn namespace(name: &str, subscribe: SubscribeRule) -> Namespace {
         Namespace {

@@ -91,7 +91,7 @@ use crate::model::voice::Voice;
 use crate::site::Site;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
-use crate::wire::{frame, handshake, websocket};
+use crate::wire::{frame, http, websocket};
 use admission::Admission;
 use announcing::Announcing;
 use asks::Asks;
@@ -140,7 +140,7 @@ pub struct Settings {
     /// What is served over HTTP, and who may upgrade.
     pub site: Arc<Site>,
     /// Limits on the request's head.
-    pub head: handshake::HeadLimits,
+    pub head: http::HeadLimits,
     /// Limits on frames and messages.
     pub messages: websocket::MessageLimits,
     /// Bytes of a message of a client that has not signed in.

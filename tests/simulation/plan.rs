@@ -19,7 +19,8 @@ use uringcast::model::user::DuplicateLogin;
 use uringcast::shard::{Compression, Settings};
 use uringcast::site::Site;
 use uringcast::wire::deflate::Mode;
-use uringcast::wire::handshake::{self, Policy};
+use uringcast::wire::handshake::Policy;
+use uringcast::wire::http;
 use uringcast::wire::websocket;
 
 use crate::dice::Dice;
@@ -291,7 +292,7 @@ fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
             policy: Policy { compression: Mode::On, ..Policy::default() },
             dev: None,
         }),
-        head: handshake::HeadLimits::default(),
+        head: http::HeadLimits::default(),
         messages: websocket::MessageLimits { message_bytes: 1 << 20, frame_bytes: 1 << 20, fragment_overhead: 64 },
         auth_message_bytes: 1 << 20,
         outbox_bytes,

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body, HttpBody as _};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 
 use super::connections::Seats;
 use super::counts::ApiBound;
-use super::error::ApiError;
+use crate::api::error::ApiError;
 
 /// What a body may have beside its content, in bytes: a broadcast's list of channels.
 const LIST_BYTES: usize = 256 * 1024;
@@ -67,7 +67,7 @@ impl Bodies {
         }
         if dropped > 0 {
             let message = format!("the body is too large: it may have {} bytes", self.each);
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+            return Err(ApiError::new(413, message));
         }
         Ok(held)
     }
@@ -102,7 +102,7 @@ impl Drop for HeldBody {
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let unsupported = |message| Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    let unsupported = |message| Err(ApiError::new(415, message));
     if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
         return unsupported("the body must not be compressed");
     }

@@ -9,10 +9,11 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use super::error::{ApiError, ApiErrorMessage};
+use super::error::ApiErrorMessage;
 use super::hosts::host_of;
 use super::response::closing;
 use super::state::{ApiState, seat_of};
+use crate::api::error::ApiError;
 use crate::limits::refusals::{RefusalNote, quoted, quoted_place, quoted_up_to};
 
 /// What a request without a valid key is answered with.
@@ -61,7 +62,7 @@ pub(super) async fn whole_server(request: Request, next: Next) -> Response {
     }
     if request.method() == Method::CONNECT {
         let message = "this server is not a proxy: CONNECT is not supported";
-        return ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).into_response();
+        return ApiError::new(405, message).into_response();
     }
     if request.method() == Method::OPTIONS && request.uri().path() == "*" {
         return (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, POST, OPTIONS")]).into_response();
@@ -96,7 +97,7 @@ pub(super) async fn known_host(State(state): State<Arc<ApiState>>, request: Requ
     let host = host_of(&request).unwrap_or_default();
     if !state.hosts.serve(host) && !state.admits(request.headers()) {
         let message = "without an API key, the Host header must name this machine or be in http.hosts";
-        return ApiError::new(StatusCode::FORBIDDEN, message).into_response();
+        return ApiError::new(403, message).into_response();
     }
     // A connection that pipelines requests without a key gets one answer per round of all connections.
     tokio::task::yield_now().await;
@@ -116,7 +117,7 @@ pub(super) async fn key(State(state): State<Arc<ApiState>>, request: Request, ne
         return next.run(request).await;
     }
     if !state.admits(request.headers()) {
-        return ApiError::new(StatusCode::UNAUTHORIZED, NO_KEY).into_response();
+        return ApiError::new(401, NO_KEY).into_response();
     }
     seat_of(&request).recognize();
     if state.is_draining() {

@@ -5,17 +5,15 @@
 //! - `routes` is the router. `gate` stands in front of every route: host, key, CORS, log.
 //! - `publish`, `read`, `revocations` and `monitoring` are the routes.
 //! - `state` is what all requests share, with the way to the shards; `bodies` reads a request's body.
-//! - `input` checks what requests say, `fields` reads JSON and queries, `hosts` checks the Host header.
+//! - `hosts` checks the Host header.
 //! - `error` and `response` are what every route answers with; `counts` are the API's own metrics.
 
 mod bodies;
 mod connections;
 mod counts;
 mod error;
-mod fields;
 mod gate;
 mod hosts;
-mod input;
 mod monitoring;
 mod places;
 mod publish;

@@ -9,10 +9,10 @@ use axum::response::{IntoResponse as _, Response};
 use prometheus_client::collector::Collector;
 use serde::Serialize;
 
-use super::error::ApiError;
 use super::gate::NO_KEY;
 use super::response::{closing, json};
 use super::state::ApiState;
+use crate::api::error::ApiError;
 use crate::metrics::{CONTENT_TYPE, Process};
 
 pub(super) async fn health(State(state): State<Arc<ApiState>>) -> Response {
@@ -33,7 +33,7 @@ pub(super) async fn health(State(state): State<Arc<ApiState>>) -> Response {
 /// Metrics need a key only if the listener can be reached from other machines. They name no user and no channel.
 pub(super) async fn metrics(State(state): State<Arc<ApiState>>, headers: HeaderMap) -> Result<Response, ApiError> {
     if !state.is_local && !state.admits(&headers) {
-        return Err(ApiError::new(StatusCode::UNAUTHORIZED, NO_KEY));
+        return Err(ApiError::new(401, NO_KEY));
     }
     let revocations = state.with_ledger(|ledger, now_ms| ledger.count(now_ms) as u64);
     let process = Process { log_lines_lost: state.lost.count(), revocations };

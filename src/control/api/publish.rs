@@ -10,11 +10,12 @@ use axum::response::Response;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::error::{ApiError, ErrorBody};
-use super::input::{self, PublicationInput};
 use super::response::json;
 use super::state::{ApiState, not_asked};
+use crate::api::error::ApiError;
+use crate::api::input::{self, PublicationInput};
 use crate::control::owners::NotAsked;
+use crate::dialect::native::encode::ObjectWriter;
 use crate::model::parcel::{Answer, Ask};
 use crate::model::position::Placed;
 
@@ -39,15 +40,16 @@ struct PublishedBody<'a> {
 #[serde(untagged)]
 enum BroadcastEntry<'a> {
     Published(PublishedBody<'a>),
-    Failed { channel: &'a str, error: ErrorBody<'a> },
+    Failed { channel: &'a str, error: serde_json::Value },
 }
 
 pub(super) async fn publish(State(state): State<Arc<ApiState>>, request: Request) -> Result<Response, ApiError> {
     let header = idempotency_key(request.headers())?;
     let (body, _waiting) = state.read_body(request).await?;
-    let (channel, publication) = input::publish(body.bytes(), header.as_deref())?;
+    let publish = input::publish_body(body.bytes(), header.as_deref())?;
+    let channel = Arc::clone(&publish.channel);
     state.check_channel(&channel)?;
-    let answer = state.ask(&channel, Ask::Publish(publication.to(&channel))).await?;
+    let answer = state.ask(&channel, Ask::Publish(publish)).await?;
     let (placed, duplicate) = outcome_of(answer)?;
     Ok(json(StatusCode::OK, &PublishedBody::new(&placed, duplicate)))
 }
@@ -61,12 +63,27 @@ pub(super) async fn broadcast(State(state): State<Arc<ApiState>>, request: Reque
     let (body, _waiting) = state.read_body(request).await?;
     let (channels, publication) = input::broadcast(body.bytes(), header.as_deref())?;
     let outcomes = publish_to_all(&state, &channels, &publication).await;
-    let entry = |(channel, outcome)| match outcome {
-        &Ok((ref placed, duplicate)) => BroadcastEntry::Published(PublishedBody::new(placed, duplicate)),
-        Err(error) => BroadcastEntry::Failed { channel, error: ApiError::body(error) },
-    };
-    let results = channels.iter().map(String::as_str).zip(&outcomes).map(entry).collect();
+    let results = channels
+        .iter()
+        .map(String::as_str)
+        .zip(&outcomes)
+        .map(|(channel, outcome)| entry_of(channel, outcome))
+        .collect();
     Ok(json(StatusCode::OK, &Results { results }))
+}
+
+fn entry_of<'a>(channel: &'a str, outcome: &'a PublishOutcome) -> BroadcastEntry<'a> {
+    match outcome {
+        &Ok((ref placed, duplicate)) => BroadcastEntry::Published(PublishedBody::new(placed, duplicate)),
+        Err(error) => {
+            let mut body = Vec::new();
+            let mut object = ObjectWriter::begin(&mut body);
+            error.write(&mut object);
+            object.end();
+            let mut body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            BroadcastEntry::Failed { channel, error: body["error"].take() }
+        }
+    }
 }
 
 /// Publishes to each channel, [`BROADCAST_WINDOW`] at a time. The outcomes are in the order of the channels.
@@ -78,7 +95,7 @@ async fn publish_to_all(state: &ApiState, channels: &[String], publication: &Pub
         if waiting.len() >= BROADCAST_WINDOW {
             finish_oldest(state, &mut waiting, &mut outcomes, deadline).await;
         }
-        let mut ask = state.check_channel(channel).map(|()| Ask::Publish(publication.to(channel)));
+        let mut ask = state.check_channel(channel).map(|()| Ask::Publish(publication.to(channel.as_str().into())));
         let asked = loop {
             let next = match ask {
                 Ok(_) if Instant::now() >= deadline => break Err(ApiError::busy()),

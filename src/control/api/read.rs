@@ -7,10 +7,10 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::error::ApiError;
-use super::input::{HistoryRequest, PresenceRequest};
 use super::response::json_bytes;
 use super::state::{ApiState, query_of, seat_of};
+use crate::api::error::ApiError;
+use crate::api::input::{HistoryRequest, PresenceRequest};
 use crate::dialect::native::encode::{ObjectWriter, write_members, write_position, write_publications};
 use crate::model::namespace::{LOBBY, PresenceMode};
 use crate::model::parcel::{Answer, Ask};
@@ -35,7 +35,7 @@ async fn members(state: &ApiState, wanted: PresenceRequest) -> Result<Response, 
     let namespace = state.namespaces.of(&channel);
     if namespace.is_some_and(|namespace| namespace.presence == PresenceMode::Off) {
         let message = "presence is off in this channel's namespace";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, message));
+        return Err(ApiError::new(403, message));
     }
     let escape = namespace.is_none_or(|namespace| namespace.escape);
     let cursor = cursor.map(Into::into);

@@ -10,10 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
-use super::error::ApiError;
-use super::input::{self, RevocationsRequest};
 use super::response::json;
 use super::state::{ApiState, query_of, seat_of};
+use crate::api::error::ApiError;
+use crate::api::input::{self, RevocationsRequest};
 use crate::auth::{Lifted, Revocation, Revoked};
 use crate::control::ledger::NotKept;
 use crate::limits::refusals::quoted;
@@ -58,7 +58,7 @@ pub(super) async fn revoke(State(state): State<Arc<ApiState>>, request: Request)
     let kept = state.with_ledger(|ledger, now_ms| ledger.add(&revocation, now_ms));
     if matches!(kept, Err(NotKept::Full)) {
         return Err(ApiError::new(
-            StatusCode::INSUFFICIENT_STORAGE,
+            507,
             "there are as many revocations as limits.revocations allows, so this one was not done; issued_before \
              without user covers all users with one revocation",
         ));
@@ -74,11 +74,11 @@ pub(super) async fn revoke(State(state): State<Arc<ApiState>>, request: Request)
     let revoked = revoked_words(&revocation.revoked);
     let everyone = matches!(revocation.revoked, Revoked::IssuedBefore(_));
     let Some(connections) = state.tell_revoked(revocation).await else {
-        return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, NOT_EVERYWHERE));
+        return Err(ApiError::new(504, NOT_EVERYWHERE));
     };
     if let Err(error) = kept {
         tracing::error!(%error, "a revocation");
-        return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
+        return Err(ApiError::new(500, error.to_string()));
     }
     if everyone {
         tracing::warn!(client = peer, revoked, expires_at, connections, "revoked for everyone, tokens without iat too");
@@ -119,7 +119,7 @@ pub(super) async fn lift(State(state): State<Arc<ApiState>>, request: Request) -
     let kept = state.with_ledger(|ledger, _| ledger.lift(&lifted));
     tracing::info!(what = lifted_words(&lifted), count = kept.as_ref().ok(), "revocations lifted");
     if !state.tell_lifted(lifted).await {
-        return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, NOT_EVERYWHERE));
+        return Err(ApiError::new(504, NOT_EVERYWHERE));
     }
     match kept {
         Ok(lifted) => Ok(json(StatusCode::OK, &LiftedBody { lifted })),
@@ -127,7 +127,7 @@ pub(super) async fn lift(State(state): State<Arc<ApiState>>, request: Request) -
             tracing::error!(%error, "auth.revocations_file");
             let why =
                 format!("lifted, but auth.revocations_file could not be written, so a restart brings it back: {error}");
-            Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, why))
+            Err(ApiError::new(500, why))
         }
     }
 }

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 
-use super::error::ApiError;
 use super::state::ApiState;
 use super::{gate, monitoring, publish, read, revocations};
+use crate::api::error::ApiError;
 
 /// All routes, with what stands in front of them.
 pub(super) fn router(state: Arc<ApiState>) -> axum::Router {
@@ -21,10 +20,10 @@ pub(super) fn router(state: Arc<ApiState>) -> axum::Router {
         .route("/api/revoke", post(revocations::revoke))
         .route("/api/unrevoke", post(revocations::lift))
         .route("/api/revocations", get(revocations::list))
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "this endpoint does not exist") })
+        .fallback(|| async { ApiError::new(404, "this endpoint does not exist") })
         .method_not_allowed_fallback(|| async {
             let message = "this endpoint does not take this method; the Allow header lists those that it takes";
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+            ApiError::new(405, message)
         })
         .layer(from_fn_with_state(Arc::clone(&state), gate::key))
         .with_state(Arc::clone(&state));
@@ -32,9 +31,7 @@ pub(super) fn router(state: Arc<ApiState>) -> axum::Router {
     let without_key = axum::Router::new()
         .route("/health", get(monitoring::health))
         .route("/metrics", get(monitoring::metrics))
-        .method_not_allowed_fallback(|| async {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this endpoint takes GET and HEAD only")
-        })
+        .method_not_allowed_fallback(|| async { ApiError::new(405, "this endpoint takes GET and HEAD only") })
         .with_state(Arc::clone(&state));
     // The last layer is the outermost one.
     without_key

@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::{Query, Request};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::bodies::{Bodies, HeldBody};
 use super::connections::{Busy, Seat, Seats};
 use super::counts::{ApiBound, ApiSnapshot};
-use super::error::ApiError;
-use super::hosts::Hosts;
 use super::places::{ApiRoom, Share, Shares};
 use super::sockets::ApiListener;
+use crate::api::error::ApiError;
+use crate::api::hosts::Hosts;
 use crate::auth::{ApiKeys, Lifted, Revocation};
 use crate::config::ListenAddr;
 use crate::control::key_set::KeySetCounts;
@@ -205,11 +205,11 @@ impl ApiState {
     /// Checks that a channel of this name can exist.
     pub(super) fn check_channel(&self, name: &str) -> Result<(), ApiError> {
         if !is_channel_name(name) {
-            return Err(ApiError::of(StatusCode::BAD_REQUEST, Text::BadChannel));
+            return Err(ApiError::of(400, Text::BadChannel));
         }
         match self.namespaces.of(name) {
             Some(_) => Ok(()),
-            None => Err(ApiError::of(StatusCode::NOT_FOUND, Text::UnknownNamespace)),
+            None => Err(ApiError::of(404, Text::UnknownNamespace)),
         }
     }
 
@@ -248,7 +248,7 @@ impl ApiState {
         let body = tokio::select! {
             body = timeout(self.patience, reading) => body.unwrap_or_else(|_| {
                 let message = "the body did not arrive within limits.request_ms; the request was not done";
-                Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+                Err(ApiError::new(408, message))
             })?,
             () = self.past_last_body() => return Err(ApiError::draining()),
         };

@@ -12,6 +12,8 @@ use super::error::ApiError;
 /// The known fields of one JSON object; others are ignored.
 #[derive(Debug)]
 pub(crate) struct JsonFields<'a> {
+    /// What has the fields, for errors: the body, or a line of it.
+    subject: &'static str,
     /// What precedes a name in an error: nothing, or the outer field's name and a dot.
     prefix: &'static str,
     known: &'static [&'static str],
@@ -25,25 +27,46 @@ impl<'a> JsonFields<'a> {
     /// # Errors
     /// When the body is not a JSON object in UTF-8, or has a known field twice.
     pub(crate) fn of_body(body: &'a [u8], known: &'static [&'static str]) -> Result<Self, ApiError> {
-        let text = std::str::from_utf8(body).map_err(|_| ApiError::malformed("the body is not UTF-8"))?;
-        if !starts_an_object(text) {
-            return Err(ApiError::malformed("the body must be a JSON object: {\"name\": value, …}"));
-        }
-        Self::read(text, "", known)
+        Self::of_text("body", body, known)
     }
 
-    fn read(text: &'a str, prefix: &'static str, known: &'static [&'static str]) -> Result<Self, ApiError> {
+    /// The fields of one line of a request's body. `known` are the names that a line takes.
+    ///
+    /// # Errors
+    /// When the line is not a JSON object in UTF-8, or has a known field twice.
+    pub(crate) fn of_line(line: &'a [u8], known: &'static [&'static str]) -> Result<Self, ApiError> {
+        Self::of_text("line", line, known)
+    }
+
+    fn of_text(subject: &'static str, text: &'a [u8], known: &'static [&'static str]) -> Result<Self, ApiError> {
+        let text = std::str::from_utf8(text).map_err(|_| ApiError::malformed(format!("the {subject} is not UTF-8")))?;
+        if !starts_an_object(text) {
+            let message = format!("the {subject} must be a JSON object: {{\"name\": value, …}}");
+            return Err(ApiError::malformed(message));
+        }
+        Self::read(subject, text, "", known)
+    }
+
+    fn read(
+        subject: &'static str,
+        text: &'a str,
+        prefix: &'static str,
+        known: &'static [&'static str],
+    ) -> Result<Self, ApiError> {
         let mut values = vec![None; known.len()];
         let mut repeated = None;
         let mut json = serde_json::Deserializer::from_str(text);
         let seed = Collect { known, values: &mut values, repeated: &mut repeated };
         seed.deserialize(&mut json).and_then(|()| json.end()).map_err(|error| {
             let (line, column) = (error.line(), error.column());
-            ApiError::malformed(format!("the body is not JSON: the error is at line {line}, column {column}"))
+            ApiError::malformed(match subject {
+                "body" => format!("the body is not JSON: the error is at line {line}, column {column}"),
+                _ => format!("the {subject} is not JSON: the error is at column {column}"),
+            })
         })?;
         match repeated {
-            Some(name) => Err(ApiError::malformed(format!("the body has {prefix}{name} twice"))),
-            None => Ok(Self { prefix, known, values }),
+            Some(name) => Err(ApiError::malformed(format!("the {subject} has {prefix}{name} twice"))),
+            None => Ok(Self { subject, prefix, known, values }),
         }
     }
 
@@ -145,7 +168,7 @@ impl<'a> JsonFields<'a> {
         if !starts_an_object(value) {
             return Err(self.wrong(name, &format!("an object with {}", known.join(" and "))));
         }
-        Self::read(value, prefix, known).map(Some)
+        Self::read(self.subject, value, prefix, known).map(Some)
     }
 }
 
@@ -236,7 +259,7 @@ mod tests {
     const KNOWN: &[&str] = &["a", "b"];
 
     fn message(error: &ApiError) -> String {
-        serde_json::to_value(error.body()).expect("JSON")["message"].as_str().expect("a text").to_owned()
+        error.message().to_owned()
     }
 
     fn refused(body: &str) -> String {

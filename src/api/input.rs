@@ -1,10 +1,16 @@
 //! What requests to the API say: JSON or a query goes in, checked values come out. This file checks types and sizes; it
 //! knows no namespace and no channel. `data` is kept as it was written, once it is certain that a browser can parse it.
 
+use std::sync::Arc;
+
+use super::ask::ApiAsk;
 use super::error::ApiError;
 use super::fields::{JsonFields, QueryFields};
+use super::rules::ApiRules;
 use crate::auth::{Lifted, MAX_ID_BYTES, MAX_TOKEN_ID_BYTES, Revocation, Revoked, user_id_from_json};
 use crate::model::command::{MAX_EPOCH_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_BYTES};
+use crate::model::namespace::{LOBBY, PresenceMode};
+use crate::model::parcel::Ask;
 use crate::model::position::Since;
 use crate::model::publication::{Content, Publish};
 use crate::model::text::{Language, Text, trim};
@@ -42,27 +48,54 @@ pub(crate) struct PublicationInput {
 }
 
 impl PublicationInput {
-    /// The publication for one channel.
-    pub(crate) fn to(&self, channel: &str) -> Box<Publish> {
-        Box::new(Publish {
-            channel: channel.into(),
-            sender: None,
-            content: self.content.clone(),
-            key: self.key.clone(),
-            idempotency_key: self.idempotency_key.clone(),
-            epoch: self.epoch.clone(),
-        })
+    /// The publication for one of many channels.
+    pub(crate) fn to(&self, channel: Arc<str>) -> Box<Publish> {
+        let Self { content, key, idempotency_key, epoch } = self;
+        let (content, key) = (content.clone(), key.clone());
+        let (idempotency_key, epoch) = (idempotency_key.clone(), epoch.clone());
+        Box::new(Publish { channel, sender: None, content, key, idempotency_key, epoch })
+    }
+
+    /// The publication for its only channel.
+    fn into_publish(self, channel: Arc<str>) -> Box<Publish> {
+        let Self { content, key, idempotency_key, epoch } = self;
+        Box::new(Publish { channel, sender: None, content, key, idempotency_key, epoch })
+    }
+
+    /// The bytes that it holds on the heap, about.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.content.len()
     }
 }
 
 /// Reads the body of `POST /api/publish`. `header` is the value of `Idempotency-Key`.
-pub(crate) fn publish(body: &[u8], header: Option<&str>) -> Result<(String, PublicationInput), ApiError> {
-    let fields = JsonFields::of_body(body, PUBLICATION)?;
+pub(super) fn publish_ask(body: &[u8], header: Option<&str>, rules: &ApiRules) -> Result<ApiAsk, ApiError> {
+    let publish = publish(&JsonFields::of_body(body, PUBLICATION)?, header)?;
+    rules.check_channel(&publish.channel)?;
+    Ok(ApiAsk { ask: Ask::Publish(publish), escape: false })
+}
+
+/// Reads the body of `POST /api/publish`. `header` is the value of `Idempotency-Key`.
+pub(crate) fn publish_body(body: &[u8], header: Option<&str>) -> Result<Box<Publish>, ApiError> {
+    publish(&JsonFields::of_body(body, PUBLICATION)?, header)
+}
+
+/// Reads one of many publications, which are a line each.
+pub(super) fn publish_line(line: &[u8]) -> Result<Box<Publish>, ApiError> {
+    publish(&JsonFields::of_line(line, PUBLICATION)?, None)
+}
+
+fn publish(fields: &JsonFields<'_>, header: Option<&str>) -> Result<Box<Publish>, ApiError> {
     if fields.has("channels") {
         return Err(ApiError::malformed("channels is a field of /api/broadcast; /api/publish takes channel"));
     }
     let channel = fields.required("channel", fields.text("channel")?)?;
-    Ok((channel, publication(&fields, header)?))
+    Ok(publication(fields, header)?.into_publish((*channel).into()))
+}
+
+/// The names and values of a query.
+pub(super) fn query_pairs(query: &str) -> Vec<(String, String)> {
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
 /// Reads the body of `POST /api/broadcast`. `header` is the value of `Idempotency-Key`.
@@ -231,6 +264,26 @@ impl PresenceRequest {
     }
 }
 
+impl PresenceRequest {
+    /// The ask to the channel's owner.
+    ///
+    /// # Errors
+    /// There is no such channel, or its presence is off.
+    pub(super) fn into_ask(self, rules: &ApiRules) -> Result<ApiAsk, ApiError> {
+        let Self { channel, cursor, limit } = self;
+        let namespace = rules.check_channel(&channel)?;
+        if namespace.presence == PresenceMode::Off {
+            return Err(ApiError::new(403, "presence is off in this channel's namespace"));
+        }
+        let cursor = cursor.map(Into::into);
+        let ask = match channel == LOBBY {
+            true => Ask::Users { cursor, limit },
+            false => Ask::Presence { channel: channel.into(), cursor, limit },
+        };
+        Ok(ApiAsk { ask, escape: namespace.escape })
+    }
+}
+
 /// A request for `POST /api/history`.
 #[derive(Debug)]
 pub(crate) struct HistoryRequest {
@@ -255,6 +308,19 @@ impl HistoryRequest {
             limit: page(fields.whole("limit", LIMIT)?)?,
             reverse: fields.flag("reverse")?.unwrap_or(false),
         })
+    }
+}
+
+impl HistoryRequest {
+    /// The ask to the channel's owner.
+    ///
+    /// # Errors
+    /// There is no such channel.
+    pub(super) fn into_ask(self, rules: &ApiRules) -> Result<ApiAsk, ApiError> {
+        let Self { channel, since, limit, reverse } = self;
+        rules.check_channel(&channel)?;
+        let ask = Ask::History { channel: channel.into(), since, limit, reverse };
+        Ok(ApiAsk { ask, escape: false })
     }
 }
 
@@ -322,9 +388,12 @@ fn unit(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
+    fn published(body: &str, header: Option<&str>) -> Result<Box<Publish>, ApiError> {
+        publish(&JsonFields::of_body(body.as_bytes(), PUBLICATION)?, header)
+    }
+
     fn json_of(body: &str) -> Option<String> {
-        let (_, publication) = publish(body.as_bytes(), None).ok()?;
-        match publication.content {
+        match published(body, None).ok()?.content {
             Content::Json(json) => Some(String::from_utf8(json.into()).unwrap()),
             Content::Text(_) => None,
         }
@@ -373,13 +442,13 @@ mod tests {
             "[]",
             "",
         ] {
-            assert!(publish(body.as_bytes(), None).is_err(), "{body}");
+            assert!(published(body, None).is_err(), "{body}");
         }
-        assert!(publish(br#"{"channel":"a","data":1,"idempotency_key":"x"}"#, Some("y")).is_err());
-        let (_, both) = publish(br#"{"channel":"a","text":" 0 ","idempotency_key":"x"}"#, Some("x")).unwrap();
+        assert!(published(r#"{"channel":"a","data":1,"idempotency_key":"x"}"#, Some("y")).is_err());
+        let both = published(r#"{"channel":"a","text":" 0 ","idempotency_key":"x"}"#, Some("x")).unwrap();
         assert!(matches!(&both.content, Content::Text(text) if **text == *"0"));
         assert_eq!(both.idempotency_key.as_deref(), Some("x"));
-        let (_, header) = publish(br#"{"channel":"a","data":1}"#, Some("y")).unwrap();
+        let header = published(r#"{"channel":"a","data":1}"#, Some("y")).unwrap();
         assert_eq!(header.idempotency_key.as_deref(), Some("y"));
     }
 
