@@ -11,6 +11,7 @@ mod follow;
 pub mod presence;
 mod publish;
 mod queue;
+mod recovery;
 mod remote;
 mod subscribers;
 mod table;
@@ -23,10 +24,7 @@ use crate::ids::{ConnId, ShardId};
 use crate::limits::Guard;
 use crate::mesh::Staging;
 use crate::model::namespace::Namespaces;
-use crate::model::parcel::{
-    Answer, Ask, Asker, Attached, Claim, HistoryPage, Missed, PageSize, Parcel, Refusal, UsersPage,
-};
-use crate::model::position::Since;
+use crate::model::parcel::{Answer, Ask, Asker, Claim, PageSize, Parcel, Refusal, UsersPage};
 use crate::model::publication::Publication;
 use crate::model::user::{DuplicateLogin, User};
 use crate::time::clock::Now;
@@ -34,10 +32,10 @@ use crate::time::wheel::{TICK_MS, Wheel};
 use batch::Performed;
 use caller::{Caller, answer, defer};
 use channel::Channel;
-use engine::history::HistoryRecovery;
 use engine::{Engine, EngineKind, EngineSettings};
 use publish::Publisher;
 use queue::SlotState;
+use recovery::{claimed, history, recovered};
 use remote::AtEngine;
 use table::{ChannelKey, ChannelTable};
 use users::{Users, Waiter};
@@ -640,49 +638,6 @@ fn named(ask: &Ask) -> Arc<str> {
         }
         Ask::Publish(publish) => Arc::clone(&publish.channel),
     }
-}
-
-/// The answer to a sign-in that succeeded.
-fn claimed(settings: &HubSettings, engine: &Engine, users: &Users, lobby: &Channel, claim: &Claim) -> Answer {
-    let lobby = claim.lobby.then(|| Box::new(recovered(settings, engine, lobby, claim.recover.as_deref())));
-    Answer::Claimed { lobby, online_count: users.count() }
-}
-
-/// The channel's position, and the publications that a client at `since` missed.
-fn recovered(settings: &HubSettings, engine: &Engine, channel: &Channel, since: Option<&Since>) -> Attached {
-    let placed = channel.position(engine);
-    let Some(since) = since else { return Attached { placed, missed: None } };
-    let same = *since.epoch == **engine.logs().epoch(channel.log);
-    let found = if same {
-        engine.logs().since(channel.log, since.offset, placed.offset, settings.recover_bytes)
-    } else {
-        HistoryRecovery::Incomplete
-    };
-    let missed = match found {
-        HistoryRecovery::Complete(publications) => Missed { publications, lost_from: None },
-        HistoryRecovery::Incomplete => {
-            let lost_from = Some(if same { since.offset.saturating_add(1) } else { 1 });
-            Missed { publications: Vec::new(), lost_from }
-        }
-    };
-    Attached { placed, missed: Some(Box::new(missed)) }
-}
-
-fn history(
-    settings: &HubSettings,
-    engine: &Engine,
-    channel: &Channel,
-    since: Option<&Since>,
-    limit: usize,
-    reverse: bool,
-) -> Answer {
-    if since.is_some_and(|since| *since.epoch != **engine.logs().epoch(channel.log)) {
-        return Answer::EpochChanged(channel.position(engine));
-    }
-    let placed = channel.position(engine);
-    let (since, bytes) = (since.map(|since| since.offset), settings.recover_bytes);
-    let publications = engine.logs().page(channel.log, since, placed.offset, limit, bytes, reverse);
-    Answer::History(Box::new(HistoryPage { placed, publications }))
 }
 
 fn next_deadline(engine: &Engine, channel: &Channel, now: Now) -> Option<u64> {

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::limits::GuardSettings;
 use crate::model::namespace::{Compress, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use crate::model::parcel::Attached;
+use crate::model::position::Since;
 use crate::model::publication::{Content, Publish};
 use crate::model::user::tests::user;
 
