@@ -1,5 +1,5 @@
 //! What other threads tell a shard, and the answers that they wait for. A command goes through the shard's bounded
-//! queue; its sender then rings the bell of the shard's lanes.
+//! queue; its sender then wakes the shard (`mesh::Waker`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

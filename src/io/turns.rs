@@ -39,7 +39,7 @@ pub(crate) struct LoopParts {
     pub(crate) shard: Shard,
     /// The shard's ends of the lanes to and from the other shards.
     pub(crate) endpoint: Endpoint<Parcel>,
-    /// What other threads tell the shard. A sender rings the endpoint's bell after each command.
+    /// What other threads tell the shard. A sender calls the endpoint's `Waker` after each command.
     pub(crate) commands: flume::Receiver<ShardCommand>,
     /// The queue to the control thread, which does errands; `None` if the configuration needs none.
     pub(crate) errands: Option<flume::Sender<ErrandOrder>>,
@@ -130,6 +130,7 @@ impl ShardLoop {
             if self.deadline_ms.is_some_and(|at_ms| self.core.now().mono_ms >= at_ms) {
                 return self.cut().await;
             }
+            // Looked at after the shard has said that it falls asleep: see `mesh::Waker::wake`.
             match if self.commands.is_empty() { then } else { AfterTurn::Work } {
                 AfterTurn::Work => pause.take().await,
                 AfterTurn::Stuck => monoio::time::sleep(STUCK).await,

@@ -74,13 +74,15 @@ impl ShardCore {
         let language = self.settings.language;
         let (window_ms, above) = (self.settings.presence_gather_ms, self.settings.presence_gather_above);
         let name = &news.value().channel;
-        for voice in self.fanout.voices(name) {
+        for (voice, channel) in self.fanout.places(name) {
             let frame = news.frame(voice, |news, out| dialect::write_presence(voice, out, news, language));
-            let Some(channel) = self.fanout.append_unhurried(name, voice, frame, 0, 0) else { continue };
+            if !self.fanout.append_unhurried(channel, frame, 0, 0) {
+                continue;
+            }
             let local = self.fanout.channel(channel);
             let is_small = window_ms == 0 || local.len() <= above;
             if is_small || self.announcing.note(channel, local.open_bytes(), window_ms, now) {
-                self.fanout.make_due(channel);
+                self.fanout.make_dirty(channel);
             }
         }
     }
@@ -88,7 +90,7 @@ impl ShardCore {
     /// Ends the windows that are over. A channel in which events were sent gets a new one.
     pub(super) fn end_announcing(&mut self, now: Now) {
         while let Some((channel, waits)) = self.announcing.pop_over(now) {
-            if waits && self.fanout.make_due(channel) {
+            if waits && self.fanout.make_dirty(channel) {
                 self.announcing.note(channel, 0, self.settings.presence_gather_ms, now);
             }
         }

@@ -132,7 +132,7 @@ impl ShardCore {
         let voice = self.conns.at(id.slot).framing.voice();
         let mut subscription = self.fanout.subscribe((&placed.channel, voice), &placed.epoch, sending, id.slot);
         subscription.request = request;
-        self.conns.at(id.slot).subscriptions.push(subscription);
+        self.conns.at(id.slot).subscriptions.insert(subscription);
         sending
     }
 
@@ -166,10 +166,11 @@ impl ShardCore {
 
     /// Ends one subscription: nothing of the channel reaches the client after this.
     pub(super) fn unsubscribe(&mut self, id: ConnId, channel: &str) {
-        if let Some(at) = self.find_subscription(id, channel) {
+        if let Some(subscription) = self.find_subscription(id, channel) {
             let conn = self.conns.at(id.slot);
+            conn.subscriptions.remove(subscription.channel);
             // What came before is the client's.
-            let subscription = conn.subscriptions.swap_remove(at);
+            self.sender.queue_for(id.slot);
             let local = self.fanout.channel(subscription.channel);
             let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
             let kept = conn.kept_frames();
@@ -184,10 +185,7 @@ impl ShardCore {
     fn end_subscription(&mut self, id: ConnId, subscription: Subscription, owner_knows: bool) {
         let Subscription { channel, index, request } = subscription;
         if let Some(moved) = self.fanout.unsubscribe(subscription) {
-            let was = u32::try_from(self.fanout.channel(channel).len()).expect("fits a slot");
-            let theirs = &mut self.conns.at(moved).subscriptions;
-            let entry = theirs.iter_mut().find(|entry| (entry.channel, entry.index) == (channel, was));
-            entry.expect("a subscriber has a subscription").index = index;
+            self.conns.at(moved).subscriptions.set_index(channel, index);
         }
         let local = self.fanout.channel(channel);
         let name = Arc::clone(local.name());
@@ -200,10 +198,10 @@ impl ShardCore {
         }
     }
 
-    pub(super) fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<usize> {
+    pub(super) fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<Subscription> {
         let conn = self.conns.at(id.slot);
         let channel = self.fanout.find(channel, conn.framing.voice())?;
-        conn.subscriptions.iter().position(|subscription| subscription.channel == channel)
+        conn.subscriptions.find(channel)
     }
 
     fn say_answer(&mut self, id: ConnId, answer: &Answer, mark: Option<&str>) {

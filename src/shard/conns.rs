@@ -4,15 +4,13 @@
 use std::io::IoSlice;
 use std::num::NonZeroU32;
 
-use smallvec::SmallVec;
-
 use super::deadlines::FiledTick;
 use super::pacing::Pacing;
 use super::send_state::SendState;
 use super::stream_state::EventStream;
 use crate::dialect::native::event_stream::StreamRequest;
 use crate::fanout::outbox::Outbox;
-use crate::fanout::{KeptFrames, Subscription};
+use crate::fanout::{KeptFrames, Subscriptions};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::{Address, Limit, Meters, Peer};
 use crate::model::parcel::Ask;
@@ -28,7 +26,7 @@ use crate::wire::websocket::Decoder;
 pub(crate) struct Conn {
     // What sending looks at comes first.
     pub(super) outbox: Outbox,
-    pub(super) subscriptions: SmallVec<[Subscription; 1]>,
+    pub(super) subscriptions: Subscriptions,
     pub(super) send_state: SendState,
     /// Reading has stopped until something is done; [`Action::Resume`](super::Action) is due then.
     pub(super) paused: bool,

@@ -121,6 +121,11 @@ pub(crate) const REPLY_BYTES: usize = 64 * 1024;
 const LANE_PARCELS: usize = 256;
 /// A turn stops taking parcels from a lane after this many bytes.
 const LANE_BYTES: usize = 256 * 1024;
+/// Most parcels of the shard to itself that one turn takes. A publication makes three of them in one turn: the ask, the
+/// delivery and the answer.
+const OWN_PARCELS: usize = 3 * LANE_PARCELS;
+/// A turn stops taking the shard's own parcels after this many bytes. A publication is in two of them.
+const OWN_BYTES: usize = 2 * LANE_BYTES;
 
 /// What a shard needs to know of the configuration.
 #[derive(Clone, Debug)]
@@ -242,6 +247,14 @@ pub enum Input {
     Ended,
 }
 
+/// How much one turn has taken of the parcels that the shard sent to itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct OwnShare {
+    parcels: usize,
+    /// The sum of their weights.
+    bytes: usize,
+}
+
 /// A shard's parts, but for those that are lent out while a message is taken.
 #[derive(Debug)]
 struct ShardCore {
@@ -253,6 +266,9 @@ struct ShardCore {
     conns: Conns,
     fanout: Fanout,
     sender: Sender,
+    /// Nothing is sent directly, for a test that compares.
+    #[cfg(test)]
+    sends_through_outboxes: bool,
     compressing: Compressing,
     large_memory: LargeMemory,
     announcing: Announcing,
@@ -285,6 +301,8 @@ impl ShardCore {
             conns: Conns::new(own),
             fanout: Fanout::default(),
             sender: Sender::default(),
+            #[cfg(test)]
+            sends_through_outboxes: false,
             compressing: Compressing::default(),
             large_memory: LargeMemory::default(),
             announcing: Announcing::default(),
@@ -358,10 +376,9 @@ impl ShardCore {
     fn deliver(&mut self, delivery: &Delivery) {
         let publication = &**delivery.value();
         let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-        let channel = &publication.placed.channel;
-        for voice in self.fanout.voices(channel) {
+        for (voice, channel) in self.fanout.places(&publication.placed.channel) {
             let frame = delivery.frame(voice, |publication, out| dialect::write_publication(voice, out, publication));
-            self.fanout.append(channel, voice, frame, publication.offset(), key);
+            self.fanout.append(channel, frame, publication.offset(), key);
         }
     }
 
@@ -370,35 +387,43 @@ impl ShardCore {
         self.fanout.begin_epoch(&placed.channel, &placed.epoch);
         let Position { channel, epoch, offset: to } = placed.position();
         let gap = Gap { channel, epoch, from, to, reason: GapReason::Engine };
-        for voice in self.fanout.voices(channel) {
+        for (voice, channel) in self.fanout.places(channel) {
             let mut frame = Vec::new();
             dialect::write_gap(voice, &mut frame, &gap);
-            self.fanout.append(channel, voice, &frame, 0, 0);
+            self.fanout.append(channel, &frame, 0, 0);
         }
     }
 
-    /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
-    /// takes longer than a turn.
+    /// Does the shard's own work of one turn: parcels to itself, and bounded shares of what takes longer than a turn.
     fn work(&mut self, now: Now) {
         #[cfg(feature = "planted")]
         crate::planted::at_turn();
-        let mut weight = 0;
-        for _ in 0..self.staging.own_len().min(LANE_PARCELS) {
-            let Some(parcel) = self.staging.pop_own() else { break };
-            weight += parcel.weight();
-            self.take(self.own, parcel, now);
-            if weight >= LANE_BYTES {
-                break;
-            }
-        }
+        let mut share = OwnShare::default();
+        self.take_own(&mut share, now);
         self.sweep(now);
         self.compress_slice();
         self.hub.turn(now, &mut self.staging);
+        // The end of a batch window has staged deliveries: they leave with the flush of this turn.
+        self.take_own(&mut share, now);
+        // Last: what it hears from itself it hears in the next turn, for which its parcels are a reason.
         self.take_leave(now);
         self.end_announcing(now);
         let alarms = [self.hub.take_alarm(), self.announcing.take_alarm()];
         self.actions.extend(alarms.into_iter().flatten().map(Action::Alarm));
         self.metrics.count(Count::Turns);
+    }
+
+    /// Takes the parcels that the shard sent to itself, those included that are staged meanwhile: a publication whose
+    /// channel this shard owns is delivered in the turn in which it was asked for.
+    fn take_own(&mut self, share: &mut OwnShare, now: Now) {
+        while share.parcels < OWN_PARCELS
+            && share.bytes < OWN_BYTES
+            && let Some(parcel) = self.staging.pop_own()
+        {
+            share.parcels += 1;
+            share.bytes += parcel.weight();
+            self.take(self.own, parcel, now);
+        }
     }
 
     fn give_back(&mut self, now: Now) {
@@ -480,7 +505,7 @@ impl ShardCore {
     /// The memory that is held for the connection, in bytes, and the most that it would be with what it is due.
     fn held_bytes(&mut self, id: ConnId) -> Option<(usize, usize)> {
         let conn = self.conns.get(id)?;
-        let due = |s: &Subscription| self.fanout.channel(s.channel).due(s.index as usize);
+        let due = |s: &Subscription| self.fanout.channel(s.channel).due_bytes(s.index as usize);
         let held = conn.outbox.held_bytes();
         Some((held, held + conn.outbox.gap_bytes() + conn.subscriptions.iter().map(due).sum::<usize>()))
     }
@@ -531,16 +556,22 @@ impl ShardCore {
 
     /// A message of the connection's own is about to be queued: what it is due of its channels goes before that.
     fn hand_over(&mut self, slot: u32) {
+        if self.fanout.due_channels(slot) > 0 {
+            self.hand_over_due(slot);
+        }
+        self.metrics.count(Count::Replies);
+        self.mark_dirty(slot);
+    }
+
+    fn hand_over_due(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
         let kept = conn.kept_frames();
-        for subscription in &conn.subscriptions {
+        for subscription in self.fanout.due_of(slot, &conn.subscriptions) {
             let channel = self.fanout.channel(subscription.channel);
             let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
             let frames = channel.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
-        self.metrics.count(Count::Replies);
-        self.mark_dirty(slot);
     }
 
     fn mark_dirty(&mut self, slot: u32) {

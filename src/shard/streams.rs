@@ -139,8 +139,7 @@ impl ShardCore {
         if !self.conns.at(id.slot).stamps() {
             return self.push_private(id.slot, |out| out.extend_from_slice(events));
         }
-        let at = self.find_subscription(id, channel).expect("it has just been attached");
-        let subscription = self.conns.at(id.slot).subscriptions[at];
+        let subscription = self.find_subscription(id, channel).expect("it has just been attached");
         let origin = Rc::clone(self.fanout.channel(subscription.channel).origin());
         self.hand_over(id.slot);
         self.conns.at(id.slot).outbox.push_about(&origin, events);

@@ -7,7 +7,8 @@
 //! 1. **Drain.** The shard takes parcels out of its lanes, a bounded share of each. It takes in what is there before it
 //!    sends anything, so that one send carries all of it.
 //! 2. **Handle.** The shard takes the parcels that it sent to itself, and does a bounded share of its own work: the walk
-//!    after a revocation, a slice of a long compression, batch windows that end, the farewell.
+//!    after a revocation, a slice of a long compression, batch windows that end, the farewell. Parcels that it stages for
+//!    itself meanwhile belong to the same turn, up to a bound: a publication is delivered in the turn that takes its ask.
 //! 3. **Ship.** Parcels for other shards leave. They leave before the flush, so that other shards work while this one
 //!    sends.
 //! 4. **Flush.** Connections are sent what they are due. With thousands of connections this takes tens of
