@@ -220,8 +220,8 @@ impl<'a> Visitor<'a> for Collect<'a, '_> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Cow<'_, str>>()? {
-            match self.known.iter().position(|known| *known == name) {
+        while let Some(at) = map.next_key_seed(FieldPlace { known: self.known })? {
+            match at {
                 None => drop(map.next_value::<IgnoredAny>()?),
                 Some(at) => {
                     if self.values[at].replace(map.next_value()?).is_some() {
@@ -231,6 +231,31 @@ impl<'a> Visitor<'a> for Collect<'a, '_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Reads a field's name and finds its place among the known ones. `None` if it is not known.
+struct FieldPlace {
+    known: &'static [&'static str],
+}
+
+impl<'a> DeserializeSeed<'a> for FieldPlace {
+    type Value = Option<usize>;
+
+    fn deserialize<D: serde::Deserializer<'a>>(self, json: D) -> Result<Option<usize>, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for FieldPlace {
+    type Value = Option<usize>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Option<usize>, E> {
+        Ok(self.known.iter().position(|known| *known == name))
     }
 }
 

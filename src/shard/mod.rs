@@ -48,6 +48,7 @@ mod commands;
 mod compression;
 mod conns;
 mod deadlines;
+mod echo;
 mod errands;
 mod farewell;
 mod flush;
