@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::engine::Engine;
+use super::key::ChannelKey;
 use super::publish::place;
-use super::table::ChannelKey;
 use crate::mesh::Staging;
 use crate::model::engine::{EngineNews, EngineOutcome, EnginePublication, Ticket};
 use crate::model::parcel::{Answer, Ask, HistoryPage, Parcel, Refusal};

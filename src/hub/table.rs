@@ -8,13 +8,7 @@ use hashbrown::hash_table::Entry;
 use slab::Slab;
 
 use super::channel::Channel;
-
-/// Names a channel of this shard. The key of a channel that is gone matches no later channel in the same slot.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct ChannelKey {
-    slot: u32,
-    generation: u32,
-}
+use super::key::ChannelKey;
 
 /// The channels, by key and by name. Channels are boxed, so that a growing table moves pointers, and the slack of the
 /// tables is small.
@@ -38,12 +32,12 @@ impl ChannelTable {
 
     /// The channel with this key; `None` if it is gone.
     pub(crate) fn get(&self, key: ChannelKey) -> Option<&Channel> {
-        self.channels.get(key.slot as usize).map(|channel| &**channel).filter(|channel| channel.key() == key)
+        self.channels.get(key.index()).map(|channel| &**channel).filter(|channel| channel.key() == key)
     }
 
     /// The same, to change it.
     pub(crate) fn get_mut(&mut self, key: ChannelKey) -> Option<&mut Channel> {
-        self.channels.get_mut(key.slot as usize).map(|channel| &mut **channel).filter(|channel| channel.key() == key)
+        self.channels.get_mut(key.index()).map(|channel| &mut **channel).filter(|channel| channel.key() == key)
     }
 
     /// Adds a channel, which `make` makes with its key. There must be none with its name.
@@ -51,7 +45,7 @@ impl ChannelTable {
         self.generation = self.generation.wrapping_add(1);
         let vacant = self.channels.vacant_entry();
         let slot = u32::try_from(vacant.key()).expect("fewer channels than 2^32");
-        let key = ChannelKey { slot, generation: self.generation };
+        let key = ChannelKey::new(slot, self.generation);
         vacant.insert(Box::new(make(key)));
         let Self { channels, by_name, hasher, .. } = self;
         let is_it = |other: &u32| **channels[*other as usize].name() == *name;
@@ -66,9 +60,9 @@ impl ChannelTable {
     /// Takes a channel out.
     pub(crate) fn remove(&mut self, key: ChannelKey) -> Option<Box<Channel>> {
         self.get(key)?;
-        let channel = self.channels.remove(key.slot as usize);
+        let channel = self.channels.remove(key.index());
         let hash = self.hasher.hash_one(&**channel.name());
-        if let Ok(place) = self.by_name.find_entry(hash, |slot| *slot == key.slot) {
+        if let Ok(place) = self.by_name.find_entry(hash, |slot| *slot as usize == key.index()) {
             place.remove();
         }
         Some(channel)

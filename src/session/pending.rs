@@ -1,4 +1,5 @@
-//! Requests of one client that wait for the answers of owners. Part of `session`.
+//! Requests of one client that wait for the answers of owners, in the order in which they were made. They are searched by
+//! channel for each new request, and by number for each answer. Part of `session`.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher as _;
