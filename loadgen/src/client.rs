@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use crate::deflate::{Agreed, Compressors, Inflater, Offer};
 use crate::events;
+use crate::http;
 use crate::frame::{self, FrameError, MAX_MESSAGE, Opcode};
 use crate::random::Random;
 use crate::target::Target;
@@ -55,6 +56,9 @@ pub enum Ended {
     /// The event stream was refused.
     #[error("event stream refused: {0}")]
     StreamRefused(String),
+    /// An answer to a request is not the HTTP that is read here.
+    #[error("bad answer: {0}")]
+    Answer(String),
     /// Signing in failed.
     #[error("sign-in failed: {0}")]
     SignIn(String),
@@ -110,7 +114,8 @@ impl Outgoing {
         frame::append(&mut self.bytes, opcode, payload, key);
     }
 
-    fn raw(&mut self, bytes: &[u8]) {
+    /// Appends bytes as they are: an HTTP request.
+    pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -140,6 +145,8 @@ pub trait Sink {
     fn upgraded(&mut self, out: &mut Outgoing) -> Result<(), Ended>;
     /// The server answers with an event stream.
     fn streaming(&mut self) {}
+    /// A whole answer to an HTTP request came.
+    fn answer(&mut self, _status: u16, _body: &[u8]) {}
     /// A masking key.
     fn key(&mut self) -> u32;
     /// A whole text or binary message.
@@ -201,6 +208,8 @@ pub struct Connection {
 enum StreamPart {
     Head,
     Events,
+    /// No event stream: answers to HTTP requests.
+    Answers,
 }
 
 /// What one `recv` brought.
@@ -263,6 +272,13 @@ impl Connection {
         );
         self.out.raw(request.as_bytes());
         self.flush()
+    }
+
+    /// The socket became writable for the first time: what comes are answers to HTTP requests.
+    pub fn connected_for_requests(&mut self) -> Result<(), Ended> {
+        self.check_connected()?;
+        self.stream = Some(StreamPart::Answers);
+        Ok(())
     }
 
     fn check_connected(&self) -> Result<(), Ended> {
@@ -345,8 +361,10 @@ impl Connection {
     /// Hands every whole message in `data` to `sink`; returns how many bytes are done with.
     #[inline]
     fn consume<S: Sink>(&mut self, data: &[u8], deflating: Option<&Deflating>, sink: &mut S) -> Result<usize, Ended> {
-        if self.stream.is_some() {
-            return self.consume_events(data, sink);
+        match self.stream {
+            None => {}
+            Some(StreamPart::Answers) => return self.consume_answers(data, sink),
+            Some(_) => return self.consume_events(data, sink),
         }
         let mut at = 0;
         if self.expected.is_some() {
@@ -376,6 +394,29 @@ impl Connection {
             } else {
                 self.rare(header, payload, sink)?;
             }
+        }
+        self.wanted = 0;
+        Ok(at)
+    }
+
+    /// Hands every whole HTTP answer in `data` to `sink`; returns how many bytes are done with.
+    fn consume_answers<S: Sink>(&mut self, data: &[u8], sink: &mut S) -> Result<usize, Ended> {
+        let mut at = 0;
+        while at < data.len() {
+            let Some(answer) = http::parse(&data[at..]).map_err(Ended::Answer)? else {
+                if data.len() - at > MAX_RESPONSE {
+                    return Err(Ended::Answer("an answer whose head has no end".to_owned()));
+                }
+                break;
+            };
+            let body = at + answer.head;
+            let end = body + answer.body;
+            let Some(body) = data.get(body..end) else {
+                self.wanted = end - at;
+                return Ok(at);
+            };
+            sink.answer(answer.status, body);
+            at = end;
         }
         self.wanted = 0;
         Ok(at)

@@ -16,6 +16,7 @@ mod deflate;
 mod engine;
 mod events;
 mod frame;
+mod http;
 mod latency;
 mod marker;
 mod procfs;
@@ -56,6 +57,9 @@ fn start(cli: Cli) -> Result<bool> {
     let (report, common) = match &cli.command {
         Command::Echo(args) => (commands::echo(args, &interrupted)?, &args.common),
         Command::Fanout(args) => (commands::fanout(args, &interrupted)?, &args.place.common),
+        Command::Channels(args) => (commands::channels(args, &interrupted)?, &args.place.common),
+        Command::Api(args) => (commands::api(args, &interrupted)?, &args.place.common),
+        Command::Newcomers(args) => (commands::newcomers(args, &interrupted)?, &args.place.common),
         Command::Connect(args) => (commands::connect(args, &interrupted)?, &args.place.common),
         Command::Chat(args) => (commands::chat(args, &interrupted)?, &args.place.common),
         Command::Storm(args) => (commands::storm(args, &interrupted)?, &args.place.common),

@@ -276,6 +276,7 @@ impl Run {
                     payload,
                     content,
                     sample: 64,
+                    last: false,
                     span,
                     speak: Speak { wire_bytes, ..speak },
                     streams,
