@@ -437,7 +437,7 @@ pub struct SuiteArgs {
     /// Only these servers
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     pub only: Vec<String>,
-    /// Only these works
+    /// Only these works; page: those of the page of results
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     pub works: Vec<String>,
     /// The server that ratios refer to [default: the first]
@@ -461,6 +461,9 @@ pub struct SuiteArgs {
     /// The deadline of every wait, in seconds
     #[arg(long, default_value_t = 20.0, value_name = "SECONDS")]
     pub timeout: f64,
+    /// Write the page of results as Markdown: the best peer of each work, where the base is behind, all figures
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
     /// Write the tables as Markdown
     #[arg(long, value_name = "FILE")]
     pub out_md: Option<PathBuf>,

@@ -5,9 +5,9 @@
 //! Called by `run` and `engine`.
 
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use crate::deflate;
 use crate::latency::Clock;

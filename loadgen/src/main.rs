@@ -4,7 +4,7 @@
 //! reordered, changed or cut, 2 the run could not be made.
 //!
 //! What stands left knows nothing of what stands right:
-//! frame, marker, latency, check, procfs < deflate < client, protocol < control < engine < work, run < report
+//! frame, http, marker, latency, check, procfs < deflate < upgrade < client, protocol < control < engine < work, run < report
 //! < commands < suite < main.
 
 mod args;
@@ -27,6 +27,7 @@ mod run;
 mod suite;
 mod system;
 mod target;
+mod upgrade;
 mod work;
 
 use std::process::ExitCode;

@@ -26,7 +26,7 @@ pub fn channels(args: &ChannelsArgs, interrupted: &Arc<AtomicBool>) -> Result<Re
     template(&args.speak)?;
     let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
     plan.dialect = dialect(&args.speak, &args.place.auth, &plan)?.into();
-    if let Some(lacking) = plan.dialect.lacks_channels() {
+    if let Some(lacking) = plan.dialect.lacks_channels(args.mode == Mode::Reply) {
         bail!("the protocol has no `{lacking}`");
     }
     let name = format!("{}{}", args.prefix, args.channels() / 2);
@@ -71,9 +71,8 @@ pub fn channels(args: &ChannelsArgs, interrupted: &Arc<AtomicBool>) -> Result<Re
     report.subscriptions = u64::from(args.connections) * u64::from(args.each);
     if subscribing {
         let both = measured.memory.map(|(_, idle)| idle).zip(measured.memory_after);
-        report.memory_each = both.map(|(before, after)| {
-            (after.private as f64 - before.private as f64) / report.subscriptions.max(1) as f64
-        });
+        report.memory_each = both
+            .map(|(before, after)| (after.private as f64 - before.private as f64) / report.subscriptions.max(1) as f64);
         report.pace = format!("{} connections subscribe at a time, {} requests each", args.window, args.each);
     } else {
         report.paced(args.span.rate, format!("window {}", args.window));
@@ -165,10 +164,10 @@ pub fn newcomers(args: &NewcomersArgs, interrupted: &Arc<AtomicBool>) -> Result<
     }
     report.latency = measured.returned.percentiles();
     report.notes.push(format!("{digests} of the announcements were digests"));
-    report.notes.push("the CPU includes telling everyone, until the last resident knew of the last newcomer".to_owned());
-    report.pace = format!(
-        "{} sign in beside {} who are there, {} at a time",
-        args.newcomers, args.residents, args.at_a_time
-    );
+    report
+        .notes
+        .push("the CPU includes telling everyone, until the last resident knew of the last newcomer".to_owned());
+    report.pace =
+        format!("{} sign in beside {} who are there, {} at a time", args.newcomers, args.residents, args.at_a_time);
     Ok(report)
 }

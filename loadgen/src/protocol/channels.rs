@@ -36,7 +36,8 @@ pub struct Request {
 impl Request {
     fn new(path: &str, key: Option<&str>, body: &str) -> Self {
         let key = key.map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"));
-        let head = format!("POST {path} HTTP/1.1\r\nHost: loadgen\r\n{key}Content-Type: application/json\r\nContent-Length: ");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: loadgen\r\n{key}Content-Type: application/json\r\nContent-Length: ");
         Self { head: head.into_bytes(), body: Around::of(body) }
     }
 
@@ -60,8 +61,8 @@ impl Dialect {
         }
     }
 
-    /// It has words for channels; if not, which of them lacks.
-    pub fn lacks_channels(&self) -> Option<&'static str> {
+    /// What it lacks to speak of channels, and to ask if that `asks`; none if it has all.
+    pub fn lacks_channels(&self, asks: bool) -> Option<&'static str> {
         let Self::Template(template) = self else {
             return None;
         };
@@ -69,7 +70,7 @@ impl Dialect {
             ("subscribe", template.subscribe.is_some()),
             ("subscribed", template.subscribed.is_some()),
             ("publish_to", template.publish_to.is_some()),
-            ("ask", template.ask.is_some()),
+            ("ask", template.ask.is_some() || !asks),
         ];
         there.into_iter().find(|(_, there)| !there).map(|(name, _)| name)
     }
@@ -216,8 +217,8 @@ mod tests {
         assert_eq!(peer().label("c"), b"c");
         assert_eq!(written(&peer().ask()), "E text");
         assert_eq!(written(&own.ask()), r#"{"type":"heartbeat","id":"text"}"#);
-        assert!(peer().lacks_channels().is_none() && own.lacks_channels().is_none());
-        assert_eq!(Dialect::Template(Template::default()).lacks_channels(), Some("subscribe"));
+        assert!(peer().lacks_channels(true).is_none() && own.lacks_channels(true).is_none());
+        assert_eq!(Dialect::Template(Template::default()).lacks_channels(false), Some("subscribe"));
     }
 
     #[test]

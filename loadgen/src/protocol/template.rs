@@ -266,7 +266,11 @@ mod tests {
             "publish_to = '{payload}'",
             "ask = 'x'",
             "subscribed = ''",
-            "publish = 'x'", "publish = '{payload}{payload}'", "fanout_path = 'x'", "unknown = 1"] {
+            "publish = 'x'",
+            "publish = '{payload}{payload}'",
+            "fanout_path = 'x'",
+            "unknown = 1",
+        ] {
             assert!(Template::named(&format!("[protocol.p]\n{bad}"), "p").is_err(), "{bad}");
         }
     }

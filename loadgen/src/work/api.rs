@@ -304,7 +304,8 @@ impl Workload for Api {
         let subscribers = (0..self.slots).filter(|slot| self.publisher(*slot).is_none()).count();
         let shared = Arc::clone(&self.shared);
         // Slots are numbered as their connections are: subscribers first.
-        self.checker.finish(|slot, publisher| if slot < subscribers { shared.sent[publisher].load(Relaxed) } else { 0 });
+        self.checker
+            .finish(|slot, publisher| if slot < subscribers { shared.sent[publisher].load(Relaxed) } else { 0 });
         self.primed = false;
     }
 

@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn every_connection_has_its_channels_once_and_every_channel_its_share() {
-        for (connections, each, channels) in [(40, 1, 5), (64, 10, 80), (30, 7, 8), (30, 8, 8), (10, 3, 40), (5, 1, 5)] {
+        for (connections, each, channels) in [(40, 1, 5), (64, 10, 80), (30, 7, 8), (30, 8, 8), (10, 3, 40), (5, 1, 5)]
+        {
             let layout = Layout::new(connections, each, channels);
             let mut counts = vec![0; channels];
             for connection in 0..connections {
