@@ -6,7 +6,7 @@ set -euo pipefail
 server=${1:?usage: loadgen-smoke.sh SERVER LOADGEN} loadgen=${2:?usage: loadgen-smoke.sh SERVER LOADGEN}
 scratch=$(mktemp -d)
 export URINGCAST_AUTH__HS256_SECRET="the secret of a second of load, 32 bytes"
-: "${LOADGEN_API_KEY:=a key of a second of load}"
+: "${LOADGEN_API_KEY:=a-key-of-a-second-of-load-32-bytes}"
 export LOADGEN_API_KEY
 URINGCAST_COMPRESSION__MODE=on URINGCAST_AUTH__DUPLICATE_LOGIN=allow URINGCAST_NAMESPACES__ROOM__PUBLISH=members \
     URINGCAST_HTTP__LISTEN=127.0.0.1:0 URINGCAST_HTTP__KEYS="[\"$LOADGEN_API_KEY\"]" \

@@ -464,6 +464,9 @@ pub struct SuiteArgs {
     /// Write the page of results as Markdown: the best peer of each work, where the base is behind, all figures
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
+    /// A sentence for that page: what else is to be known of this run
+    #[arg(long, value_name = "TEXT", requires = "page")]
+    pub note: Option<String>,
     /// Write the tables as Markdown
     #[arg(long, value_name = "FILE")]
     pub out_md: Option<PathBuf>,

@@ -63,6 +63,7 @@ pub fn suite(args: &SuiteArgs, interrupted: &Arc<AtomicBool>) -> Result<bool> {
     let summary = Summary {
         machine: machine(),
         setup: suite.called(),
+        note: args.note.clone(),
         command: command_line(),
         date: httpdate::fmt_http_date(SystemTime::now()),
         participants: suite.participants(),
@@ -100,7 +101,8 @@ fn command_line() -> String {
         let name = path.file_name().filter(|_| path.is_absolute());
         name.map_or(argument.clone(), |name| name.to_string_lossy().into_owned())
     };
-    let arguments: Vec<_> = std::env::args().skip(1).map(short).collect();
+    let quoted = |argument: String| if argument.contains(' ') { format!("'{argument}'") } else { argument };
+    let arguments: Vec<_> = std::env::args().skip(1).map(short).map(quoted).collect();
     format!("loadgen {}", arguments.join(" "))
 }
 

@@ -267,6 +267,8 @@ pub struct Summary {
     pub machine: String,
     /// How the suite was called.
     pub setup: String,
+    /// What else is to be known of the run, for people.
+    pub note: Option<String>,
     /// The command line.
     pub command: String,
     /// When it ended.

@@ -56,6 +56,14 @@ pub fn render(summary: &Summary) -> String {
          - Machine: {}, loopback.\n- Date: {}.\n- How: {}. All figures are medians.\n\n```sh\n{}\n```\n\n",
         summary.machine, summary.date, summary.setup, summary.command
     );
+    if let Some(note) = &summary.note {
+        let _ = write!(text, "**{note}**\n\n");
+    }
+    let _ = write!(
+        text,
+        "[EXPERIMENTS.md](EXPERIMENTS.md) has single measurements of compression, drivers and socket options. \
+         [peers/README.md](peers/README.md) says what each server is.\n\n"
+    );
     text.push_str("| server | version |\n| --- | --- |\n");
     for participant in &summary.participants {
         let version = participant.version.as_deref().unwrap_or("–");
@@ -125,6 +133,7 @@ mod tests {
         let summary = Summary {
             machine: "2 CPUs".to_owned(),
             setup: "servers on CPU 0".to_owned(),
+            note: Some("a note".to_owned()),
             command: "loadgen suite".to_owned(),
             date: "today".to_owned(),
             participants: vec![
@@ -139,6 +148,7 @@ mod tests {
             works: vec![outcome("Ahead", 100.0), outcome("Behind", 300.0)],
         };
         let page = render(&summary);
+        assert!(page.contains("**a note**"), "{page}");
         assert!(page.contains("| Ahead | server CPU ns | 100 | fast | 200 | 0.50 | 2.00 |"), "{page}");
         assert!(page.contains("| Behind | server CPU ns | 300 | fast | 200 | **1.50** | 6.00 |"), "{page}");
         assert!(page.contains("- Behind, server CPU ns: 1.50 of fast.") && !page.contains("- Ahead"), "{page}");
