@@ -31,35 +31,36 @@ fn send(pieces: &[IoSlice<'_>]) -> usize {
     black_box(pieces).iter().map(|piece| piece.len()).sum()
 }
 
+/// Appends one publication and seals it. Returns the channel, and how many runs it has.
+fn seal(fanout: &mut Fanout, push: &[u8], offset: u64) -> (u32, usize) {
+    let channel = fanout.find("news", Voice::NativeText).expect("somebody subscribes");
+    fanout.append(channel, push, offset, 0);
+    let mut dirty = None;
+    fanout.seal_dirty(|channel, local| dirty = Some((channel, local.sealed())));
+    dirty.expect("something was appended")
+}
+
 /// One publication: appended, sealed, and handed to every subscriber. Returns the bytes sent.
 fn publish(fanout: &mut Fanout, push: &[u8], offset: u64) -> usize {
-    fanout.append("news", Voice::NativeText, push, offset, 0);
+    let (channel, runs) = seal(fanout, push, offset);
+    let local = fanout.channel(channel);
     let mut sent = 0;
-    for channel in fanout.take_dirty() {
-        let local = fanout.channel(channel);
-        local.seal();
-        let runs = local.sealed();
-        for index in (0..local.len()).rev() {
-            local.take_sealed(index, None, |run, start, end| sent += send(&[IoSlice::new(&run.bytes[start..end])]));
-        }
-        local.forget(runs);
+    for index in (0..local.len()).rev() {
+        local.take_sealed(index, None, |run, start, end| sent += send(&[IoSlice::new(&run.bytes[start..end])]));
     }
+    fanout.end_walk(channel, runs);
     sent
 }
 
 /// The same with connections that are busy: the run goes through each one's outbox.
 fn publish_queued(fanout: &mut Fanout, outboxes: &mut [Outbox], push: &[u8], offset: u64) -> usize {
-    fanout.append("news", Voice::NativeText, push, offset, 0);
+    let (channel, runs) = seal(fanout, push, offset);
+    let local = fanout.channel(channel);
     let mut sent = 0;
-    for channel in fanout.take_dirty() {
-        let local = fanout.channel(channel);
-        local.seal();
-        let runs = local.sealed();
-        for (index, outbox) in outboxes.iter_mut().enumerate() {
-            local.take_sealed(index, None, |run, start, end| outbox.push_slice(run, start, end));
-        }
-        local.forget(runs);
+    for (index, outbox) in outboxes.iter_mut().enumerate() {
+        local.take_sealed(index, None, |run, start, end| outbox.push_slice(run, start, end));
     }
+    fanout.end_walk(channel, runs);
     for outbox in outboxes {
         sent += drain(outbox);
     }

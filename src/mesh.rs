@@ -27,9 +27,15 @@ use {
 use crate::ids::ShardId;
 use crate::planted::Fault;
 
-/// How many asks of one shard may be under way at one owner, if a lane holds `capacity` parcels.
+/// How many asks of one shard may be under way at one owner, if a lane holds `capacity` parcels. It needs 5 parcels at
+/// least.
 pub(crate) fn credits(capacity: usize) -> usize {
-    (capacity / 3).max(1)
+    (capacity / 3).max(2)
+}
+
+/// The part of [`credits`] that is for the API's asks. The rest is for clients' asks.
+pub(crate) fn api_credits(capacity: usize) -> usize {
+    (credits(capacity) / 4).max(1)
 }
 
 /// The parcels that one shard has staged, by destination.
@@ -126,7 +132,7 @@ impl Door {
     }
 }
 
-/// Rings a shard's bell, for the control thread, whose commands do not come through the lanes.
+/// Wakes a shard, for the control thread, whose commands do not come through the lanes.
 #[derive(Clone, Debug)]
 pub(crate) struct Waker {
     doors: Arc<[Door]>,
@@ -134,9 +140,10 @@ pub(crate) struct Waker {
 }
 
 impl Waker {
-    /// Wakes the shard, whether it sleeps or not.
+    /// Wakes the shard if it sleeps. To be called after the command is in the queue. The shard looks into the queue
+    /// between [`Endpoint::fall_asleep`] and its sleep, so either it sees the command there or it is seen asleep here.
     pub(crate) fn wake(&self) {
-        self.doors[self.shard.index()].bell.ring();
+        self.doors[self.shard.index()].knock();
     }
 }
 
@@ -253,7 +260,8 @@ impl<T> Endpoint<T> {
     }
 
     /// Says that this shard is about to sleep. Returns false if a parcel came in at the last moment; the shard must not
-    /// sleep then. After true, a peer that ships rings the bell.
+    /// sleep then. After true, a peer that ships rings the bell, and so does [`Waker::wake`]. The shard must not sleep
+    /// either if it finds a command in its queue after this.
     pub(crate) fn fall_asleep(&self) -> bool {
         let door = &self.doors[self.own.index()];
         let is_idle = || self.inbound.iter().flatten().all(|lane| lane.slots() == 0);

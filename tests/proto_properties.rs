@@ -13,7 +13,8 @@ use proptest::prelude::*;
 use uringcast::wire::deflate::compress::Compressors;
 use uringcast::wire::deflate::inflate::Inflater;
 use uringcast::wire::frame::{self, Opcode};
-use uringcast::wire::handshake::{self, UpgradeRequest};
+use uringcast::wire::handshake::UpgradeRequest;
+use uringcast::wire::http;
 use uringcast::wire::utf8::{self, Validator};
 use uringcast::wire::{codes, mask};
 
@@ -169,7 +170,7 @@ proptest! {
     fn arbitrary_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..400), cuts in vec(any::<prop::sample::Index>(), 0..8)) {
         let decoded = decode(&cut(&bytes, &cuts), false);
         prop_assert_eq!((decoded.0, decoded.1), reference(&bytes, false));
-        let _ = UpgradeRequest::parse(&bytes, &handshake::HeadLimits::default());
+        let _ = UpgradeRequest::parse(&bytes, &http::HeadLimits::default());
     }
 
     /// The server's inflater may be stricter than the other one about codes that nobody makes, and never laxer.
@@ -321,7 +322,7 @@ proptest! {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
-        let limits = handshake::HeadLimits::default();
+        let limits = http::HeadLimits::default();
         for end in 0..head.len() {
             prop_assert!(matches!(UpgradeRequest::parse(&head.as_bytes()[..end], &limits), Ok(None)));
         }

@@ -7,7 +7,7 @@ use crate::config::{ConfigError, Http, Secret};
 
 /// All API keys. If there is none, no key matches.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ApiKeys {
+pub struct ApiKeys {
     keys: Vec<Secret>,
 }
 
@@ -36,6 +36,11 @@ impl ApiKeys {
             return Err(ConfigError::general(format!("http: {count} API keys are configured; the most is {most}")));
         }
         Ok(ApiKeys { keys })
+    }
+
+    /// These keys, whose form is not checked: for tests and simulations, which have no configuration.
+    pub fn of(keys: &[&str]) -> Self {
+        Self { keys: keys.iter().map(|key| Secret::new(*key)).collect() }
     }
 
     /// Whether there is no key, so that every request would be refused.

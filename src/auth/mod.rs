@@ -27,7 +27,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use api_keys::ApiKeys;
+pub use api_keys::ApiKeys;
 pub use authenticator::Authenticator;
 pub use claims::{ChannelGrant, GrantedChannels, Identity, MAX_NAME_BYTES, MAX_TOKEN_ID_BYTES, user_id_from_json};
 pub use issue::{IssueError, NewChannelToken, NewToken, issue, issue_channel};

@@ -33,8 +33,8 @@ settings! {
         /// How long each publication is kept, in milliseconds.
         history_age_ms: u64 = 300_000, range(0..=MONTH_MS);
         /// What members learn about each other: "events" (each join and leave), "digest" (one list per window), "count"
-        /// (the number of members, once per window) or "off". With "events" each sign-in is sent to all members, so in a
-        /// lobby of thousands a sign-in costs many times as much as with "count" or "off".
+        /// (the number of members, once per window) or "off". Large channels with "events" send them together, and then
+        /// digests: see `presence_gather_ms` and `presence_digest_above` in `limits`.
         presence: PresenceMode = PresenceMode::Off;
         /// How long joins and leaves are collected for one digest or count, in milliseconds.
         presence_window_ms: u64 = 1_000, range(10..=MINUTE_MS);

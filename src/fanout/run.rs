@@ -5,7 +5,7 @@
 //! (RFC 7692 §7.1.1: context takeover), but never to a message before the run. So nothing is kept for a connection, and
 //! compression pays for small messages too. Such a run goes to a client whole or not at all, see [`Packer::pack`].
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -40,8 +40,8 @@ pub struct Origin {
     pub(crate) epoch: Arc<str>,
     /// Whether frames may be dropped for a slow client, and whether they may be compressed.
     pub(crate) sending: Sending,
-    /// The latest digests, oldest first. See [`Self::digests`].
-    digests: RefCell<Vec<Weak<Frames>>>,
+    /// The latest digests, oldest first. See [`Self::digests`]. Seldom there, and so behind a pointer.
+    digests: OnceCell<Box<RefCell<Vec<Weak<Frames>>>>>,
 }
 
 /// The number of digests that an origin remembers.
@@ -50,7 +50,7 @@ const DIGESTS: usize = 4;
 impl Origin {
     /// The origin of a channel's runs, without digests.
     pub fn new(channel: Arc<str>, epoch: Arc<str>, sending: Sending) -> Rc<Self> {
-        Rc::new(Self { channel, epoch, sending, digests: RefCell::default() })
+        Rc::new(Self { channel, epoch, sending, digests: OnceCell::new() })
     }
 
     /// Whether publications may be dropped for a slow client.
@@ -61,12 +61,14 @@ impl Origin {
     /// The latest digests that some outbox still holds, newest first. A digest is a run of the frames that one client
     /// kept when it was slow. Clients that are equally slow keep the same frames, and so they share one digest.
     pub(crate) fn digests(&self) -> Vec<Run> {
-        self.digests.borrow().iter().rev().filter_map(Weak::upgrade).collect()
+        self.digests
+            .get()
+            .map_or_else(Vec::new, |digests| digests.borrow().iter().rev().filter_map(Weak::upgrade).collect())
     }
 
     /// Lets other outboxes find a digest.
     pub(crate) fn add_digest(&self, digest: &Run) {
-        let mut digests = self.digests.borrow_mut();
+        let mut digests = self.digests.get_or_init(Box::default).borrow_mut();
         digests.retain(|digest| digest.strong_count() > 0);
         if digests.len() == DIGESTS {
             digests.remove(0);

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::pin;
 use std::task::{Poll, Waker};
@@ -161,7 +161,6 @@ const POLLIN: u32 = 1;
 /// Lets other tasks run. A task that wakes itself does not: it starves I/O (monoio #322) and timers.
 pub(crate) struct Pause {
     driver: Driver,
-    fd: OwnedFd,
     readable: UnixStream,
 }
 
@@ -176,7 +175,7 @@ impl Pause {
             Driver::Epoll => 0,
         };
         let fd = eventfd(count, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { driver, readable: pollable(fd.try_clone()?)?, fd })
+        Ok(Self { driver, readable: pollable(fd)? })
     }
 
     /// Lets every task that is ready run, and the driver take in what the kernel has.
@@ -188,7 +187,7 @@ impl Pause {
             Driver::IoUring => true,
             Driver::Epoll => {
                 // Resets the descriptor, which is readable since the last pause.
-                let _ = rustix::io::read(&self.fd, &mut [0; 8]);
+                let _ = rustix::io::read(as_fd(&self.readable), &mut [0; 8]);
                 false
             }
         };
@@ -197,7 +196,7 @@ impl Pause {
             let polled = readable.as_mut().poll(context);
             if polled.is_pending() && !std::mem::replace(&mut is_rung, true) {
                 // Cannot fail, because the count is 0.
-                let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+                let _ = rustix::io::write(as_fd(&self.readable), &1_u64.to_ne_bytes());
             }
             polled
         })
@@ -288,6 +287,24 @@ impl Turnstile {
 /// When the driver refuses it.
 pub(crate) fn pollable(fd: OwnedFd) -> io::Result<UnixStream> {
     UnixStream::from_std(StdUnixStream::from(fd))
+}
+
+/// The descriptor of what [`pollable`] has made.
+pub(crate) fn as_fd(stream: &UnixStream) -> BorrowedFd<'_> {
+    #[expect(unsafe_code, reason = "monoio's streams have no AsFd")]
+    // SAFETY: the stream keeps its descriptor open until it is dropped, which the borrow can't outlive.
+    unsafe {
+        BorrowedFd::borrow_raw(stream.as_raw_fd())
+    }
+}
+
+/// Takes the descriptor back from what [`pollable`] has made. No task may wait for it.
+pub(crate) fn from_pollable(stream: UnixStream) -> OwnedFd {
+    #[expect(unsafe_code, reason = "monoio's streams give their descriptor back as a number alone")]
+    // SAFETY: the stream owned the descriptor, and has given it up.
+    unsafe {
+        OwnedFd::from_raw_fd(stream.into_raw_fd())
+    }
 }
 
 #[cfg(test)]

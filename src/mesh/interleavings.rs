@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use loom::sync::{Condvar, Mutex};
 
@@ -131,10 +132,29 @@ pub(crate) fn planted(fault: &str) -> bool {
     FAULT.get() == fault
 }
 
-/// Peers ship batches to a shard that sleeps whenever it may, until it has them all, in the order of each lane.
-fn life(peers: usize, batches: u32, capacity: usize) {
+/// Peers ship batches to a shard that sleeps whenever it may, and a control thread gives it commands, until it has them
+/// all, in the order of each lane.
+fn life(peers: usize, batches: u32, commands: u32, capacity: usize) {
     let mut ends = build(1 + peers, capacity).expect("no descriptor is asked for").into_iter();
     let mut sleeper = ends.next().expect("the first");
+    // The queue of commands, as far as the model cares: how many wait in it.
+    let queue = Arc::new(Mutex::new(0));
+    let waiting = |queue: &Mutex<u32>| *queue.lock().expect("no panic");
+    let control = (commands > 0).then(|| {
+        let (queue, waker) = (Arc::clone(&queue), sleeper.waker());
+        loom::thread::spawn(move || {
+            for _ in 0..commands {
+                if planted("wakes before the command is queued") {
+                    waker.wake();
+                    *queue.lock().expect("no panic") += 1;
+                } else {
+                    *queue.lock().expect("no panic") += 1;
+                    waker.wake();
+                }
+            }
+        })
+    });
+    let mut obeyed = 0;
     let peers: Vec<_> = ends
         .map(|mut end| {
             loom::thread::spawn(move || {
@@ -148,6 +168,7 @@ fn life(peers: usize, batches: u32, capacity: usize) {
         .collect();
     let mut next = vec![0; 1 + peers.len()];
     loop {
+        obeyed += std::mem::take(&mut *queue.lock().expect("no panic"));
         sleeper.wake_up();
         let left = sleeper.drain(
             usize::MAX,
@@ -158,36 +179,45 @@ fn life(peers: usize, batches: u32, capacity: usize) {
                 next[from.index()] += 1;
             },
         );
-        if next[1..].iter().all(|&next| next == batches) {
+        if next[1..].iter().all(|&next| next == batches) && obeyed == commands {
             break;
         }
-        if !left && sleeper.fall_asleep() {
+        let looked_before = planted("looks for commands before it falls asleep").then(|| waiting(&queue));
+        // As `io::turns` has it.
+        if !left && sleeper.fall_asleep() && looked_before.unwrap_or_else(|| waiting(&queue)) == 0 {
             sleeper.doors[0].bell.sleep();
         }
     }
+    control.into_iter().for_each(|control| control.join().expect("commands"));
     peers.into_iter().for_each(|peer| peer.join().expect("ships"));
 }
 
-fn every_life(preemptions: Option<usize>, peers: usize, batches: u32) {
+fn every_life(preemptions: Option<usize>, peers: usize, batches: u32, commands: u32) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = preemptions;
-    model.check(move || life(peers, batches, 4));
+    model.check(move || life(peers, batches, commands, 4));
 }
 
 #[test]
 fn no_wake_is_lost_between_two_shards() {
-    every_life(Some(3), 1, 3);
+    every_life(Some(3), 1, 3, 0);
 }
 
 #[test]
 fn no_wake_is_lost_among_three_shards() {
-    every_life(Some(3), 2, 1);
+    every_life(Some(3), 2, 1, 0);
+}
+
+#[test]
+fn no_wake_is_lost_between_a_shard_and_the_control_thread() {
+    every_life(Some(3), 0, 0, 3);
+    every_life(Some(3), 1, 1, 1);
 }
 
 /// What loom says when a shard sleeps and nobody will wake it.
-fn is_found(fault: &'static str) {
+fn is_found(fault: &'static str, (peers, batches, commands): (usize, u32, u32)) {
     FAULT.set(fault);
-    let lives = || every_life(Some(3), 2, 1);
+    let lives = || every_life(Some(3), peers, batches, commands);
     let panic = std::panic::catch_unwind(lives).expect_err("a planted fault goes unnoticed");
     let said =
         panic.downcast_ref::<String>().map_or_else(|| format!("{:?}", panic.downcast_ref::<&str>()), String::clone);
@@ -196,20 +226,30 @@ fn is_found(fault: &'static str) {
 
 #[test]
 fn a_missing_fence_of_the_peer_is_found() {
-    is_found("no fence before the flag is read");
+    is_found("no fence before the flag is read", (2, 1, 0));
 }
 
 #[test]
 fn a_missing_fence_of_the_sleeper_is_found() {
-    is_found("no fence before the lanes are looked at");
+    is_found("no fence before the lanes are looked at", (2, 1, 0));
 }
 
 #[test]
 fn a_flag_that_is_set_too_late_is_found() {
-    is_found("looks before the flag is set");
+    is_found("looks before the flag is set", (2, 1, 0));
 }
 
 #[test]
 fn a_bell_that_is_rung_too_early_is_found() {
-    is_found("knocks before it ships");
+    is_found("knocks before it ships", (2, 1, 0));
+}
+
+#[test]
+fn a_command_that_is_looked_for_too_early_is_found() {
+    is_found("looks for commands before it falls asleep", (0, 0, 1));
+}
+
+#[test]
+fn a_command_that_is_queued_too_late_is_found() {
+    is_found("wakes before the command is queued", (0, 0, 1));
 }

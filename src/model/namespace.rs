@@ -44,7 +44,7 @@ pub enum PublishRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PresenceMode {
-    /// Each join and leave, at once. Digests while there are many members.
+    /// Each join and leave. Digests while there are many members.
     Events,
     /// One digest for each window of time.
     Digest,
@@ -176,8 +176,14 @@ impl Namespaces {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The namespaces of a configuration with the namespace `chat`, for the tests of modules that know channels.
+    pub(crate) fn namespaces() -> Namespaces {
+        let of = |name| Namespace { presence: PresenceMode::Events, ..namespace(name, SubscribeRule::SignedIn) };
+        Namespaces::new(of("lobby"), namespace("", SubscribeRule::SignedIn), [of("chat")])
+    }
 
     fn namespace(name: &str, subscribe: SubscribeRule) -> Namespace {
         Namespace {

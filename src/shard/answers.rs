@@ -41,8 +41,7 @@ impl ShardCore {
                 self.subscribe_all(id, &after, now);
             }
             (Outcome::Subscribed(mark), Answer::Subscribed(attached)) => {
-                self.attach(id, request, &attached.placed);
-                let overflow = self.sending(&attached.placed.channel).overflow.as_str();
+                let overflow = self.attach(id, request, &attached.placed).overflow.as_str();
                 let recovery = recovery(attached);
                 let position = attached.placed.position();
                 let expires_at = self.conns.at(id.slot).session.grant_expires_at_ms(position.channel);
@@ -127,16 +126,14 @@ impl ShardCore {
     }
 
     /// From here on the connection gets what the channel's lane brings.
-    fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) {
-        let sending = self.sending(&placed.channel);
+    fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) -> Sending {
+        let namespace = self.settings.hub.namespaces.of(&placed.channel);
+        let sending = namespace.expect("the owner found it").sending();
         let voice = self.conns.at(id.slot).framing.voice();
         let mut subscription = self.fanout.subscribe((&placed.channel, voice), &placed.epoch, sending, id.slot);
         subscription.request = request;
-        self.conns.at(id.slot).subscriptions.push(subscription);
-    }
-
-    fn sending(&self, channel: &str) -> Sending {
-        self.settings.hub.namespaces.of(channel).expect("the owner found it").sending()
+        self.conns.at(id.slot).subscriptions.insert(subscription);
+        sending
     }
 
     /// Nobody waits for this answer any more: what it attached is detached.
@@ -169,10 +166,11 @@ impl ShardCore {
 
     /// Ends one subscription: nothing of the channel reaches the client after this.
     pub(super) fn unsubscribe(&mut self, id: ConnId, channel: &str) {
-        if let Some(at) = self.find_subscription(id, channel) {
+        if let Some(subscription) = self.find_subscription(id, channel) {
             let conn = self.conns.at(id.slot);
+            conn.subscriptions.remove(subscription.channel);
             // What came before is the client's.
-            let subscription = conn.subscriptions.swap_remove(at);
+            self.sender.queue_for(id.slot);
             let local = self.fanout.channel(subscription.channel);
             let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
             let kept = conn.kept_frames();
@@ -187,10 +185,7 @@ impl ShardCore {
     fn end_subscription(&mut self, id: ConnId, subscription: Subscription, owner_knows: bool) {
         let Subscription { channel, index, request } = subscription;
         if let Some(moved) = self.fanout.unsubscribe(subscription) {
-            let was = u32::try_from(self.fanout.channel(channel).len()).expect("fits a slot");
-            let theirs = &mut self.conns.at(moved).subscriptions;
-            let entry = theirs.iter_mut().find(|entry| (entry.channel, entry.index) == (channel, was));
-            entry.expect("a subscriber has a subscription").index = index;
+            self.conns.at(moved).subscriptions.set_index(channel, index);
         }
         let local = self.fanout.channel(channel);
         let name = Arc::clone(local.name());
@@ -203,10 +198,10 @@ impl ShardCore {
         }
     }
 
-    pub(super) fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<usize> {
+    pub(super) fn find_subscription(&mut self, id: ConnId, channel: &str) -> Option<Subscription> {
         let conn = self.conns.at(id.slot);
         let channel = self.fanout.find(channel, conn.framing.voice())?;
-        conn.subscriptions.iter().position(|subscription| subscription.channel == channel)
+        conn.subscriptions.find(channel)
     }
 
     fn say_answer(&mut self, id: ConnId, answer: &Answer, mark: Option<&str>) {
@@ -217,8 +212,8 @@ impl ShardCore {
             Answer::Published { placed, duplicate } => {
                 self.say(id, &Reply::Ack { position: placed.position(), duplicate: *duplicate }, mark);
             }
-            Answer::History(attached) => {
-                let (position, publications) = (attached.placed.position(), &*attached.publications);
+            Answer::History(page) => {
+                let (position, publications) = (page.placed.position(), &*page.publications);
                 self.say(id, &Reply::History { position, publications }, mark);
             }
             Answer::Users(page) => {
@@ -238,9 +233,8 @@ impl ShardCore {
     /// What could not be recovered, where it is missing: right behind the answer that says so.
     fn say_gap(&mut self, id: ConnId, attached: &Attached) {
         let Placed { channel, epoch, offset } = &attached.placed;
-        let from = attached.lost_from;
-        let is_lost = attached.recovered == Some(false) && from <= *offset;
-        let gap = is_lost.then_some(Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
+        let lost_from = attached.lost_from().filter(|from| from <= offset);
+        let gap = lost_from.map(|from| Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
         match (self.conns.at(id.slot).framing.voice(), gap) {
             (Voice::EventStream, gap) => self.say_gap_on_stream(id, attached, gap),
             (voice, Some(gap)) => self.push_private(id.slot, |out| dialect::write_gap(voice, out, &gap)),
@@ -298,5 +292,5 @@ fn parcel(conn: ConnId, request: u32, ask: Ask) -> Parcel {
 }
 
 fn recovery(attached: &Attached) -> Option<Recovered<'_>> {
-    attached.recovered.map(|recovered| Recovered { recovered, publications: &attached.publications })
+    attached.recovery().map(|(recovered, publications)| Recovered { recovered, publications })
 }

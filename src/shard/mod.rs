@@ -10,7 +10,7 @@
 //! - **A connection's life**: [`Shard::open`], then any number of [`Shard::receive`], [`Shard::resume`],
 //!   [`Shard::writable`] and [`Shard::hear_out`], and [`Shard::closed`] at the end.
 //! - **Time**: [`Shard::tick`], every 64 ms.
-//! - **Commands** of the control thread: keys, revocations, asks of the backend, the drain.
+//! - **Commands** of the control thread: keys, revocations, the API's keys and slow answers, the drain.
 //! - **Turns**: [`turn::Turn::step`]. Here alone parcels come in and leave, and publications are sent.
 //! - **Questions**: [`Shard::take_actions`], [`Shard::has_work`], [`Shard::is_stuck`].
 //!
@@ -40,13 +40,16 @@
 //! other; no field is taken out and put back.
 
 mod admission;
+mod announcing;
 mod answers;
+mod api;
 mod asks;
 mod calls;
 mod commands;
 mod compression;
 mod conns;
 mod deadlines;
+mod echo;
 mod errands;
 mod farewell;
 mod flush;
@@ -68,6 +71,8 @@ pub mod turn;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+pub use api::ApiServing;
+pub(crate) use api::ControlCall;
 pub use calls::Shard;
 pub(crate) use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
@@ -79,19 +84,21 @@ use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::refusals::RefusalLog;
 use crate::limits::{Guard, Peer};
-use crate::mesh::Staging;
+use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::model::errand::Errand;
 use crate::model::notice::{Gap, GapReason, Reply};
-use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
+use crate::model::parcel::{Answer, Asker, Delivery, LateAnswer, Parcel, Purse};
 use crate::model::position::{Placed, Position};
 use crate::model::text::Language;
 use crate::model::voice::Voice;
 use crate::site::Site;
 use crate::time::clock::Now;
 use crate::wire::codes::close;
-use crate::wire::{frame, handshake, websocket};
+use crate::wire::{frame, http, websocket};
 use admission::Admission;
+use announcing::Announcing;
+use api::Api;
 use asks::Asks;
 use compression::Compressing;
 use conns::{Conns, Ending, Stage};
@@ -101,7 +108,6 @@ use farewell::Progress;
 use large_memory::LargeMemory;
 use pacing::Pacing;
 use probes::Probes;
-use refusals::limit_of;
 use relief::Relief;
 use rights::Sweep;
 use sender::Sender;
@@ -119,6 +125,11 @@ pub(crate) const REPLY_BYTES: usize = 64 * 1024;
 const LANE_PARCELS: usize = 256;
 /// A turn stops taking parcels from a lane after this many bytes.
 const LANE_BYTES: usize = 256 * 1024;
+/// Most parcels of the shard to itself that one turn takes. A publication makes three of them in one turn: the ask, the
+/// delivery and the answer.
+const OWN_PARCELS: usize = 3 * LANE_PARCELS;
+/// A turn stops taking the shard's own parcels after this many bytes. A publication is in two of them.
+const OWN_BYTES: usize = 2 * LANE_BYTES;
 
 /// What a shard needs to know of the configuration.
 #[derive(Clone, Debug)]
@@ -138,7 +149,7 @@ pub struct Settings {
     /// What is served over HTTP, and who may upgrade.
     pub site: Arc<Site>,
     /// Limits on the request's head.
-    pub head: handshake::HeadLimits,
+    pub head: http::HeadLimits,
     /// Limits on frames and messages.
     pub messages: websocket::MessageLimits,
     /// Bytes of a message of a client that has not signed in.
@@ -151,6 +162,8 @@ pub struct Settings {
     pub requests_per_connection: usize,
     /// How long a request may stay unanswered.
     pub request_ms: u64,
+    /// The HTTP API.
+    pub api: ApiServing,
     /// How long the handshake may take.
     pub handshake_ms: u64,
     /// How long a client has to sign in.
@@ -163,6 +176,10 @@ pub struct Settings {
     pub ping_interval_ms: u64,
     /// How long it then has to show a sign of life.
     pub pong_timeout_ms: u64,
+    /// How long joins and leaves are gathered before they are sent together, in milliseconds; 0: each is sent at once.
+    pub presence_gather_ms: u64,
+    /// In channels with at most this many subscribers on the shard each is sent at once.
+    pub presence_gather_above: usize,
     /// How messages are compressed for clients that this was agreed on with.
     pub compression: Compression,
     /// A clock in nanoseconds, from any moment on: for what is counted, and for nothing else.
@@ -236,6 +253,14 @@ pub enum Input {
     Ended,
 }
 
+/// How much one turn has taken of the parcels that the shard sent to itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct OwnShare {
+    parcels: usize,
+    /// The sum of their weights.
+    bytes: usize,
+}
+
 /// A shard's parts, but for those that are lent out while a message is taken.
 #[derive(Debug)]
 struct ShardCore {
@@ -247,15 +272,20 @@ struct ShardCore {
     conns: Conns,
     fanout: Fanout,
     sender: Sender,
+    /// Nothing is sent directly, for a test that compares.
+    #[cfg(test)]
+    sends_through_outboxes: bool,
     compressing: Compressing,
     large_memory: LargeMemory,
+    announcing: Announcing,
     asks: Asks,
+    api: Api,
     errands: Errands,
     deadlines: Deadlines,
     sweep: Sweep,
     relief: Relief,
     actions: Vec<Action>,
-    /// Answers to the backend.
+    /// Answers to the control thread.
     backend: Vec<(u32, Answer)>,
     /// What stands for the keys of `conflate`; secret, since publishers choose them.
     key_hash: foldhash::quality::RandomState,
@@ -278,9 +308,13 @@ impl ShardCore {
             conns: Conns::new(own),
             fanout: Fanout::default(),
             sender: Sender::default(),
+            #[cfg(test)]
+            sends_through_outboxes: false,
             compressing: Compressing::default(),
             large_memory: LargeMemory::default(),
-            asks: Asks::new(shards, settings.lane_parcels),
+            announcing: Announcing::default(),
+            asks: Asks::new(shards, mesh::credits(settings.lane_parcels) - mesh::api_credits(settings.lane_parcels)),
+            api: Api::new(&settings.api, own, shards, settings.lane_parcels),
             errands: Errands::default(),
             deadlines: Deadlines::default(),
             sweep: Sweep::default(),
@@ -317,49 +351,50 @@ impl ShardCore {
             Parcel::Deliver { delivery } => self.deliver(&delivery),
             Parcel::DeliverBatch { deliveries, .. } => deliveries.iter().for_each(|delivery| self.deliver(delivery)),
             Parcel::LateAnswers(answers) => {
-                for LateAnswer { conn, request, answer } in answers {
-                    self.answered(conn, request, &answer, now);
+                for LateAnswer { asker, request, answer } in answers {
+                    self.take_answer(asker, request, answer, now);
                 }
             }
-            Parcel::Announce { news } => {
-                let language = self.settings.language;
-                for voice in self.fanout.voices(&news.value().channel) {
-                    let frame = news.frame(voice, |news, out| dialect::write_presence(voice, out, news, language));
-                    self.fanout.append(&news.value().channel, voice, frame, 0, 0);
-                }
-            }
+            Parcel::Announce { news } => self.announce(&news, now),
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
-            Parcel::Deferred => self.give_credit(from),
+            Parcel::Deferred { purse } => self.give_credit_back(from, purse, now),
             Parcel::FromEngine(news) => self.hub.hear_engine(*news, now, &mut self.staging),
             Parcel::ToEngine(ask) => unreachable!("{ask:?} is for the engine"),
             Parcel::Gap { placed, from } => self.lose(&placed, from),
             Parcel::Farewell(farewell) => self.hear_farewell(farewell),
-            Parcel::Answer { asker: Asker::Conn(conn), request, answer, credit } => {
-                if credit {
-                    self.give_credit(from);
+            Parcel::Answer { asker, request, answer, credit } => {
+                if credit && let Some(purse) = asker.purse() {
+                    self.give_credit_back(from, purse, now);
                 }
-                self.answered(conn, request, &answer, now);
+                self.take_answer(asker, request, answer, now);
             }
-            Parcel::Answer { asker: Asker::Backend, request, answer, .. } => {
-                if let Answer::Refused(refusal) = &answer
-                    && let Some(limit) = limit_of(*refusal)
-                {
-                    self.metrics.refused(limit);
-                }
-                self.backend.push((request, answer));
-            }
+        }
+    }
+
+    fn give_credit_back(&mut self, owner: ShardId, purse: Purse, now: Now) {
+        match purse {
+            Purse::Clients => self.give_credit(owner),
+            Purse::Api => self.give_api_credit(owner, now),
+        }
+    }
+
+    /// Takes an owner's answer to its asker.
+    fn take_answer(&mut self, asker: Asker, request: u32, answer: Answer, now: Now) {
+        match asker {
+            Asker::Conn(conn) => self.answered(conn, request, &answer, now),
+            Asker::Api(conn) => self.api_answered(conn, request, answer, now),
+            Asker::Part(number) => self.hub.one_of_many(number, request, answer, &mut self.staging),
         }
     }
 
     fn deliver(&mut self, delivery: &Delivery) {
         let publication = &**delivery.value();
         let key = publication.key.as_deref().map_or(0, |key| self.key_hash.hash_one(key).max(1));
-        let channel = &publication.placed.channel;
-        for voice in self.fanout.voices(channel) {
+        for (voice, channel) in self.fanout.places(&publication.placed.channel) {
             let frame = delivery.frame(voice, |publication, out| dialect::write_publication(voice, out, publication));
-            self.fanout.append(channel, voice, frame, publication.offset(), key);
+            self.fanout.append(channel, frame, publication.offset(), key);
         }
     }
 
@@ -368,35 +403,43 @@ impl ShardCore {
         self.fanout.begin_epoch(&placed.channel, &placed.epoch);
         let Position { channel, epoch, offset: to } = placed.position();
         let gap = Gap { channel, epoch, from, to, reason: GapReason::Engine };
-        for voice in self.fanout.voices(channel) {
+        for (voice, channel) in self.fanout.places(channel) {
             let mut frame = Vec::new();
             dialect::write_gap(voice, &mut frame, &gap);
-            self.fanout.append(channel, voice, &frame, 0, 0);
+            self.fanout.append(channel, &frame, 0, 0);
         }
     }
 
-    /// Does the shard's own work of one turn: parcels to itself, as many as of another lane, and bounded shares of what
-    /// takes longer than a turn.
+    /// Does the shard's own work of one turn: parcels to itself, and bounded shares of what takes longer than a turn.
     fn work(&mut self, now: Now) {
         #[cfg(feature = "planted")]
         crate::planted::at_turn();
-        let mut weight = 0;
-        for _ in 0..self.staging.own_len().min(LANE_PARCELS) {
-            let Some(parcel) = self.staging.pop_own() else { break };
-            weight += parcel.weight();
-            self.take(self.own, parcel, now);
-            if weight >= LANE_BYTES {
-                break;
-            }
-        }
+        let mut share = OwnShare::default();
+        self.take_own(&mut share, now);
         self.sweep(now);
         self.compress_slice();
         self.hub.turn(now, &mut self.staging);
+        // The end of a batch window has staged deliveries: they leave with the flush of this turn.
+        self.take_own(&mut share, now);
+        // Last: what it hears from itself it hears in the next turn, for which its parcels are a reason.
         self.take_leave(now);
-        if let Some(at_ms) = self.hub.take_alarm() {
-            self.actions.push(Action::Alarm(at_ms));
-        }
+        self.end_announcing(now);
+        let alarms = [self.hub.take_alarm(), self.announcing.take_alarm()];
+        self.actions.extend(alarms.into_iter().flatten().map(Action::Alarm));
         self.metrics.count(Count::Turns);
+    }
+
+    /// Takes the parcels that the shard sent to itself, those included that are staged meanwhile: a publication whose
+    /// channel this shard owns is delivered in the turn in which it was asked for.
+    fn take_own(&mut self, share: &mut OwnShare, now: Now) {
+        while share.parcels < OWN_PARCELS
+            && share.bytes < OWN_BYTES
+            && let Some(parcel) = self.staging.pop_own()
+        {
+            share.parcels += 1;
+            share.bytes += parcel.weight();
+            self.take(self.own, parcel, now);
+        }
     }
 
     fn give_back(&mut self, now: Now) {
@@ -410,6 +453,7 @@ impl ShardCore {
         self.settings.refusals.tick(now.mono_ms);
         let Self { metrics, hub, .. } = self;
         metrics.set(Gauge::Connections, self.connections());
+        metrics.set(Gauge::ApiConnections, self.api.count());
         metrics.set(Gauge::EventStreams, self.event_streams);
         metrics.set(Gauge::TurnedAway, self.admission.turned_away());
         metrics.set(Gauge::Blocked, self.sender.blocked());
@@ -427,12 +471,6 @@ impl ShardCore {
         metrics.set_count(Count::Evictions, held.evictions);
         metrics.set_count(Count::ChannelEvictions, held.channel_evictions);
         metrics.set_count(Count::BatchesCut, held.batches_cut);
-    }
-
-    /// The backend asks the owner of a channel, which is this shard. The answer comes at the end of some later turn
-    /// ([`turn::Next::Over`]), under the same number.
-    fn ask_for_backend(&mut self, request: u32, ask: Ask) {
-        self.staging.push(self.own, Parcel::Ask { asker: Asker::Backend, request, ask });
     }
 
     /// Whether something waits for another shard to make room: no turn helps before it has.
@@ -459,7 +497,9 @@ impl ShardCore {
     /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
     fn is_quiescent(&self) -> bool {
         self.asks.are_all_answered()
+            && self.api.is_at_rest()
             && !self.hub.is_holding()
+            && !self.announcing.is_waiting()
             && !self.is_stuck()
             && !self.has_work()
             && !self.sender.is_flushing()
@@ -469,14 +509,15 @@ impl ShardCore {
     fn what_waits(&self) -> String {
         let owed = self.asks.owed();
         let (stuck, dirty, flush) = (self.is_stuck(), self.wants_flush(), self.sender.is_flushing());
-        let (holding, own) = (self.hub.is_holding(), self.staging.own_len());
+        let holding = self.hub.is_holding() || self.announcing.is_waiting();
+        let own = self.staging.own_len();
         format!("credits {owed:?}, stuck {stuck}, dirty {dirty}, flushing {flush}, holding {holding}, own {own}")
     }
 
     /// The memory that is held for the connection, in bytes, and the most that it would be with what it is due.
     fn held_bytes(&mut self, id: ConnId) -> Option<(usize, usize)> {
         let conn = self.conns.get(id)?;
-        let due = |s: &Subscription| self.fanout.channel(s.channel).due(s.index as usize);
+        let due = |s: &Subscription| self.fanout.channel(s.channel).due_bytes(s.index as usize);
         let held = conn.outbox.held_bytes();
         Some((held, held + conn.outbox.gap_bytes() + conn.subscriptions.iter().map(due).sum::<usize>()))
     }
@@ -527,16 +568,22 @@ impl ShardCore {
 
     /// A message of the connection's own is about to be queued: what it is due of its channels goes before that.
     fn hand_over(&mut self, slot: u32) {
+        if self.fanout.due_channels(slot) > 0 {
+            self.hand_over_due(slot);
+        }
+        self.metrics.count(Count::Replies);
+        self.mark_dirty(slot);
+    }
+
+    fn hand_over_due(&mut self, slot: u32) {
         let conn = self.conns.at(slot);
         let kept = conn.kept_frames();
-        for subscription in &conn.subscriptions {
+        for subscription in self.fanout.due_of(slot, &conn.subscriptions) {
             let channel = self.fanout.channel(subscription.channel);
             let packer = self.compressing.packer(conn.framing.deflate(), &self.settings, &self.metrics);
             let frames = channel.hand_over(subscription.index as usize, packer, kept, &mut conn.outbox);
             self.metrics.add(Count::Deliveries, frames);
         }
-        self.metrics.count(Count::Replies);
-        self.mark_dirty(slot);
     }
 
     fn mark_dirty(&mut self, slot: u32) {
@@ -545,6 +592,9 @@ impl ShardCore {
 
     /// Starts the closing handshake from our side.
     fn close(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
+        if self.conns.at(id.slot).stage == Stage::Api {
+            return self.abort(id, now);
+        }
         if self.conns.at(id.slot).framing.voice() == Voice::EventStream {
             return self.close_stream(id, code, reason, now);
         }

@@ -1,8 +1,11 @@
 //! What is to be sent: connections with something of their own, channels with something for their subscribers, the flush
-//! that is under way, and how much waits for sockets that are full. Part of `shard`; `flush` does the sending.
+//! that is under way, which connections may be sent to directly, and how much waits for sockets that are full. Part of
+//! `shard`; `flush` does the sending.
 
 use super::conns::{Conn, Conns};
+use super::send_state::{DirectTarget, DirectTargets};
 use crate::fanout::Fanout;
+use crate::ids::{ConnId, ShardId};
 
 /// What a shard has to send.
 #[derive(Debug, Default)]
@@ -11,15 +14,17 @@ pub(super) struct Sender {
     dirty: Vec<u32>,
     /// Channels whose last subscriber left. They are removed when no flush refers to them.
     emptied: Vec<u32>,
-    flush: Option<Flush>,
+    flush: Flush,
+    is_flushing: bool,
+    direct: DirectTargets,
     /// How many connections are blocked.
     blocked: usize,
     /// Bytes of memory that are held for blocked connections, as far as they have been counted.
     queued_bytes: usize,
 }
 
-/// A flush under way: what was there when it began.
-#[derive(Debug)]
+/// A flush under way: what was there when it began. The lists keep their room from flush to flush.
+#[derive(Debug, Default)]
 struct Flush {
     /// Slots of connections that asked for something, still to be sent to.
     askers: Vec<u32>,
@@ -48,6 +53,7 @@ pub(super) enum FlushTarget {
 impl Sender {
     /// The connection in `slot` has something of its own to send.
     pub(super) fn mark_dirty(&mut self, slot: u32, conn: &mut Conn) {
+        self.direct.remove(slot);
         if !conn.send_state.set_dirty(true) {
             self.dirty.push(slot);
         }
@@ -59,6 +65,27 @@ impl Sender {
             self.dirty.pop();
             conn.send_state.set_dirty(false);
         }
+    }
+
+    /// What was to be sent to a connection has been sent, as far as possible. If nothing is left, frames of its channels
+    /// go to it directly from now on. To be called after each try to send what waits in its outbox.
+    pub(super) fn tried(&mut self, id: ConnId, conn: &Conn) {
+        let has_nothing = conn.outbox.is_empty() && !conn.send_state.is_dirty();
+        if has_nothing && !conn.send_state.is_blocked() && !conn.stamps() {
+            self.direct.add(DirectTarget { id, deflate: conn.framing.deflate() });
+        } else {
+            self.direct.remove(id.slot);
+        }
+    }
+
+    /// The connection in `slot` of this shard, if frames of its channels may go to it directly.
+    pub(super) fn direct(&self, shard: ShardId, slot: u32) -> Option<DirectTarget> {
+        self.direct.get(shard, slot)
+    }
+
+    /// What is sent to the connection in `slot` goes through its outbox, until [`Self::tried`] says otherwise.
+    pub(super) fn queue_for(&mut self, slot: u32) {
+        self.direct.remove(slot);
     }
 
     /// The last subscriber of a channel has left.
@@ -73,39 +100,39 @@ impl Sender {
 
     /// Whether a flush is under way.
     pub(super) fn is_flushing(&self) -> bool {
-        self.flush.is_some()
+        self.is_flushing
     }
 
     /// Seals what the turn brought. Not while a flush is under way.
     pub(super) fn begin_flush(&mut self, fanout: &mut Fanout) {
-        assert!(self.flush.is_none(), "one flush at a time");
-        let channels = fanout.take_dirty().into_iter().map(|channel| {
-            let local = fanout.channel(channel);
-            local.seal();
-            Walk { channel, next: local.len(), runs: local.sealed() }
-        });
-        let channels = channels.collect();
-        self.flush = Some(Flush { askers: std::mem::take(&mut self.dirty), channels });
+        assert!(!std::mem::replace(&mut self.is_flushing, true), "one flush at a time");
+        let Flush { askers, channels } = &mut self.flush;
+        fanout.seal_dirty(|channel, local| channels.push(Walk { channel, next: local.len(), runs: local.sealed() }));
+        // The first that came are the last of the list, and so the first that are sent.
+        channels.reverse();
+        std::mem::swap(askers, &mut self.dirty);
+        askers.reverse();
     }
 
     /// Whom the flush sends to next. `None`: it is over.
     pub(super) fn next_target(&mut self, fanout: &mut Fanout, conns: &mut Conns) -> Option<FlushTarget> {
+        if !self.is_flushing {
+            return None;
+        }
         loop {
-            let flush = self.flush.as_mut()?;
-            if let Some(slot) = flush.askers.pop() {
+            if let Some(slot) = self.flush.askers.pop() {
                 let Some(conn) = conns.get_slot(slot) else { continue };
                 conn.send_state.set_dirty(false);
                 return Some(FlushTarget::Asker(slot));
             }
-            let Some(walk) = flush.channels.last_mut() else {
-                self.flush = None;
-                std::mem::take(&mut self.emptied).into_iter().for_each(|channel| fanout.remove_if_empty(channel));
+            let Some(walk) = self.flush.channels.last_mut() else {
+                self.is_flushing = false;
+                self.emptied.drain(..).for_each(|channel| fanout.remove_if_empty(channel));
                 return None;
             };
-            let local = fanout.channel(walk.channel);
-            let Some(index) = walk.next.min(local.len()).checked_sub(1) else {
-                local.forget(walk.runs);
-                flush.channels.pop();
+            let Some(index) = walk.next.min(fanout.channel(walk.channel).len()).checked_sub(1) else {
+                fanout.end_walk(walk.channel, walk.runs);
+                self.flush.channels.pop();
                 continue;
             };
             walk.next = index;
@@ -114,7 +141,8 @@ impl Sender {
     }
 
     /// The kernel takes no more of a connection.
-    pub(super) fn block(&mut self, conn: &mut Conn) {
+    pub(super) fn block(&mut self, slot: u32, conn: &mut Conn) {
+        self.direct.remove(slot);
         if !conn.send_state.set_blocked(true) {
             self.blocked += 1;
         }

@@ -126,7 +126,7 @@ impl ShardCore {
         let mut events = Vec::new();
         match gap {
             Some(gap) => dialect::write_gap(Voice::EventStream, &mut events, &gap),
-            None if attached.recovered == Some(false) => {
+            None if attached.lost_from().is_some() => {
                 dialect::native::stream::write_position(&mut events, attached.placed.position());
             }
             None => return,
@@ -139,8 +139,7 @@ impl ShardCore {
         if !self.conns.at(id.slot).stamps() {
             return self.push_private(id.slot, |out| out.extend_from_slice(events));
         }
-        let at = self.find_subscription(id, channel).expect("it has just been attached");
-        let subscription = self.conns.at(id.slot).subscriptions[at];
+        let subscription = self.find_subscription(id, channel).expect("it has just been attached");
         let origin = Rc::clone(self.fanout.channel(subscription.channel).origin());
         self.hand_over(id.slot);
         self.conns.at(id.slot).outbox.push_about(&origin, events);

@@ -7,14 +7,15 @@
 //! 1. **Drain.** The shard takes parcels out of its lanes, a bounded share of each. It takes in what is there before it
 //!    sends anything, so that one send carries all of it.
 //! 2. **Handle.** The shard takes the parcels that it sent to itself, and does a bounded share of its own work: the walk
-//!    after a revocation, a slice of a long compression, batch windows that end, the farewell.
+//!    after a revocation, a slice of a long compression, batch windows that end, the farewell. Parcels that it stages for
+//!    itself meanwhile belong to the same turn, up to a bound: a publication is delivered in the turn that takes its ask.
 //! 3. **Ship.** Parcels for other shards leave. They leave before the flush, so that other shards work while this one
 //!    sends.
 //! 4. **Flush.** Connections are sent what they are due. With thousands of connections this takes tens of
 //!    milliseconds, so a flush is made in steps, and other tasks of the thread run between two steps. A flush covers
 //!    what was there when it began. What comes between its steps waits for the flush of the next turn.
 //! 5. **Ship** again. Sending ends connections whose peer is gone or too slow; their releases leave now.
-//! 6. **Answer.** The driver gets the answers for the backend. They come last: when the backend reads that a revocation
+//! 6. **Answer.** The driver gets the answers for the control thread. They come last: when the backend reads that a revocation
 //!    is done, the kernel has the Close of each connection that the revocation ended, unless its socket is full.
 //!
 //! A turn in which nothing is to be sent has no stages 4 and 5.
@@ -78,7 +79,7 @@ pub enum Next {
     Yield,
     /// The turn is over. Deliver the answers, then do as `then` says.
     Over {
-        /// Answers for the backend, under the numbers that it asked with.
+        /// Answers for the control thread, under the numbers that it asked with.
         answers: Vec<(u32, Answer)>,
         /// When the next turn begins.
         then: AfterTurn,

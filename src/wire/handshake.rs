@@ -12,24 +12,8 @@ use thiserror::Error;
 
 use super::deflate::negotiate::{Agreed, negotiate};
 use super::deflate::{Deflate, Mode};
+use super::http::{HeadLimits, HeaderRoom, HttpFault, RequestHead, Target, content_length, single, values};
 use super::origin::{Origins, split_port};
-
-/// What a request's head may cost.
-#[derive(Debug, Clone, Copy)]
-pub struct HeadLimits {
-    /// Bytes of the head, its empty line included.
-    pub head_bytes: usize,
-    /// Header lines, 64 at most.
-    pub headers: usize,
-}
-
-const HEADERS_MAX: usize = 64;
-
-impl Default for HeadLimits {
-    fn default() -> Self {
-        Self { head_bytes: 8 * 1024, headers: HEADERS_MAX }
-    }
-}
 
 /// A well-formed HTTP/1.1 or HTTP/1.0 request, borrowed from the bytes it was parsed from.
 #[derive(Debug)]
@@ -49,60 +33,36 @@ impl<'a> UpgradeRequest<'a> {
     /// Parses the head of a request at the front of `buf`: `None` asks for more bytes, the number is the head's
     /// length. Bytes that can't become a request are refused as soon as they show it.
     pub fn parse(buf: &'a [u8], limits: &HeadLimits) -> Result<Option<(Self, usize)>, HttpRefusal> {
-        // What lies beyond the limit must not change the verdict, for it may not have come yet.
-        let (head, is_over) = match buf.get(..limits.head_bytes) {
-            Some(head) => (head, true),
-            None => (buf, false),
-        };
-        let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut parsed = httparse::Request::new(&mut storage[..limits.headers.min(HEADERS_MAX)]);
-        let status = parsed.parse(head);
-        let head_bytes = match status {
-            Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-            Ok(httparse::Status::Partial) if is_over => return Err(HttpRefusal::head_too_large()),
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(httparse::Error::TooManyHeaders) => return Err(HttpRefusal::head_too_large()),
-            Err(_) => return Err(HttpRefusal::bad_request("malformed request")),
-        };
-        // A complete request has both; an empty string is refused below like any other that is no target.
-        let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
-        let request = Self::check(method, target, parsed.headers.to_vec())?;
-        let is_http_1_0 = parsed.version == Some(0);
-        Ok(Some((Self { is_http_1_0, ..request }, head_bytes)))
+        let mut room = HeaderRoom::default();
+        let Some((head, head_bytes)) = RequestHead::parse(buf, limits, &mut room)? else { return Ok(None) };
+        let request = Self::check(head.method(), &head)?;
+        Ok(Some((request, head_bytes)))
     }
 
-    fn check(method: &'a str, target: &'a str, headers: Vec<httparse::Header<'a>>) -> Result<Self, HttpRefusal> {
+    fn check(method: &'a str, head: &RequestHead<'_, 'a>) -> Result<Self, HttpRefusal> {
         if method == "CONNECT" {
             return Err(HttpRefusal::method_not_allowed());
         }
-        let Some(Target { authority, path, query }) = Target::of(method, target) else {
-            return Err(HttpRefusal::bad_request("malformed request target"));
-        };
+        let Target { authority, path, query } = head.target()?;
         // RFC 9112 §3.2: exactly one Host.
-        let Ok(Some(host)) = single(&headers, "host") else {
-            return Err(HttpRefusal::bad_request("exactly one Host header is required"));
+        let host = match head.host() {
+            Ok(Some(host)) => host,
+            Ok(None) => return Err(HttpFault::HostCount.into()),
+            Err(fault) => return Err(fault.into()),
         };
-        if split_port(host).is_none() {
-            return Err(HttpRefusal::bad_request("malformed Host header"));
-        }
         // §3.2.2: the host that the target names counts, whatever Host says.
         let host = authority.unwrap_or(host);
-        let origin = single(&headers, "origin")?;
+        let origin = head.single("origin")?;
         // Two readings of where a request ends are how requests are smuggled (RFC 9112 §6.3, §11.2).
-        if values(&headers, "transfer-encoding").next().is_some() {
+        if head.values("transfer-encoding").next().is_some() {
             return Err(HttpRefusal::bad_request("Transfer-Encoding is not accepted"));
         }
-        let content_length = match single(&headers, "content-length")? {
-            None => 0,
-            Some(length) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-                length.parse().map_err(|_| HttpRefusal::bad_request("malformed Content-Length header"))?
-            }
-            Some(_) => return Err(HttpRefusal::bad_request("malformed Content-Length header")),
-        };
+        let content_length = head.single("content-length")?.map_or(Ok(0), content_length)?;
         if content_length > 0 && matches!(method, "GET" | "HEAD") {
             return Err(HttpRefusal::bad_request("a body is not accepted here"));
         }
-        Ok(Self { method, path, query, host, origin, content_length, headers, is_http_1_0: false })
+        let (headers, is_http_1_0) = (head.headers().to_vec(), head.is_http_1_0());
+        Ok(Self { method, path, query, host, origin, content_length, headers, is_http_1_0 })
     }
 
     /// The method, as it was sent.
@@ -160,55 +120,10 @@ impl<'a> UpgradeRequest<'a> {
     }
 }
 
-/// The target of a request, taken apart (RFC 9112 §3.2).
-struct Target<'a> {
-    authority: Option<&'a str>,
-    path: &'a str,
-    query: Option<&'a str>,
-}
-
-impl<'a> Target<'a> {
-    /// The origin form, the absolute form (§3.2.2: a server must accept it), or the asterisk of `OPTIONS`.
-    fn of(method: &str, target: &'a str) -> Option<Self> {
-        if target == "*" {
-            return (method == "OPTIONS").then_some(Self { authority: None, path: target, query: None });
-        }
-        if target.contains('#') {
-            return None;
-        }
-        let (authority, rest) = if target.starts_with('/') {
-            (None, target)
-        } else {
-            let (scheme, rest) = target.split_once("://")?;
-            // The schemes of RFC 6455 §3 are those of HTTP to a proxy, but some clients write them.
-            let is_known = ["http", "https", "ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-            let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            (is_known && split_port(authority).is_some()).then_some((Some(authority), rest))?
-        };
-        let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-        // RFC 9110 §4.2.3: an empty path is the same as `/`.
-        Some(Self { authority, path: if path.is_empty() { "/" } else { path }, query })
-    }
-}
-
 /// The method that a request begins with, whatever follows it.
 pub(crate) fn method_of(head: &[u8]) -> &str {
     let end = head.iter().position(|&byte| byte == b' ').unwrap_or(0);
     std::str::from_utf8(&head[..end]).unwrap_or_default()
-}
-
-fn values<'a>(headers: &[httparse::Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
-    headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
-}
-
-/// The value of a header that must not be repeated.
-fn single<'a>(headers: &[httparse::Header<'a>], name: &str) -> Result<Option<&'a str>, HttpRefusal> {
-    let mut values = values(headers, name);
-    match (values.next().map(std::str::from_utf8), values.next()) {
-        (None, _) => Ok(None),
-        (Some(Ok(value)), None) => Ok(Some(value.trim_ascii())),
-        _ => Err(HttpRefusal::bad_request("a header is malformed or repeated")),
-    }
 }
 
 /// Whether a Host names this machine's loopback: `localhost`, 127.0.0.0/8 or `[::1]`, with any port.
@@ -367,6 +282,21 @@ pub struct HttpRefusal {
     pub(crate) text: &'static str,
     /// When to come back, in seconds.
     pub(crate) retry_after_s: Option<u32>,
+}
+
+impl From<HttpFault> for HttpRefusal {
+    fn from(fault: HttpFault) -> Self {
+        match fault {
+            HttpFault::HeadTooLarge => Self::head_too_large(),
+            HttpFault::Malformed => Self::bad_request("malformed request"),
+            HttpFault::Target => Self::bad_request("malformed request target"),
+            HttpFault::HostCount => Self::bad_request("exactly one Host header is required"),
+            HttpFault::HostForm => Self::bad_request("malformed Host header"),
+            HttpFault::Length => Self::bad_request("malformed Content-Length header"),
+            // The others are faults of bodies, which no upgrade has.
+            _ => Self::bad_request("a header is malformed or repeated"),
+        }
+    }
 }
 
 impl HttpRefusal {

@@ -212,6 +212,50 @@ async fn a_crowd_is_told_in_digests_and_a_few_in_events_again() {
 }
 
 #[tokio::test]
+async fn events_of_a_large_channel_come_together_and_in_their_place() {
+    let server = presence("events")
+        .shards(1)
+        .env("URINGCAST_LIMITS__PRESENCE_GATHER_ABOVE", 2)
+        .env("URINGCAST_LIMITS__PRESENCE_GATHER_MS", 10_000)
+        .start();
+    let join = |id: &str, count: u32| ("join".to_owned(), id.to_owned(), u64::from(count));
+    let read = |value: &Value| {
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let data = &value["data"];
+        (text(&value["type"]), text(&data["user"]["id"]), data["count"].as_u64().expect("a count"))
+    };
+    let mut ann = member(&server, "ann", "room").await;
+    let mut bob = member(&server, "bob", "room").await;
+    let mut cem = member(&server, "cem", "room").await;
+    // Up to two subscribers each event comes at once, and so does the first one with more of them.
+    let mut dan = member(&server, "dan", "room").await;
+    for (client, ids) in [(&mut ann, &["bob", "cem", "dan"][..]), (&mut bob, &["cem", "dan"]), (&mut cem, &["dan"])] {
+        for id in ids {
+            let count = ["ann", "bob", "cem", "dan"].iter().position(|other| other == id).expect("one of them") + 1;
+            assert_eq!(read(&next_here(client).await), join(id, u32::try_from(count).expect("few")));
+        }
+    }
+    // The next ones wait. An answer comes after what it includes, and a newcomer hears of those who come later.
+    let mut eve = member(&server, "eve", "room").await;
+    let _fay = member(&server, "fay", "room").await;
+    ann.send(&json!({"type": "presence", "id": "p", "data": {"channel": "room"}})).await;
+    for expected in [join("eve", 5), join("fay", 6)] {
+        assert_eq!(read(&next_here(&mut ann).await), expected);
+    }
+    assert_eq!(next_here(&mut ann).await["data"]["count"], 6);
+    let mut gus = member(&server, "gus", "room").await;
+    gus.ask("unsubscribe", json!({"channel": "room"})).await;
+    eve.send(&json!({"type": "publish", "data": {"channel": "room", "data": 1}})).await;
+    let gone = ("leave".to_owned(), "gus".to_owned(), 6);
+    for (client, first) in [(&mut ann, 6), (&mut bob, 4), (&mut cem, 4), (&mut dan, 4), (&mut eve, 5)] {
+        for expected in [join("eve", 5), join("fay", 6), join("gus", 7), gone.clone()].into_iter().skip(first - 4) {
+            assert_eq!(read(&next_here(client).await), expected);
+        }
+        assert_eq!(next_here(client).await["type"], "publication", "it takes the events along");
+    }
+}
+
+#[tokio::test]
 async fn members_come_page_by_page() {
     let server = presence("digest").start();
     let mut all = Vec::new();

@@ -2,7 +2,8 @@
 //! Input: the bytes of the request and of what follows it.
 
 use uringcast::wire::deflate::Mode;
-use uringcast::wire::handshake::{HeadLimits, HttpRefusal, Policy, UpgradeRequest, upgrade};
+use uringcast::wire::handshake::{HttpRefusal, Policy, UpgradeRequest, upgrade};
+use uringcast::wire::http::HeadLimits;
 
 use crate::dice::Dice;
 

@@ -58,7 +58,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config, Config::default());
     assert_eq!(config.listen.to_string(), "0.0.0.0:2345");
     assert_eq!(config.path, "/ws");
-    assert_eq!((config.shards, config.pin_cpus, config.echo), (0, true, false));
+    assert_eq!((config.shards, config.pin_cpus, config.busy_poll_us, config.echo), (0, true, 0, false));
     assert_eq!(config.language, Language::En);
     assert_eq!(config.auth.duplicate_login, DuplicateLogin::KickOld);
     assert_eq!((config.auth.deadline_ms, config.auth.leeway_s), (10_000, 5));
@@ -67,7 +67,8 @@ fn defaults_are_the_documented_ones() {
     assert!(config.lobby.escape && !config.dev);
     let limits = &config.limits;
     assert_eq!((limits.subscriptions, limits.channels, limits.history_bytes), (128, 1_000_000, 256 << 20));
-    assert_eq!((limits.presence_digest_above, limits.presence_list), (1_000, 100));
+    assert_eq!((limits.presence_digest_above, limits.presence_list), (200, 100));
+    assert_eq!((limits.presence_gather_above, limits.presence_gather_ms), (20, 50));
     assert_eq!(limits.idempotency_keys, 1_000_000);
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:2346");
 }
