@@ -15,7 +15,7 @@ use crate::boot::cpus;
 use crate::boot::error::BootError;
 use crate::io::OpenSockets;
 use crate::io::accept::{AcceptSettings, ShardListener};
-use crate::io::commands::ShardCommand;
+use crate::io::commands::{ApiOrder, ShardCommand};
 use crate::io::driver::Driver;
 use crate::io::turns::{LoopParts, ShardLoop};
 use crate::mesh::{self, Endpoint, Waker};
@@ -32,6 +32,8 @@ const START_MAX: Duration = Duration::from_secs(10);
 /// What every shard's thread starts from.
 pub(super) struct SharedParts {
     pub(super) driver: Driver,
+    /// How long a shard asks the kernel for work before it sleeps.
+    pub(super) busy_poll: Duration,
     pub(super) settings: Arc<Settings>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) revocations: Revocations,
@@ -42,6 +44,8 @@ pub(super) struct SharedParts {
     pub(super) clock: Clock,
     /// The queue to the control thread, which does errands; `None` if the configuration needs none.
     pub(super) errands: Option<flume::Sender<ErrandOrder>>,
+    /// The queue to the control thread, which answers slow calls of the API; `None` if there is no API.
+    pub(super) calls: Option<flume::Sender<ApiOrder>>,
 }
 
 /// A running shard, as the other threads see it.
@@ -105,6 +109,7 @@ pub(super) fn start(
         let number = endpoint.own();
         let body = ShardBody {
             driver: shared.driver,
+            busy_poll: shared.busy_poll,
             shard: (Arc::clone(&shared.settings), Arc::clone(&shared.verifier), shared.revocations.clone()),
             cpu: cpus.get(number.index() % cpus.len().max(1)).copied(),
             endpoint,
@@ -115,6 +120,7 @@ pub(super) fn start(
             accept: shared.accept.clone(),
             clock: shared.clock,
             errands: shared.errands.clone(),
+            calls: shared.calls.clone(),
         };
         let ready = ready.clone();
         let thread = std::thread::Builder::new()
@@ -142,6 +148,7 @@ fn await_first_turns(started: &mpsc::Receiver<io::Result<()>>, count: usize) -> 
 /// What the body of one shard's thread owns.
 struct ShardBody {
     driver: Driver,
+    busy_poll: Duration,
     /// What the shard itself is made of, on its own thread.
     shard: (Arc<Settings>, Arc<Verifier>, Revocations),
     /// `None` if the thread is not pinned.
@@ -154,6 +161,7 @@ struct ShardBody {
     accept: AcceptSettings,
     clock: Clock,
     errands: Option<flume::Sender<ErrandOrder>>,
+    calls: Option<flume::Sender<ApiOrder>>,
 }
 
 impl ShardBody {
@@ -187,16 +195,18 @@ impl ShardBody {
             shard.set_revocations(revocations);
             let shard_loop = ShardLoop::new(LoopParts {
                 driver,
+                busy_poll: self.busy_poll,
                 shard,
                 endpoint: self.endpoint,
                 commands: self.commands,
                 errands: self.errands,
+                calls: self.calls,
                 listeners: self.listeners,
                 certificate: self.certificate,
                 open_sockets: self.open_sockets,
                 accept: self.accept,
                 clock: self.clock,
-            });
+            })?;
             let begun = || drop(ready.send(Ok(())));
             shard_loop.run(begun).await
         })

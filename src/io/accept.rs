@@ -14,8 +14,8 @@ use socket2::SockRef;
 
 use crate::io::core::Core;
 use crate::io::driver;
-use crate::io::sockets::{Layer, Transport};
-use crate::io::tasks;
+use crate::io::proxy_header;
+use crate::io::sockets::Layer;
 use crate::limits::refusals::{RefusalLog, RefusalNote};
 use crate::limits::{Guard, Limit, Peer};
 use crate::metrics::Count;
@@ -57,6 +57,8 @@ pub(crate) struct ShardListener {
     socket: OwnedFd,
     /// Whether TLS is spoken on this address.
     tls: bool,
+    /// Whether this is the address of the HTTP API.
+    is_api: bool,
     /// How many connections are accepted in a row.
     at_once: usize,
 }
@@ -65,7 +67,17 @@ impl ShardListener {
     /// Takes a listening socket that is the shard's own, or `shared` with the other shards.
     pub(crate) fn new(socket: OwnedFd, tls: bool, shared: bool) -> Self {
         // With a shared socket, a crowd of connections is for all shards.
-        Self { socket, tls, at_once: if shared { 1 } else { ACCEPTS_PER_TURN } }
+        Self { socket, tls, is_api: false, at_once: if shared { 1 } else { ACCEPTS_PER_TURN } }
+    }
+
+    /// Takes a listening socket of the HTTP API.
+    pub(crate) fn of_api(socket: OwnedFd, shared: bool) -> Self {
+        Self { is_api: true, ..Self::new(socket, false, shared) }
+    }
+
+    /// Whether this is the address of the HTTP API, which goes on while the server drains.
+    pub(super) fn is_api(&self) -> bool {
+        self.is_api
     }
 
     /// Ends the accepting task. Peers that connect from now on are refused by the kernel.
@@ -92,7 +104,7 @@ pub(super) struct Acceptor {
 
 /// An accepted connection that the shard has not admitted yet.
 struct Accepted {
-    transport: Rc<Transport>,
+    socket: OwnedFd,
     tls: bool,
     /// The moment by the stopwatch; 0 if the peer had ended the connection by then.
     accepted_ns: u64,
@@ -103,7 +115,7 @@ impl Acceptor {
         Self { core, settings, listener }
     }
 
-    /// Accepts until the shard drains.
+    /// Accepts until the shard drains. The API's listener goes on, so that health checks learn of the drain.
     pub(super) async fn run(self) {
         let waiting = match self.listener.socket.try_clone().and_then(driver::pollable) {
             Ok(waiting) => waiting,
@@ -114,21 +126,26 @@ impl Acceptor {
         };
         let mut spare = SpareDescriptor::new();
         let mut shortage = ShortageLog::default();
-        while !self.core.is_draining() && self.core.turnstile().readable(&waiting).await.is_ok() {
+        while !self.has_ended() && self.core.turnstile().readable(&waiting).await.is_ok() {
             if !self.accept_some(&mut spare, &mut shortage).await {
                 return;
             }
         }
     }
 
+    fn has_ended(&self) -> bool {
+        !self.listener.is_api && self.core.is_draining()
+    }
+
     /// Accepts what waits, up to a bound. Returns false if the listener was shut.
     async fn accept_some(&self, spare: &mut SpareDescriptor, shortage: &mut ShortageLog) -> bool {
         for _ in 0..self.listener.at_once {
             let accepted = self.listener.accept();
-            if self.core.is_draining() {
+            if self.has_ended() {
                 return false;
             }
             match accepted {
+                Ok((socket, peer)) if self.listener.is_api => self.begin_api(socket, peer),
                 Ok((socket, peer)) if self.core.open_sockets().count() < self.settings.sockets_max => {
                     self.begin(socket, peer);
                 }
@@ -141,6 +158,13 @@ impl Acceptor {
                 Err(Errno::AGAIN) => return true,
                 // The listener was shut: by this shard or, if it is shared, by another one.
                 Err(Errno::INVAL) => return false,
+                Err(error) if is_shortage(error) && self.listener.is_api => {
+                    shortage.log(&error);
+                    // The new connection stays in the backlog, and is accepted when another one has given way to it.
+                    self.core.with(|shard, now| shard.free_api_place(now));
+                    monoio::time::sleep(BACK_OFF).await;
+                    return true;
+                }
                 Err(error) if is_shortage(error) => {
                     self.core.metrics().refused(Limit::Descriptors);
                     shortage.log(&error);
@@ -155,23 +179,25 @@ impl Acceptor {
         true
     }
 
+    /// Begins with an accepted connection of the API.
+    fn begin_api(&self, socket: OwnedFd, peer: Peer) {
+        set_options(&socket, peer);
+        let core = &self.core;
+        let Some(id) = core.with(|shard, now| shard.open_api(peer, now)) else { return };
+        let inserted = core.sockets().insert(id, socket, Layer::Plain);
+        if let Err(error) = inserted {
+            tracing::warn!(%error, "an accepted connection cannot be served");
+            core.with(|shard, now| shard.closed(id, now));
+        }
+    }
+
     /// Begins with an accepted connection. If a trusted proxy is to say whose it is, it holds a place until then.
     fn begin(&self, socket: OwnedFd, peer: Peer) {
         self.core.metrics().count(Count::Accepted);
-        let transport = match Transport::new(socket) {
-            Ok(transport) => Rc::new(transport),
-            Err(error) => {
-                tracing::warn!(%error, "an accepted connection cannot be served");
-                return self.core.metrics().count(Count::Unadmitted);
-            }
-        };
         // Taken now: whatever the client does on another connection after it has ended this one comes later.
-        let accepted_ns = if has_ended(&transport) { 0 } else { stopwatch_ns() };
-        if let Peer::Ip(_) = peer {
-            let _ = SockRef::from(&*transport).set_tcp_nodelay(true);
-            let _ = SockRef::from(&*transport).set_tcp_user_timeout(Some(UNACKED_MAX));
-        }
-        let accepted = Accepted { transport, tls: self.listener.tls, accepted_ns };
+        let accepted_ns = if has_ended(&socket) { 0 } else { stopwatch_ns() };
+        set_options(&socket, peer);
+        let accepted = Accepted { socket, tls: self.listener.tls, accepted_ns };
         let guard = &self.settings.guard;
         if !self.settings.proxy_protocol || !guard.is_proxy(peer) {
             return admit(&self.core, accepted, peer);
@@ -187,14 +213,23 @@ impl Acceptor {
     }
 }
 
+/// Sets the options of an accepted TCP connection. It works without them too.
+fn set_options(socket: &OwnedFd, peer: Peer) {
+    if let Peer::Ip(_) = peer {
+        let _ = SockRef::from(socket).set_tcp_nodelay(true);
+        let _ = SockRef::from(socket).set_tcp_user_timeout(Some(UNACKED_MAX));
+    }
+}
+
 /// Reads the header of a trusted proxy, and admits the connection as one of the client that it names.
 async fn read_proxy_header(core: Rc<Core>, settings: Rc<AcceptSettings>, accepted: Accepted, proxy: Peer) {
-    let header = monoio::time::timeout(settings.patience, accepted.transport.proxy_header(core.turnstile())).await;
+    let Accepted { socket, tls, accepted_ns } = accepted;
+    let header = monoio::time::timeout(settings.patience, proxy_header::read(socket, core.turnstile())).await;
     settings.guard.give_place_back();
     match header {
-        Ok(Ok(proxied)) if !core.is_draining() => {
+        Ok(Ok((socket, proxied))) if !core.is_draining() => {
             let client = if let Proxied::From(client) = proxied { Peer::Ip(client) } else { proxy };
-            admit(&core, accepted, client);
+            admit(&core, Accepted { socket, tls, accepted_ns }, client);
         }
         Ok(Ok(_)) => {}
         refused => {
@@ -211,11 +246,11 @@ async fn read_proxy_header(core: Rc<Core>, settings: Rc<AcceptSettings>, accepte
 /// Lets the shard admit a connection, or refuses it. If TLS is spoken, a refused connection gets a fatal alert, which may
 /// come before any handshake: a handshake would cost the server a signature.
 fn admit(core: &Rc<Core>, accepted: Accepted, client: Peer) {
-    let Accepted { transport, tls, accepted_ns } = accepted;
+    let Accepted { socket, tls, accepted_ns } = accepted;
     let arrival = Arrival { from: client, is_told: !tls, accepted_ns };
     let Some(id) = core.with(|shard, now| shard.open(arrival, now)) else {
         if tls {
-            answer(&*transport, |_| tls::UNAVAILABLE.to_vec());
+            answer(&socket, |_| tls::UNAVAILABLE.to_vec());
         }
         return;
     };
@@ -224,9 +259,12 @@ fn admit(core: &Rc<Core>, accepted: Accepted, client: Peer) {
         None if tls => return core.with(|shard, now| shard.closed(id, now)),
         None => Layer::Plain,
     };
+    let inserted = core.sockets().insert(id, socket, layer);
+    if let Err(error) = inserted {
+        tracing::warn!(%error, "an accepted connection cannot be served");
+        return core.with(|shard, now| shard.closed(id, now));
+    }
     core.open_sockets().enter();
-    core.sockets().insert(id, Rc::clone(&transport), layer);
-    monoio::spawn(tasks::serve(Rc::clone(core), id, transport));
 }
 
 fn tls_stream(core: &Core) -> Option<Stream> {
@@ -241,14 +279,14 @@ fn log_refusal(settings: &AcceptSettings, core: &Core, limit: Limit, client: Pee
 }
 
 /// Whether the peer has ended its side, or reset the connection, before it was accepted.
-fn has_ended(transport: &Transport) -> bool {
-    let mut poll = [PollFd::new(transport, PollFlags::RDHUP)];
+fn has_ended(socket: &OwnedFd) -> bool {
+    let mut poll = [PollFd::new(socket, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether the error says that descriptors or memory ran out.
-pub(crate) fn is_shortage(error: Errno) -> bool {
+fn is_shortage(error: Errno) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&error)
 }
 

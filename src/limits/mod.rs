@@ -2,6 +2,7 @@
 //! all shards share, [`Meters`] those of one connection. This module decides; `shard` answers the client. docs/limits.md
 //! lists every limit with its answer. Pure: the caller tells the time, and addresses are data.
 
+pub(crate) mod api_bound;
 mod labelled;
 mod nets;
 mod rate;
@@ -137,6 +138,13 @@ pub struct Rates {
     pub(crate) messages: Option<Rate>,
     /// The rate of bytes; `None` is no bound.
     pub(crate) bytes: Option<Rate>,
+}
+
+impl Rates {
+    /// Whether there is a bound.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.messages.is_some() || self.bytes.is_some()
+    }
 }
 
 /// The counts that all shards share, and the decisions that depend on them.

@@ -273,7 +273,7 @@ impl ShardCore {
         }
     }
 
-    fn block(&mut self, slot: u32) {
+    pub(super) fn block(&mut self, slot: u32) {
         let id = self.conns.id(slot);
         self.sender.block(slot, self.conns.at(slot));
         self.actions.push(Action::AwaitWritable(id));
@@ -281,7 +281,7 @@ impl ShardCore {
 
     fn check_bound(&mut self, slot: u32, now: Now) {
         let conn = self.conns.at(slot);
-        if !conn.is_closing() && conn.stage != Stage::Echo {
+        if !conn.is_closing() && !matches!(conn.stage, Stage::Echo | Stage::Api) {
             match conn.outbox.keep_within(self.settings.outbox_bytes, conn.framing.voice()) {
                 Kept::Untouched | Kept::Tidied => {}
                 Kept::Shed => self.metrics.count(Count::Sheds),
@@ -298,7 +298,7 @@ impl ShardCore {
     }
 
     /// A send failed: the peer is gone. The reader will find out too and end the connection.
-    fn gone(&mut self, slot: u32) {
+    pub(super) fn gone(&mut self, slot: u32) {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
         self.sender.forget_queued(conn);

@@ -212,6 +212,11 @@ pub fn header_len(len: usize) -> usize {
 
 /// Appends the header of a server frame that carries `len` bytes.
 pub(crate) fn write_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
+    if len <= CONTROL_MAX {
+        // Most frames are short: two bytes, and no choice of lengths.
+        out.extend_from_slice(&[FIN | opcode as u8, len as u8]);
+        return;
+    }
     let (header, header_len) = encode_header(opcode, len);
     out.extend_from_slice(&header[..header_len]);
 }
