@@ -87,16 +87,21 @@ impl ApiConnection {
             return step;
         }
         let mut held = std::mem::take(&mut self.held);
-        held.extend_from_slice(input);
-        *input = &[];
+        if !input.is_empty() {
+            held.drain(..std::mem::take(&mut self.read));
+            held.extend_from_slice(input);
+            *input = &[];
+        }
         let mut rest = &held[self.read..];
         let step = self.advance(&mut rest, rules);
         let left = rest.len();
-        if left > 0 {
+        if left == 0 {
+            self.read = 0;
+        } else if left < held.capacity() / 4 {
+            (self.held, self.read) = (rest.to_vec(), 0);
+        } else {
             self.read = held.len() - left;
             self.held = held;
-        } else {
-            self.read = 0;
         }
         step
     }

@@ -73,8 +73,11 @@ pub(super) fn bind(
     socket_files: &mut Vec<SocketFile>,
 ) -> Result<Option<BoundApi>, BootError> {
     let Some(addr) = config.http.listener() else { return Ok(None) };
-    let bound = bind::bind(addr, config.listen_mode, by_shard.len(), &[])
-        .map_err(|cause| BootError::Listen { key: "http.listen", addr: addr.clone(), cause })?;
+    let bound = bind::bind(addr, config.listen_mode, by_shard.len(), &[]).map_err(|cause| BootError::Listen {
+        key: "http.listen",
+        addr: addr.clone(),
+        cause,
+    })?;
     for (listeners, socket) in by_shard.iter_mut().zip(bound.listeners) {
         listeners.push(ShardListener::of_api(socket, bound.file.is_some()));
     }

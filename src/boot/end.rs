@@ -51,7 +51,8 @@ fn drain_api(shards: &[ShardThread], until: Instant) {
     ask_all(shards, until, ShardCommand::DrainApi);
     // Publishes that wait for their batch window are answered now.
     shards.iter().for_each(|shard| shard.tell(ShardCommand::EndWindows));
-    while Instant::now() < until && !ask_all(shards, until, ShardCommand::IsApiIdle).into_iter().all(|is_idle| is_idle) {
+    while Instant::now() < until && !ask_all(shards, until, ShardCommand::IsApiIdle).into_iter().all(|is_idle| is_idle)
+    {
         std::thread::sleep(LOOK);
     }
 }

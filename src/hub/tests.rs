@@ -270,7 +270,8 @@ fn taken(scene: &mut Scene) -> Vec<String> {
                 told.push(format!("deliver {first}-{last}"));
             }
             Parcel::LateAnswers(answers) => {
-                let conns: Vec<_> = answers.iter().filter_map(|answer| answer.asker.client()).map(|conn| conn.slot).collect();
+                let conns: Vec<_> =
+                    answers.iter().filter_map(|answer| answer.asker.client()).map(|conn| conn.slot).collect();
                 told.push(format!("late answers to {conns:?}"));
             }
             Parcel::Answer { answer, credit, .. } => {

@@ -41,8 +41,8 @@
 
 mod admission;
 mod announcing;
-mod api;
 mod answers;
+mod api;
 mod asks;
 mod calls;
 mod commands;

@@ -96,7 +96,11 @@ async fn responses_come_in_the_order_of_the_requests() {
             9 => assert_eq!((status, &body["channel"]), (200, &json!(channel)), "{n}: {body}"),
             _ => {
                 offsets[n % 7] += 1;
-                assert_eq!((&body["channel"], &body["offset"]), (&json!(channel), &json!(offsets[n % 7])), "{n}: {body}");
+                assert_eq!(
+                    (&body["channel"], &body["offset"]),
+                    (&json!(channel), &json!(offsets[n % 7])),
+                    "{n}: {body}"
+                );
             }
         }
     }

@@ -122,7 +122,9 @@ impl Backend {
         };
         let kind = if matches!(owed, Owed::Lines(_)) { "x-ndjson" } else { "json" };
         self.peers[peer].owed.push_back(owed);
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: sim\r\nX-API-Key: {API_KEY}\r\nContent-Type: application/{kind}\r\n");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: sim\r\nX-API-Key: {API_KEY}\r\nContent-Type: application/{kind}\r\n"
+        );
         if dice.once_in(6) && !body.is_empty() {
             let (front, back) = body.split_at(body.len() / 2);
             let chunks = [front, back].into_iter().filter(|chunk| !chunk.is_empty());
@@ -140,7 +142,8 @@ impl Backend {
                 return Err(format!("backend {peer} hears more after the last response: {body}"));
             }
             self.peers[peer].is_last = head.contains("connection: close");
-            let owed = self.peers[peer].owed.pop_front().ok_or_else(|| format!("backend {peer} asked nothing: {body}"))?;
+            let owed =
+                self.peers[peer].owed.pop_front().ok_or_else(|| format!("backend {peer} asked nothing: {body}"))?;
             self.answer(&owed, status, &body).map_err(|problem| format!("backend {peer}: {problem}"))?;
         }
         Ok(())
@@ -150,7 +153,9 @@ impl Backend {
         let value: Value = serde_json::from_str(body).unwrap_or_default();
         match owed {
             // An unfinished request is refused with others.
-            _ if status == 408 => owed.numbers().iter().try_for_each(|number| self.conclude(*number, 408, &Value::Null)),
+            _ if status == 408 => {
+                owed.numbers().iter().try_for_each(|number| self.conclude(*number, 408, &Value::Null))
+            }
             Owed::Publish(number) => self.conclude(*number, status, &value),
             Owed::Broadcast(numbers) | Owed::Lines(numbers) if status != 200 => {
                 numbers.iter().try_for_each(|number| self.conclude(*number, status, &Value::Null))
@@ -160,10 +165,13 @@ impl Backend {
                 self.conclude_all(numbers, results)
             }
             Owed::Lines(numbers) => {
-                let results: Vec<Value> = body.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect();
+                let results: Vec<Value> =
+                    body.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect();
                 self.conclude_all(numbers, &results)
             }
-            Owed::Page(channel) if status == 200 && value["channel"] != *channel => Err(format!("not {channel}: {body}")),
+            Owed::Page(channel) if status == 200 && value["channel"] != *channel => {
+                Err(format!("not {channel}: {body}"))
+            }
             Owed::Page(_) if [200, 503, 504].contains(&status) => Ok(()),
             Owed::Health if [200, 503].contains(&status) && value["status"].is_string() => Ok(()),
             Owed::Refused(expected) if status == *expected || status == 503 => Ok(()),
@@ -256,7 +264,8 @@ impl Owed {
 fn take_response(bytes: &mut Vec<u8>) -> Verdict<Option<(u16, String, String)>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| format!("no status: {head}"))?;
+    let status =
+        head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| format!("no status: {head}"))?;
     let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
     let length: usize = length.and_then(|length| length.parse().ok()).ok_or_else(|| format!("no length: {head}"))?;
     if bytes.len() < end + 4 + length {
@@ -303,7 +312,8 @@ impl World {
 
     /// Something happens on a connection of the backend.
     pub fn backend_moves(&mut self) -> Verdict {
-        let open: Vec<usize> = (0..self.backend.peers.len()).filter(|&peer| !self.backend.peers[peer].is_over).collect();
+        let open: Vec<usize> =
+            (0..self.backend.peers.len()).filter(|&peer| !self.backend.peers[peer].is_over).collect();
         if open.is_empty() {
             return Ok(());
         }

@@ -163,16 +163,15 @@ impl World {
     pub fn step_out(&mut self) -> Verdict {
         self.finish_engine();
         const WEIGHTS: [usize; 7] = [10, 20, 20, 15, 60, 2, 20];
-        let actions: [fn(&mut Self) -> Verdict; WEIGHTS.len()] =
-            [
-                Self::speak,
-                Self::any_server_read,
-                Self::any_client_read,
-                Self::any_writable,
-                Self::any_turn,
-                Self::backend_asks,
-                Self::backend_moves,
-            ];
+        let actions: [fn(&mut Self) -> Verdict; WEIGHTS.len()] = [
+            Self::speak,
+            Self::any_server_read,
+            Self::any_client_read,
+            Self::any_writable,
+            Self::any_turn,
+            Self::backend_asks,
+            Self::backend_moves,
+        ];
         actions[self.dice.weighted(&WEIGHTS)](self)?;
         self.observe()
     }

@@ -426,3 +426,20 @@ fn metrics_need_a_key_where_others_can_ask() {
     assert_eq!(ask(""), "GET /metrics: 401 a valid API key is needed: Authorization: Bearer KEY []");
     assert_eq!(ask(&format!("X-API-Key: {KEY}\r\n")), "GET /metrics: Slow(Metrics) []");
 }
+
+#[test]
+fn a_stream_that_never_pauses_between_requests_is_not_kept() {
+    let (mut connection, rules) = (ApiConnection::default(), rules());
+    let stream = get("/health", "").repeat(1_000);
+    let (mut requests, mut most) = (0, 0);
+    // No piece ends with a request, so a part of a head is held each time.
+    for piece in stream.as_bytes().chunks(997) {
+        let mut input = piece;
+        while let ApiStep::Request(_) = connection.next(&mut input, &rules) {
+            requests += 1;
+        }
+        most = most.max(connection.held_bytes());
+    }
+    assert_eq!(requests, 1_000);
+    assert!(most < 4_000, "{most} bytes are held");
+}

@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::hub::remote::NEWS_MAX;
-use crate::model::parcel::Purse;
 use crate::model::engine::{EngineAsk, EngineNews, EngineOutcome, EnginePublication, Ticket};
+use crate::model::parcel::Purse;
 use crate::model::position::Placed;
 
 const OTHER: ShardId = ShardId(1);

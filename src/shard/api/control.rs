@@ -50,12 +50,7 @@ impl ShardCore {
     }
 
     /// The control thread has answered a call, or could not take it.
-    pub(in crate::shard) fn control_answered(
-        &mut self,
-        number: u32,
-        answer: Result<SlowAnswer, ApiError>,
-        now: Now,
-    ) {
+    pub(in crate::shard) fn control_answered(&mut self, number: u32, answer: Result<SlowAnswer, ApiError>, now: Now) {
         let Some((id, response)) = self.api.control.awaited.remove(&number) else { return };
         if self.conns.get(id).is_none() {
             return;

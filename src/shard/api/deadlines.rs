@@ -60,7 +60,10 @@ impl ShardCore {
     pub(in crate::shard) fn look_at_api(&mut self, id: ConnId, now: Now) {
         let late = self.api_conn(id).map(|conn| {
             let waits = conn.responses().iter().filter(|(_, response)| !response.state.is_written());
-            waits.take_while(|(_, response)| response.until_ms <= now.mono_ms).map(|(number, _)| number).collect::<Vec<_>>()
+            waits
+                .take_while(|(_, response)| response.until_ms <= now.mono_ms)
+                .map(|(number, _)| number)
+                .collect::<Vec<_>>()
         });
         for number in late.unwrap_or_default() {
             self.time_out_api(id, number, now);

@@ -26,9 +26,7 @@ impl ShardCore {
 
     /// Whether no request of the API is under way.
     pub(in crate::shard) fn is_api_idle(&mut self) -> bool {
-        let is_idle = |conn: &mut super::ApiConn| {
-            conn.responses().is_empty() && conn.parser.phase() != ApiPhase::Body
-        };
+        let is_idle = |conn: &mut super::ApiConn| conn.responses().is_empty() && conn.parser.phase() != ApiPhase::Body;
         self.api.conns.values_mut().all(|conn| is_idle(conn))
     }
 

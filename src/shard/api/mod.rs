@@ -23,8 +23,8 @@ use hashbrown::HashMap;
 
 pub(crate) use control::ControlCall;
 
-use crate::api::answers::ApiWriter;
 use crate::api::ApiSettings;
+use crate::api::answers::ApiWriter;
 use crate::api::rules::ApiRules;
 use crate::ids::ShardId;
 use asks::ApiAsks;

@@ -11,8 +11,8 @@ use crate::limits::Peer;
 use crate::limits::refusals::{RefusalNote, quoted, quoted_place, quoted_up_to};
 use crate::metrics::Count;
 use crate::model::parcel::Answer;
-use crate::shard::{Settings, ShardCore};
 use crate::shard::refusals::limit_of;
+use crate::shard::{Settings, ShardCore};
 use crate::time::clock::Now;
 use crate::wire::http::response::CONTINUE;
 
@@ -110,7 +110,8 @@ impl ShardCore {
             if !conn.responses().first().is_some_and(|first| first.state.is_written()) {
                 break;
             }
-            let Some(PendingResponse { reply, state: ResponseState::Written(bytes), .. }) = conn.responses().pop() else {
+            let Some(PendingResponse { reply, state: ResponseState::Written(bytes), .. }) = conn.responses().pop()
+            else {
                 return;
             };
             self.conns.at(id.slot).outbox.push_private(|out| out.extend_from_slice(&bytes));
