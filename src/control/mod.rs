@@ -5,6 +5,7 @@
 //! `owners` is the one way to the shards. `ledger` keeps what was revoked. `key_set` has the keys of `auth.jwks_url`,
 //! and `fetch` fetches them.
 
+mod call_state;
 mod calls;
 mod errands;
 mod fetch;

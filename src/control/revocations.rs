@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
-use super::calls::CallState;
+use super::call_state::CallState;
 use super::ledger::NotKept;
 use crate::api::calls::SlowAnswer;
 use crate::api::error::ApiError;

@@ -1,4 +1,5 @@
-//! The bounds of the HTTP API that can be reached. Metrics, the log and its page take their names from here.
+//! The bounds of the HTTP API that can be reached (docs/api.md). `shard` counts and tells when one was. Metrics, the log and
+//! its page take their names from here.
 
 use super::labelled;
 

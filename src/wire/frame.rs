@@ -268,7 +268,7 @@ pub fn write_close(out: &mut Vec<u8>, code: u16, reason: &str) {
 }
 
 /// What `begin_text` reserves. JSON envelopes are mostly between 126 bytes and 64 KiB, where it is exact.
-const RESERVED: usize = 4;
+pub(crate) const RESERVED: usize = 4;
 
 /// Where a text frame began whose payload is being written in place.
 #[derive(Debug)]

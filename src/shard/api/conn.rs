@@ -79,7 +79,7 @@ pub(super) struct PendingResponse {
 /// What a response waits for.
 #[derive(Debug)]
 pub(super) enum ResponseState {
-    /// One owner's answer.
+    /// The answer of one owner to one ask.
     Owner {
         /// Names in the answer are HTML-escaped.
         escape: bool,
@@ -88,7 +88,7 @@ pub(super) enum ResponseState {
     },
     /// The outcomes of several publications.
     Many(Box<ManyInProgress>),
-    /// The control thread.
+    /// The answer of the control thread.
     Control,
     /// Only the responses before it.
     Written(Vec<u8>),
@@ -118,7 +118,7 @@ pub(super) struct ManyInProgress {
 /// The publications of one request that one owner was asked for.
 #[derive(Debug)]
 pub(super) struct ManyPart {
-    /// The owner's shard.
+    /// The shard that owns their channels.
     pub(super) owner: ShardId,
     /// Their numbers in the request.
     pub(super) numbers: Vec<usize>,
@@ -161,7 +161,7 @@ impl Responses {
         self.first_number
     }
 
-    /// The first response.
+    /// The response that is sent next.
     pub(super) fn first(&self) -> Option<&PendingResponse> {
         self.first.as_ref()
     }

@@ -19,7 +19,7 @@ pub(crate) struct ControlCall {
     pub(crate) number: u32,
     /// Who asks, for the log.
     pub(crate) peer: Peer,
-    /// What is asked.
+    /// What the control thread is to do.
     pub(crate) call: SlowCall,
 }
 

@@ -1,4 +1,5 @@
-//! The end of the API: new requests are refused, those under way are answered. Part of `shard`.
+//! The end of the API: new requests are refused, and those under way are answered. Also what other threads ask of the API as a
+//! whole: its keys, and whether anything is left to do. Part of `shard`.
 
 use std::sync::Arc;
 

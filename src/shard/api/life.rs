@@ -1,4 +1,5 @@
-//! The beginning and the end of the API's connections, and which of them gives way to another. Part of `shard`.
+//! The beginning and the end of the API's connections. A connection that finds no place has another one give way (`places`
+//! chooses it). Part of `shard`.
 
 use super::conn::ApiConn;
 use super::places::{PlaceHolder, gives_way};

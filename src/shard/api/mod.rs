@@ -41,7 +41,7 @@ const PIPELINE_MAX: usize = 64;
 pub struct ApiServing {
     /// What requests are judged by; `None` if there is no API.
     pub rules: Option<ApiSettings>,
-    /// The most connections.
+    /// The most connections at a time.
     pub connections: usize,
     /// The most requests that are not answered yet.
     pub requests: usize,
@@ -52,7 +52,7 @@ pub struct ApiServing {
 }
 
 impl ApiServing {
-    /// No API.
+    /// What a shard without an API has.
     pub fn none() -> Self {
         Self { rules: None, connections: 0, requests: 0, body_bytes: 0, idle_ms: 1 }
     }

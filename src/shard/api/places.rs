@@ -16,7 +16,7 @@ const STRANGERS_MAX: usize = 64;
 /// How many connections of the API one shard may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ApiPlaces {
-    /// All places.
+    /// The most connections of both kinds.
     pub(super) all: usize,
     /// The most connections that have brought a key.
     pub(super) known: usize,
