@@ -126,11 +126,6 @@ impl ApiConnection {
         }
     }
 
-    /// Whether a request with a valid key waits for its body. The end of the server waits for it.
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.body.as_ref().and_then(|body| body.waiting.as_ref()).is_some_and(|waiting| waiting.has_key)
-    }
-
     /// The bytes that it holds on the heap.
     pub fn held_bytes(&self) -> usize {
         let body = self.body.as_ref().map_or(0, |body| size_of::<OpenBody>() + body.bytes.capacity());
