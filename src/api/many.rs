@@ -21,8 +21,6 @@ pub struct ManyPublishes {
     source: ManySource,
     /// One for each publication that has been made, in their order.
     entries: Vec<ManyEntry>,
-    /// The entries that have no result yet.
-    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -63,7 +61,7 @@ impl ManyPublishes {
     /// One publication to many channels.
     pub(super) fn of_broadcast(channels: Vec<Arc<str>>, publication: PublicationInput) -> Self {
         let entries = Vec::with_capacity(channels.len());
-        Self { source: ManySource::Broadcast { channels: channels.into_iter(), publication }, entries, waiting: 0 }
+        Self { source: ManySource::Broadcast { channels: channels.into_iter(), publication }, entries }
     }
 
     /// Lines with a publication each.
@@ -81,7 +79,7 @@ impl ManyPublishes {
         if left.next_line().is_none() {
             return Err(ApiError::malformed("the body must have a JSON object in each line, and has none"));
         }
-        Ok(Self { source: ManySource::Lines(left), entries: Vec::with_capacity(lines), waiting: 0 })
+        Ok(Self { source: ManySource::Lines(left), entries: Vec::with_capacity(lines) })
     }
 
     /// The next publication, and its number for [`ManyPublishes::put`]. What is malformed, or for no channel, gets its
@@ -101,7 +99,6 @@ impl ManyPublishes {
                 Ok(publish) => (None, Some(publish)),
                 Err(error) => (Some(Err(error)), None),
             };
-            self.waiting += usize::from(result.is_none());
             self.entries.push(ManyEntry { channel, line, result });
             if let Some(publish) = publish {
                 return Some((index, publish));
@@ -113,12 +110,6 @@ impl ManyPublishes {
     pub fn put(&mut self, index: usize, result: Result<(Placed, bool), ApiError>) {
         let before = self.entries[index].result.replace(result);
         debug_assert!(before.is_none(), "publication {index} has two results");
-        self.waiting -= usize::from(before.is_none());
-    }
-
-    /// The number of publications that were given out and have no result.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting
     }
 
     /// Gives every publication that has no result this one. Those that were never made are refused as `unasked`.
@@ -126,7 +117,6 @@ impl ManyPublishes {
         for entry in self.entries.iter_mut().filter(|entry| entry.result.is_none()) {
             entry.result = Some(Err(error.clone()));
         }
-        self.waiting = 0;
         while let Some((index, _)) = self.next(rules) {
             self.put(index, Err(unasked.clone()));
         }
