@@ -48,6 +48,8 @@ mod commands;
 mod compression;
 mod conns;
 mod deadlines;
+#[cfg(test)]
+mod direct_sends;
 mod errands;
 mod farewell;
 mod flush;
