@@ -43,6 +43,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frames", run: targets::frames::run, generate: targets::frames::generate, share: 1000 },
     Target { name: "deflate", run: targets::deflate::run, generate: targets::deflate::generate, share: 200 },
     Target { name: "handshake", run: targets::handshake::run, generate: targets::handshake::generate, share: 300 },
+    Target { name: "api", run: targets::api::run, generate: targets::api::generate, share: 200 },
     Target { name: "proxy", run: targets::proxy::run, generate: targets::proxy::generate, share: 300 },
     Target {
         name: "event_stream",

@@ -16,7 +16,7 @@ const JSON: &str = "application/json";
 
 /// What a request is answered with.
 #[derive(Debug)]
-pub(crate) enum ApiAnswer {
+pub enum ApiAnswer {
     /// An owner's answer. A refusal is written as the error that it means.
     Owner {
         /// The answer.
@@ -45,16 +45,16 @@ pub(crate) enum ApiAnswer {
 
 /// What was written, for the log.
 #[derive(Debug)]
-pub(crate) struct WrittenResponse {
+pub struct WrittenResponse {
     /// The status of the response.
-    pub(crate) status: u16,
+    pub status: u16,
     /// The error, if the response is one.
     pub(crate) error: Option<ApiError>,
 }
 
 /// Writes responses. Each shard has one for all connections of its API.
 #[derive(Debug, Default)]
-pub(crate) struct ApiWriter {
+pub struct ApiWriter {
     date: DateLine,
     /// The body, whose length comes before it.
     body: Vec<u8>,
@@ -62,13 +62,7 @@ pub(crate) struct ApiWriter {
 
 impl ApiWriter {
     /// Appends one response. The moment is in Unix milliseconds.
-    pub(crate) fn write(
-        &mut self,
-        out: &mut Vec<u8>,
-        reply: &ApiReply,
-        answer: ApiAnswer,
-        unix_ms: u64,
-    ) -> WrittenResponse {
+    pub fn write(&mut self, out: &mut Vec<u8>, reply: &ApiReply, answer: ApiAnswer, unix_ms: u64) -> WrittenResponse {
         let Self { date, body } = self;
         body.clear();
         let mut is_last = reply.is_last();

@@ -6,9 +6,9 @@ use crate::model::parcel::Ask;
 
 /// An ask to the owner of one channel.
 #[derive(Debug)]
-pub(crate) struct ApiAsk {
+pub struct ApiAsk {
     /// What the owner is asked for.
-    pub(crate) ask: Ask,
+    pub ask: Ask,
     /// Names in the answer are HTML-escaped.
     pub(crate) escape: bool,
 }

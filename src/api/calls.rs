@@ -8,18 +8,18 @@ use super::reply::ApiReply;
 
 /// One request, whole.
 #[derive(Debug)]
-pub(crate) struct ApiRequest {
+pub struct ApiRequest {
     /// What it asks for.
-    pub(crate) call: ApiCall,
+    pub call: ApiCall,
     /// What its response needs to know of it.
-    pub(crate) reply: ApiReply,
+    pub reply: ApiReply,
     /// It has brought a valid key.
-    pub(crate) has_key: bool,
+    pub has_key: bool,
 }
 
 /// What a request asks for.
 #[derive(Debug)]
-pub(crate) enum ApiCall {
+pub enum ApiCall {
     /// An ask to the owner of one channel.
     Ask(ApiAsk),
     /// Publications, each with a result of its own.
@@ -42,7 +42,7 @@ impl ApiCall {
 
 /// A request that the control thread does: it changes or lists revocations, or collects metrics. Its key was checked.
 #[derive(Debug)]
-pub(crate) enum SlowCall {
+pub enum SlowCall {
     /// `POST /api/revoke`, with its body.
     Revoke(Vec<u8>),
     /// `POST /api/unrevoke`, with its body.
@@ -55,16 +55,16 @@ pub(crate) enum SlowCall {
 
 /// What the control thread answers with.
 #[derive(Debug)]
-pub(crate) struct SlowAnswer {
+pub struct SlowAnswer {
     /// The value of Content-Type.
-    pub(crate) content_type: &'static str,
+    pub content_type: &'static str,
     /// The body of the response.
-    pub(crate) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 /// A response without a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum BareAnswer {
+pub enum BareAnswer {
     /// The methods that the path takes (RFC 9110 §9.3.7).
     Methods,
     /// What a page may send, for a browser that asks before it does (Fetch §4.8).

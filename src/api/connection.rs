@@ -15,7 +15,7 @@ use crate::wire::http::{BodyFraming, HeaderRoom, HttpFault, RequestHead};
 
 /// One connection's state.
 #[derive(Debug, Default)]
-pub(crate) struct ApiConnection {
+pub struct ApiConnection {
     /// Bytes that are not read yet: the beginning of a head, or what [`ApiConnection::hold`] was given.
     held: Vec<u8>,
     /// The bytes at the front of `held` that have been read.
@@ -51,7 +51,7 @@ struct WaitingRequest {
 
 /// What [`ApiConnection::next`] came to.
 #[derive(Debug)]
-pub(crate) enum ApiStep {
+pub enum ApiStep {
     /// A request, or a refusal of what may not even be one.
     Request(ApiRequest),
     /// `CONTINUE` is to be sent, in the order of the answers, and then `next` is to be called again.
@@ -62,7 +62,7 @@ pub(crate) enum ApiStep {
 
 /// What a connection waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ApiPhase {
+pub enum ApiPhase {
     /// A request.
     Idle,
     /// The rest of a head.
@@ -76,7 +76,7 @@ pub(crate) enum ApiPhase {
 impl ApiConnection {
     /// Reads the next request. Takes bytes off `input`: all of them if there is no whole request. Call it until it returns
     /// [`ApiStep::More`], or stop with [`ApiConnection::hold`].
-    pub(crate) fn next(&mut self, input: &mut &[u8], rules: &ApiRules) -> ApiStep {
+    pub fn next(&mut self, input: &mut &[u8], rules: &ApiRules) -> ApiStep {
         if self.held.is_empty() {
             let step = self.advance(input, rules);
             if matches!(step, ApiStep::More) {
@@ -103,7 +103,7 @@ impl ApiConnection {
 
     /// Keeps bytes for a later call of [`ApiConnection::next`], because the connection has as many unanswered requests as
     /// it may have.
-    pub(crate) fn hold(&mut self, input: &[u8]) {
+    pub fn hold(&mut self, input: &[u8]) {
         self.held.drain(..self.read);
         self.read = 0;
         if !self.is_over {
@@ -112,7 +112,7 @@ impl ApiConnection {
     }
 
     /// What the connection waits for.
-    pub(crate) fn phase(&self) -> ApiPhase {
+    pub fn phase(&self) -> ApiPhase {
         match (self.is_over, &self.body) {
             (true, _) => ApiPhase::Over,
             (false, Some(_)) => ApiPhase::Body,
@@ -127,7 +127,7 @@ impl ApiConnection {
     }
 
     /// The bytes that it holds on the heap.
-    pub(crate) fn held_bytes(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         let body = self.body.as_ref().map_or(0, |body| size_of::<OpenBody>() + body.bytes.capacity());
         self.held.capacity() + body
     }

@@ -11,7 +11,7 @@ use crate::wire::http::HttpFault;
 
 /// Why a request, or one channel's part of it, was not done, or may not have been done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ApiError {
+pub struct ApiError {
     status: u16,
     message: Cow<'static, str>,
     /// The channel's position, if the channel is in another epoch than the request named.
@@ -83,12 +83,12 @@ impl ApiError {
     }
 
     /// The HTTP status, which is also the `code` of the JSON.
-    pub(crate) fn status(&self) -> u16 {
+    pub fn status(&self) -> u16 {
         self.status
     }
 
     /// The sentence for people.
-    pub(crate) fn message(&self) -> &str {
+    pub fn message(&self) -> &str {
         &self.message
     }
 

@@ -6,8 +6,12 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use super::error::ApiError;
+
+/// The value of each known field, as it was written. No endpoint knows more than eight.
+type FieldValues<'a> = SmallVec<[Option<&'a RawValue>; 8]>;
 
 /// The known fields of one JSON object; others are ignored.
 #[derive(Debug)]
@@ -18,7 +22,7 @@ pub(crate) struct JsonFields<'a> {
     prefix: &'static str,
     known: &'static [&'static str],
     /// The value of each known field, as it was written.
-    values: Vec<Option<&'a RawValue>>,
+    values: FieldValues<'a>,
 }
 
 impl<'a> JsonFields<'a> {
@@ -53,7 +57,7 @@ impl<'a> JsonFields<'a> {
         prefix: &'static str,
         known: &'static [&'static str],
     ) -> Result<Self, ApiError> {
-        let mut values = vec![None; known.len()];
+        let mut values: FieldValues<'a> = SmallVec::from_elem(None, known.len());
         let mut repeated = None;
         let mut json = serde_json::Deserializer::from_str(text);
         let seed = Collect { known, values: &mut values, repeated: &mut repeated };
@@ -102,15 +106,18 @@ impl<'a> JsonFields<'a> {
     ///
     /// # Errors
     /// When the value is not a text.
-    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, ApiError> {
         self.given(name).map(|value| self.text_of(name, value)).transpose()
     }
 
-    fn text_of(&self, name: &str, value: &str) -> Result<String, ApiError> {
+    fn text_of<'v>(&self, name: &str, value: &'v str) -> Result<Cow<'v, str>, ApiError> {
         if !value.starts_with('"') {
             return Err(self.wrong(name, "a text in quotes"));
         }
-        serde_json::from_str(value).map_err(|_| {
+        if let Some(text) = plain_text(value) {
+            return Ok(Cow::Borrowed(text));
+        }
+        serde_json::from_str(value).map(Cow::Owned).map_err(|_| {
             ApiError::malformed(format!("{}{name} has half of a surrogate pair, which is no character", self.prefix))
         })
     }
@@ -119,12 +126,15 @@ impl<'a> JsonFields<'a> {
     ///
     /// # Errors
     /// When the value is not a list of texts.
-    pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
+    pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<Cow<'a, str>>>, ApiError> {
         let Some(value) = self.given(name) else { return Ok(None) };
-        let elements: Vec<&RawValue> =
+        let elements: Vec<&'a RawValue> =
             serde_json::from_str(value).map_err(|_| self.wrong(name, "a list of texts: [\"…\", \"…\"]"))?;
-        let text = |(at, element): (usize, &&RawValue)| self.text_of(&format!("{name}[{at}]"), element.get());
-        elements.iter().enumerate().map(text).collect::<Result<_, _>>().map(Some)
+        let text = |(at, element): (usize, &'a RawValue)| match plain_text(element.get()) {
+            Some(text) => Ok(Cow::Borrowed(text)),
+            None => self.text_of(&format!("{name}[{at}]"), element.get()),
+        };
+        elements.into_iter().enumerate().map(text).collect::<Result<_, _>>().map(Some)
     }
 
     /// The value as a number that is written with digits only; `None` if there is none.
@@ -172,6 +182,12 @@ impl<'a> JsonFields<'a> {
     }
 }
 
+/// The text that a JSON value is between its quotes, if it is one without escapes.
+fn plain_text(value: &str) -> Option<&str> {
+    let text = value.strip_prefix('"')?.strip_suffix('"')?;
+    memchr::memchr(b'\\', text.as_bytes()).is_none().then_some(text)
+}
+
 fn starts_an_object(text: &str) -> bool {
     text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
 }
@@ -184,7 +200,7 @@ fn whole(digits: &str) -> Option<u64> {
 /// Reads an object and keeps the values of its known fields, undecoded.
 struct Collect<'a, 'b> {
     known: &'static [&'static str],
-    values: &'b mut Vec<Option<&'a RawValue>>,
+    values: &'b mut FieldValues<'a>,
     repeated: &'b mut Option<&'static str>,
 }
 
@@ -204,8 +220,8 @@ impl<'a> Visitor<'a> for Collect<'a, '_> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Cow<'_, str>>()? {
-            match self.known.iter().position(|known| *known == name) {
+        while let Some(at) = map.next_key_seed(FieldPlace { known: self.known })? {
+            match at {
                 None => drop(map.next_value::<IgnoredAny>()?),
                 Some(at) => {
                     if self.values[at].replace(map.next_value()?).is_some() {
@@ -215,6 +231,31 @@ impl<'a> Visitor<'a> for Collect<'a, '_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Reads a field's name and finds its place among the known ones. `None` if it is not known.
+struct FieldPlace {
+    known: &'static [&'static str],
+}
+
+impl<'a> DeserializeSeed<'a> for FieldPlace {
+    type Value = Option<usize>;
+
+    fn deserialize<D: serde::Deserializer<'a>>(self, json: D) -> Result<Option<usize>, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for FieldPlace {
+    type Value = Option<usize>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Option<usize>, E> {
+        Ok(self.known.iter().position(|known| *known == name))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What requests to the API say: JSON or a query goes in, checked values come out. This file checks types and sizes; it
 //! knows no namespace and no channel. `data` is kept as it was written, once it is certain that a browser can parse it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::ask::ApiAsk;
@@ -99,7 +100,7 @@ pub(super) fn query_pairs(query: &str) -> Vec<(String, String)> {
 }
 
 /// Reads the body of `POST /api/broadcast`. `header` is the value of `Idempotency-Key`.
-pub(crate) fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<String>, PublicationInput), ApiError> {
+pub(crate) fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<Arc<str>>, PublicationInput), ApiError> {
     let fields = JsonFields::of_body(body, PUBLICATION)?;
     if fields.has("channel") || fields.has("epoch") {
         return Err(ApiError::malformed("channel and epoch are fields of /api/publish; /api/broadcast takes channels"));
@@ -111,7 +112,8 @@ pub(crate) fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<String
             channels.len()
         )));
     }
-    Ok((channels, publication(&fields, header)?))
+    let publication = publication(&fields, header)?;
+    Ok((channels.into_iter().map(|channel| (*channel).into()).collect(), publication))
 }
 
 fn publication(fields: &JsonFields<'_>, header: Option<&str>) -> Result<PublicationInput, ApiError> {
@@ -160,7 +162,7 @@ pub(crate) fn revocation(body: &[u8], now_ms: u64, kept_ms: u64) -> Result<Revoc
     let fields = JsonFields::of_body(body, REVOCATION)?;
     let issued_before = fields.whole("issued_before", TIME)?;
     let revoked = match (fields.value("user"), fields.text("token_id")?, issued_before) {
-        (None, Some(id), None) if (1..=MAX_TOKEN_ID_BYTES).contains(&id.len()) => Revoked::TokenId(id.into()),
+        (None, Some(id), None) if (1..=MAX_TOKEN_ID_BYTES).contains(&id.len()) => Revoked::TokenId((*id).into()),
         (None, Some(_), None) => {
             return Err(ApiError::malformed(format!("token_id must have 1 to {MAX_TOKEN_ID_BYTES} bytes")));
         }
@@ -209,7 +211,7 @@ fn which_tokens() -> ApiError {
 pub(crate) fn lifted(body: &[u8]) -> Result<Lifted, ApiError> {
     let fields = JsonFields::of_body(body, REVOCATION)?;
     match (fields.value("user"), fields.text("token_id")?, fields.whole("issued_before", TIME)?) {
-        (None, Some(id), None) => Ok(Lifted::TokenId(id.into())),
+        (None, Some(id), None) => Ok(Lifted::TokenId((*id).into())),
         (Some(user), None, issued_before_ms) => Ok(Lifted::User { key: user_key(&user)?, issued_before_ms }),
         (None, None, Some(before_ms)) => Ok(Lifted::IssuedBefore(before_ms)),
         _ => Err(which_tokens()),
@@ -249,8 +251,8 @@ impl PresenceRequest {
     pub(crate) fn of_body(body: &[u8]) -> Result<Self, ApiError> {
         let fields = JsonFields::of_body(body, PRESENCE)?;
         Ok(Self {
-            channel: fields.required("channel", fields.text("channel")?)?,
-            cursor: fields.text("cursor")?,
+            channel: fields.required("channel", fields.text("channel")?)?.into_owned(),
+            cursor: fields.text("cursor")?.map(Cow::into_owned),
             limit: page(fields.whole("limit", LIMIT)?)?,
         })
     }
@@ -303,7 +305,7 @@ impl HistoryRequest {
         let fields = JsonFields::of_body(body, HISTORY)?;
         let since = fields.object("since", "since.", POSITION)?.map(|since| position(&since)).transpose()?;
         Ok(Self {
-            channel: fields.required("channel", fields.text("channel")?)?,
+            channel: fields.required("channel", fields.text("channel")?)?.into_owned(),
             since: since.map(Box::new),
             limit: page(fields.whole("limit", LIMIT)?)?,
             reverse: fields.flag("reverse")?.unwrap_or(false),
@@ -342,6 +344,11 @@ fn page(limit: Option<u64>) -> Result<u32, ApiError> {
 /// Refuses what serde_json lets pass in a value that it does not decode, and `JSON.parse` in a browser refuses: half of a
 /// surrogate pair. Also bounds the nesting.
 fn check(json: &str) -> Result<(), ApiError> {
+    // Without an escape there is no half of a pair, and few brackets cannot be nested deep.
+    let has_escapes = memchr::memchr(b'\\', json.as_bytes()).is_some();
+    if !has_escapes && memchr::memchr2_iter(b'{', b'[', json.as_bytes()).nth(MAX_DEPTH).is_none() {
+        return Ok(());
+    }
     let (mut depth, mut in_string, mut high) = (0_usize, false, false);
     let mut bytes = json.as_bytes();
     let lone = || ApiError::malformed("data has half of a surrogate pair, which browsers cannot parse");

@@ -17,7 +17,7 @@ pub(crate) const MAX_LINES: usize = 10_000;
 
 /// The publications of one request, and what has come of them.
 #[derive(Debug)]
-pub(crate) struct ManyPublishes {
+pub struct ManyPublishes {
     source: ManySource,
     /// One for each publication that has been made, in their order.
     entries: Vec<ManyEntry>,
@@ -27,7 +27,7 @@ pub(crate) struct ManyPublishes {
 
 #[derive(Debug)]
 enum ManySource {
-    Broadcast { channels: std::vec::IntoIter<String>, publication: PublicationInput },
+    Broadcast { channels: std::vec::IntoIter<Arc<str>>, publication: PublicationInput },
     Lines(LinesLeft),
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn publish_result(answer: Answer) -> Result<(Placed, bool), ApiError>
 
 impl ManyPublishes {
     /// One publication to many channels.
-    pub(super) fn of_broadcast(channels: Vec<String>, publication: PublicationInput) -> Self {
+    pub(super) fn of_broadcast(channels: Vec<Arc<str>>, publication: PublicationInput) -> Self {
         let entries = Vec::with_capacity(channels.len());
         Self { source: ManySource::Broadcast { channels: channels.into_iter(), publication }, entries, waiting: 0 }
     }
@@ -86,11 +86,11 @@ impl ManyPublishes {
 
     /// The next publication, and its number for [`ManyPublishes::put`]. What is malformed, or for no channel, gets its
     /// result at once and is passed over. `None` if there are no more.
-    pub(crate) fn next(&mut self, rules: &ApiRules) -> Option<(usize, Box<Publish>)> {
+    pub fn next(&mut self, rules: &ApiRules) -> Option<(usize, Box<Publish>)> {
         loop {
             let (channel, line, made) = match &mut self.source {
                 ManySource::Broadcast { channels, publication } => {
-                    let channel: Arc<str> = channels.next()?.into();
+                    let channel = channels.next()?;
                     let made = rules.check_channel(&channel).map(|_| publication.to(Arc::clone(&channel)));
                     (Some(channel), 0, made)
                 }
@@ -110,7 +110,7 @@ impl ManyPublishes {
     }
 
     /// Gives a publication its result. Each has one.
-    pub(crate) fn put(&mut self, index: usize, result: Result<(Placed, bool), ApiError>) {
+    pub fn put(&mut self, index: usize, result: Result<(Placed, bool), ApiError>) {
         let before = self.entries[index].result.replace(result);
         debug_assert!(before.is_none(), "publication {index} has two results");
         self.waiting -= usize::from(before.is_none());
@@ -218,3 +218,6 @@ impl ManyEntry {
         object.end();
     }
 }
+
+#[cfg(test)]
+mod tests;

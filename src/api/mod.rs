@@ -10,18 +10,18 @@
 //! - `input` checks what bodies and queries say, `fields` reads JSON and queries.
 //! - `answers` writes responses, and `reply` is what a request leaves for its response. `error` is a refusal.
 
-pub(crate) mod answers;
+pub mod answers;
 pub(crate) mod ask;
-pub(crate) mod calls;
-pub(crate) mod connection;
+pub mod calls;
+pub mod connection;
 pub(crate) mod error;
 mod fields;
 mod gate;
 pub(crate) mod hosts;
 pub(crate) mod input;
 pub(crate) mod many;
-mod reply;
+pub(crate) mod reply;
 mod routes;
-pub(crate) mod rules;
+pub mod rules;
 
 pub use rules::ApiSettings;

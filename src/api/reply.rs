@@ -8,7 +8,7 @@ const KEPT_BYTES: usize = 256;
 
 /// What the response to a request needs to know of it.
 #[derive(Debug)]
-pub(crate) struct ApiReply {
+pub struct ApiReply {
     route: ApiRoute,
     method: ApiMethod,
     is_http_1_0: bool,
@@ -55,7 +55,7 @@ impl ApiReply {
     }
 
     /// Whether the connection closes after the response.
-    pub(crate) fn is_last(&self) -> bool {
+    pub fn is_last(&self) -> bool {
         self.is_last
     }
 

@@ -55,7 +55,7 @@ impl ApiSettings {
 
 /// What requests are judged by.
 #[derive(Debug)]
-pub(crate) struct ApiRules {
+pub struct ApiRules {
     keys: Arc<ApiKeys>,
     hosts: Hosts,
     metrics_need_key: bool,
@@ -69,7 +69,7 @@ pub(crate) struct ApiRules {
 
 impl ApiRules {
     /// The rules of a server that is not about to end.
-    pub(crate) fn new(settings: ApiSettings) -> Self {
+    pub fn new(settings: ApiSettings) -> Self {
         Self {
             keys: settings.keys,
             hosts: Hosts::new(settings.checks_hosts, settings.hosts),

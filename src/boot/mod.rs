@@ -93,6 +93,7 @@ impl Server {
         let ledger = Ledger::open(revoked, config.limits.revocations, clock.now().unix_ms)?;
         let shared = SharedParts {
             driver,
+            busy_poll: Duration::from_micros(config.busy_poll_us.into()),
             settings: Arc::clone(&settings),
             verifier,
             revocations: ledger.table().clone(),

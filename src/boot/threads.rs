@@ -32,6 +32,8 @@ const START_MAX: Duration = Duration::from_secs(10);
 /// What every shard's thread starts from.
 pub(super) struct SharedParts {
     pub(super) driver: Driver,
+    /// How long a shard asks the kernel for work before it sleeps.
+    pub(super) busy_poll: Duration,
     pub(super) settings: Arc<Settings>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) revocations: Revocations,
@@ -105,6 +107,7 @@ pub(super) fn start(
         let number = endpoint.own();
         let body = ShardBody {
             driver: shared.driver,
+            busy_poll: shared.busy_poll,
             shard: (Arc::clone(&shared.settings), Arc::clone(&shared.verifier), shared.revocations.clone()),
             cpu: cpus.get(number.index() % cpus.len().max(1)).copied(),
             endpoint,
@@ -142,6 +145,7 @@ fn await_first_turns(started: &mpsc::Receiver<io::Result<()>>, count: usize) -> 
 /// What the body of one shard's thread owns.
 struct ShardBody {
     driver: Driver,
+    busy_poll: Duration,
     /// What the shard itself is made of, on its own thread.
     shard: (Arc<Settings>, Arc<Verifier>, Revocations),
     /// `None` if the thread is not pinned.
@@ -187,6 +191,7 @@ impl ShardBody {
             shard.set_revocations(revocations);
             let shard_loop = ShardLoop::new(LoopParts {
                 driver,
+                busy_poll: self.busy_poll,
                 shard,
                 endpoint: self.endpoint,
                 commands: self.commands,
@@ -196,7 +201,7 @@ impl ShardBody {
                 open_sockets: self.open_sockets,
                 accept: self.accept,
                 clock: self.clock,
-            });
+            })?;
             let begun = || drop(ready.send(Ok(())));
             shard_loop.run(begun).await
         })

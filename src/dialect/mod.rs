@@ -25,7 +25,11 @@ pub fn write_reply(voice: Voice, out: &mut Vec<u8>, reply: &Reply<'_>, id: Optio
 /// Appends a publication as its subscribers get it.
 pub fn write_publication(voice: Voice, out: &mut Vec<u8>, publication: &Publication) {
     match voice {
-        Voice::NativeText => framed(out, |out| encode::write_publication(out, publication)),
+        Voice::NativeText => {
+            // One allocation, although the header is written first.
+            out.reserve(publication.frame_bytes + frame::RESERVED);
+            framed(out, |out| encode::write_publication(out, publication));
+        }
         Voice::EventStream => stream::write_publication(out, publication),
     }
 }

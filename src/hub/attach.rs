@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::HubSettings;
-use super::channel::Channel;
-use super::presence::Change;
+use super::channel::{Channel, ChannelPresence};
+use super::presence::{Announcer, AnnouncerSettings, Change, Members};
 use super::users::{Claimed, Released, Users, Waiter};
 use crate::ids::ConnId;
 use crate::mesh::Staging;
@@ -32,7 +32,10 @@ pub(crate) fn claim(
     out: &mut Staging<Parcel>,
 ) -> Result<(), Refusal> {
     match users.claim(conn, claim, settings.duplicate_login, most, now.mono_ms)? {
-        Claimed::First => announce(lobby, Change::Joined(Arc::clone(&claim.user)), users.count(), now, out),
+        Claimed::First => {
+            let joined = Change::Joined(Arc::clone(&claim.user));
+            announce(settings, lobby, joined, users.count(), now, out);
+        }
         Claimed::Another => {}
         Claimed::Instead(old) => {
             lobby.detach(old, None);
@@ -49,6 +52,7 @@ pub(crate) fn claim(
 /// that. Such a sign-in is attached to the lobby and returned, to be answered. The second part are sign-ins that
 /// waited in vain.
 pub(crate) fn release(
+    settings: &HubSettings,
     users: &mut Users,
     lobby: &mut Channel,
     (conn, user): (ConnId, &User),
@@ -70,7 +74,7 @@ pub(crate) fn release(
         }
         Released::Last(user) => {
             lobby.detach(conn, None);
-            announce(lobby, Change::Left(user), users.count(), now, out);
+            announce(settings, lobby, Change::Left(user), users.count(), now, out);
         }
     }
     (None, refused)
@@ -78,6 +82,7 @@ pub(crate) fn release(
 
 /// Attaches a connection to a channel. In the lobby it changes nothing about who is online.
 pub(crate) fn subscribe(
+    settings: &HubSettings,
     channel: &mut Channel,
     (conn, request): (ConnId, u32),
     user: &Arc<User>,
@@ -85,30 +90,37 @@ pub(crate) fn subscribe(
     out: &mut Staging<Parcel>,
 ) {
     if has_members(channel) {
-        let change = channel.members.join(conn, user);
-        let count = channel.members.count();
-        announce(channel, change, count, now, out);
+        let members = &mut presence(settings, channel).members;
+        let (change, count) = (members.join(conn, user), members.count());
+        announce(settings, channel, change, count, now, out);
     }
     channel.attach(conn, request);
 }
 
 /// Detaches a connection, unless a later ask has attached it anew.
-pub(crate) fn unsubscribe(channel: &mut Channel, conn: ConnId, request: u32, now: Now, out: &mut Staging<Parcel>) {
+pub(crate) fn unsubscribe(
+    settings: &HubSettings,
+    channel: &mut Channel,
+    (conn, request): (ConnId, u32),
+    now: Now,
+    out: &mut Staging<Parcel>,
+) {
     if !channel.detach(conn, Some(request)) {
         return;
     }
     channel.used_ms = now.mono_ms;
     if has_members(channel) {
-        let change = channel.members.leave(conn);
-        let count = channel.members.count();
-        announce(channel, change, count, now, out);
+        let members = &mut presence(settings, channel).members;
+        let (change, count) = (members.leave(conn), members.count());
+        announce(settings, channel, change, count, now, out);
     }
 }
 
 /// Ends the presence window, if it is time.
 pub(crate) fn poll(users: &Users, channel: &mut Channel, now: Now, out: &mut Staging<Parcel>) {
-    let count = if **channel.name() == *LOBBY { users.count() } else { channel.members.count() };
-    if let Some(digest) = channel.announcer.poll(count, now.mono_ms) {
+    let count = if **channel.name() == *LOBBY { users.count() } else { channel.member_count() };
+    let Some(presence) = &mut channel.presence else { return };
+    if let Some(digest) = presence.announcer.poll(count, now.mono_ms) {
         push(channel, Announcement::Digest(digest), now, out);
     }
 }
@@ -118,10 +130,34 @@ fn has_members(channel: &Channel) -> bool {
     **channel.name() != *LOBBY && channel.namespace.presence != PresenceMode::Off
 }
 
-fn announce(channel: &mut Channel, change: Change, count: u64, now: Now, out: &mut Staging<Parcel>) {
-    if let Some(announcement) = channel.announcer.change(change, count, now.mono_ms) {
+fn announce(
+    settings: &HubSettings,
+    channel: &mut Channel,
+    change: Change,
+    count: u64,
+    now: Now,
+    out: &mut Staging<Parcel>,
+) {
+    if channel.namespace.presence == PresenceMode::Off {
+        return;
+    }
+    if let Some(announcement) = presence(settings, channel).announcer.change(change, count, now.mono_ms) {
         push(channel, announcement, now, out);
     }
+}
+
+/// The channel's members and what announces them.
+fn presence<'c>(settings: &HubSettings, channel: &'c mut Channel) -> &'c mut ChannelPresence {
+    let Channel { presence, namespace, .. } = channel;
+    presence.get_or_insert_with(|| {
+        let announcer = Announcer::new(AnnouncerSettings {
+            mode: namespace.presence,
+            digest_above: settings.presence_digest_above,
+            window_ms: namespace.presence_window_ms,
+            list_max: settings.presence_list,
+        });
+        Box::new(ChannelPresence { members: Members::default(), announcer })
+    })
 }
 
 fn push(channel: &mut Channel, announcement: Announcement, now: Now, out: &mut Staging<Parcel>) {

@@ -20,6 +20,12 @@ pub(crate) struct FollowState {
     behind: Option<Ticket>,
 }
 
+impl Default for FollowState {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
+}
+
 impl FollowState {
     /// Nothing is known, and nothing was asked.
     pub(crate) const UNKNOWN: Self =

@@ -8,23 +8,24 @@ mod caller;
 mod channel;
 pub mod engine;
 mod follow;
+mod key;
 pub mod presence;
 mod publish;
 mod queue;
+mod recovery;
 mod remote;
+mod subscribers;
+mod table;
 pub(crate) mod users;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use crate::ids::{ConnId, ShardId};
 use crate::limits::Guard;
 use crate::mesh::Staging;
 use crate::model::namespace::Namespaces;
-use crate::model::parcel::{Answer, Ask, Asker, Attached, Claim, PageSize, Parcel, Refusal, UsersPage};
-use crate::model::position::Since;
+use crate::model::parcel::{Answer, Ask, Asker, Claim, PageSize, Parcel, Refusal, UsersPage};
 use crate::model::publication::Publication;
 use crate::model::user::{DuplicateLogin, User};
 use crate::time::clock::Now;
@@ -32,12 +33,13 @@ use crate::time::wheel::{TICK_MS, Wheel};
 use batch::Performed;
 use caller::{Caller, answer, defer};
 use channel::Channel;
-use engine::history::{HistoryBounds, HistoryRecovery};
 use engine::{Engine, EngineKind, EngineSettings};
-use presence::{Announcer, AnnouncerSettings};
+use key::ChannelKey;
 use publish::Publisher;
-use queue::{AnswerQueue, SlotState};
+use queue::SlotState;
+use recovery::{claimed, history, recovered};
 use remote::AtEngine;
+use table::ChannelTable;
 use users::{Users, Waiter};
 
 pub use crate::model::namespace::LOBBY;
@@ -54,6 +56,9 @@ const OUTLIVED: usize = 1_024;
 
 /// The shard that owns a channel. The hash is FNV-1a: every shard, every run and every other program gets the same.
 pub fn owner_of(channel: &str, shards: usize) -> ShardId {
+    if shards == 1 {
+        return ShardId(0);
+    }
     let hash = channel
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
@@ -131,13 +136,11 @@ pub struct OwnedChannel {
     pub members: u64,
 }
 
-type Channels = HashMap<Arc<str>, Channel, foldhash::quality::RandomState>;
-
 /// One shard's channels, and the users if it owns the lobby.
 #[derive(Debug)]
 pub(crate) struct Hub {
     settings: HubSettings,
-    channels: Channels,
+    channels: ChannelTable,
     users: Users,
     engine: Engine,
     /// Asks under way at a remote engine, and its news.
@@ -146,7 +149,7 @@ pub(crate) struct Hub {
     /// Asks that found a lane full, and all asks that came after the first of them. The credits of all shards bound it.
     waiting: VecDeque<WaitingAsk>,
     /// Channels whose batch window is open, by the end of the window. The wheel is too coarse for that.
-    batches: BTreeSet<(u64, Arc<str>)>,
+    batches: BTreeSet<(u64, ChannelKey)>,
     /// Batch windows that ended early.
     batches_cut: u64,
     /// The end of a batch window that the driver was last asked to wake the shard for.
@@ -154,11 +157,11 @@ pub(crate) struct Hub {
     /// Batch windows end in the turn in which they open.
     is_windowless: bool,
     /// Channels by their next deadline.
-    wheel: Wheel<Arc<str>>,
+    wheel: Wheel<ChannelKey>,
     /// An upper bound of how many entries of the wheel are about channels that are gone.
     outlived: usize,
     /// Channels without subscribers, by when they were last used.
-    deserted: BTreeSet<(u64, Arc<str>)>,
+    deserted: BTreeSet<(u64, ChannelKey)>,
     publications: u64,
     channel_evictions: u64,
 }
@@ -178,7 +181,7 @@ impl Hub {
         Self {
             engine: Engine::new(&settings.engine, endpoint, seed),
             settings,
-            channels: Channels::default(),
+            channels: ChannelTable::default(),
             users: Users::default(),
             at_engine: AtEngine::default(),
             publisher: Publisher::default(),
@@ -198,12 +201,13 @@ impl Hub {
     /// Takes an ask. The answer comes now, or in a later turn if a lane is full or the ask has to wait for something.
     pub(crate) fn ask(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
         let caller = Caller { asker, request, credit: true };
+        let key = self.channels.find(channel_of(&ask));
         // An ask that waits holds up all asks after it, so that answers keep the order of the asks.
-        if !self.waiting.is_empty() || !self.has_room(&ask, out) {
+        if !self.waiting.is_empty() || !self.has_room(&ask, key, out) {
             let until_ms = now.mono_ms + self.settings.patience_ms;
             self.waiting.push_back(WaitingAsk { caller, ask, until_ms });
         } else {
-            self.execute(caller, ask, now, out);
+            self.execute(caller, ask, key, now, out);
         }
     }
 
@@ -218,8 +222,8 @@ impl Hub {
             self.end_batches(now, out);
         }
         while self.batches.first().is_some_and(|(until_ms, _)| *until_ms <= now.mono_ms) {
-            let Some((_, name)) = self.batches.pop_first() else { break };
-            self.end_batch(&name, now, out);
+            let Some((_, key)) = self.batches.pop_first() else { break };
+            self.end_batch(key, now, out);
         }
         self.engine_turn(now, out);
         self.retry(now, out);
@@ -249,14 +253,15 @@ impl Hub {
     fn retry(&mut self, now: Now, out: &mut Staging<Parcel>) {
         while let Some(first) = self.waiting.front() {
             let late = first.until_ms <= now.mono_ms;
-            if !late && !self.has_room(&first.ask, out) {
+            let key = self.channels.find(channel_of(&first.ask));
+            if !late && !self.has_room(&first.ask, key, out) {
                 return;
             }
             let Some(WaitingAsk { caller, ask, .. }) = self.waiting.pop_front() else { return };
             if late {
-                self.conclude(&channel_of(&ask), caller, Answer::Refused(Refusal::Busy), out);
+                self.conclude(key, caller, Answer::Refused(Refusal::Busy), out);
             } else {
-                self.execute(caller, ask, now, out);
+                self.execute(caller, ask, key, now, out);
             }
         }
     }
@@ -270,18 +275,21 @@ impl Hub {
             answer(out, claim.caller, Answer::Refused(Refusal::Busy));
             return;
         }
-        let Some(lobby) = self.channels.get_mut(LOBBY) else { return };
-        if let Some(caller) = lobby.queue.remove_claim(Asker::Conn(conn)) {
+        let Some(key) = self.channels.find(LOBBY) else { return };
+        let Some(lobby) = self.channels.get_mut(key) else { return };
+        if lobby.queued() > 0
+            && let Some(caller) = lobby.waits_mut().queue.remove_claim(Asker::Conn(conn))
+        {
             answer(out, caller, Answer::Refused(Refusal::Busy));
             return;
         }
-        let (next, refused) = attach::release(&mut self.users, lobby, (conn, user), now, out);
+        let (next, refused) = attach::release(&self.settings, &mut self.users, lobby, (conn, user), now, out);
         if let Some(next) = next {
             let outcome = claimed(&self.settings, &self.engine, &self.users, lobby, &next.claim);
             answer(out, next.caller(), outcome);
         }
         refuse(refused, out);
-        self.settle(LOBBY, now, out);
+        self.settle(key, now, out);
     }
 
     /// A connection has shown the sign of life that it was asked for.
@@ -304,26 +312,27 @@ impl Hub {
         now: Now,
         out: &mut Staging<Parcel>,
     ) {
-        let Some(local) = self.channels.get_mut(channel) else { return };
-        attach::unsubscribe(local, conn, request, now, out);
-        self.settle(channel, now, out);
+        let Some(key) = self.channels.find(channel) else { return };
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        attach::unsubscribe(&self.settings, channel, (conn, request), now, out);
+        self.settle(key, now, out);
     }
 
     /// Handles the channels whose next deadline has come: presence windows, history that is too old, disuse.
     pub(crate) fn tick(&mut self, now: Now, out: &mut Staging<Parcel>) {
         self.engine_turn(now, out);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
-            for name in due {
-                let Some(channel) = self.channels.get_mut(&name).filter(|channel| channel.filed == tick) else {
+            for key in due {
+                let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.filed == tick) else {
                     continue;
                 };
                 channel.filed = 0;
                 attach::poll(&self.users, channel, now, out);
-                self.engine.logs_mut().expire(channel.log, now.mono_ms);
+                self.engine.logs_mut().expire(channel.log, channel.history_bounds(), now.mono_ms);
                 if is_disused(&self.engine, channel, now) {
-                    self.remove(&name, out);
+                    self.remove(key, out);
                 } else {
-                    self.settle(&name, now, out);
+                    self.settle(key, now, out);
                 }
             }
         }
@@ -332,7 +341,7 @@ impl Hub {
     /// Every channel, as its owner sees it.
     #[doc(hidden)]
     pub(crate) fn owned(&self) -> Vec<OwnedChannel> {
-        self.channels.values().map(|channel| channel.shown(&self.engine)).collect()
+        self.channels.iter().map(|channel| channel.shown(&self.engine)).collect()
     }
 
     /// How much the hub holds now, and how much it has done.
@@ -348,12 +357,20 @@ impl Hub {
         }
     }
 
-    /// Executes an ask. `is_late` says that the ask has waited in the channel's queue.
-    fn perform(&mut self, caller: Caller, ask: Ask, is_late: bool, now: Now, out: &mut Staging<Parcel>) -> Performed {
-        let name = channel_of(&ask);
+    /// Executes an ask about the channel with this key, which is made if it does not exist. `is_late` says that the ask has
+    /// waited in the channel's queue.
+    fn perform(
+        &mut self,
+        caller: Caller,
+        ask: Ask,
+        key: &mut Option<ChannelKey>,
+        is_late: bool,
+        now: Now,
+        out: &mut Staging<Parcel>,
+    ) -> Performed {
         match ask {
             // The client sent this ask before it heard that its subscribe was refused.
-            Ask::History { .. } | Ask::Presence { .. } if !self.takes_part(caller.asker, &name) => {
+            Ask::History { .. } | Ask::Presence { .. } if !self.takes_part(caller.asker, *key) => {
                 Performed::Done(Answer::Refused(Refusal::Forbidden))
             }
             Ask::Users { cursor, limit } => {
@@ -361,23 +378,32 @@ impl Hub {
                 Performed::Done(Answer::Users(Box::new(page)))
             }
             Ask::Presence { channel, cursor, limit } => {
-                let page = self.members(&channel, cursor.as_deref(), self.page_size(limit));
+                let page = self.members(&channel, *key, cursor.as_deref(), self.page_size(limit));
                 Performed::Done(Answer::Presence(channel, Box::new(page)))
             }
-            ask => match self.channel(&name, now, out) {
-                Err(refusal) => Performed::Done(Answer::Refused(refusal)),
-                Ok(()) => match self.follow_first(&name, &ask, is_late, now, out) {
-                    Some(follow) => Performed::Queued(SlotState::Asked(ask, follow)),
-                    None => self.with_channel(&name, caller, ask, now, out),
-                },
-            },
+            ask => {
+                let made = match *key {
+                    Some(key) => Ok(key),
+                    None => self.make_channel(&ask, now, out),
+                };
+                match made {
+                    Err(refusal) => Performed::Done(Answer::Refused(refusal)),
+                    Ok(made) => {
+                        *key = Some(made);
+                        match self.follow_first(made, &ask, is_late, now, out) {
+                            Some(follow) => Performed::Queued(SlotState::Asked(ask, follow)),
+                            None => self.with_channel(made, caller, ask, now, out),
+                        }
+                    }
+                }
+            }
         }
     }
 
     /// Executes an ask about a channel that exists.
     fn with_channel(
         &mut self,
-        name: &Arc<str>,
+        key: ChannelKey,
         caller: Caller,
         ask: Ask,
         now: Now,
@@ -385,43 +411,43 @@ impl Hub {
     ) -> Performed {
         let Caller { asker, request, .. } = caller;
         let Self { settings, channels, users, engine, publisher, publications, batches, .. } = self;
-        let channel = channels.get_mut(name).expect("made before");
+        let channel = channels.get_mut(key).expect("made before");
         channel.used_ms = now.mono_ms;
         match (ask, asker) {
             (Ask::Claim(claim), Asker::Conn(_)) => {
-                self.claim(caller, claim, now, out).map_or(Performed::Probing, Performed::Done)
+                self.claim(key, caller, claim, now, out).map_or(Performed::Probing, Performed::Done)
             }
             (Ask::Publish(publish), asker) => {
                 let answer = match publisher.publish(settings, engine, channel, asker, *publish, now, out) {
                     Ok(answer) => answer,
                     Err(ticket) => {
+                        let name = Arc::clone(channel.name());
                         self.await_engine(ticket, name, false, now);
                         return Performed::Queued(SlotState::Submitted(ticket));
                     }
                 };
                 *publications += u64::from(matches!(answer, Answer::Published { duplicate: false, .. }));
-                if channel.batch.publications.len() == 1 {
-                    batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
-                }
+                batches.extend(channel.new_window());
                 Performed::Done(answer)
             }
             (Ask::Subscribe { user, recover, .. }, Asker::Conn(conn)) => {
-                engine.logs_mut().expire(channel.log, now.mono_ms);
+                engine.logs_mut().expire(channel.log, channel.history_bounds(), now.mono_ms);
                 if **channel.name() == *LOBBY && !users.holds(conn, user.key()) {
                     return Performed::Done(Answer::Refused(Refusal::Forbidden));
                 }
-                attach::subscribe(channel, (conn, request), &user, now, out);
-                Performed::Done(Answer::Subscribed(Box::new(recovered(settings, engine, channel, recover.as_deref()))))
+                attach::subscribe(settings, channel, (conn, request), &user, now, out);
+                Performed::Done(Answer::Subscribed(recovered(settings, engine, channel, recover.as_deref())))
             }
             (Ask::History { since, limit, reverse, .. }, _) => {
                 if let Engine::Remote(remote) = engine
-                    && !channel.follow.is_known()
+                    && !channel.follow().is_known()
                 {
-                    let ticket = remote.page(name, since.map(|since| *since), limit as usize, reverse, out);
+                    let name = Arc::clone(channel.name());
+                    let ticket = remote.page(&name, since.map(|since| *since), limit as usize, reverse, out);
                     self.await_engine(ticket, name, false, now);
                     return Performed::Queued(SlotState::Submitted(ticket));
                 }
-                engine.logs_mut().expire(channel.log, now.mono_ms);
+                engine.logs_mut().expire(channel.log, channel.history_bounds(), now.mono_ms);
                 Performed::Done(history(settings, engine, channel, since.as_deref(), limit as usize, reverse))
             }
             (ask, asker) => unreachable!("{asker:?} can't ask {ask:?}"),
@@ -429,13 +455,20 @@ impl Hub {
     }
 
     /// Signs a user in. Returns `None` if the sign-in waits until the user's other connections have answered a probe.
-    fn claim(&mut self, caller: Caller, claim: Box<Claim>, now: Now, out: &mut Staging<Parcel>) -> Option<Answer> {
+    fn claim(
+        &mut self,
+        key: ChannelKey,
+        caller: Caller,
+        claim: Box<Claim>,
+        now: Now,
+        out: &mut Staging<Parcel>,
+    ) -> Option<Answer> {
         let Caller { asker: Asker::Conn(conn), request, .. } = caller else {
             unreachable!("the backend signs nobody in")
         };
         let Self { settings, channels, users, engine, .. } = self;
-        let lobby = channels.get_mut(LOBBY).expect("made before");
-        engine.logs_mut().expire(lobby.log, now.mono_ms);
+        let lobby = channels.get_mut(key).expect("made before");
+        engine.logs_mut().expire(lobby.log, lobby.history_bounds(), now.mono_ms);
         let most = if claim.bounded { settings.connections_per_user } else { 0 };
         match attach::claim(settings, users, lobby, (conn, request), (&claim, most), now, out) {
             Ok(()) => {
@@ -457,53 +490,42 @@ impl Hub {
         }
     }
 
-    /// Makes the channel if it does not exist.
-    fn channel(&mut self, name: &Arc<str>, now: Now, out: &mut Staging<Parcel>) -> Result<(), Refusal> {
-        if self.channels.contains_key(name) {
-            return Ok(());
-        }
-        let namespace = Arc::clone(self.settings.namespaces.of(name).ok_or(Refusal::Forbidden)?);
-        if **name != *LOBBY {
+    /// Makes the channel that the ask is about. It does not exist.
+    fn make_channel(&mut self, ask: &Ask, now: Now, out: &mut Staging<Parcel>) -> Result<ChannelKey, Refusal> {
+        let name = named(ask);
+        let namespace = Arc::clone(self.settings.namespaces.of(&name).ok_or(Refusal::Forbidden)?);
+        if *name != *LOBBY {
             let full = self.channels.len() >= self.settings.channels;
             if self.settings.guard.is_short_of_memory() || (full && !self.make_place(now, out)) {
                 return Err(Refusal::TooManyChannels);
             }
         }
-        let announcer = Announcer::new(AnnouncerSettings {
-            mode: namespace.presence,
-            digest_above: self.settings.presence_digest_above,
-            window_ms: namespace.presence_window_ms,
-            list_max: self.settings.presence_list,
-        });
-        let bounds = HistoryBounds { count: namespace.history_size, age_ms: namespace.history_age_ms };
-        let log = self.engine.open(name, bounds);
-        let mut channel = Channel::new(Arc::clone(name), namespace, announcer, self.settings.shards, log);
-        channel.used_ms = now.mono_ms;
-        self.channels.insert(Arc::clone(name), channel);
-        Ok(())
+        let log = self.engine.open(&name);
+        let new = |key| Channel::new(key, Arc::clone(&name), namespace, log, now.mono_ms);
+        Ok(self.channels.insert(&name, new))
     }
 
     /// Removes the channel that has had no subscriber for the longest time. Returns whether there is one. A client that
     /// comes back to the channel learns from the new epoch that the publications it knew are gone.
     fn make_place(&mut self, now: Now, out: &mut Staging<Parcel>) -> bool {
-        let Some((_, name)) = self.deserted.first().cloned() else { return false };
+        let Some((_, key)) = self.deserted.first().copied() else { return false };
         // The window's publications have no subscriber, but their publishers wait for an answer.
-        self.end_batch(&name, now, out);
-        self.remove(&name, out);
+        self.end_batch(key, now, out);
+        self.remove(key, out);
         self.channel_evictions += 1;
         true
     }
 
-    fn remove(&mut self, name: &str, out: &mut Staging<Parcel>) {
-        let Some(channel) = self.channels.remove(name) else { return };
+    fn remove(&mut self, key: ChannelKey, out: &mut Staging<Parcel>) {
+        let Some(channel) = self.channels.remove(key) else { return };
         if let Engine::Remote(remote) = &mut self.engine
-            && channel.follow.was_asked()
+            && channel.follow().was_asked()
         {
             remote.unfollow(channel.name(), out);
         }
-        self.engine.close(name, channel.log);
+        self.engine.close(channel.name(), channel.log);
         if let Some(since_ms) = channel.deserted_ms {
-            self.deserted.remove(&(since_ms, Arc::clone(channel.name())));
+            self.deserted.remove(&(since_ms, key));
         }
         if channel.filed > 0 {
             self.unfile();
@@ -516,16 +538,16 @@ impl Hub {
         self.outlived += 1;
         if self.outlived > self.channels.len().max(OUTLIVED) {
             let Self { wheel, channels, .. } = self;
-            wheel.retain(|tick, name| channels.get(name).is_some_and(|channel| channel.filed == tick));
+            wheel.retain(|tick, key| channels.get(*key).is_some_and(|channel| channel.filed == tick));
             self.outlived = 0;
         }
     }
 
     /// Whether the asker may ask about the channel. The backend may, and so may subscribers.
-    fn takes_part(&self, asker: Asker, name: &str) -> bool {
+    fn takes_part(&self, asker: Asker, key: Option<ChannelKey>) -> bool {
         match asker {
             Asker::Backend => true,
-            Asker::Conn(conn) => self.channels.get(name).is_some_and(|channel| channel.has(conn)),
+            Asker::Conn(conn) => key.and_then(|key| self.channels.get(key)).is_some_and(|channel| channel.has(conn)),
         }
     }
 
@@ -533,15 +555,15 @@ impl Hub {
         PageSize { users: limit as usize, bytes: self.settings.recover_bytes }
     }
 
-    fn members(&mut self, name: &str, cursor: Option<&str>, size: PageSize) -> UsersPage {
+    fn members(&mut self, name: &str, key: Option<ChannelKey>, cursor: Option<&str>, size: PageSize) -> UsersPage {
         if name == LOBBY {
             return self.users.page(cursor, size);
         }
-        match self.channels.get_mut(name) {
+        match key.and_then(|key| self.channels.get_mut(key)?.presence.as_mut()) {
             None => UsersPage { count: 0, members: Vec::new(), cursor: None },
-            Some(channel) => {
-                channel.announcer.looked_at();
-                channel.members.page(cursor, size)
+            Some(presence) => {
+                presence.announcer.looked_at();
+                presence.members.page(cursor, size)
             }
         }
     }
@@ -552,7 +574,7 @@ impl Hub {
     }
 
     /// Whether every shard with subscribers can take what the ask may bring.
-    fn has_room(&self, ask: &Ask, out: &Staging<Parcel>) -> bool {
+    fn has_room(&self, ask: &Ask, key: Option<ChannelKey>, out: &Staging<Parcel>) -> bool {
         match ask {
             Ask::Users { .. } | Ask::History { .. } | Ask::Presence { .. } => true,
             Ask::Claim(_) | Ask::Subscribe { .. } | Ask::Publish(_) => {
@@ -560,29 +582,26 @@ impl Hub {
                     Engine::Memory(_) => true,
                     Engine::Remote(remote) => remote.room(out) > 0,
                 };
-                engine_has_room && self.lanes_have_room(&channel_of(ask), out)
+                engine_has_room && self.lanes_have_room(key, out)
             }
         }
     }
 
     /// Whether every shard with subscribers of the channel can take one more delivery.
-    fn lanes_have_room(&self, name: &str, out: &Staging<Parcel>) -> bool {
-        let Some(channel) = self.channels.get(name) else { return true };
-        let needed = usize::from(channel.batch.is_open());
-        channel.interested().all(|shard| out.room(shard) > needed)
-    }
-
-    fn queue_of(&mut self, name: &str) -> &mut AnswerQueue {
-        &mut self.channels.get_mut(name).expect("a channel waits for the engine").queue
+    fn lanes_have_room(&self, key: Option<ChannelKey>, out: &Staging<Parcel>) -> bool {
+        let Some(channel) = key.and_then(|key| self.channels.get(key)) else { return true };
+        let needed = usize::from(channel.is_batching());
+        channel.interested().into_iter().all(|shard| out.room(shard) > needed)
     }
 
     /// Call this after every change of a channel. A channel without subscribers is removed, or put on the list of such
     /// channels, and the channel's next deadline goes into the wheel unless an earlier one is there.
-    fn settle(&mut self, name: &str, now: Now, out: &mut Staging<Parcel>) {
-        let Some(channel) = self.channels.get_mut(name) else { return };
-        let is_deserted = channel.is_deserted() && *name != *LOBBY;
+    fn settle(&mut self, key: ChannelKey, now: Now, out: &mut Staging<Parcel>) {
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        channel.trim();
+        let is_deserted = channel.is_deserted() && **channel.name() != *LOBBY;
         if is_deserted && self.engine.logs().top(channel.log) == 0 {
-            return self.remove(name, out);
+            return self.remove(key, out);
         }
         let listed_ms = channel.deserted_ms;
         let is_right = match listed_ms {
@@ -591,19 +610,29 @@ impl Hub {
         };
         if !is_right {
             if let Some(since_ms) = listed_ms {
-                self.deserted.remove(&(since_ms, Arc::clone(channel.name())));
+                self.deserted.remove(&(since_ms, key));
             }
             channel.deserted_ms = is_deserted.then_some(channel.used_ms);
-            self.deserted.extend(channel.deserted_ms.map(|since_ms| (since_ms, Arc::clone(channel.name()))));
+            self.deserted.extend(channel.deserted_ms.map(|since_ms| (since_ms, key)));
         }
         let Some(at_ms) = next_deadline(&self.engine, channel, now) else { return };
         if channel.filed == 0 || at_ms.div_ceil(TICK_MS) < channel.filed {
-            channel.filed = self.wheel.file(Arc::clone(channel.name()), at_ms);
+            channel.filed = self.wheel.file(key, at_ms);
         }
     }
 }
 
-fn channel_of(ask: &Ask) -> Arc<str> {
+/// The name of the channel that the ask is about.
+fn channel_of(ask: &Ask) -> &str {
+    match ask {
+        Ask::Claim(_) | Ask::Users { .. } => LOBBY,
+        Ask::Subscribe { channel, .. } | Ask::History { channel, .. } | Ask::Presence { channel, .. } => channel,
+        Ask::Publish(publish) => &publish.channel,
+    }
+}
+
+/// The same, shared.
+fn named(ask: &Ask) -> Arc<str> {
     match ask {
         Ask::Claim(_) | Ask::Users { .. } => LOBBY.into(),
         Ask::Subscribe { channel, .. } | Ask::History { channel, .. } | Ask::Presence { channel, .. } => {
@@ -613,59 +642,13 @@ fn channel_of(ask: &Ask) -> Arc<str> {
     }
 }
 
-/// The answer to a sign-in that succeeded.
-fn claimed(settings: &HubSettings, engine: &Engine, users: &Users, lobby: &Channel, claim: &Claim) -> Answer {
-    let lobby = claim.lobby.then(|| Box::new(recovered(settings, engine, lobby, claim.recover.as_deref())));
-    Answer::Claimed { lobby, online_count: users.count() }
-}
-
-/// The channel's position, and the publications that a client at `since` missed.
-fn recovered(settings: &HubSettings, engine: &Engine, channel: &Channel, since: Option<&Since>) -> Attached {
-    let placed = channel.position(engine);
-    let mut attached = Attached { placed, recovered: None, lost_from: 0, publications: Vec::new() };
-    let Some(since) = since else { return attached };
-    let same = *since.epoch == **engine.logs().epoch(channel.log);
-    let found = if same {
-        engine.logs().since(channel.log, since.offset, attached.placed.offset, settings.recover_bytes)
-    } else {
-        HistoryRecovery::Incomplete
-    };
-    match found {
-        HistoryRecovery::Complete(publications) => {
-            attached.recovered = Some(true);
-            attached.publications = publications;
-        }
-        HistoryRecovery::Incomplete => {
-            attached.recovered = Some(false);
-            attached.lost_from = if same { since.offset.saturating_add(1) } else { 1 };
-        }
-    }
-    attached
-}
-
-fn history(
-    settings: &HubSettings,
-    engine: &Engine,
-    channel: &Channel,
-    since: Option<&Since>,
-    limit: usize,
-    reverse: bool,
-) -> Answer {
-    if since.is_some_and(|since| *since.epoch != **engine.logs().epoch(channel.log)) {
-        return Answer::EpochChanged(channel.position(engine));
-    }
-    let placed = channel.position(engine);
-    let (since, bytes) = (since.map(|since| since.offset), settings.recover_bytes);
-    let publications = engine.logs().page(channel.log, since, placed.offset, limit, bytes, reverse);
-    Answer::History(Box::new(Attached { placed, recovered: None, lost_from: 0, publications }))
-}
-
 fn next_deadline(engine: &Engine, channel: &Channel, now: Now) -> Option<u64> {
     let age = channel.namespace.history_age_ms;
     let history = engine.logs().oldest_ms(channel.log).map(|oldest| oldest.saturating_add(age));
     let disuse =
         (channel.is_deserted() && **channel.name() != *LOBBY).then(|| idle_until(channel).max(now.mono_ms + 1));
-    [channel.announcer.next_deadline(), history, disuse].into_iter().flatten().min()
+    let presence = channel.presence.as_ref().and_then(|presence| presence.announcer.next_deadline());
+    [presence, history, disuse].into_iter().flatten().min()
 }
 
 fn idle_until(channel: &Channel) -> u64 {
@@ -675,7 +658,7 @@ fn idle_until(channel: &Channel) -> u64 {
 fn is_disused(engine: &Engine, channel: &Channel, now: Now) -> bool {
     channel.is_deserted()
         && engine.logs().oldest_ms(channel.log).is_none()
-        && !channel.batch.is_open()
+        && !channel.is_batching()
         && **channel.name() != *LOBBY
         && idle_until(channel) <= now.mono_ms
 }

@@ -58,7 +58,7 @@ impl Publisher {
         Ok(match engine.submit(terms, publish, fits, timestamp, now.mono_ms, out) {
             Submitted::Accepted { placed, timestamp, publish } => {
                 let publication = Arc::new(place(settings, channel, placed.clone(), timestamp, publish));
-                engine.logs_mut().keep(channel.log, &publication, now.mono_ms);
+                engine.logs_mut().keep(channel.log, channel.history_bounds(), &publication, now.mono_ms);
                 self.hand_on(channel, publication, channel.namespace.batch_window_ms, now, out);
                 Answer::Published { placed, duplicate: false }
             }
@@ -81,7 +81,7 @@ impl Publisher {
         if window_ms == 0 {
             return deliver(channel, publication, out);
         }
-        let batch = &mut channel.batch;
+        let batch = &mut channel.waits_mut().batch;
         if !batch.is_open() {
             batch.until_ms = now.mono_ms.saturating_add(window_ms);
         }
@@ -92,7 +92,7 @@ impl Publisher {
 
     /// Ends the channel's batch window: its publications leave.
     pub(crate) fn end_batch(&mut self, channel: &mut Channel, out: &mut Staging<Parcel>) {
-        let Batch { mut publications, bytes, .. } = std::mem::take(&mut channel.batch);
+        let Batch { mut publications, bytes, .. } = std::mem::take(&mut channel.waits_mut().batch);
         self.batched_bytes -= bytes;
         if Fault::SwappedOrder.is_planted() && publications.len() > 1 {
             publications.swap(0, 1); // PLANTED
@@ -153,7 +153,7 @@ pub(crate) fn place(
 fn deliver(channel: &Channel, publication: Arc<Publication>, out: &mut Staging<Parcel>) {
     let dropped = Fault::DroppedParcel.is_planted() && publication.offset().is_multiple_of(16); // PLANTED
     let delivery = Arc::new(Delivery::new(publication));
-    for shard in channel.interested().skip(usize::from(dropped)) {
+    for shard in channel.interested().into_iter().skip(usize::from(dropped)) {
         out.push(shard, Parcel::Deliver { delivery: Arc::clone(&delivery) });
     }
 }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use super::Hub;
 use super::engine::Engine;
+use super::key::ChannelKey;
 use super::publish::place;
 use crate::mesh::Staging;
 use crate::model::engine::{EngineNews, EngineOutcome, EnginePublication, Ticket};
-use crate::model::parcel::{Answer, Ask, Attached, Parcel, Refusal};
+use crate::model::parcel::{Answer, Ask, HistoryPage, Parcel, Refusal};
 use crate::model::position::{Placed, Since};
 use crate::model::publication::Publish;
 use crate::planted::Fault;
@@ -92,9 +93,9 @@ impl Hub {
     }
 
     /// Notes an ask that was sent to the engine.
-    pub(super) fn await_engine(&mut self, ticket: Ticket, channel: &Arc<str>, is_follow: bool, now: Now) {
+    pub(super) fn await_engine(&mut self, ticket: Ticket, channel: Arc<str>, is_follow: bool, now: Now) {
         let until_ms = now.mono_ms + self.settings.patience_ms;
-        let under_way = UnderWay { until_ms, channel: Arc::clone(channel), is_follow };
+        let under_way = UnderWay { until_ms, channel, is_follow };
         self.at_engine.tickets.insert(ticket, under_way);
     }
 
@@ -103,7 +104,7 @@ impl Hub {
     /// for that already. Returns the follow to wait for.
     pub(super) fn follow_first(
         &mut self,
-        name: &Arc<str>,
+        key: ChannelKey,
         ask: &Ask,
         is_late: bool,
         now: Now,
@@ -115,45 +116,49 @@ impl Hub {
             Ask::Claim(claim) if claim.lobby => claim.recover.as_deref(),
             _ => return None,
         };
-        let channel = channels.get_mut(name).expect("made before");
-        let is_known = channel.follow.is_known();
+        let channel = channels.get_mut(key).expect("made before");
+        let is_known = channel.follow().is_known();
         let (epoch, top) = (remote.logs().epoch(channel.log), remote.logs().top(channel.log));
         let is_news = |since: &Since| *since.epoch != **epoch || since.offset > top;
         if is_known && (is_late || !since.is_some_and(is_news)) {
             return None;
         }
-        if !is_known && channel.follow.is_asking() {
-            return Some(channel.follow.asked());
+        if !is_known && channel.follow().is_asking() {
+            return Some(channel.follow().asked());
         }
         let ticket = remote.follow(channel.log, is_known, out);
-        channel.follow.sent(ticket);
+        channel.waits_mut().follow.sent(ticket);
+        let name = Arc::clone(channel.name());
         self.await_engine(ticket, name, true, now);
         Some(ticket)
     }
 
     fn follow_again(&mut self, name: &Arc<str>, now: Now, out: &mut Staging<Parcel>) {
         let Self { engine: Engine::Remote(remote), channels, .. } = self else { return };
-        let Some(channel) = channels.get_mut(name) else { return };
-        let ticket = remote.follow(channel.log, channel.follow.is_known(), out);
-        channel.follow.sent_for_missing(ticket);
-        self.await_engine(ticket, name, true, now);
+        let Some(channel) = channels.find(name).and_then(|key| channels.get_mut(key)) else { return };
+        let ticket = remote.follow(channel.log, channel.follow().is_known(), out);
+        channel.waits_mut().follow.sent_for_missing(ticket);
+        self.await_engine(ticket, Arc::clone(name), true, now);
     }
 
     /// The engine has not answered a follow in time. What waited for it has certainly not been done.
     fn give_up_follow(&mut self, name: &Arc<str>, ticket: Ticket, now: Now, out: &mut Staging<Parcel>) {
-        let Some(channel) = self.channels.get_mut(name) else { return };
-        let is_behind = channel.follow.give_up(ticket);
-        channel.queue.refuse_follow(ticket, || Answer::Refused(Refusal::Busy));
+        let Some(key) = self.channels.find(name) else { return };
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        let waits = channel.waits_mut();
+        let is_behind = waits.follow.give_up(ticket);
+        waits.queue.refuse_follow(ticket, || Answer::Refused(Refusal::Busy));
         if is_behind {
             self.fall_behind(name);
         }
-        self.drain(name, now, out);
+        self.drain(key, now, out);
     }
 
     /// Publications of the channel are missing here.
     fn fall_behind(&mut self, name: &Arc<str>) {
-        if let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.follow.is_known()) {
-            channel.follow.fall_behind();
+        let Some(key) = self.channels.find(name) else { return };
+        if let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.follow().is_known()) {
+            channel.waits_mut().follow.fall_behind();
             self.at_engine.behind.insert(Arc::clone(name));
         }
     }
@@ -163,7 +168,9 @@ impl Hub {
             let has_room = match first {
                 EngineNews::Publication { placed, .. }
                 | EngineNews::Gap { placed, .. }
-                | EngineNews::Following { placed, .. } => self.lanes_have_room(&placed.channel, out),
+                | EngineNews::Following { placed, .. } => {
+                    self.lanes_have_room(self.channels.find(&placed.channel), out)
+                }
                 EngineNews::Outcome { .. } | EngineNews::Page { .. } => true,
             };
             if !has_room {
@@ -192,8 +199,8 @@ impl Hub {
             }
             EngineNews::Page { ticket, placed, publications } => {
                 let Some(UnderWay { channel: name, .. }) = self.at_engine.tickets.remove(&ticket) else { return };
-                let Some(channel) = self.channels.get(&name) else { return };
-                let mut page = Attached { placed, recovered: None, lost_from: 0, publications: Vec::new() };
+                let Some(channel) = self.channels.find(&name).and_then(|key| self.channels.get(key)) else { return };
+                let mut page = HistoryPage { placed, publications: Vec::new() };
                 let mut bytes = 0;
                 for EnginePublication { offset, timestamp, publish } in publications {
                     let placed = Placed { offset, ..page.placed.clone() };
@@ -219,10 +226,11 @@ impl Hub {
 
 impl Hub {
     /// The outcome of an ask is known.
-    fn complete(&mut self, name: &Arc<str>, ticket: Ticket, answer: Answer, now: Now, out: &mut Staging<Parcel>) {
-        let Some(channel) = self.channels.get_mut(name) else { return };
-        channel.queue.complete(ticket, answer);
-        self.drain(name, now, out);
+    fn complete(&mut self, name: &str, ticket: Ticket, answer: Answer, now: Now, out: &mut Staging<Parcel>) {
+        let Some(key) = self.channels.find(name) else { return };
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        channel.waits_mut().queue.complete(ticket, answer);
+        self.drain(key, now, out);
     }
 
     /// The engine has said where a channel stands, and what was missed of it.
@@ -234,13 +242,13 @@ impl Hub {
         now: Now,
         out: &mut Staging<Parcel>,
     ) {
-        let name = &placed.channel;
+        let Some(key) = self.channels.find(&placed.channel) else { return };
         // A channel that is gone is not followed any more: that has been said.
-        let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.follow.is_own(ticket)) else {
+        let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.follow().is_own(ticket)) else {
             return;
         };
-        let (log, was_known) = (channel.log, channel.follow.is_known());
-        channel.follow.answered(ticket);
+        let (log, was_known) = (channel.log, channel.follow().is_known());
+        channel.waits_mut().follow.answered(ticket);
         // The last offset that can't be had any more.
         let gone = publications.first().map_or(placed.offset, |first| first.offset - 1);
         let logs = self.engine.logs_mut();
@@ -251,19 +259,19 @@ impl Hub {
             let is_same = *logs.epoch(log) == placed.epoch;
             let next = if is_same { logs.top(log) + 1 } else { 1 };
             if !is_same || gone >= next {
-                self.lost_elsewhere(&Placed { offset: gone, ..placed.clone() }, next, now, out);
+                self.lost_elsewhere(key, &Placed { offset: gone, ..placed.clone() }, next, now, out);
             }
         }
         // They leave together.
-        self.end_batch(name, now, out);
+        self.end_batch(key, now, out);
         for publication in publications {
             let offset = publication.offset;
             if offset == self.engine.logs().top(log) + 1 {
-                self.take_in(&Placed { offset, ..placed.clone() }, publication, Leaves::Together, now, out);
+                self.take_in(key, &Placed { offset, ..placed.clone() }, publication, Leaves::Together, now, out);
             }
         }
-        self.end_batch(name, now, out);
-        self.drain(name, now, out);
+        self.end_batch(key, now, out);
+        self.drain(key, now, out);
     }
 
     /// The next publication of a followed channel, from whichever node.
@@ -274,8 +282,9 @@ impl Hub {
         now: Now,
         out: &mut Staging<Parcel>,
     ) {
-        let Some(channel) = self.channels.get(&placed.channel) else { return };
-        if !channel.follow.is_known() || channel.follow.is_behind() {
+        let Some(key) = self.channels.find(&placed.channel) else { return };
+        let Some(channel) = self.channels.get(key) else { return };
+        if !channel.follow().is_known() || channel.follow().is_behind() {
             return;
         }
         let (logs, log) = (self.engine.logs(), channel.log);
@@ -284,27 +293,29 @@ impl Hub {
             return self.fall_behind(&placed.channel);
         }
         if placed.offset == next {
-            self.take_in(placed, publication, Leaves::InItsTurn, now, out);
-            self.drain(&placed.channel, now, out);
+            self.take_in(key, placed, publication, Leaves::InItsTurn, now, out);
+            self.drain(key, now, out);
         }
     }
 
     /// Publications of a followed channel are lost. If others are missing here too, the follow that is to come says so.
     fn gap_elsewhere(&mut self, placed: &Placed, from: u64, now: Now, out: &mut Staging<Parcel>) {
-        let Some(channel) = self.channels.get(&placed.channel) else { return };
-        if !channel.follow.is_known() || channel.follow.is_behind() {
+        let Some(key) = self.channels.find(&placed.channel) else { return };
+        let Some(channel) = self.channels.get(key) else { return };
+        if !channel.follow().is_known() || channel.follow().is_behind() {
             return;
         }
         let (logs, log) = (self.engine.logs(), channel.log);
         if *logs.epoch(log) == placed.epoch && from != logs.top(log) + 1 {
             return self.fall_behind(&placed.channel);
         }
-        self.lost_elsewhere(placed, from, now, out);
+        self.lost_elsewhere(key, placed, from, now, out);
     }
 
     /// Encodes the next publication of a channel, keeps it, and sends it or puts it into the batch window.
     fn take_in(
         &mut self,
+        key: ChannelKey,
         placed: &Placed,
         publication: EnginePublication,
         leaves: Leaves,
@@ -312,14 +323,14 @@ impl Hub {
         out: &mut Staging<Parcel>,
     ) {
         let Self { settings, channels, engine, publisher, batches, .. } = self;
-        let Some(channel) = channels.get_mut(&placed.channel) else { return };
+        let Some(channel) = channels.get_mut(key) else { return };
         let EnginePublication { timestamp, publish, .. } = publication;
         // The time is the engine's, so that every node shows the same. Events that come later are not earlier than it.
         channel.timestamp(timestamp);
         let publish = Publish::clone(&publish);
         let publication = Arc::new(place(settings, channel, placed.clone(), timestamp, publish));
         engine.logs_mut().advance(channel.log);
-        engine.logs_mut().keep(channel.log, &publication, now.mono_ms);
+        engine.logs_mut().keep(channel.log, channel.history_bounds(), &publication, now.mono_ms);
         let window_ms = match leaves {
             Leaves::InItsTurn => channel.namespace.batch_window_ms,
             Leaves::Together => u64::MAX,
@@ -328,24 +339,22 @@ impl Hub {
             publisher.hand_on(channel, Arc::clone(&publication), 0, now, out); // PLANTED
         }
         publisher.hand_on(channel, publication, window_ms, now, out);
-        if channel.batch.publications.len() == 1 {
-            batches.insert((channel.batch.until_ms, Arc::clone(channel.name())));
-        }
-        self.cut_batches(&placed.channel, now, out);
+        batches.extend(channel.new_window());
+        self.cut_batches(key, now, out);
     }
 
     /// Publications are lost for good, and perhaps the epoch has ended: all who subscribe are told.
-    fn lost_elsewhere(&mut self, placed: &Placed, from: u64, now: Now, out: &mut Staging<Parcel>) {
-        self.end_batch(&placed.channel, now, out);
+    fn lost_elsewhere(&mut self, key: ChannelKey, placed: &Placed, from: u64, now: Now, out: &mut Staging<Parcel>) {
+        self.end_batch(key, now, out);
         let Self { channels, engine, .. } = self;
-        let Some(channel) = channels.get_mut(&placed.channel).filter(|channel| channel.follow.is_known()) else {
+        let Some(channel) = channels.get_mut(key).filter(|channel| channel.follow().is_known()) else {
             return;
         };
         engine.logs_mut().restart(channel.log, &placed.epoch, placed.offset);
         for shard in channel.interested() {
             out.push(shard, Parcel::Gap { placed: placed.clone(), from });
         }
-        self.drain(&placed.channel, now, out);
+        self.drain(key, now, out);
     }
 }
 

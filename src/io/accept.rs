@@ -14,8 +14,8 @@ use socket2::SockRef;
 
 use crate::io::core::Core;
 use crate::io::driver;
-use crate::io::sockets::{Layer, Transport};
-use crate::io::tasks;
+use crate::io::proxy_header;
+use crate::io::sockets::Layer;
 use crate::limits::refusals::{RefusalLog, RefusalNote};
 use crate::limits::{Guard, Limit, Peer};
 use crate::metrics::Count;
@@ -92,7 +92,7 @@ pub(super) struct Acceptor {
 
 /// An accepted connection that the shard has not admitted yet.
 struct Accepted {
-    transport: Rc<Transport>,
+    socket: OwnedFd,
     tls: bool,
     /// The moment by the stopwatch; 0 if the peer had ended the connection by then.
     accepted_ns: u64,
@@ -158,20 +158,13 @@ impl Acceptor {
     /// Begins with an accepted connection. If a trusted proxy is to say whose it is, it holds a place until then.
     fn begin(&self, socket: OwnedFd, peer: Peer) {
         self.core.metrics().count(Count::Accepted);
-        let transport = match Transport::new(socket) {
-            Ok(transport) => Rc::new(transport),
-            Err(error) => {
-                tracing::warn!(%error, "an accepted connection cannot be served");
-                return self.core.metrics().count(Count::Unadmitted);
-            }
-        };
         // Taken now: whatever the client does on another connection after it has ended this one comes later.
-        let accepted_ns = if has_ended(&transport) { 0 } else { stopwatch_ns() };
+        let accepted_ns = if has_ended(&socket) { 0 } else { stopwatch_ns() };
         if let Peer::Ip(_) = peer {
-            let _ = SockRef::from(&*transport).set_tcp_nodelay(true);
-            let _ = SockRef::from(&*transport).set_tcp_user_timeout(Some(UNACKED_MAX));
+            let _ = SockRef::from(&socket).set_tcp_nodelay(true);
+            let _ = SockRef::from(&socket).set_tcp_user_timeout(Some(UNACKED_MAX));
         }
-        let accepted = Accepted { transport, tls: self.listener.tls, accepted_ns };
+        let accepted = Accepted { socket, tls: self.listener.tls, accepted_ns };
         let guard = &self.settings.guard;
         if !self.settings.proxy_protocol || !guard.is_proxy(peer) {
             return admit(&self.core, accepted, peer);
@@ -189,12 +182,13 @@ impl Acceptor {
 
 /// Reads the header of a trusted proxy, and admits the connection as one of the client that it names.
 async fn read_proxy_header(core: Rc<Core>, settings: Rc<AcceptSettings>, accepted: Accepted, proxy: Peer) {
-    let header = monoio::time::timeout(settings.patience, accepted.transport.proxy_header(core.turnstile())).await;
+    let Accepted { socket, tls, accepted_ns } = accepted;
+    let header = monoio::time::timeout(settings.patience, proxy_header::read(socket, core.turnstile())).await;
     settings.guard.give_place_back();
     match header {
-        Ok(Ok(proxied)) if !core.is_draining() => {
+        Ok(Ok((socket, proxied))) if !core.is_draining() => {
             let client = if let Proxied::From(client) = proxied { Peer::Ip(client) } else { proxy };
-            admit(&core, accepted, client);
+            admit(&core, Accepted { socket, tls, accepted_ns }, client);
         }
         Ok(Ok(_)) => {}
         refused => {
@@ -211,11 +205,11 @@ async fn read_proxy_header(core: Rc<Core>, settings: Rc<AcceptSettings>, accepte
 /// Lets the shard admit a connection, or refuses it. If TLS is spoken, a refused connection gets a fatal alert, which may
 /// come before any handshake: a handshake would cost the server a signature.
 fn admit(core: &Rc<Core>, accepted: Accepted, client: Peer) {
-    let Accepted { transport, tls, accepted_ns } = accepted;
+    let Accepted { socket, tls, accepted_ns } = accepted;
     let arrival = Arrival { from: client, is_told: !tls, accepted_ns };
     let Some(id) = core.with(|shard, now| shard.open(arrival, now)) else {
         if tls {
-            answer(&*transport, |_| tls::UNAVAILABLE.to_vec());
+            answer(&socket, |_| tls::UNAVAILABLE.to_vec());
         }
         return;
     };
@@ -224,9 +218,12 @@ fn admit(core: &Rc<Core>, accepted: Accepted, client: Peer) {
         None if tls => return core.with(|shard, now| shard.closed(id, now)),
         None => Layer::Plain,
     };
+    let inserted = core.sockets().insert(id, socket, layer);
+    if let Err(error) = inserted {
+        tracing::warn!(%error, "an accepted connection cannot be served");
+        return core.with(|shard, now| shard.closed(id, now));
+    }
     core.open_sockets().enter();
-    core.sockets().insert(id, Rc::clone(&transport), layer);
-    monoio::spawn(tasks::serve(Rc::clone(core), id, transport));
 }
 
 fn tls_stream(core: &Core) -> Option<Stream> {
@@ -241,8 +238,8 @@ fn log_refusal(settings: &AcceptSettings, core: &Core, limit: Limit, client: Pee
 }
 
 /// Whether the peer has ended its side, or reset the connection, before it was accepted.
-fn has_ended(transport: &Transport) -> bool {
-    let mut poll = [PollFd::new(transport, PollFlags::RDHUP)];
+fn has_ended(socket: &OwnedFd) -> bool {
+    let mut poll = [PollFd::new(socket, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0)
 }

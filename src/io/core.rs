@@ -3,6 +3,7 @@
 //! across an `.await`.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -12,7 +13,7 @@ use rustls::ServerConfig;
 
 use crate::ids::{ConnId, ShardId};
 use crate::io::driver::Turnstile;
-use crate::io::sockets::{OpenSockets, Sockets, Transport};
+use crate::io::sockets::{OpenSockets, Sockets};
 use crate::metrics::ShardMetrics;
 use crate::model::errand::{Errand, ErrandOrder};
 use crate::shard::{Action, Shard};
@@ -20,18 +21,6 @@ use crate::time::clock::{Clock, Now};
 
 /// The size of the one buffer that all of a shard's connections receive into, in bytes.
 const RECEIVE_BYTES: usize = 64 * 1024;
-
-/// A task that an action of the shard needs. `tasks` has the bodies.
-#[derive(Debug)]
-pub(super) enum NeededTask {
-    /// Wait until the socket takes bytes, and tell the shard.
-    Write(ConnId, Rc<Transport>),
-    /// Send TLS records that did not fit into the socket.
-    Drain(ConnId, Rc<Transport>),
-}
-
-/// Starts a task that an action needs.
-pub(super) type Spawn = fn(&Rc<Core>, NeededTask);
 
 /// The state that all tasks of a shard's thread share.
 #[derive(Debug)]
@@ -45,9 +34,11 @@ pub(super) struct Core {
     turnstile: Turnstile,
     metrics: Arc<ShardMetrics>,
     clock: Clock,
-    turn: TurnSignal,
+    /// The moment that is taken for now while many connections are served in a row.
+    held_now: Cell<Option<Now>>,
+    turn: Signal,
+    resumptions: Resumptions,
     errands: ErrandDesk,
-    spawn: Spawn,
     is_draining: Cell<bool>,
 }
 
@@ -60,7 +51,6 @@ pub(super) struct CoreParts {
     /// `None` if the configuration needs no errands.
     pub(super) errands: Option<flume::Sender<ErrandOrder>>,
     pub(super) clock: Clock,
-    pub(super) spawn: Spawn,
 }
 
 /// The buffers that all connections receive into. Nothing stays in them between two reads.
@@ -70,6 +60,26 @@ pub(super) struct Buffers {
     pub(super) received: Box<[u8]>,
     /// The same bytes decrypted, if the connection has TLS.
     pub(super) plain: Vec<u8>,
+}
+
+/// Connections whose pause is over.
+#[derive(Debug, Default)]
+pub(super) struct Resumptions {
+    due: RefCell<Vec<ConnId>>,
+    signal: Signal,
+}
+
+impl Resumptions {
+    fn add(&self, id: ConnId) {
+        self.due.borrow_mut().push(id);
+        self.signal.ring();
+    }
+
+    /// Waits until there is at least one, and takes all of them out.
+    pub(super) async fn take(&self) -> Vec<ConnId> {
+        self.signal.wait().await;
+        self.due.take()
+    }
 }
 
 /// The way to the control thread, which does errands.
@@ -83,21 +93,26 @@ struct ErrandDesk {
 }
 
 impl Core {
-    pub(super) fn new(parts: CoreParts) -> Rc<Self> {
-        Rc::new(Self {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor left.
+    pub(super) fn new(parts: CoreParts) -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self {
             metrics: Arc::clone(parts.shard.metrics()),
             shard: RefCell::new(parts.shard),
-            sockets: RefCell::default(),
+            sockets: RefCell::new(Sockets::new(parts.own)?),
             buffers: RefCell::new(Buffers { received: vec![0; RECEIVE_BYTES].into(), plain: Vec::new() }),
             certificate: RefCell::new(parts.certificate),
             open_sockets: parts.open_sockets,
             turnstile: Turnstile::default(),
             clock: parts.clock,
-            turn: TurnSignal::default(),
+            held_now: Cell::default(),
+            turn: Signal::default(),
+            resumptions: Resumptions::default(),
             errands: ErrandDesk { own: parts.own, orders: parts.errands, refused: RefCell::default() },
-            spawn: parts.spawn,
             is_draining: Cell::new(false),
-        })
+        }))
     }
 
     /// Lets the shard work, carries out its actions, and asks for a turn if one is needed then.
@@ -116,7 +131,7 @@ impl Core {
 
     /// Lets the shard work and carries out its actions. Returns whether a turn is needed then.
     pub(super) fn act_on<R>(self: &Rc<Self>, work: impl FnOnce(&mut Shard, &mut Sockets, Now) -> R) -> (R, bool) {
-        let now = self.clock.now();
+        let now = self.now();
         let mut shard = self.shard.borrow_mut();
         let result = work(&mut shard, &mut self.sockets.borrow_mut(), now);
         let actions = shard.take_actions();
@@ -132,30 +147,31 @@ impl Core {
         match action {
             Action::Alarm(at_ms) => self.ring_at(at_ms),
             Action::Errand(number, errand) => self.give_errand(number, errand),
-            Action::Resume(id) => self.sockets().wake_reader(id),
-            Action::AwaitWritable(id) => {
-                let transport = self.sockets().transport(id);
-                if let Some(transport) = transport {
-                    (self.spawn)(self, NeededTask::Write(id, transport));
-                }
-            }
+            Action::Resume(id) => self.end_pause(id),
+            Action::AwaitWritable(id) => self.sockets().await_writable(id),
             Action::Finish(id) => {
-                let drained = self.sockets().finish(id);
-                if !drained {
-                    self.await_drained(id);
+                let mut sockets = self.sockets();
+                if !sockets.finish(id) {
+                    sockets.await_drained(id);
                 }
             }
             Action::BoundSilence(id, bound_ms) => self.sockets().bound_silence(id, bound_ms),
-            Action::End(id) => self.sockets().end(id),
-            Action::Abort(id) => self.sockets().abort(id),
+            Action::End(id) => {
+                self.sockets().end(id);
+                self.end_pause(id);
+            }
+            Action::Abort(id) => {
+                self.sockets().abort(id);
+                self.end_pause(id);
+            }
         }
     }
 
-    /// Has a task send the TLS records that did not fit into the socket, unless one does already.
-    pub(super) fn await_drained(self: &Rc<Self>, id: ConnId) {
-        let transport = self.sockets().begin_draining(id);
-        if let Some(transport) = transport {
-            (self.spawn)(self, NeededTask::Drain(id, transport));
+    /// Has a paused connection resumed. A connection that ends is resumed, too: it is then read to its end.
+    pub(super) fn end_pause(&self, id: ConnId) {
+        let was_paused = self.sockets().end_pause(id);
+        if was_paused {
+            self.resumptions.add(id);
         }
     }
 
@@ -184,7 +200,7 @@ impl Core {
         self.errands.refused.take()
     }
 
-    /// A connection's task has ended. A second call for the same connection, which a panic can cause, changes nothing.
+    /// A connection has ended. A second call for the same connection, which a panic can cause, changes nothing.
     pub(super) fn closed(self: &Rc<Self>, id: ConnId) {
         self.with(|shard, now| shard.closed(id, now));
         if self.sockets().remove(id) {
@@ -204,7 +220,11 @@ impl Core {
         &self.turnstile
     }
 
-    pub(super) fn turn_signal(&self) -> &TurnSignal {
+    pub(super) fn resumptions(&self) -> &Resumptions {
+        &self.resumptions
+    }
+
+    pub(super) fn turn_signal(&self) -> &Signal {
         &self.turn
     }
 
@@ -217,7 +237,17 @@ impl Core {
     }
 
     pub(super) fn now(&self) -> Now {
-        self.clock.now()
+        self.held_now.get().unwrap_or_else(|| self.clock.now())
+    }
+
+    /// Reads the clock once for everything until [`Core::release_now`]. The caller must not wait in between.
+    pub(super) fn hold_now(&self) {
+        self.held_now.set(Some(self.clock.now()));
+    }
+
+    /// Ends what [`Core::hold_now`] began.
+    pub(super) fn release_now(&self) {
+        self.held_now.set(None);
     }
 
     pub(super) fn certificate(&self) -> Option<Arc<ServerConfig>> {
@@ -238,20 +268,25 @@ impl Core {
     }
 }
 
-/// Wakes the loop, which waits for its next turn. A ring that comes before the wait ends it at once.
+/// Wakes the one task that waits for it, for example the loop for its next turn. A ring that comes before the wait ends it at once.
 #[derive(Debug, Default)]
-pub(super) struct TurnSignal {
+pub(super) struct Signal {
     is_rung: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl TurnSignal {
+impl Signal {
     pub(super) fn ring(&self) {
         if !self.is_rung.replace(true)
             && let Some(waker) = self.waker.borrow_mut().take()
         {
             waker.wake();
         }
+    }
+
+    /// Whether it has been rung since the last wait.
+    pub(super) fn is_rung(&self) -> bool {
+        self.is_rung.get()
     }
 
     /// Forgets the rings so far.

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::pin;
 use std::task::{Poll, Waker};
@@ -288,6 +288,24 @@ impl Turnstile {
 /// When the driver refuses it.
 pub(crate) fn pollable(fd: OwnedFd) -> io::Result<UnixStream> {
     UnixStream::from_std(StdUnixStream::from(fd))
+}
+
+/// The descriptor of what [`pollable`] has made.
+pub(crate) fn as_fd(stream: &UnixStream) -> BorrowedFd<'_> {
+    #[expect(unsafe_code, reason = "monoio's streams have no AsFd")]
+    // SAFETY: the stream keeps its descriptor open until it is dropped, which the borrow can't outlive.
+    unsafe {
+        BorrowedFd::borrow_raw(stream.as_raw_fd())
+    }
+}
+
+/// Takes the descriptor back from what [`pollable`] has made. No task may wait for it.
+pub(crate) fn from_pollable(stream: UnixStream) -> OwnedFd {
+    #[expect(unsafe_code, reason = "monoio's streams give their descriptor back as a number alone")]
+    // SAFETY: the stream owned the descriptor, and has given it up.
+    unsafe {
+        OwnedFd::from_raw_fd(stream.into_raw_fd())
+    }
 }
 
 #[cfg(test)]

@@ -1,24 +1,20 @@
-//! The open sockets of one shard, and the TLS on them. [`Sockets`] is what the pure part sends through. `unsafe` stands
-//! here because monoio's streams do not lend their descriptor, and because rustix has no safe function for SIOCOUTQ.
-//! This file knows no task and not what the bytes mean.
+//! The open sockets of one shard, and the TLS on them. [`Sockets`] is what the pure part sends through, and keeps the
+//! readiness set in step with what each connection waits for. `unsafe` stands here because rustix has no safe function for
+//! SIOCOUTQ. This file knows no task and not what the bytes mean.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::rc::Rc;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use monoio::net::UnixStream;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
-use crate::ids::ConnId;
-use crate::io::driver::{Turnstile, pollable};
+use crate::ids::{ConnId, ShardId};
+use crate::io::readiness::{Interest, Readiness, ReadySocket};
 use crate::shard::{Sent, Wire};
 use crate::tls::{self, Opened, TlsError};
 use crate::wire::handshake::{HttpRefusal, method_of};
-use crate::wire::proxy::{self, Proxied, ProxyError};
 
 /// The number of clients' sockets that are open, over all shards. Sockets of connections that are being refused count
 /// too: a drain waits for all of them.
@@ -42,92 +38,29 @@ impl OpenSockets {
     }
 }
 
-/// A connection's socket. The tasks that wait for it share it: the reader and at times a writer. It is closed when the
-/// last of them drops it.
-///
-/// monoio's `TcpStream` carries 72 bytes of addresses. Its `UnixStream` is the bare descriptor, and this file only asks
-/// it to wait for readiness.
-#[derive(Debug)]
-pub(super) struct Transport(UnixStream);
-
-impl Transport {
-    /// Takes over an accepted socket, which must not block.
-    ///
-    /// # Errors
-    /// When the runtime refuses the descriptor, which is closed then.
-    pub(super) fn new(accepted: OwnedFd) -> io::Result<Self> {
-        pollable(accepted).map(Self)
-    }
-
-    /// Waits until bytes can be received, and for the other tasks that are ready.
-    pub(super) async fn readable(&self, turnstile: &Turnstile) -> io::Result<()> {
-        turnstile.readable(&self.0).await
-    }
-
-    /// Waits until bytes can be sent.
-    pub(super) async fn writable(&self) -> io::Result<()> {
-        self.0.writable(false).await
-    }
-
-    /// Receives what is there, without waiting.
-    pub(super) fn receive(&self, into: &mut [u8]) -> Result<usize, Errno> {
-        rustix::net::recv(self, into, RecvFlags::DONTWAIT).map(|(count, _)| count)
-    }
-
-    /// Ends both directions at once, and discards what is unsent.
-    pub(super) fn reset(&self) {
-        reset(self);
-    }
-
-    /// Reads the header that a trusted proxy sends first, and not a byte more: looks at what is there with `MSG_PEEK`,
-    /// and then takes the bytes of the header.
-    ///
-    /// # Errors
-    /// When the peer sends something else, or ends the connection.
-    pub(super) async fn proxy_header(&self, turnstile: &Turnstile) -> Result<Proxied, ProxyError> {
-        let mut header = Vec::new();
-        loop {
-            if let Some(proxied) = proxy::parse(&header)? {
-                return Ok(proxied);
-            }
-            turnstile.readable(&self.0).await.map_err(|_| ProxyError::Ended)?;
-            let have = header.len();
-            header.resize(proxy::HEADER_MAX, 0);
-            let come = self.peek(&mut header[have..])?;
-            header.truncate(have + come);
-            let whole = proxy::length(&header)?;
-            header.truncate(whole.map_or(header.len(), |length| length.min(header.len())));
-            // The bytes that `peek` has seen are there to be taken.
-            let _ = rustix::net::recv(self, &mut header[have..], RecvFlags::DONTWAIT);
-        }
-    }
-
-    /// Copies bytes that are there into `into` and leaves them in the socket. Returns how many.
-    fn peek(&self, into: &mut [u8]) -> Result<usize, ProxyError> {
-        match rustix::net::recv(self, into, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
-            Ok((0, _)) => Err(ProxyError::Ended),
-            Ok((count, _)) => Ok(count),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            Err(_) => Err(ProxyError::Ended),
-        }
-    }
-}
-
 /// One slot of [`Sockets`]. Its size matters: sending walks over these.
 #[derive(Debug)]
 struct Socket {
     generation: u32,
-    fd: Descriptor,
-    /// The owner of `fd`, which keeps it open.
-    transport: Rc<Transport>,
+    fd: OwnedFd,
     layer: Layer,
-    /// The waker of the reader, while the shard has paused it.
-    paused_reader: Option<Waker>,
+    reader: Reader,
+    /// Whether the shard waits until the kernel takes bytes.
+    awaits_writable: bool,
+    /// What the readiness set reports of the socket.
+    watched: Interest,
 }
 
-/// A copy of a transport's descriptor, beside the transport. It saves a walk through two pointers per send.
-#[derive(Debug)]
-struct Descriptor(RawFd);
+/// Whether a connection is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reader {
+    /// The next bytes are received as soon as they have come.
+    Reading,
+    /// The shard has paused the connection: nothing is received.
+    Paused,
+    /// The pause is over; the shard is to resume the connection before more is received.
+    Resuming,
+}
 
 /// What stands between the kernel's bytes and the shard's.
 #[derive(Debug)]
@@ -166,24 +99,62 @@ pub(super) enum Decrypted {
 }
 
 /// The sockets of a shard's connections, by slot.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sockets {
     slots: Vec<Option<Socket>>,
+    readiness: Readiness,
     scratch: tls::Scratch,
 }
 
 impl Sockets {
-    /// Takes the transport of a new connection.
-    pub(super) fn insert(&mut self, id: ConnId, transport: Rc<Transport>, layer: Layer) {
+    /// An empty table.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor left.
+    pub(super) fn new(own: ShardId) -> io::Result<Self> {
+        Ok(Self { slots: Vec::new(), readiness: Readiness::new(own)?, scratch: tls::Scratch::default() })
+    }
+
+    /// Takes the socket of a new connection, which must not block. It is read from now on.
+    ///
+    /// # Errors
+    /// When the kernel has no memory to watch it. The socket is closed then.
+    pub(super) fn insert(&mut self, id: ConnId, fd: OwnedFd, layer: Layer) -> io::Result<()> {
         let slot = id.slot as usize;
+        let watched = Interest { readable: true, writable: false };
+        self.readiness.add(id, &fd, watched)?;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
-        let fd = Descriptor(transport.as_fd().as_raw_fd());
-        self.slots[slot] = Some(Socket { generation: id.generation, fd, transport, layer, paused_reader: None });
+        let (generation, reader) = (id.generation, Reader::Reading);
+        self.slots[slot] = Some(Socket { generation, fd, layer, reader, awaits_writable: false, watched });
+        Ok(())
     }
 
-    /// Drops a connection's transport. Returns whether it was still there.
+    /// A copy of the readiness set's descriptor: it is readable while [`Sockets::look`] has something to report.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor left.
+    pub(super) fn readiness(&self) -> io::Result<OwnedFd> {
+        self.readiness.descriptor()
+    }
+
+    /// Asks the kernel which sockets are ready, and adds some of them to `ready`.
+    pub(super) fn look(&mut self, ready: &mut Vec<ReadySocket>) {
+        self.readiness.look(ready);
+    }
+
+    /// Receives what is there, without waiting. Returns `None` if the connection is not read now.
+    pub(super) fn receive(&mut self, id: ConnId, into: &mut [u8]) -> Option<Result<usize, Errno>> {
+        let Socket { fd, reader: Reader::Reading, .. } = self.get(id)? else {
+            // Only now, because most pauses are over before more has come.
+            self.watch(id);
+            return None;
+        };
+        Some(rustix::net::recv(fd, into, RecvFlags::DONTWAIT).map(|(count, _)| count))
+    }
+
+    /// Closes a connection's socket. Returns whether it was still there.
     pub(super) fn remove(&mut self, id: ConnId) -> bool {
         let Some(Socket { fd, layer, .. }) = self.get(id) else { return false };
         if let Layer::Tls(tls) = layer {
@@ -199,8 +170,37 @@ impl Sockets {
         get(&mut self.slots, id)
     }
 
-    pub(super) fn transport(&mut self, id: ConnId) -> Option<Rc<Transport>> {
-        self.get(id).map(|socket| Rc::clone(&socket.transport))
+    /// Has the readiness set report what the connection waits for.
+    fn watch(&mut self, id: ConnId) {
+        let Some(socket) = get(&mut self.slots, id) else { return };
+        let is_draining = matches!(&socket.layer, Layer::Tls(tls) if tls.is_draining);
+        let readable = socket.reader == Reader::Reading;
+        let wanted = Interest { readable, writable: socket.awaits_writable || is_draining };
+        if wanted != socket.watched {
+            socket.watched = wanted;
+            self.readiness.change(id, &socket.fd, wanted);
+        }
+    }
+
+    /// Has [`Sockets::look`] report when the kernel takes bytes again.
+    pub(super) fn await_writable(&mut self, id: ConnId) {
+        if let Some(socket) = self.get(id) {
+            socket.awaits_writable = true;
+            self.watch(id);
+        }
+    }
+
+    /// The kernel takes bytes again. Sends the TLS records that did not fit before, and returns whether the shard waits
+    /// for it, too.
+    pub(super) fn take_writable(&mut self, id: ConnId) -> bool {
+        let drained = self.drain(id);
+        let Some(socket) = self.get(id) else { return false };
+        if let Layer::Tls(tls) = &mut socket.layer {
+            tls.is_draining &= !drained;
+        }
+        let is_awaited = std::mem::take(&mut socket.awaits_writable);
+        self.watch(id);
+        is_awaited
     }
 
     /// Decrypts received bytes into `plain`, if the connection has TLS.
@@ -236,16 +236,11 @@ impl Sockets {
         drained
     }
 
-    /// The transport to wait for before the next [`Sockets::drain`]; `None` if a task waits for it already.
-    pub(super) fn begin_draining(&mut self, id: ConnId) -> Option<Rc<Transport>> {
-        let Some(Socket { layer: Layer::Tls(tls), transport, .. }) = self.get(id) else { return None };
-        (!std::mem::replace(&mut tls.is_draining, true)).then(|| Rc::clone(transport))
-    }
-
-    /// The task that waited to drain has ended.
-    pub(super) fn end_draining(&mut self, id: ConnId) {
+    /// Has [`Sockets::look`] report when the TLS records that did not fit can be sent.
+    pub(super) fn await_drained(&mut self, id: ConnId) {
         if let Some(Socket { layer: Layer::Tls(tls), .. }) = self.get(id) {
-            tls.is_draining = false;
+            tls.is_draining = true;
+            self.watch(id);
         }
     }
 
@@ -268,7 +263,6 @@ impl Sockets {
         if let Some(Socket { fd, .. }) = self.get(id) {
             let _ = rustix::net::shutdown(&*fd, Shutdown::Both);
         }
-        self.wake_reader(id);
     }
 
     /// Ends both directions at once, and discards what is unsent.
@@ -276,7 +270,6 @@ impl Sockets {
         if let Some(Socket { fd, .. }) = self.get(id) {
             reset(&*fd);
         }
-        self.wake_reader(id);
     }
 
     /// Has the kernel end the connection when its peer acknowledges nothing for `bound_ms` milliseconds.
@@ -288,45 +281,31 @@ impl Sockets {
         }
     }
 
-    /// Lets a paused reader go on.
-    pub(super) fn wake_reader(&mut self, id: ConnId) {
-        if let Some(waker) = self.get(id).and_then(|socket| socket.paused_reader.take()) {
-            waker.wake();
+    /// The shard has paused the connection: nothing is received until it has been resumed.
+    pub(super) fn pause(&mut self, id: ConnId) {
+        if let Some(socket) = self.get(id) {
+            socket.reader = Reader::Paused;
         }
     }
 
-    /// Polls for [`Sockets::wake_reader`], or for the connection's end. `has_waited` is the state of one wait, and false
-    /// at its beginning.
-    pub(super) fn poll_resumed(&mut self, id: ConnId, has_waited: &mut bool, context: &Context<'_>) -> Poll<()> {
-        if let Some(socket) = self.get(id)
-            && (!*has_waited || socket.paused_reader.is_some())
-        {
-            *has_waited = true;
-            socket.paused_reader = Some(context.waker().clone());
-            return Poll::Pending;
+    /// Ends a pause. Returns whether there was one: the shard has to resume the connection then.
+    pub(super) fn end_pause(&mut self, id: ConnId) -> bool {
+        let Some(socket) = self.get(id).filter(|socket| socket.reader == Reader::Paused) else { return false };
+        socket.reader = Reader::Resuming;
+        true
+    }
+
+    /// The connection is read from now on.
+    pub(super) fn read_on(&mut self, id: ConnId) {
+        if let Some(socket) = self.get(id) {
+            socket.reader = Reader::Reading;
+            self.watch(id);
         }
-        Poll::Ready(())
     }
 }
 
 fn get(slots: &mut [Option<Socket>], id: ConnId) -> Option<&mut Socket> {
     slots.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.generation == id.generation)
-}
-
-impl AsFd for Descriptor {
-    #[expect(unsafe_code, reason = "a copy of the descriptor, beside its owner")]
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: it is the descriptor of the socket's `transport`, which keeps it open as long as the socket exists.
-        unsafe { BorrowedFd::borrow_raw(self.0) }
-    }
-}
-
-impl AsFd for Transport {
-    #[expect(unsafe_code, reason = "monoio's streams have no AsFd")]
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the stream keeps its descriptor open until it is dropped, which the borrow can't outlive.
-        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
-    }
 }
 
 impl Wire for Sockets {
@@ -350,7 +329,7 @@ impl Wire for Sockets {
 const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
 
 /// Bytes that the kernel took and the peer has not acknowledged.
-fn unacknowledged(fd: &Descriptor) -> usize {
+fn unacknowledged(fd: &OwnedFd) -> usize {
     #[expect(unsafe_code, reason = "rustix has no safe function for SIOCOUTQ")]
     // SAFETY: SIOCOUTQ writes one `int`, for which `Getter` has room.
     let queued = unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<SIOCOUTQ, std::ffi::c_int>::new()) };
@@ -358,7 +337,7 @@ fn unacknowledged(fd: &Descriptor) -> usize {
 }
 
 /// Offers bytes to the kernel. Returns how many it took, or `None` if the peer is gone.
-fn send(fd: &Descriptor, pieces: &[IoSlice<'_>]) -> Option<usize> {
+fn send(fd: &OwnedFd, pieces: &[IoSlice<'_>]) -> Option<usize> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     loop {
         let sent = match pieces {
@@ -382,10 +361,58 @@ fn reset(socket: impl AsFd) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
+    fn look(sockets: &mut Sockets) -> Vec<ReadySocket> {
+        let mut ready = Vec::new();
+        sockets.look(&mut ready);
+        ready
+    }
+
     #[test]
-    fn a_slot_is_forty_bytes() {
-        assert_eq!(size_of::<Option<Socket>>(), 40);
+    fn a_paused_connection_is_not_read_until_it_has_been_resumed() {
+        let id = ConnId { shard: ShardId(0), slot: 2, generation: 9 };
+        let mut sockets = Sockets::new(ShardId(0)).expect("a descriptor is left");
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        sockets.insert(id, ours.into(), Layer::Plain).expect("it is watched");
+        let mut buffer = [0; 8];
+        assert!(!sockets.end_pause(id), "it is not paused");
+        sockets.pause(id);
+        rustix::io::write(&theirs, b"x").expect("a byte fits");
+        // Most pauses are short, so the kernel is told only when it has reported the socket.
+        assert!(look(&mut sockets).iter().all(|_| sockets.receive(id, &mut buffer).is_none()));
+        assert_eq!(look(&mut sockets), []);
+        assert!(sockets.end_pause(id));
+        assert!(!sockets.end_pause(id), "the shard is asked once");
+        assert!(sockets.receive(id, &mut buffer).is_none(), "the shard has not resumed it yet");
+        assert_eq!(look(&mut sockets), []);
+        sockets.read_on(id);
+        assert_eq!(look(&mut sockets), [ReadySocket { id, readable: true, writable: false }]);
+        assert_eq!(sockets.receive(id, &mut buffer), Some(Ok(1)));
+        let gone = ConnId { generation: 8, ..id };
+        assert!(sockets.receive(gone, &mut buffer).is_none() && !sockets.remove(gone), "an earlier connection's id");
+        assert!(sockets.remove(id));
+        assert_eq!(rustix::io::read(&theirs, &mut buffer), Ok(0), "the socket is closed");
+    }
+
+    #[test]
+    fn writability_is_reported_once_for_each_wait() {
+        let id = ConnId { shard: ShardId(0), slot: 0, generation: 0 };
+        let mut sockets = Sockets::new(ShardId(0)).expect("a descriptor is left");
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        sockets.insert(id, ours.into(), Layer::Plain).expect("it is watched");
+        assert_eq!(look(&mut sockets), []);
+        sockets.await_writable(id);
+        assert_eq!(look(&mut sockets), [ReadySocket { id, readable: false, writable: true }]);
+        assert!(sockets.take_writable(id));
+        assert_eq!(look(&mut sockets), []);
+        assert!(!sockets.take_writable(id), "nobody waits");
+    }
+
+    #[test]
+    fn a_slot_is_three_words() {
+        assert_eq!(size_of::<Option<Socket>>(), 24);
     }
 }

@@ -22,11 +22,13 @@ use crate::model::errand::{ErrandOrder, ErrandOutcome};
 use crate::model::parcel::Parcel;
 use crate::shard::Shard;
 use crate::shard::turn::{AfterTurn, Next, SENDS_PER_STEP, Turn};
-use crate::time::clock::Clock;
+use crate::time::clock::{Clock, stopwatch_ns};
 use crate::time::wheel::TICK_MS;
 
 /// How often a shard looks whether another's lane has room again, if it has nothing else to do.
 const STUCK: Duration = Duration::from_millis(1);
+/// A tick that comes this long after the last one is late, for example because the process was stopped.
+const LATE_MS: u64 = 3 * TICK_MS;
 /// How long connections that were cut at the end of a drain may take to end.
 const CUT: Duration = Duration::from_millis(200);
 
@@ -35,6 +37,8 @@ const CUT: Duration = Duration::from_millis(200);
 pub(crate) struct LoopParts {
     /// The driver that the thread waits with.
     pub(crate) driver: Driver,
+    /// How long the thread asks the kernel for work before it sleeps.
+    pub(crate) busy_poll: Duration,
     /// The pure shard that this thread drives.
     pub(crate) shard: Shard,
     /// The shard's ends of the lanes to and from the other shards.
@@ -59,6 +63,7 @@ pub(crate) struct LoopParts {
 pub(crate) struct ShardLoop {
     core: Rc<Core>,
     driver: Driver,
+    busy_poll: Duration,
     endpoint: Endpoint<Parcel>,
     commands: flume::Receiver<ShardCommand>,
     answers: AwaitedAnswers,
@@ -70,7 +75,10 @@ pub(crate) struct ShardLoop {
 
 impl ShardLoop {
     /// Puts the parts together.
-    pub(crate) fn new(parts: LoopParts) -> Self {
+    ///
+    /// # Errors
+    /// When the kernel refuses the descriptors that the shard itself needs.
+    pub(crate) fn new(parts: LoopParts) -> io::Result<Self> {
         let core = Core::new(CoreParts {
             shard: parts.shard,
             own: parts.endpoint.own(),
@@ -78,18 +86,18 @@ impl ShardLoop {
             open_sockets: parts.open_sockets,
             errands: parts.errands,
             clock: parts.clock,
-            spawn: tasks::spawn,
-        });
-        Self {
+        })?;
+        Ok(Self {
             core,
             driver: parts.driver,
+            busy_poll: parts.busy_poll,
             endpoint: parts.endpoint,
             commands: parts.commands,
             answers: AwaitedAnswers::default(),
             listeners: parts.listeners.into_iter().map(Rc::new).collect(),
             accept: Rc::new(parts.accept),
             deadline_ms: None,
-        }
+        })
     }
 
     /// Serves until it is told to drain and every connection has ended. Calls `begun` once the loop is known to turn.
@@ -102,6 +110,9 @@ impl ShardLoop {
         let pause = Pause::new(self.driver)?;
         monoio::spawn(listen_to_bell(Rc::clone(&self.core), bell, bell_fd));
         monoio::spawn(keep_time(Rc::clone(&self.core)));
+        let readiness = pollable(self.core.sockets().readiness()?)?;
+        monoio::spawn(tasks::serve(Rc::clone(&self.core), readiness, !self.busy_poll.is_zero()));
+        monoio::spawn(tasks::resume(Rc::clone(&self.core)));
         let (core, looking) = (Rc::clone(&self.core), Pause::new(self.driver)?);
         monoio::spawn(async move { core.turnstile().serve(looking).await });
         for listener in &self.listeners {
@@ -134,9 +145,22 @@ impl ShardLoop {
             match if self.commands.is_empty() { then } else { AfterTurn::Work } {
                 AfterTurn::Work => pause.take().await,
                 AfterTurn::Stuck => monoio::time::sleep(STUCK).await,
-                AfterTurn::Asleep => self.core.turn_signal().wait().await,
+                AfterTurn::Asleep => self.sleep(pause).await,
             }
         }
+    }
+
+    /// Waits for a reason to take a turn. With `busy_poll_us` the thread asks the kernel for work that long, before it
+    /// lets the kernel put it to sleep.
+    async fn sleep(&self, pause: &Pause) {
+        let signal = self.core.turn_signal();
+        if !self.busy_poll.is_zero() {
+            let end_ns = stopwatch_ns() + u64::try_from(self.busy_poll.as_nanos()).unwrap_or(u64::MAX);
+            while !signal.is_rung() && stopwatch_ns() < end_ns {
+                pause.take().await;
+            }
+        }
+        signal.wait().await;
     }
 
     async fn take_turn(&mut self, turn: &mut Turn, pause: &Pause) -> AfterTurn {
@@ -219,7 +243,11 @@ async fn listen_to_bell(core: Rc<Core>, bell: UnixStream, fd: OwnedFd) {
 /// Tells the shard the time on each tick.
 async fn keep_time(core: Rc<Core>) {
     loop {
+        let before_ms = core.now().mono_ms;
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        if core.now().mono_ms - before_ms > LATE_MS {
+            tasks::catch_up(&core);
+        }
         core.with_wire(|shard, wire, now| shard.tick(wire, now));
         if core.is_draining() {
             core.turn_signal().ring();

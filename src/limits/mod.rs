@@ -139,6 +139,13 @@ pub struct Rates {
     pub(crate) bytes: Option<Rate>,
 }
 
+impl Rates {
+    /// Whether there is a bound.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.messages.is_some() || self.bytes.is_some()
+    }
+}
+
 /// The counts that all shards share, and the decisions that depend on them.
 #[derive(Debug)]
 pub struct Guard {

@@ -14,6 +14,19 @@ pub(crate) fn is_channel_name(name: &str) -> bool {
 }
 
 fn is_channel_byte(byte: u8) -> bool {
+    const ALLOWED: [bool; 256] = {
+        let mut allowed = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            allowed[byte] = may_be_in_name(byte as u8);
+            byte += 1;
+        }
+        allowed
+    };
+    ALLOWED[usize::from(byte)]
+}
+
+const fn may_be_in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'=' | b'@' | b'.' | b':' | b'/' | b'#')
 }
 

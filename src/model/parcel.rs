@@ -215,7 +215,7 @@ pub enum Answer {
         online_count: u64,
     },
     /// The connection is attached. The lane carries the channel from here on.
-    Subscribed(Box<Attached>),
+    Subscribed(Attached),
     /// The publication was accepted. Its `Deliver` went before this answer.
     Published {
         /// The place of the publication in the channel.
@@ -224,7 +224,7 @@ pub enum Answer {
         duplicate: bool,
     },
     /// A page of a channel's history.
-    History(Box<Attached>),
+    History(Box<HistoryPage>),
     /// A page of a channel's members.
     Presence(Arc<str>, Box<UsersPage>),
     /// A page of users.
@@ -240,15 +240,29 @@ pub enum Answer {
     EpochChanged(Placed),
 }
 
-/// Where a channel stands, with publications that came before.
+/// Where a channel stands, and what the client missed of it.
 #[derive(Debug)]
 pub struct Attached {
     /// Where the channel stands.
     pub(crate) placed: Placed,
-    /// Whether `publications` has everything that the client missed. `None` if the client did not ask.
-    pub(crate) recovered: Option<bool>,
-    /// The first offset that is lost to the client. Meaningful if `recovered` is `Some(false)`.
-    pub(crate) lost_from: u64,
+    /// `None` if the client did not ask what it missed.
+    pub(crate) missed: Option<Box<Missed>>,
+}
+
+/// What a client missed of a channel.
+#[derive(Debug)]
+pub struct Missed {
+    /// The publications, in order, if all of them are there. Otherwise there is none.
+    pub(crate) publications: Vec<Arc<Publication>>,
+    /// The first offset that is lost to the client; `None` if all of it is there.
+    pub(crate) lost_from: Option<u64>,
+}
+
+/// A page of a channel's history.
+#[derive(Debug)]
+pub struct HistoryPage {
+    /// Where the channel stands.
+    pub(crate) placed: Placed,
     /// The publications, in the order that was asked for.
     pub(crate) publications: Vec<Arc<Publication>>,
 }
@@ -322,7 +336,8 @@ impl Answer {
     pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Claimed { lobby, .. } => lobby.as_ref().map_or(0, |attached| attached.weight()),
-            Self::Subscribed(attached) | Self::History(attached) => attached.weight(),
+            Self::Subscribed(attached) => attached.weight(),
+            Self::History(page) => weight_of(&page.publications),
             Self::Users(page) | Self::Presence(_, page) => {
                 page.members.iter().map(|(user, _)| member_bytes(user)).sum()
             }
@@ -332,9 +347,24 @@ impl Answer {
 }
 
 impl Attached {
-    fn weight(&self) -> usize {
-        self.publications.iter().map(|publication| publication.frame_bytes).sum()
+    /// Whether all that the client missed is there, and the publications. `None` if the client did not ask.
+    pub(crate) fn recovery(&self) -> Option<(bool, &[Arc<Publication>])> {
+        let missed = self.missed.as_ref()?;
+        Some((missed.lost_from.is_none(), &missed.publications))
     }
+
+    /// The first offset that is lost to the client, if any is.
+    pub(crate) fn lost_from(&self) -> Option<u64> {
+        self.missed.as_ref()?.lost_from
+    }
+
+    fn weight(&self) -> usize {
+        self.missed.as_ref().map_or(0, |missed| weight_of(&missed.publications))
+    }
+}
+
+fn weight_of(publications: &[Arc<Publication>]) -> usize {
+    publications.iter().map(|publication| publication.frame_bytes).sum()
 }
 
 impl Parcel {

@@ -2,11 +2,11 @@
 //! and it turns the owners' answers into [`Outcome`]s. It knows no dialect, no socket, no lane and no queue. `shard`
 //! carries the effects out.
 
+mod pending;
 pub(crate) mod rights;
 mod rules;
 mod waiting;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::auth::{Identity, Revocations};
@@ -22,9 +22,10 @@ use crate::model::refusal::RequestError;
 use crate::model::text::{Text, trim};
 use crate::model::user::User;
 use crate::planted::Fault;
-use crate::session::rights::{Grant, Lapse, Rights};
+use crate::session::rights::{Lapse, Rights};
 use crate::time::clock::Now;
 use crate::wire::codes::close;
+use pending::{Pending, PendingRequests, RequestKind};
 use rules::grant_for;
 
 pub(crate) use rules::Rules;
@@ -56,10 +57,7 @@ pub(crate) struct Session {
 /// Requests that wait for the answers of owners.
 #[derive(Debug, Default)]
 struct Underway {
-    /// The requests, oldest first. They are answered in nearly this order.
-    pending: VecDeque<Pending>,
-    /// The bytes that they carry.
-    bytes: usize,
+    requests: PendingRequests,
     /// Commands that are answered here, in order. Each waits because its answer must not overtake that of an earlier
     /// request on its channel. Nothing is read from the client meanwhile.
     stalled: Vec<Stalled>,
@@ -72,31 +70,6 @@ enum SessionStage {
     /// The lobby's owner has been asked. Messages that follow wait for its answer.
     SigningIn,
     SignedIn,
-}
-
-#[derive(Debug)]
-struct Pending {
-    request: u32,
-    /// The bytes that it carries.
-    bytes: usize,
-    deadline_ms: u64,
-    /// The client's `id` for the request, if it gave one.
-    id: Option<Box<str>>,
-    channel: Arc<str>,
-    kind: RequestKind,
-}
-
-#[derive(Debug)]
-enum RequestKind {
-    /// A sign-in, with the channels to subscribe to after it.
-    SignIn(Vec<Wanted>),
-    /// A subscribe, with the right that the channel's own token gives, if that was needed.
-    Subscribe(Option<Box<Grant>>),
-    /// A subscribe that the client has cancelled by an unsubscribe. The owner's attachment has to be undone.
-    Cancelled,
-    Publish,
-    /// A page of history, presence or users.
-    Page,
 }
 
 /// A subscription that the client asks for.
@@ -200,8 +173,8 @@ impl Session {
         let Some(underway) = &self.underway else { return true };
         self.stage != SessionStage::SigningIn
             && underway.stalled.is_empty()
-            && underway.pending.len() < limit
-            && underway.bytes < UNDERWAY_BYTES
+            && underway.requests.len() < limit
+            && underway.requests.bytes() < UNDERWAY_BYTES
     }
 
     fn rights(&self) -> Option<&Rights> {
@@ -277,7 +250,7 @@ impl Session {
             _ if self.stage != SessionStage::SignedIn => refuse(401, Text::AuthFirst),
             Command::Refresh { token, channel: None } => self.refresh(token, id, rules, now),
             Command::Refresh { token, channel: Some(channel) } => self.refresh_grant(channel, token, id, rules, now),
-            Command::Subscribe(to) => match self.subscribe(&Wanted::from(&to), id, rules, now) {
+            Command::Subscribe(to) => match self.subscribe(to, id, rules, now) {
                 Ok(asked) => Effect::Ask(asked),
                 Err(error) => self.local(Local::Refuse(error), to.channel, id),
             },
@@ -394,56 +367,48 @@ impl Session {
 
     fn subscribe(
         &mut self,
-        wanted: &Wanted,
+        to: SubscribeTo<'_>,
         id: Option<&str>,
         rules: &mut Rules<'_>,
         now: Now,
     ) -> Result<Asked, RequestError> {
-        let channel = &*wanted.channel;
-        if !is_channel_name(channel) {
-            return Err(RequestError::new(400, Text::BadChannel));
-        }
+        let SubscribeTo { channel, token, recover } = to;
         let namespace = rules.namespaces.of(channel).ok_or(RequestError::new(404, Text::UnknownNamespace))?;
-        let waiting = self.pending().filter(|pending| matches!(pending.kind, RequestKind::Subscribe(_)));
-        if rules.subscribed || waiting.clone().any(|pending| *pending.channel == *channel) {
+        if rules.subscribed || self.pending_on(channel).any(Pending::subscribes) {
             return Err(RequestError::new(409, Text::AlreadySubscribed));
         }
-        if rules.subscriptions + waiting.count() >= rules.subscriptions_max && channel != LOBBY {
+        if rules.subscriptions + self.subscribing() >= rules.subscriptions_max && channel != LOBBY {
             return Err(RequestError::new(429, Text::TooManySubscriptions));
         }
         let user = Arc::clone(self.user.as_ref().expect("signed in"));
         let mut grant = None;
         if !namespace.may_subscribe(user.key(), self.rights().is_some_and(|rights| rights.names(channel))) {
-            if wanted.token.is_some() && !rules.looks_at_tokens {
+            if token.is_some() && !rules.looks_at_tokens {
                 return Err(RequestError::new(429, Text::TooManyAttempts));
             }
-            grant = grant_for(channel, wanted.token.as_deref(), &user, rules, now);
+            grant = grant_for(channel, token, &user, rules, now);
             if !namespace.may_subscribe(user.key(), grant.is_some()) {
                 return Err(RequestError::new(403, Text::Forbidden));
             }
         }
         let channel: Arc<str> = channel.into();
-        let recover = wanted.recover.clone();
-        let ask = Ask::Subscribe { channel: Arc::clone(&channel), user, recover };
+        let ask = Ask::Subscribe { channel: Arc::clone(&channel), user, recover: recover.map(SinceRef::to_owned) };
         Ok(self.ask(RequestKind::Subscribe(grant), id, channel, ask, rules, now))
     }
 
     fn unsubscribe<'a>(&mut self, channel: &'a str, id: Option<&'a str>, rules: &Rules<'_>) -> Effect<'a> {
-        let mut of_channel = self
-            .underway
-            .iter_mut()
-            .flat_map(|underway| &mut underway.pending)
-            .filter(|pending| *pending.channel == *channel && !matches!(pending.kind, RequestKind::Cancelled));
-        let (first, more) = (of_channel.next(), of_channel.next().is_some());
-        if let Some(pending) = first
-            && matches!(pending.kind, RequestKind::Subscribe(_))
-        {
+        let (subscribe, more) = {
+            let mut of_channel = self.pending_on(channel).filter(|pending| !pending.is_cancelled());
+            let first = of_channel.next().filter(|pending| pending.subscribes());
+            (first.map(|pending| pending.request), of_channel.next().is_some())
+        };
+        if let Some(subscribe) = subscribe {
             if more {
                 // Requests on the channel that came after the subscribe are answered first.
                 return self.local(Local::Unsubscribe, channel, id);
             }
-            pending.kind = RequestKind::Cancelled;
-            return Effect::Cancel(pending.id.take(), channel, id);
+            let underway = self.underway.as_mut().expect("something is pending");
+            return Effect::Cancel(underway.requests.cancel(subscribe), channel, id);
         }
         let what = if rules.subscribed {
             Local::Unsubscribe
@@ -467,16 +432,13 @@ impl Session {
     }
 
     fn is_busy_with(&self, channel: &str) -> bool {
-        let said = |pending: &&Pending| !matches!(pending.kind, RequestKind::Cancelled);
-        self.pending().filter(said).any(|pending| *pending.channel == *channel)
+        self.pending_on(channel).any(|pending| !pending.is_cancelled())
     }
 
     /// Whether the client is subscribed, or will be when an ask that is sent now comes to the owner. The asks of a
     /// connection about a channel arrive in order.
     fn takes_part(&self, channel: &str, rules: &Rules<'_>) -> bool {
-        let asked =
-            |pending: &Pending| matches!(pending.kind, RequestKind::Subscribe(_)) && *pending.channel == *channel;
-        rules.subscribed || self.pending().any(asked)
+        rules.subscribed || self.pending_on(channel).any(Pending::subscribes)
     }
 
     fn message(
@@ -525,26 +487,25 @@ impl Session {
         self.next_request = self.next_request.wrapping_add(1);
         let deadline_ms = now.mono_ms + rules.request_ms;
         let id = id.map(Into::into);
-        let underway = self.underway.get_or_insert_default();
         let bytes = ask.weight();
-        underway.bytes += bytes;
         let pending = Pending { request, bytes, deadline_ms, id, channel: Arc::clone(&channel), kind };
-        underway.pending.push_back(pending);
+        self.underway.get_or_insert_default().requests.push(pending);
         Asked { channel, request, ask }
     }
 
     /// Takes an owner's answer. After `SignedIn`, the second part holds the channels for [`Session::subscribe_to`].
     pub(crate) fn answered(&mut self, request: u32, answer: &Answer) -> (Outcome, Vec<Wanted>) {
         let none = Vec::new();
-        let stale = |pending: &Pending| {
-            Fault::StaleSubscribed.is_planted() // PLANTED
-                && matches!(pending.kind, RequestKind::Subscribe(_))
-                && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
-        };
         let named = |pending: &Pending| pending.request == request;
-        let Some(at) = self.pending().position(stale).or_else(|| self.pending().position(named)) else {
-            return (Outcome::Stale, none);
-        };
+        let mut at = self.pending().position(named);
+        if Fault::StaleSubscribed.is_planted() {
+            let stale = |pending: &Pending| {
+                pending.subscribes()
+                    && matches!(answer, Answer::Subscribed(attached) if attached.placed.channel == pending.channel)
+            };
+            at = self.pending().position(stale).or(at); // PLANTED
+        }
+        let Some(at) = at else { return (Outcome::Stale, none) };
         let Pending { id, kind, channel, .. } = self.remove_pending(at);
         let outcome = match (answer, kind) {
             (_, RequestKind::Cancelled) => Outcome::Stale,
@@ -571,7 +532,12 @@ impl Session {
 
     /// Asks for a channel that was named in the sign-in.
     pub(crate) fn subscribe_to<'a>(&mut self, wanted: &'a Wanted, rules: &mut Rules<'_>, now: Now) -> Effect<'a> {
-        match self.subscribe(wanted, None, rules, now) {
+        let asked = if is_channel_name(&wanted.channel) {
+            self.subscribe(wanted.to(), None, rules, now)
+        } else {
+            Err(RequestError::new(400, Text::BadChannel))
+        };
+        match asked {
             Ok(asked) => Effect::Ask(asked),
             Err(error) => self.local(Local::Refuse(error), &wanted.channel, None),
         }
@@ -613,7 +579,16 @@ impl Session {
     }
 
     fn pending(&self) -> impl Iterator<Item = &Pending> + Clone {
-        self.underway.iter().flat_map(|underway| &underway.pending)
+        self.underway.iter().flat_map(|underway| underway.requests.iter())
+    }
+
+    fn pending_on<'s>(&'s self, channel: &'s str) -> impl Iterator<Item = &'s Pending> {
+        self.underway.iter().flat_map(move |underway| underway.requests.on(channel))
+    }
+
+    /// How many subscribes are under way.
+    pub(crate) fn subscribing(&self) -> usize {
+        self.underway.as_ref().map_or(0, |underway| underway.requests.subscribing())
     }
 
     fn stalled(&self) -> &[Stalled] {
@@ -622,19 +597,23 @@ impl Session {
 
     fn remove_pending(&mut self, at: usize) -> Pending {
         let underway = self.underway.as_mut().expect("something is pending");
-        let removed = underway.pending.remove(at).expect("one of the pending");
-        underway.bytes -= removed.bytes;
+        let removed = underway.requests.remove(at);
         self.give_back();
         removed
     }
 
     fn give_back(&mut self) {
-        let idle = |underway: &mut Box<Underway>| underway.pending.is_empty() && underway.stalled.is_empty();
+        let idle = |underway: &mut Box<Underway>| underway.requests.len() == 0 && underway.stalled.is_empty();
         self.underway.take_if(idle);
     }
 }
 
 impl Wanted {
+    fn to(&self) -> SubscribeTo<'_> {
+        let recover = self.recover.as_ref().map(|since| SinceRef { epoch: &since.epoch, offset: since.offset });
+        SubscribeTo { channel: &self.channel, token: self.token.as_deref(), recover }
+    }
+
     /// Whether the client sent a token for this channel.
     pub(crate) fn has_token(&self) -> bool {
         self.token.is_some()

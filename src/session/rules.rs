@@ -19,7 +19,7 @@ pub(crate) struct Rules<'a> {
     pub(crate) request_ms: u64,
     /// Most subscriptions of a connection. Pending ones count, the lobby does not.
     pub(crate) subscriptions_max: usize,
-    /// The number of the connection's subscriptions, without the lobby.
+    /// The number of the connection's subscriptions. The lobby may be among them only if the number is below the bound.
     pub(crate) subscriptions: usize,
     /// The connection is subscribed to the command's channel.
     pub(crate) subscribed: bool,

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{Local, Pending, RequestKind, Session, Stalled};
+use super::pending::{Pending, RequestKind};
+use super::{Local, Session, Stalled};
 
 /// The deadline of a request that has not been sent to its owner yet. It never comes.
 const HELD_BACK_MS: u64 = u64::MAX;
@@ -24,16 +25,14 @@ pub(crate) struct TimedOut {
 impl Session {
     /// When the next request has to be answered, in milliseconds of the monotonic clock.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
-        let waits =
-            |pending: &&Pending| !matches!(pending.kind, RequestKind::Cancelled) && pending.deadline_ms != HELD_BACK_MS;
+        let waits = |pending: &&Pending| !pending.is_cancelled() && pending.deadline_ms != HELD_BACK_MS;
         self.pending().find(waits).map(|pending| pending.deadline_ms)
     }
 
     /// Notes that a request waits before it is sent. It has no deadline meanwhile.
     pub(crate) fn hold_back(&mut self, request: u32) {
-        let pending = self.underway.iter_mut().flat_map(|underway| underway.pending.iter_mut().rev());
-        if let Some(pending) = pending.into_iter().find(|pending| pending.request == request) {
-            pending.deadline_ms = HELD_BACK_MS;
+        if let Some(underway) = &mut self.underway {
+            underway.requests.set_deadline(request, HELD_BACK_MS);
         }
     }
 
@@ -41,17 +40,17 @@ impl Session {
     /// in the order of deadlines. No other request of its channel is behind it, because nothing was read meanwhile.
     pub(crate) fn sent(&mut self, request: u32, deadline_ms: u64) {
         let Some(underway) = &mut self.underway else { return };
-        let at = underway.pending.iter().position(|pending| pending.request == request);
-        if let Some(mut pending) = at.and_then(|at| underway.pending.remove(at)) {
-            pending.deadline_ms = deadline_ms;
-            underway.pending.push_back(pending);
+        let at = underway.requests.iter().position(|pending| pending.request == request);
+        if let Some(at) = at {
+            let pending = underway.requests.remove(at);
+            underway.requests.push(Pending { deadline_ms, ..pending });
         }
     }
 
     /// Gives up on a request that is over its deadline. If it was the sign-in, the connection has to end: if it signed in
     /// again, a kick for the first claim would hit the second one.
     pub(crate) fn time_out(&mut self, now_ms: u64) -> Option<TimedOut> {
-        let late = |pending: &Pending| pending.deadline_ms <= now_ms && !matches!(pending.kind, RequestKind::Cancelled);
+        let late = |pending: &Pending| pending.deadline_ms <= now_ms && !pending.is_cancelled();
         let at = self.pending().position(late)?;
         let Pending { request, id, channel, kind, .. } = self.remove_pending(at);
         Some(TimedOut { request, id, channel, is_final: matches!(kind, RequestKind::SignIn(_)) })

@@ -41,8 +41,7 @@ impl ShardCore {
                 self.subscribe_all(id, &after, now);
             }
             (Outcome::Subscribed(mark), Answer::Subscribed(attached)) => {
-                self.attach(id, request, &attached.placed);
-                let overflow = self.sending(&attached.placed.channel).overflow.as_str();
+                let overflow = self.attach(id, request, &attached.placed).overflow.as_str();
                 let recovery = recovery(attached);
                 let position = attached.placed.position();
                 let expires_at = self.conns.at(id.slot).session.grant_expires_at_ms(position.channel);
@@ -127,16 +126,14 @@ impl ShardCore {
     }
 
     /// From here on the connection gets what the channel's lane brings.
-    fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) {
-        let sending = self.sending(&placed.channel);
+    fn attach(&mut self, id: ConnId, request: u32, placed: &Placed) -> Sending {
+        let namespace = self.settings.hub.namespaces.of(&placed.channel);
+        let sending = namespace.expect("the owner found it").sending();
         let voice = self.conns.at(id.slot).framing.voice();
         let mut subscription = self.fanout.subscribe((&placed.channel, voice), &placed.epoch, sending, id.slot);
         subscription.request = request;
         self.conns.at(id.slot).subscriptions.insert(subscription);
-    }
-
-    fn sending(&self, channel: &str) -> Sending {
-        self.settings.hub.namespaces.of(channel).expect("the owner found it").sending()
+        sending
     }
 
     /// Nobody waits for this answer any more: what it attached is detached.
@@ -215,8 +212,8 @@ impl ShardCore {
             Answer::Published { placed, duplicate } => {
                 self.say(id, &Reply::Ack { position: placed.position(), duplicate: *duplicate }, mark);
             }
-            Answer::History(attached) => {
-                let (position, publications) = (attached.placed.position(), &*attached.publications);
+            Answer::History(page) => {
+                let (position, publications) = (page.placed.position(), &*page.publications);
                 self.say(id, &Reply::History { position, publications }, mark);
             }
             Answer::Users(page) => {
@@ -236,9 +233,8 @@ impl ShardCore {
     /// What could not be recovered, where it is missing: right behind the answer that says so.
     fn say_gap(&mut self, id: ConnId, attached: &Attached) {
         let Placed { channel, epoch, offset } = &attached.placed;
-        let from = attached.lost_from;
-        let is_lost = attached.recovered == Some(false) && from <= *offset;
-        let gap = is_lost.then_some(Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
+        let lost_from = attached.lost_from().filter(|from| from <= offset);
+        let gap = lost_from.map(|from| Gap { channel, epoch, from, to: *offset, reason: GapReason::HistoryLost });
         match (self.conns.at(id.slot).framing.voice(), gap) {
             (Voice::EventStream, gap) => self.say_gap_on_stream(id, attached, gap),
             (voice, Some(gap)) => self.push_private(id.slot, |out| dialect::write_gap(voice, out, &gap)),
@@ -296,5 +292,5 @@ fn parcel(conn: ConnId, request: u32, ask: Ask) -> Parcel {
 }
 
 fn recovery(attached: &Attached) -> Option<Recovered<'_>> {
-    attached.recovered.map(|recovered| Recovered { recovered, publications: &attached.publications })
+    attached.recovery().map(|(recovered, publications)| Recovered { recovered, publications })
 }

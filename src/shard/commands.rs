@@ -87,7 +87,11 @@ impl ShardCore {
         judge: impl FnOnce(&mut Session, &mut Rules<'_>) -> R,
     ) -> (R, Option<RefusedToken>) {
         let subscribed = self.find_subscription(id, channel).is_some();
-        let in_lobby = self.find_subscription(id, LOBBY).is_some();
+        let conn = self.conns.at(id.slot);
+        let subscriptions = conn.subscriptions.len();
+        // The lobby does not count. That only matters at the bound, and below it costs no look-up.
+        let is_at_bound = subscriptions + conn.session.subscribing() >= self.settings.subscriptions;
+        let in_lobby = is_at_bound && self.find_subscription(id, LOBBY).is_some();
         let bounded = *self.conns.address(id.slot) != Address::NONE;
         let accepted_ns = self.conns.accepted_ns(id.slot);
         let Self { conns, authenticator, settings, .. } = self;
@@ -97,7 +101,7 @@ impl ShardCore {
             namespaces: &settings.hub.namespaces,
             request_ms: settings.request_ms,
             subscriptions_max: settings.subscriptions,
-            subscriptions: conn.subscriptions.len() - usize::from(in_lobby),
+            subscriptions: subscriptions - usize::from(in_lobby),
             subscribed,
             bounded,
             accepted_ns,

@@ -273,7 +273,7 @@ impl ShardCore {
         }
     }
 
-    fn block(&mut self, slot: u32) {
+    pub(super) fn block(&mut self, slot: u32) {
         let id = self.conns.id(slot);
         self.sender.block(slot, self.conns.at(slot));
         self.actions.push(Action::AwaitWritable(id));
@@ -298,7 +298,7 @@ impl ShardCore {
     }
 
     /// A send failed: the peer is gone. The reader will find out too and end the connection.
-    fn gone(&mut self, slot: u32) {
+    pub(super) fn gone(&mut self, slot: u32) {
         let id = self.conns.id(slot);
         let conn = self.conns.at(slot);
         self.sender.forget_queued(conn);

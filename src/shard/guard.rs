@@ -36,7 +36,7 @@ impl ShardCore {
         }
         let rates = self.settings.guard.settings().connection;
         let conn = self.conns.at(id.slot);
-        if rates.messages.is_some() || rates.bytes.is_some() {
+        if rates.is_limited() {
             conn.meters.get_or_insert_default().message(&rates, now.mono_ms)?;
         }
         match conn.session.user() {

@@ -50,6 +50,7 @@ mod conns;
 mod deadlines;
 #[cfg(test)]
 mod direct_sends;
+mod echo;
 mod errands;
 mod farewell;
 mod flush;

@@ -6,6 +6,7 @@
 
 use super::admission::refusal_of;
 use super::conns::{Ending, Framing, Stage};
+use super::echo::EchoBuffer;
 use super::guard::shows_token;
 use super::{Action, Input, REPLY_BYTES, ShardCore, Wire};
 use crate::dialect::native::decode::{EnvelopeDecoder, Rejected};
@@ -41,11 +42,16 @@ pub(super) enum MessageCome {
 pub(super) struct Reading {
     assembly: Assembly,
     envelopes: EnvelopeDecoder,
+    echoes: EchoBuffer,
 }
 
 impl Reading {
     pub(super) fn new(stopwatch: fn() -> u64) -> Self {
-        Self { assembly: Assembly::new(stopwatch), envelopes: EnvelopeDecoder::default() }
+        Self {
+            assembly: Assembly::new(stopwatch),
+            envelopes: EnvelopeDecoder::default(),
+            echoes: EchoBuffer::default(),
+        }
     }
 
     /// [`Shard::receive`](super::Shard::receive)
@@ -58,7 +64,10 @@ impl Reading {
         now: Now,
     ) -> Input {
         if core.note_received(id, bytes.len(), now) {
-            self.consume(core, id, bytes, now);
+            let echoed = core.echo(id, bytes, &mut self.echoes, wire);
+            if echoed < bytes.len() {
+                self.consume(core, id, &mut bytes[echoed..], now);
+            }
         }
         self.reply_and_go_on(core, id, wire, now)
     }
@@ -223,7 +232,7 @@ impl ShardCore {
     }
 
     /// Whether the next bytes of the connection may be taken.
-    fn is_open(&mut self, id: ConnId) -> bool {
+    pub(super) fn is_open(&mut self, id: ConnId) -> bool {
         let limit = self.settings.requests_per_connection;
         let going = self.farewell.has_begun();
         // A message may have been under way when we said Close. Of a client that goes on beyond that nothing is read.

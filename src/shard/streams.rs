@@ -126,7 +126,7 @@ impl ShardCore {
         let mut events = Vec::new();
         match gap {
             Some(gap) => dialect::write_gap(Voice::EventStream, &mut events, &gap),
-            None if attached.recovered == Some(false) => {
+            None if attached.lost_from().is_some() => {
                 dialect::native::stream::write_position(&mut events, attached.placed.position());
             }
             None => return,

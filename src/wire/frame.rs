@@ -212,6 +212,11 @@ pub fn header_len(len: usize) -> usize {
 
 /// Appends the header of a server frame that carries `len` bytes.
 pub(crate) fn write_header(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
+    if len <= CONTROL_MAX {
+        // Most frames are short: two bytes, and no choice of lengths.
+        out.extend_from_slice(&[FIN | opcode as u8, len as u8]);
+        return;
+    }
     let (header, header_len) = encode_header(opcode, len);
     out.extend_from_slice(&header[..header_len]);
 }
@@ -263,7 +268,7 @@ pub fn write_close(out: &mut Vec<u8>, code: u16, reason: &str) {
 }
 
 /// What `begin_text` reserves. JSON envelopes are mostly between 126 bytes and 64 KiB, where it is exact.
-const RESERVED: usize = 4;
+pub(crate) const RESERVED: usize = 4;
 
 /// Where a text frame began whose payload is being written in place.
 #[derive(Debug)]

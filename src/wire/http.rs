@@ -90,6 +90,8 @@ pub struct RequestHead<'h, 'a> {
     method: &'a str,
     target: &'a str,
     headers: &'h [httparse::Header<'a>],
+    /// Bit n is set if a header's name has n bytes: most look-ups are for a header that is not there.
+    lengths: u64,
     is_http_1_0: bool,
 }
 
@@ -120,7 +122,9 @@ impl<'h, 'a> RequestHead<'h, 'a> {
         // A complete head has both. An empty target is refused later, like any other that is no target.
         let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
         let is_http_1_0 = parsed.version == Some(0);
-        Ok(Some((Self { method, target, headers: parsed.headers, is_http_1_0 }, head_bytes)))
+        let headers = &*parsed.headers;
+        let lengths = headers.iter().fold(0, |lengths, header| lengths | length_bit(header.name));
+        Ok(Some((Self { method, target, headers, lengths, is_http_1_0 }, head_bytes)))
     }
 
     /// The method, as it was sent.
@@ -148,7 +152,12 @@ impl<'h, 'a> RequestHead<'h, 'a> {
 
     /// All headers of this name, in any case, in the order they came.
     pub fn values<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'n, 'h, 'a> {
-        values(self.headers, name)
+        values(self.with_length_of(name), name)
+    }
+
+    /// All headers, or none if no header's name has as many bytes as this one.
+    fn with_length_of(&self, name: &str) -> &'h [httparse::Header<'a>] {
+        if self.lengths & length_bit(name) == 0 { &[] } else { self.headers }
     }
 
     /// The value of a header that must not be repeated.
@@ -156,7 +165,7 @@ impl<'h, 'a> RequestHead<'h, 'a> {
     /// # Errors
     /// It is there twice, or is not UTF-8.
     pub fn single(&self, name: &str) -> Result<Option<&'a str>, HttpFault> {
-        single(self.headers, name)
+        single(self.with_length_of(name), name)
     }
 
     /// The value of the Host header (RFC 9112 §3.2). `None` is possible in HTTP/1.0 only.
@@ -164,7 +173,7 @@ impl<'h, 'a> RequestHead<'h, 'a> {
     /// # Errors
     /// HTTP/1.1 without a Host header, two of them, or one that is no host.
     pub fn host(&self) -> Result<Option<&'a str>, HttpFault> {
-        match single(self.headers, "host") {
+        match self.single("host") {
             Ok(None) if self.is_http_1_0 => Ok(None),
             Ok(Some(host)) if split_port(host).is_some() => Ok(Some(host)),
             Ok(Some(_)) => Err(HttpFault::HostForm),
@@ -177,11 +186,11 @@ impl<'h, 'a> RequestHead<'h, 'a> {
     /// # Errors
     /// There is more than one reading, or a coding that is not understood.
     pub fn framing(&self) -> Result<BodyFraming, HttpFault> {
-        let length = match single(self.headers, "content-length")? {
+        let length = match self.single("content-length")? {
             None => None,
             Some(digits) => Some(content_length(digits)?),
         };
-        let mut codings = values(self.headers, "transfer-encoding");
+        let mut codings = self.values("transfer-encoding");
         let Some(coding) = codings.next() else { return Ok(BodyFraming::Length(length.unwrap_or(0))) };
         // HTTP/1.0 has no transfer codings, so a server of that time would read another body (§6.1).
         if length.is_some() || self.is_http_1_0 {
@@ -195,7 +204,7 @@ impl<'h, 'a> RequestHead<'h, 'a> {
 
     /// Whether the client takes another response on this connection (RFC 9112 §9.3).
     pub fn keeps_alive(&self) -> bool {
-        let mut options = values(self.headers, "connection").flat_map(|line| line.split(|&byte| byte == b','));
+        let mut options = self.values("connection").flat_map(|line| line.split(|&byte| byte == b','));
         let has = |option: &[u8], wanted: &[u8]| option.trim_ascii().eq_ignore_ascii_case(wanted);
         if self.is_http_1_0 {
             let (mut keeps, mut closes) = (false, false);
@@ -213,7 +222,7 @@ impl<'h, 'a> RequestHead<'h, 'a> {
     /// # Errors
     /// The client expects something else.
     pub fn expects_continue(&self) -> Result<bool, HttpFault> {
-        match single(self.headers, "expect")? {
+        match self.single("expect")? {
             // A client of HTTP/1.0 cannot expect it.
             Some(_) if self.is_http_1_0 => Ok(false),
             None => Ok(false),
@@ -265,6 +274,11 @@ impl<'a> Target<'a> {
         // RFC 9110 §4.2.3: an empty path is the same as `/`.
         Some(Self { authority, path: if path.is_empty() { "/" } else { path }, query })
     }
+}
+
+/// The bit for the length of a header's name. Long names share one.
+fn length_bit(name: &str) -> u64 {
+    1 << name.len().min(63)
 }
 
 /// All headers of this name, in any case, in the order they came.

@@ -7,8 +7,8 @@
 /// XORs `payload` with `key`, whose first byte to be used is `key[phase % 4]`: `phase` is the number of bytes
 /// of this frame's payload that went through the mask before.
 pub fn apply(payload: &mut [u8], key: [u8; 4], phase: usize) {
-    let mut key = key;
-    key.rotate_left(phase % 4);
+    let turned = u32::from_le_bytes(key).rotate_right(8 * (phase % 4) as u32);
+    let key = turned.to_le_bytes();
 
     // 32 is a multiple of the key's 4, so every block starts at the same key byte. An array of known length
     // lets the compiler use vector registers without `unsafe`.
@@ -34,9 +34,26 @@ pub fn apply(payload: &mut [u8], key: [u8; 4], phase: usize) {
     }
 }
 
+/// Appends a whole payload to `out`, XORed with `key`: as [`apply`], in the same pass that copies it.
+pub(crate) fn append(out: &mut Vec<u8>, payload: &[u8], key: [u8; 4]) {
+    out.reserve(payload.len());
+    let word_mask = u64::from(u32::from_ne_bytes(key)) << 32 | u64::from(u32::from_ne_bytes(key));
+    let (blocks, rest) = payload.as_chunks::<32>();
+    for block in blocks {
+        let mut unmasked = *block;
+        for word in unmasked.as_chunks_mut::<8>().0 {
+            *word = (u64::from_ne_bytes(*word) ^ word_mask).to_ne_bytes();
+        }
+        out.extend_from_slice(&unmasked);
+    }
+    let start = out.len();
+    out.extend_from_slice(rest);
+    apply(&mut out[start..], key, 0);
+}
+
 #[cfg(test)]
 mod tests {
-    use super::apply;
+    use super::{append, apply};
 
     fn naive(payload: &[u8], key: [u8; 4], phase: usize) -> Vec<u8> {
         (0..payload.len()).map(|at| payload[at] ^ key[(at + phase) % 4]).collect()
@@ -63,6 +80,11 @@ mod tests {
                     assert_eq!(copy[start + len..], bytes[start + len..], "nothing after is touched");
                     let expected = naive(&bytes[start..start + len], key, phase % 4);
                     assert_eq!(copy[start..start + len], expected, "start {start} len {len} phase {phase}");
+                    if phase == 0 {
+                        let mut out = bytes[..start].to_vec();
+                        append(&mut out, &bytes[start..start + len], key);
+                        assert_eq!(out, [&bytes[..start], &expected].concat(), "start {start} len {len}");
+                    }
                 }
             }
         }

@@ -72,6 +72,15 @@ impl Assembly {
     }
 }
 
+/// What [`Decoder::echo`] has taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Echoed {
+    /// Bytes of the input.
+    pub(crate) bytes: usize,
+    /// The number of messages in them.
+    pub(crate) messages: usize,
+}
+
 /// Decodes the stream of one client. Idle, it is two words and has nothing on the heap.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -211,6 +220,37 @@ impl Decoder {
             }
         };
         Ok((consumed, Some(event(opcode, payload)?)))
+    }
+
+    /// Sends messages back: of the whole messages that `input` begins with, appends each to `out` as a server's frame.
+    /// Stops before the first frame that is anything else, as a control frame, a fragment, a compressed message, an error
+    /// or a frame that is cut, and when `out` has `most` bytes. [`Decoder::decode`] has to take that frame, and makes the
+    /// same of all others.
+    pub(crate) fn echo(&self, input: &[u8], limits: &MessageLimits, most: usize, out: &mut Vec<u8>) -> Echoed {
+        let mut echoed = Echoed::default();
+        if self.partial.is_some() || self.closed || self.skips || self.deflate {
+            return echoed;
+        }
+        let len_max = limits.frame_bytes.min(limits.message_bytes) as u64;
+        while out.len() < most {
+            let rest = &input[echoed.bytes..];
+            let Ok(Some((header, at))) = FrameHeader::parse(rest, false) else { break };
+            let is_message = header.fin && matches!(header.opcode, Opcode::Text | Opcode::Binary);
+            if !is_message || header.len > len_max || rest.len() - at < header.len as usize {
+                break;
+            }
+            let (start, end) = (out.len(), at + header.len as usize);
+            frame::write_header(out, header.opcode, header.len as usize);
+            let payload = out.len();
+            mask::append(out, &rest[at..end], header.key);
+            if header.opcode == Opcode::Text && utf8::validate(&out[payload..]).is_err() {
+                out.truncate(start);
+                break;
+            }
+            echoed.bytes += end;
+            echoed.messages += 1;
+        }
+        echoed
     }
 
     fn forget_empty(&mut self) {

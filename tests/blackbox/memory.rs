@@ -126,3 +126,41 @@ async fn histories_give_way_where_no_queue_can() {
     let offsets = crate::channel_support::listed(&page);
     assert_eq!(offsets, (0..offsets.len() as u64).map(|back| newest - back).collect::<Vec<_>>());
 }
+
+/// Subscribes each client to channels of its own, all of one length, and waits for every answer.
+async fn subscribe_all(clients: &mut [Client], name: impl Fn(usize, usize) -> String, each: usize) {
+    for (at, client) in clients.iter_mut().enumerate() {
+        for n in 0..each {
+            client.send(&json!({"type": "subscribe", "data": {"channel": name(at, n)}})).await;
+        }
+        for _ in 0..each {
+            client.find("subscribed").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_personal_channel_and_a_further_subscription_are_small() {
+    const CLIENTS: usize = 200;
+    const EACH: usize = 100;
+    let server = options()
+        .shards(1)
+        .env("URINGCAST_LIMITS__SUBSCRIPTIONS", 1_000)
+        .env("URINGCAST_LOBBY__PRESENCE", "off")
+        .start();
+    let mut clients = Vec::new();
+    for at in 0..CLIENTS {
+        clients.push(Client::join(&server, format!("user-{at:04}"), "x").await.0);
+    }
+    // What is held for each connection and each buffer is there before the first measurement.
+    subscribe_all(&mut clients, |_, n| format!("common-{n:08}"), EACH).await;
+    let before = server.resident();
+    subscribe_all(&mut clients, |at, n| format!("mine-{at:04}-{n:04}"), EACH).await;
+    let personal = (server.resident() - before) / (CLIENTS * EACH) as u64;
+    let before = server.resident();
+    subscribe_all(&mut clients, |_, n| format!("other-{n:08}"), EACH).await;
+    let further = (server.resident() - before) / (CLIENTS * EACH) as u64;
+    // Twice what was measured: pages and tables grow in steps.
+    assert!(personal <= 1_200, "{personal} bytes for a channel with one subscriber");
+    assert!(further <= 160, "{further} bytes for a further subscription");
+}

@@ -195,6 +195,38 @@ class Proxy:
 TRICKY = {"headline": "It's \"5 < 6\" & Ünïcode 🦀 \\ $HOME", "price": 1.5, "big": 9007199254740991, "none": None, "empty": {}, "list": [1, "2"]}
 
 
+@unittest.skipUnless(shutil.which("curl"), "there is no curl")
+class PublishLines(unittest.TestCase):
+    """The program that publishes a value in each line of its input."""
+
+    def setUp(self):
+        self.server = Server()
+        self.addCleanup(self.server.stop)
+
+    def run_it(self, text):
+        return subprocess.run(
+            [os.path.join(EXAMPLES, "publish_lines.sh")], env=ENVIRONMENT | {"PUSH_API_URL": self.server.api, "PUSH_API_KEY": API_KEY},
+            input=text, capture_output=True, text=True, timeout=DEADLINE_S,
+        )
+
+    def test_each_line_is_published(self):
+        lines = [json.dumps({"channel": "news", "data": n, "idempotency_key": f"k{n}"}) for n in range(1000)]
+        for is_duplicate in (False, True):
+            done = self.run_it("\n".join(lines))
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            results = [json.loads(line) for line in done.stdout.splitlines()]
+            self.assertEqual([result["offset"] for result in results], list(range(1, 1001)))
+            self.assertEqual({result.get("duplicate", False) for result in results}, {is_duplicate})
+
+    def test_a_line_that_is_refused_is_told(self):
+        done = self.run_it('{"channel":"news","data":1}\n{"channel":"no:such","data":1}\n')
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("not all lines", done.stderr)
+        first, second = map(json.loads, done.stdout.splitlines())
+        self.assertEqual((first["offset"], second["line"], second["error"]["code"]), (1, 2, 404))
+        self.assertEqual(self.run_it("").returncode, 1)
+
+
 class Publisher:
     """Tests of one program that publishes. The subclasses say which."""
 

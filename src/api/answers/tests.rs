@@ -7,7 +7,7 @@ use super::*;
 use crate::api::connection::{ApiConnection, ApiStep};
 use crate::api::rules::{ApiRules, ApiSettings};
 use crate::model::namespace::tests::namespaces;
-use crate::model::parcel::{Attached, Refusal};
+use crate::model::parcel::{HistoryPage, Refusal};
 use crate::model::position::Placed;
 use crate::model::publication::tests::publication_of;
 use crate::model::user::tests::user;
@@ -60,8 +60,7 @@ fn a_publication_is_answered_with_its_place() {
 #[test]
 fn pages_are_those_of_the_contract() {
     let publications = vec![publication_of(3, (*b"[1]").into())];
-    let attached = Attached { placed: placed(3), recovered: None, lost_from: 0, publications };
-    let history = body(of_owner(Answer::History(Box::new(attached))));
+    let history = body(of_owner(Answer::History(Box::new(HistoryPage { placed: placed(3), publications }))));
     let publication = r#"{"type":"publication","channel":"c","offset":3,"data":[1],"timestamp":3}"#;
     assert_eq!(history, format!(r#"{{"channel":"c","epoch":"e","offset":3,"publications":[{publication}]}}"#));
     let page = || Box::new(UsersPage { count: 7, members: vec![(user("ann"), 2)], cursor: Some("ann".into()) });

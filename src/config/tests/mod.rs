@@ -58,7 +58,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config, Config::default());
     assert_eq!(config.listen.to_string(), "0.0.0.0:2345");
     assert_eq!(config.path, "/ws");
-    assert_eq!((config.shards, config.pin_cpus, config.echo), (0, true, false));
+    assert_eq!((config.shards, config.pin_cpus, config.busy_poll_us, config.echo), (0, true, 0, false));
     assert_eq!(config.language, Language::En);
     assert_eq!(config.auth.duplicate_login, DuplicateLogin::KickOld);
     assert_eq!((config.auth.deadline_ms, config.auth.leeway_s), (10_000, 5));

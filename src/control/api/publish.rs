@@ -65,7 +65,7 @@ pub(super) async fn broadcast(State(state): State<Arc<ApiState>>, request: Reque
     let outcomes = publish_to_all(&state, &channels, &publication).await;
     let results = channels
         .iter()
-        .map(String::as_str)
+        .map(|channel| &**channel)
         .zip(&outcomes)
         .map(|(channel, outcome)| entry_of(channel, outcome))
         .collect();
@@ -87,7 +87,11 @@ fn entry_of<'a>(channel: &'a str, outcome: &'a PublishOutcome) -> BroadcastEntry
 }
 
 /// Publishes to each channel, [`BROADCAST_WINDOW`] at a time. The outcomes are in the order of the channels.
-async fn publish_to_all(state: &ApiState, channels: &[String], publication: &PublicationInput) -> Vec<PublishOutcome> {
+async fn publish_to_all(
+    state: &ApiState,
+    channels: &[Arc<str>],
+    publication: &PublicationInput,
+) -> Vec<PublishOutcome> {
     let deadline = Instant::now() + state.patience;
     let mut waiting = VecDeque::new();
     let mut outcomes = Vec::with_capacity(channels.len());
@@ -95,7 +99,7 @@ async fn publish_to_all(state: &ApiState, channels: &[String], publication: &Pub
         if waiting.len() >= BROADCAST_WINDOW {
             finish_oldest(state, &mut waiting, &mut outcomes, deadline).await;
         }
-        let mut ask = state.check_channel(channel).map(|()| Ask::Publish(publication.to(channel.as_str().into())));
+        let mut ask = state.check_channel(channel).map(|()| Ask::Publish(publication.to(Arc::clone(channel))));
         let asked = loop {
             let next = match ask {
                 Ok(_) if Instant::now() >= deadline => break Err(ApiError::busy()),

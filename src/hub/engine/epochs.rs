@@ -28,7 +28,12 @@ impl Epochs {
     /// The epoch of a channel that begins now: 64 bits in hexadecimal digits.
     pub(crate) fn of(&self, channel: &str) -> Arc<str> {
         let ended = self.ended[self.index(channel)];
-        format!("{:016x}", self.key.hash_one((ended, channel))).into()
+        let hash = self.key.hash_one((ended, channel));
+        let mut digits = [0; 16];
+        for (at, digit) in digits.iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[(hash >> (60 - 4 * at)) as usize & 15];
+        }
+        std::str::from_utf8(&digits).expect("hexadecimal digits are text").into()
     }
 
     /// A channel that had publications is gone: its offsets start anew when it comes back.

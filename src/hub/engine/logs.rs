@@ -13,7 +13,13 @@ use crate::model::publication::Publication;
 
 /// Names the log of one channel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct LogId(usize);
+pub(crate) struct LogId(u32);
+
+impl LogId {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// The log of one channel.
 #[derive(Debug)]
@@ -22,8 +28,8 @@ struct ChannelLog {
     epoch: Arc<str>,
     /// The newest publication's offset; 0 before the first publication.
     top: u64,
-    history: History,
-    bounds: HistoryBounds,
+    /// `None` while nothing is kept.
+    history: Option<Box<History>>,
 }
 
 /// The logs of all channels that one shard owns.
@@ -42,49 +48,52 @@ impl ChannelLogs {
     }
 
     /// Begins the log of a channel that has no publication in this epoch yet.
-    pub(crate) fn open(&mut self, name: &Arc<str>, epoch: Arc<str>, bounds: HistoryBounds) -> LogId {
-        let log = ChannelLog { name: Arc::clone(name), epoch, top: 0, history: History::default(), bounds };
-        LogId(self.logs.insert(log))
+    pub(crate) fn open(&mut self, name: &Arc<str>, epoch: Arc<str>) -> LogId {
+        let log = ChannelLog { name: Arc::clone(name), epoch, top: 0, history: None };
+        LogId(u32::try_from(self.logs.insert(log)).expect("fewer channels than 2^32"))
     }
 
     /// The channel stands at `top` of `epoch` from now on, and nothing of its history is kept.
     pub(crate) fn restart(&mut self, log: LogId, epoch: &Arc<str>, top: u64) {
         self.change(log, History::clear);
-        let log = &mut self.logs[log.0];
+        let log = &mut self.logs[log.index()];
         (log.epoch, log.top) = (Arc::clone(epoch), top);
     }
 
     /// Ends a log and forgets its history. Returns the newest offset that the channel had.
     pub(crate) fn close(&mut self, log: LogId) -> u64 {
         self.change(log, History::clear);
-        self.logs.remove(log.0).top
+        self.logs.remove(log.index()).top
     }
 
     /// The channel's epoch.
     pub(crate) fn epoch(&self, log: LogId) -> &Arc<str> {
-        &self.logs[log.0].epoch
+        &self.logs[log.index()].epoch
     }
 
     /// The newest publication's offset; 0 before the first publication.
     pub(crate) fn top(&self, log: LogId) -> u64 {
-        self.logs[log.0].top
+        self.logs[log.index()].top
     }
 
     /// The position at `offset`, as answers name it.
     pub(crate) fn placed(&self, log: LogId, offset: u64) -> Placed {
-        let ChannelLog { name, epoch, .. } = &self.logs[log.0];
+        let ChannelLog { name, epoch, .. } = &self.logs[log.index()];
         Placed { channel: Arc::clone(name), epoch: Arc::clone(epoch), offset }
     }
 
     /// Counts one more publication. Returns its position; [`ChannelLogs::keep`] takes the publication itself.
     pub(crate) fn advance(&mut self, log: LogId) -> Placed {
-        self.logs[log.0].top += 1;
-        self.placed(log, self.logs[log.0].top)
+        self.logs[log.index()].top += 1;
+        self.placed(log, self.logs[log.index()].top)
     }
 
     /// Puts the newest publication into the history, as far as the bounds allow.
-    pub(crate) fn keep(&mut self, log: LogId, publication: &Arc<Publication>, mono_ms: u64) {
-        let bounds = self.logs[log.0].bounds;
+    pub(crate) fn keep(&mut self, log: LogId, bounds: HistoryBounds, publication: &Arc<Publication>, mono_ms: u64) {
+        if bounds.count == 0 {
+            return;
+        }
+        self.logs[log.index()].history.get_or_insert_default();
         self.change(log, |history| history.push(Arc::clone(publication), mono_ms, bounds));
         while let Some(victim) = self.budget.victim() {
             self.evictions += u64::from(self.evict(victim));
@@ -92,8 +101,7 @@ impl ChannelLogs {
     }
 
     /// Removes the publications that have become too old.
-    pub(crate) fn expire(&mut self, log: LogId, mono_ms: u64) {
-        let bounds = self.logs[log.0].bounds;
+    pub(crate) fn expire(&mut self, log: LogId, bounds: HistoryBounds, mono_ms: u64) {
         self.change(log, |history| history.expire(mono_ms, bounds));
     }
 
@@ -110,7 +118,10 @@ impl ChannelLogs {
     /// What a client missed that has everything up to `offset`, in a channel whose subscribers have been sent
     /// everything up to `top`. See [`History::since`].
     pub(crate) fn since(&self, log: LogId, offset: u64, top: u64, max_bytes: usize) -> HistoryRecovery {
-        self.logs[log.0].history.since(offset, top, max_bytes)
+        match &self.logs[log.index()].history {
+            Some(history) => history.since(offset, top, max_bytes),
+            None => History::default().since(offset, top, max_bytes),
+        }
     }
 
     /// A page of the history. See [`History::page`].
@@ -123,12 +134,13 @@ impl ChannelLogs {
         max_bytes: usize,
         reverse: bool,
     ) -> Vec<Arc<Publication>> {
-        self.logs[log.0].history.page(since, top, limit, max_bytes, reverse)
+        let history = self.logs[log.index()].history.as_ref();
+        history.map(|history| history.page(since, top, limit, max_bytes, reverse)).unwrap_or_default()
     }
 
     /// When the oldest publication in the history was pushed; `None` if the history is empty.
     pub(crate) fn oldest_ms(&self, log: LogId) -> Option<u64> {
-        self.logs[log.0].history.oldest_ms()
+        self.logs[log.index()].history.as_ref()?.oldest_ms()
     }
 
     /// The bytes of all histories.
@@ -147,12 +159,25 @@ impl ChannelLogs {
         self.evictions
     }
 
-    fn change<R>(&mut self, log: LogId, change: impl FnOnce(&mut History) -> R) -> R {
-        self.budget.change(&log, &mut self.logs[log.0].history, change)
+    /// Changes a history, unless nothing is kept in it.
+    fn change<R>(&mut self, log: LogId, change: impl FnOnce(&mut History) -> R) {
+        let place = &mut self.logs[log.index()].history;
+        if let Some(history) = place {
+            self.budget.change(&log, history, change);
+            if history.is_empty() {
+                *place = None;
+            }
+        }
     }
 
     /// Removes the victim's oldest publication, unless the victim has lost it already. Returns whether it was there.
     fn evict(&mut self, victim: LogId) -> bool {
-        self.budget.evict(&victim, &mut self.logs[victim.0].history) > 0
+        let place = &mut self.logs[victim.index()].history;
+        let history = place.as_mut().expect("a victim has a history");
+        let was_there = self.budget.evict(&victim, history) > 0;
+        if history.is_empty() {
+            *place = None;
+        }
+        was_there
     }
 }

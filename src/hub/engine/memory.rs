@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::dedup::{self, Dedup, KeySeen};
 use super::epochs::Epochs;
-use super::history::HistoryBounds;
 use super::logs::{ChannelLogs, LogId};
 use super::{EngineSettings, Submitted};
 use crate::model::parcel::Refusal;
@@ -42,8 +41,8 @@ impl MemoryEngine {
     }
 
     /// Begins a channel.
-    pub(crate) fn open(&mut self, name: &Arc<str>, bounds: HistoryBounds) -> LogId {
-        self.logs.open(name, self.epochs.of(name), bounds)
+    pub(crate) fn open(&mut self, name: &Arc<str>) -> LogId {
+        self.logs.open(name, self.epochs.of(name))
     }
 
     /// Ends a channel: its history and its idempotency keys go. If it had publications, its epoch ends too.

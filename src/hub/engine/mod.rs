@@ -18,7 +18,6 @@ use crate::model::engine::{KeepTerms, Ticket};
 use crate::model::parcel::{Parcel, Refusal};
 use crate::model::position::Placed;
 use crate::model::publication::Publish;
-use history::HistoryBounds;
 use logs::ChannelLogs;
 use memory::MemoryEngine;
 use remote::RemoteEngine;
@@ -88,10 +87,10 @@ impl Engine {
     }
 
     /// Begins a channel.
-    pub(crate) fn open(&mut self, name: &Arc<str>, bounds: HistoryBounds) -> LogId {
+    pub(crate) fn open(&mut self, name: &Arc<str>) -> LogId {
         match self {
-            Self::Memory(memory) => memory.open(name, bounds),
-            Self::Remote(remote) => remote.logs_mut().open(name, "".into(), bounds),
+            Self::Memory(memory) => memory.open(name),
+            Self::Remote(remote) => remote.logs_mut().open(name, "".into()),
         }
     }
 

@@ -238,7 +238,8 @@ fn an_acknowledgement_waits_for_the_end_of_the_batch_window() {
 fn news_that_finds_no_room_is_fetched_again() {
     let mut scene = with_subscriber();
     // Another shard subscribes, and its lane is full.
-    scene.hub.channels.get_mut("a").expect("made").attach(ConnId { shard: OTHER, ..conn(7) }, 1);
+    let key = scene.hub.channels.find("a").expect("made");
+    scene.hub.channels.get_mut(key).expect("made").attach(ConnId { shard: OTHER, ..conn(7) }, 1);
     while scene.out.room(OTHER) > 0 {
         scene.out.push(OTHER, Parcel::Deferred);
     }

@@ -376,3 +376,73 @@ fn what_had_come_of_a_message_is_freed_when_it_is_skipped() {
     assert_eq!(log, ["Close { code: None, reason: \"\" }"]);
     assert_eq!(size_of::<Decoder>(), 16);
 }
+
+/// What an echo endpoint makes of a stream that comes in these pieces: the frames that it sends back, and a line for each
+/// other event. With `short` the short way is tried before each piece. The number counts the messages that it took.
+fn echoed(pieces: &[&[u8]], most: usize, short: bool) -> (Vec<u8>, usize) {
+    let (mut decoder, mut assembly, mut sent, mut at_once) = (Decoder::new(), Assembly::new(|| 0), Vec::new(), 0);
+    for piece in pieces {
+        let (mut input, mut out, mut taken) = (piece.to_vec(), Vec::new(), 0);
+        if short {
+            let echoed = decoder.echo(&input, &LIMITS, most, &mut out);
+            assert_eq!(echoed.messages == 0, echoed.bytes == 0);
+            at_once += echoed.messages;
+            taken = echoed.bytes;
+            sent.append(&mut out);
+        }
+        while taken < input.len() {
+            match decoder.decode(&mut input[taken..], &LIMITS, &mut assembly) {
+                Ok((used, event)) => {
+                    taken += used;
+                    match event {
+                        None => {}
+                        Some(Event::Text(text)) => frame::write_frame(&mut sent, Opcode::Text, text),
+                        Some(Event::Binary(bytes)) => frame::write_frame(&mut sent, Opcode::Binary, bytes),
+                        Some(other) => sent.extend(format!("{other:?}").bytes()),
+                    }
+                }
+                Err(error) => {
+                    sent.extend(format!("{error:?}").bytes());
+                    return (sent, at_once);
+                }
+            }
+        }
+    }
+    (sent, at_once)
+}
+
+#[test]
+fn whole_messages_are_echoed_at_once() {
+    let stream = [frame(0x81, "grün".as_bytes()), frame(0x82, &[0xff; 300]), frame(0x89, b"ping"), frame(0x81, b"x")];
+    let bytes = stream.concat();
+    let (sent, at_once) = echoed(&[&bytes], usize::MAX, true);
+    assert_eq!((&sent, at_once), (&echoed(&[&bytes], usize::MAX, false).0, 2));
+    assert_eq!(echoed(&[&bytes], 1, true), (sent, 1), "it stops when there is enough");
+}
+
+proptest::proptest! {
+    #[test]
+    fn the_short_way_of_an_echo_makes_the_same_of_every_stream(
+        frames in proptest::collection::vec((0usize..12, proptest::collection::vec(0u8..=255, 0..300)), 1..12),
+        cuts in proptest::collection::vec(0usize..4000, 0..4),
+        most in 1usize..2000,
+    ) {
+        let firsts = [0x81, 0x81, 0x81, 0x82, 0x82, 0x89, 0x8a, 0x01, 0x80, 0x88, 0xc1, 0x83];
+        let mut stream = Vec::new();
+        for (kind, payload) in frames {
+            // Texts are mostly UTF-8, and control frames mostly short.
+            let ascii: Vec<u8> = payload.iter().map(|byte| byte & 0x7f).collect();
+            let payload = match firsts[kind] {
+                0x81 | 0x01 | 0x80 if payload.first() != Some(&0xff) => &ascii,
+                0x88..=0x8a => &payload[..payload.len().min(125)],
+                _ => &payload[..],
+            };
+            stream.extend(frame(firsts[kind], payload));
+        }
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % stream.len()).collect();
+        cuts.extend([0, stream.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|ends| &stream[ends[0]..ends[1]]).collect();
+        proptest::prop_assert_eq!(echoed(&pieces, most, true).0, echoed(&pieces, most, false).0);
+    }
+}

@@ -106,13 +106,18 @@ pub(crate) fn write_list<T>(
 /// Writes a text with its quotes.
 pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
     // Names, epochs and most texts need no escapes: they are copied at once.
-    if text.bytes().any(needs_escape) {
+    if has_escapes(text) {
         return write_json(out, text);
     }
     out.reserve(text.len() + 2);
     out.push(b'"');
     out.extend_from_slice(text.as_bytes());
     out.push(b'"');
+}
+
+/// Whether any byte needs an escape. All bytes are looked at: the compiler makes vector instructions of that.
+fn has_escapes(text: &str) -> bool {
+    text.bytes().fold(false, |found, byte| found | needs_escape(byte))
 }
 
 fn needs_escape(byte: u8) -> bool {
@@ -130,6 +135,9 @@ fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
 
 /// How many bytes [`write_text`] appends.
 pub(crate) fn text_len(text: &str) -> usize {
+    if !has_escapes(text) {
+        return text.len() + 2;
+    }
     let longer = |byte: u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
         0..=0x1f => 5,

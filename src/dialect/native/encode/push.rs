@@ -15,55 +15,64 @@ use crate::wire::frame;
 /// Appends a publication as a push: a `publication`, or a `message` if it is a text.
 pub fn write_publication(out: &mut Vec<u8>, publication: &Publication) {
     out.reserve(publication.frame_bytes);
-    let mut push = ObjectWriter::begin(out);
-    push.value("type").extend_from_slice(quoted_kind(publication));
-    if let Content::Text(_) = publication.content {
-        push.number("code", 200);
-    }
-    push.object("data", |data| write_fields(data, publication));
-    push.end();
+    out.extend_from_slice(match publication.content {
+        Content::Json(_) => br#"{"type":"publication","data":{"#,
+        Content::Text(_) => br#"{"type":"message","code":200,"data":{"#,
+    });
+    write_fields(out, publication);
+    out.extend_from_slice(b"}}");
 }
 
 /// Appends a publication as an answer lists it.
 pub fn write_element(out: &mut Vec<u8>, publication: &Publication) {
     out.reserve(publication.frame_bytes);
-    let mut element = ObjectWriter::begin(out);
-    element.value("type").extend_from_slice(quoted_kind(publication));
-    write_fields(&mut element, publication);
-    element.end();
+    out.extend_from_slice(match publication.content {
+        Content::Json(_) => br#"{"type":"publication","#,
+        Content::Text(_) => br#"{"type":"message","#,
+    });
+    write_fields(out, publication);
+    out.push(b'}');
 }
 
-fn quoted_kind(publication: &Publication) -> &'static [u8] {
-    match publication.content {
-        Content::Json(_) => b"\"publication\"",
-        Content::Text(_) => b"\"message\"",
-    }
-}
-
-fn write_fields(data: &mut ObjectWriter<'_>, publication: &Publication) {
+/// Writes the members that a push and an element have in common. This is the most frequent of all messages, so it is
+/// written in few pieces and not member by member.
+fn write_fields(out: &mut Vec<u8>, publication: &Publication) {
     let Publication { placed, timestamp, sender, escape, content, key, .. } = publication;
-    let write_sender = |data: &mut ObjectWriter<'_>| {
+    let write_place = |out: &mut Vec<u8>| {
+        out.extend_from_slice(br#""channel":"#);
+        write_text(out, &placed.channel);
+        out.extend_from_slice(br#","offset":"#);
+        write_number(out, placed.offset);
+    };
+    let write_sender = |out: &mut Vec<u8>| {
         if let Some(sender) = sender {
-            write_user(data.value("sender"), sender, *escape);
+            out.extend_from_slice(br#","sender":"#);
+            write_user(out, sender, *escape);
         }
     };
     match content {
         Content::Json(json) => {
-            data.text("channel", &placed.channel);
-            data.number("offset", placed.offset);
-            data.value("data").extend_from_slice(json);
-            data.optional_text("key", key.as_deref());
-            write_sender(data);
+            write_place(out);
+            out.extend_from_slice(br#","data":"#);
+            out.extend_from_slice(json);
+            if let Some(key) = key {
+                out.extend_from_slice(br#","key":"#);
+                write_text(out, key);
+            }
+            write_sender(out);
         }
         Content::Text(text) => {
-            write_message_id(data.value("id"), &placed.epoch, placed.offset);
-            data.text("channel", &placed.channel);
-            data.number("offset", placed.offset);
-            write_sender(data);
-            data.text("text", text);
+            out.extend_from_slice(br#""id":"#);
+            write_message_id(out, &placed.epoch, placed.offset);
+            out.push(b',');
+            write_place(out);
+            write_sender(out);
+            out.extend_from_slice(br#","text":"#);
+            write_text(out, text);
         }
     }
-    data.number("timestamp", *timestamp);
+    out.extend_from_slice(br#","timestamp":"#);
+    write_number(out, *timestamp);
 }
 
 /// The id of a message, unique for ever: the epoch is random, the offset counts.
@@ -98,13 +107,14 @@ pub fn publication_frame_len(publication: &Publication) -> usize {
 /// Appends a user as everybody is shown them.
 pub fn write_user(out: &mut Vec<u8>, user: &User, escape: bool) {
     let name: Cow<'_, str> = if escape { escape_html(user.name()) } else { user.name().into() };
-    let mut object = ObjectWriter::begin(out);
+    out.extend_from_slice(br#"{"id":"#);
     match user.has_number() {
-        true => object.value("id").extend_from_slice(user.key().as_bytes()),
-        false => object.text("id", user.key()),
+        true => out.extend_from_slice(user.key().as_bytes()),
+        false => write_text(out, user.key()),
     }
-    object.text("username", &name);
-    object.end();
+    out.extend_from_slice(br#","username":"#);
+    write_text(out, &name);
+    out.push(b'}');
 }
 
 fn user_len(user: &User, escape: bool) -> usize {
