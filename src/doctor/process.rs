@@ -33,8 +33,8 @@ fn needed(plan: &Plan) -> u64 {
 /// can spare.
 fn own(plan: &Plan) -> u64 {
     let spare = plan.connections.saturating_add(plan.connections / 3);
-    let api = descriptors::of_api(usize::try_from(spare).unwrap_or(usize::MAX));
-    descriptors::needed(plan.shards) + if plan.api { api as u64 } else { 0 }
+    let api = descriptors::of_api(plan.api_connections, usize::try_from(spare).unwrap_or(usize::MAX));
+    descriptors::needed(plan.shards) + if plan.api_connections > 0 { api as u64 } else { 0 }
 }
 
 fn open_files(limit: Option<ProcessLimit>, plan: &Plan) -> Finding {

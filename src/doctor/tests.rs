@@ -50,7 +50,7 @@ const MILLION: Plan = Plan {
     shards: 8,
     shards_chosen: false,
     pin_cpus: true,
-    api: false,
+    api_connections: 0,
     driver: DriverChoice::Auto,
 };
 
@@ -106,7 +106,7 @@ fn files() {
     let with_api = |hard| {
         move |machine: &mut Machine, plan: &mut Plan| {
             machine.files = Some(ProcessLimit { soft: 1_024, hard });
-            plan.api = true;
+            plan.api_connections = 4_096;
         }
     };
     only(Stops, "open files", with_api(1_000_431));
