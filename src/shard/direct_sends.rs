@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::conns::{Conn, Framing, Stage};
-use super::{Compression, Sent, Settings, ShardCore, Wire};
+use super::{ApiServing, Compression, Sent, Settings, ShardCore, Wire};
 use crate::auth::{CacheLimits, Verifier};
 use crate::config::Auth;
 use crate::dialect::native::encode::publication_frame_len;
@@ -308,6 +308,7 @@ fn settings(outbox_bytes: usize) -> Settings {
         subscriptions: CHANNELS,
         requests_per_connection: 32,
         request_ms: 1_000,
+        api: ApiServing { rules: None, connections: 1, requests: 1, body_bytes: 1, idle_ms: 1_000 },
         handshake_ms: 1_000,
         auth_ms: 1_000,
         token_cache: CacheLimits::default(),
