@@ -27,9 +27,15 @@ use {
 use crate::ids::ShardId;
 use crate::planted::Fault;
 
-/// How many asks of one shard may be under way at one owner, if a lane holds `capacity` parcels.
+/// How many asks of one shard may be under way at one owner, if a lane holds `capacity` parcels. It needs 5 parcels at
+/// least.
 pub(crate) fn credits(capacity: usize) -> usize {
-    (capacity / 3).max(1)
+    (capacity / 3).max(2)
+}
+
+/// The part of [`credits`] that is for the API's asks. The rest is for clients' asks.
+pub(crate) fn api_credits(capacity: usize) -> usize {
+    (credits(capacity) / 4).max(1)
 }
 
 /// The parcels that one shard has staged, by destination.

@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::limits::Limit;
+use crate::limits::api_bound::ApiBound;
 use crate::limits::refusals::TokenReason;
 use crate::wire::codes::close;
 
@@ -93,6 +94,7 @@ metrics! {
         Errands "errands" "Errands that shards gave to the control thread",
         ErrandsNotGiven "errands_not_given" "Errands that were not given to the control thread, as it is behind with the same one, or with all that it may have",
         TlsFailures "tls_failures" "Connections ended for what their peer sent as TLS",
+        ApiRequests "api_requests" "Requests to the HTTP API",
         Panics "panics" "Panics that ended one connection",
     }
 }
@@ -101,6 +103,7 @@ metrics! {
     /// A metric that goes up and down.
     Gauge {
         Connections "connections" "Connections there are",
+        ApiConnections "api_connections" "Open connections of the HTTP API",
         EventStreams "event_streams" "Connections that are event streams (server-sent events), or are about to be",
         TurnedAway "connections_turned_away" "Connections beside them that are over a limit, until they have been told",
         Blocked "connections_blocked" "Connections whose socket takes no more at the moment",
@@ -150,6 +153,7 @@ pub struct ShardMetrics {
     refusals: [AtomicU64; Limit::ALL.len()],
     tokens: [AtomicU64; TokenReason::ALL.len()],
     requests: [AtomicU64; STATUSES.len()],
+    api_bounds: [AtomicU64; ApiBound::ALL.len()],
     /// The number of flushes, by duration.
     flushes: [AtomicU64; BUCKETS_US.len() + 1],
     /// The duration of all flushes, in microseconds.
@@ -174,6 +178,7 @@ impl Default for ShardMetrics {
             refusals: [const { AtomicU64::new(0) }; _],
             tokens: [const { AtomicU64::new(0) }; _],
             requests: [const { AtomicU64::new(0) }; _],
+            api_bounds: [const { AtomicU64::new(0) }; _],
             flushes: [const { AtomicU64::new(0) }; _],
             flushes_us: AtomicU64::new(0),
         }
@@ -222,6 +227,11 @@ impl ShardMetrics {
         if let Some(known) = STATUSES.iter().position(|known| *known == status) {
             grow(&self.requests[known], 1);
         }
+    }
+
+    /// Counts that a bound of the API was reached.
+    pub(crate) fn api_bound(&self, bound: ApiBound) {
+        grow(&self.api_bounds[bound as usize], 1);
     }
 
     /// Counts a flush and its duration in microseconds.
@@ -366,6 +376,13 @@ impl Collector for Metrics {
         for (count, status) in self.api_refused.iter().zip(API_STATUSES) {
             let counter = ConstCounter::new(read(count));
             counter.encode(family.encode_family(&[("status", status.to_string().as_str())])?)?;
+        }
+        let help = "Connections of the HTTP API that gave way to others, and requests that were refused for others, by the \
+                    bound that was reached";
+        let mut family = encoder.encode_descriptor("api_bounds_reached", help, None, MetricType::Counter)?;
+        for bound in ApiBound::ALL {
+            let counter = ConstCounter::new(self.sum(|shard| &shard.api_bounds[*bound as usize]));
+            counter.encode(family.encode_family(&[("bound", bound.label())])?)?;
         }
         let help = "How long a flush took: from the first send to the last of what a turn had for clients";
         let mut histogram = encoder.encode_descriptor("flush_seconds", help, None, MetricType::Histogram)?;

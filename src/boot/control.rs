@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::auth::Verifier;
 use crate::boot::error::BootError;
 use crate::boot::threads::{ShardThread, SharedParts};
-use crate::config::{Config, ListenAddr};
+use crate::config::Config;
 use crate::control::{self, Control, ErrandParts, KeySetCounts, Owners};
 use crate::model::errand::ErrandOrder;
 use crate::shard::ERRANDS_MAX;
@@ -50,7 +50,7 @@ pub(super) fn start(
     config: &Config,
     shared: &SharedParts,
     shards: &[ShardThread],
-    api: Option<control::ApiParts>,
+    calls: Option<control::CallParts>,
     errands: Option<ErrandQueue>,
 ) -> Result<Option<Control>, BootError> {
     let errands = errands.map(|ErrandQueue { source, orders, counts, .. }| ErrandParts {
@@ -62,18 +62,9 @@ pub(super) fn start(
         clock: shared.clock,
         counts,
     });
-    if api.is_none() && errands.is_none() {
+    if calls.is_none() && errands.is_none() {
         return Ok(None);
     }
-    let control = Control::start(api, errands).map_err(BootError::system("starting the control thread"))?;
-    if let Some(addr) = control.api_addr() {
-        match addr {
-            ListenAddr::Tcp(addr) => tracing::info!("HTTP API on http://{addr}"),
-            ListenAddr::Unix(_) => tracing::info!("HTTP API on {addr}"),
-        }
-        if !addr.is_local() {
-            tracing::warn!("the HTTP API can be reached from other machines and its keys travel in the clear");
-        }
-    }
+    let control = Control::start(calls, errands).map_err(BootError::system("starting the control thread"))?;
     Ok(Some(control))
 }

@@ -5,7 +5,6 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::boot::error::BootError;
 use crate::config::Config;
-use crate::control::ApiRoom;
 
 /// Descriptors that each shard needs beside its connections.
 const PER_SHARD: u64 = 8;
@@ -17,9 +16,18 @@ pub(crate) fn needed(shards: u64) -> u64 {
     OF_PROCESS + PER_SHARD * shards
 }
 
+/// Descriptors for connections of the API that give way: each keeps its descriptor until its task has run.
+const OF_LEAVING: usize = 16;
+
 /// The descriptors that are kept for the API's connections, out of those that the process does not need itself.
-pub(crate) fn of_api(left: usize) -> usize {
-    ApiRoom::DESCRIPTORS.min(left / 4)
+/// `connections` is `limits.api_connections`.
+pub(crate) fn of_api(connections: usize, left: usize) -> usize {
+    connections.saturating_add(OF_LEAVING).min(left / 4)
+}
+
+/// How many connections the API may have with so many descriptors.
+pub(super) fn api_places(descriptors: usize) -> usize {
+    descriptors - OF_LEAVING.min(descriptors / 4)
 }
 
 /// How the descriptors that the process does not need itself are divided.
@@ -48,7 +56,7 @@ pub(crate) fn share_out(shards: usize, config: &Config) -> Result<DescriptorShar
         setrlimit(Resource::Nofile, raised).map_err(|error| raise(error.into()))?;
     }
     let left = usize::try_from(most - needed).unwrap_or(usize::MAX);
-    let api = if config.http.listener().is_some() { of_api(left) } else { 0 };
+    let api = if config.http.listener().is_some() { of_api(config.limits.api_connections, left) } else { 0 };
     let sockets = left - api;
     if sockets < config.limits.connections {
         tracing::info!(

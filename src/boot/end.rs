@@ -1,5 +1,5 @@
-//! The orderly end: first the HTTP API stops taking requests and the shards answer those under way, then the shards say
-//! goodbye to their clients, then the API's thread ends.
+//! The orderly end: first the HTTP API stops taking requests and those under way are answered, then the shards say goodbye
+//! to their clients, then the control thread ends.
 
 use std::time::{Duration, Instant};
 
@@ -26,12 +26,7 @@ pub(super) fn end(
     socket_files: Vec<SocketFile>,
 ) -> Result<(), BootError> {
     let end = Instant::now() + patience;
-    if let Some(control) = &control {
-        control.drain();
-        // Publishes that wait for their batch window are answered now.
-        shards.iter().for_each(|shard| shard.tell(ShardCommand::EndWindows));
-        control.wait_until_idle(patience / 2);
-    }
+    drain_api(&shards, Instant::now() + patience / 2);
     let left = end.saturating_duration_since(Instant::now());
     shards.iter().for_each(|shard| shard.tell(ShardCommand::Drain(left)));
     drop(socket_files);
@@ -46,7 +41,29 @@ pub(super) fn end(
         thread.join().map_err(|_| BootError::Shard(number))?;
     }
     if let Some(control) = control {
-        control.stop(end);
+        control.stop();
     }
     Ok(())
+}
+
+/// Has the API refuse requests, and waits until those under way are answered, at most until a moment.
+fn drain_api(shards: &[ShardThread], until: Instant) {
+    ask_all(shards, until, ShardCommand::DrainApi);
+    // Publishes that wait for their batch window are answered now.
+    shards.iter().for_each(|shard| shard.tell(ShardCommand::EndWindows));
+    while Instant::now() < until && !ask_all(shards, until, ShardCommand::IsApiIdle).into_iter().all(|is_idle| is_idle)
+    {
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Asks every shard, and waits for the answers until a moment. A shard that has ended gives none.
+fn ask_all<R>(shards: &[ShardThread], until: Instant, command: fn(flume::Sender<R>) -> ShardCommand) -> Vec<R> {
+    let asked = shards.iter().map(|shard| {
+        let (reply, answer) = flume::bounded(1);
+        shard.tell(command(reply));
+        answer
+    });
+    let answers: Vec<_> = asked.collect();
+    answers.into_iter().filter_map(|answer| answer.recv_deadline(until).ok()).collect()
 }

@@ -1,11 +1,11 @@
-//! The start and the end of the process. [`Server::start`] turns a configuration into running shards and the thread of
-//! the HTTP API; [`Server::run`] waits for signals until one of them ends the server. The files below each do one step:
+//! The start and the end of the process. [`Server::start`] turns a configuration into running shards and the control
+//! thread; [`Server::run`] waits for signals until one of them ends the server. The files below each do one step:
 //!
 //! - `kernel`, `cpus`, `descriptors`, `memory`: what the kernel gives this process.
 //! - `settings`: the configuration as the shards' settings.
 //! - `listeners`, `certificate`, `api`: what is bound and loaded before any thread runs, so that a mistake ends the
 //!   start.
-//! - `control`: the control thread, with the API and the errands of the shards.
+//! - `control`: the control thread, with slow calls of the API and the errands of the shards.
 //! - `threads`: the shards' threads.
 //! - `signals`, `reload`, `end`: what happens while the server runs, and how it ends.
 //! - `error`: why a start failed, with what to do about it.
@@ -80,14 +80,14 @@ impl Server {
         };
         let descriptors = descriptors::share_out(shard_count, config)?;
         let verifier = Arc::new(settings::verifier(config)?);
-        let settings = Arc::new(settings::of_shards(config, shard_count, give_back)?);
+        let settings = Arc::new(settings::of_shards(config, shard_count, descriptors.api, give_back)?);
         settings.metrics.driver(driver.name());
         let clock = crate::time::clock::Clock::start();
         // The handlers are installed before the first thread starts, so that no signal is lost.
         let signals = Signals::new(signals::all()).map_err(BootError::system("installing signal handlers"))?;
         let certificate = Certificate::load(config)?;
-        let ShardListeners { addrs, by_shard, mut socket_files } = listeners::bind(config, shard_count)?;
-        let api = api::bind(config, &mut socket_files)?;
+        let ShardListeners { addrs, mut by_shard, mut socket_files } = listeners::bind(config, shard_count)?;
+        let api = api::bind(config, descriptors.api, &mut by_shard, &mut socket_files)?;
         let errands = ErrandQueue::new(config, shard_count)?;
         let revoked = config.auth.revocations_file.as_deref();
         let ledger = Ledger::open(revoked, config.limits.revocations, clock.now().unix_ms)?;
@@ -108,13 +108,13 @@ impl Server {
             },
             clock,
             errands: errands.as_ref().map(ErrandQueue::sender),
+            calls: api.as_ref().map(BoundApi::sender),
         };
         let pinned_to = if config.pin_cpus { cpus } else { Vec::new() };
         let shards = threads::start(&shared, by_shard, &pinned_to)?;
         let key_set = errands.as_ref().map(ErrandQueue::counts);
-        let into_parts =
-            |api: BoundApi| api.into_parts(config, &shared, &shards, descriptors.api, ledger, lost, key_set);
-        let control = control::start(config, &shared, &shards, api.map(into_parts).transpose()?, errands)?;
+        let calls = api.map(|api| api.into_parts(config, &shared, &shards, ledger, lost, key_set));
+        let control = control::start(config, &shared, &shards, calls, errands)?;
         let certificate = certificate.map(|found| found.watch(&shards, settings.metrics.clone())).transpose()?;
         let memory_bound = memory::bound(config.limits.memory_bytes);
         let memory = MemoryWatch::start(memory_bound, Arc::clone(&settings.guard), give_back)

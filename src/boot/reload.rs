@@ -19,13 +19,29 @@ pub(super) fn keys(config: &Config, shards: &[ShardThread], control: Option<&Con
         }
         Err(error) => tracing::error!(%error, "the keys cannot be read; the old ones stay in use"),
     }
-    let Some(control) = control.filter(|control| control.api_addr().is_some()) else { return };
+    if config.http.listener().is_none() {
+        return;
+    }
     match ApiKeys::new(&config.http) {
         Ok(keys) => {
-            control.set_keys(keys);
+            set_api_keys(&Arc::new(keys), shards);
             tracing::info!("API keys read again");
         }
         Err(error) => tracing::error!(%error, "the API keys cannot be read; the old ones stay in use"),
+    }
+}
+
+/// Replaces the keys of the API. On return every shard has them.
+fn set_api_keys(keys: &Arc<ApiKeys>, shards: &[ShardThread]) {
+    let tell = |shard: &ShardThread| {
+        let (done, is_done) = flume::bounded(1);
+        shard.tell(ShardCommand::ApiKeys(Arc::clone(keys), done));
+        is_done
+    };
+    let told: Vec<_> = shards.iter().map(tell).collect();
+    for is_done in told {
+        // A shard that has ended needs no keys.
+        let _ = is_done.recv();
     }
 }
 

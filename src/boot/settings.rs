@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, getrlimit};
 
 use crate::auth::{self, CacheLimits, Verifier};
+use crate::boot::api;
 use crate::boot::error::BootError;
 use crate::config::{Config, ConfigError, Limits};
 use crate::dialect::native::encode::publication_frame_len;
@@ -40,11 +41,16 @@ pub(super) fn verifier(config: &Config) -> Result<Verifier, ConfigError> {
     Ok(verifier)
 }
 
-/// The settings of all shards. `give_back` makes the allocator return free memory to the kernel.
+/// The settings of all shards. `api_descriptors` are those that the API's connections may take. `give_back` makes the allocator return free memory to the kernel.
 ///
 /// # Errors
-/// [`BootError::Config`] if `origins` or the secret of `--dev` cannot be read.
-pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Result<Settings, BootError> {
+/// [`BootError::Config`] if `origins`, the keys of the API or the secret of `--dev` cannot be read.
+pub(super) fn of_shards(
+    config: &Config,
+    shards: usize,
+    api_descriptors: usize,
+    give_back: fn(),
+) -> Result<Settings, BootError> {
     let limits = &config.limits;
     let origins = match config.origins.as_slice() {
         [] => Origins::SameHost,
@@ -57,10 +63,12 @@ pub(super) fn of_shards(config: &Config, shards: usize, give_back: fn()) -> Resu
     let dev = if config.dev { auth::hs256_secret(&config.auth)? } else { None };
     // A sign-in that waits for a probe is a request too: it must be answered within `limits.request_ms`.
     let probe_ms = config.auth.probe_ms.min(limits.request_ms / 2);
+    let namespaces = Arc::new(config.channel_namespaces());
     Ok(Settings {
+        api: api::serving(config, &namespaces, shards, api_descriptors)?,
         hub: HubSettings {
             shards,
-            namespaces: Arc::new(config.channel_namespaces()),
+            namespaces: Arc::clone(&namespaces),
             duplicate_login: config.auth.duplicate_login,
             connections_per_user: limits.connections_per_user,
             probes: probe_ms > 0,

@@ -15,7 +15,7 @@ use crate::boot::cpus;
 use crate::boot::error::BootError;
 use crate::io::OpenSockets;
 use crate::io::accept::{AcceptSettings, ShardListener};
-use crate::io::commands::ShardCommand;
+use crate::io::commands::{ApiOrder, ShardCommand};
 use crate::io::driver::Driver;
 use crate::io::turns::{LoopParts, ShardLoop};
 use crate::mesh::{self, Endpoint, Waker};
@@ -44,6 +44,8 @@ pub(super) struct SharedParts {
     pub(super) clock: Clock,
     /// The queue to the control thread, which does errands; `None` if the configuration needs none.
     pub(super) errands: Option<flume::Sender<ErrandOrder>>,
+    /// The queue to the control thread, which answers slow calls of the API; `None` if there is no API.
+    pub(super) calls: Option<flume::Sender<ApiOrder>>,
 }
 
 /// A running shard, as the other threads see it.
@@ -118,6 +120,7 @@ pub(super) fn start(
             accept: shared.accept.clone(),
             clock: shared.clock,
             errands: shared.errands.clone(),
+            calls: shared.calls.clone(),
         };
         let ready = ready.clone();
         let thread = std::thread::Builder::new()
@@ -158,6 +161,7 @@ struct ShardBody {
     accept: AcceptSettings,
     clock: Clock,
     errands: Option<flume::Sender<ErrandOrder>>,
+    calls: Option<flume::Sender<ApiOrder>>,
 }
 
 impl ShardBody {
@@ -196,6 +200,7 @@ impl ShardBody {
                 endpoint: self.endpoint,
                 commands: self.commands,
                 errands: self.errands,
+                calls: self.calls,
                 listeners: self.listeners,
                 certificate: self.certificate,
                 open_sockets: self.open_sockets,

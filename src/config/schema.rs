@@ -289,6 +289,14 @@ settings! {
         requests_per_connection: usize = 256, range(1..=65_536);
         /// How long a request may wait for its answer, in milliseconds.
         request_ms: u64 = 10_000, range(1..=DAY_MS);
+        /// The most connections of the HTTP API at a time, over all shards, but at most a quarter of the file descriptors that the
+        /// process can spare. When there are more, idle ones are closed. A part of them is kept for health checks.
+        api_connections: usize = 4_096, range(8..=1 << 20);
+        /// The most requests to the HTTP API that may be unanswered at a time, over all shards. One address may have three
+        /// quarters of them. Further ones are refused (503).
+        api_requests: usize = 16_384, range(8..=1 << 20);
+        /// How long a connection of the HTTP API may stay open without a request, in milliseconds.
+        api_idle_ms: u64 = 600_000, range(1..=DAY_MS);
         /// The most parcels in each lane between two shards.
         lane_parcels: usize = 1_024, range(16..=1 << 20);
         /// The most channels that one connection may be subscribed to at a time.

@@ -6,7 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode};
@@ -80,7 +81,7 @@ pub(crate) enum FetchError {
     Encoded,
     /// The body is longer than it may be, or broke off.
     #[error("its body has more than {BODY_BYTES_MAX} bytes or broke off: {0}")]
-    Body(axum::Error),
+    Body(Box<dyn std::error::Error + Send + Sync>),
     /// A fault of the server.
     #[error("the fetch failed by a fault of this server; the log says why")]
     Failed,
@@ -151,7 +152,7 @@ impl KeySetSource {
         let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await?;
         // What it says at its end is told by the request too.
         let connection = AbortOnDrop(tokio::spawn(async move { drop(connection.await) }));
-        let mut request = Request::new(Body::empty());
+        let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = self.url.target().parse().expect("a part of a URL");
         let host = HeaderValue::try_from(self.url.authority()).expect("a part of a URL");
         let headers = request.headers_mut();
@@ -172,9 +173,9 @@ impl KeySetSource {
             return Err(FetchError::Encoded);
         }
         let fresh_s = fresh_s(response.headers());
-        let body = to_bytes(Body::new(response.into_body()), BODY_BYTES_MAX).await.map_err(FetchError::Body)?;
+        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(FetchError::Body)?;
         drop(connection);
-        Ok(Document { body: body.into(), fresh_s })
+        Ok(Document { body: body.to_bytes().into(), fresh_s })
     }
 }
 

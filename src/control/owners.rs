@@ -1,15 +1,13 @@
-//! The way from the control thread to the owners of channels: a bounded queue of commands per shard and its bell.
-//! Never waits for a shard: a full queue is the answer "busy". Knows nothing of HTTP.
-//! Called by `api`; `server` makes it of the shards that it started.
+//! The way from the control thread to the shards: a bounded queue of commands per shard, and its bell. Knows nothing of
+//! HTTP. `boot` makes it of the shards that it started.
 
 use std::sync::Arc;
 
 use crate::auth::{Lifted, Revocation, Verifier};
-use crate::hub::owner_of;
 use crate::ids::ShardId;
 use crate::io::commands::ShardCommand;
 use crate::mesh::Waker;
-use crate::model::parcel::{Answer, Ask};
+use crate::model::parcel::Answer;
 
 /// All shards, in order.
 #[derive(Clone, Debug)]
@@ -17,24 +15,10 @@ pub(crate) struct Owners {
     shards: Arc<[(flume::Sender<ShardCommand>, Waker)]>,
 }
 
-/// Why an ask did not get to its owner: it is certainly not done.
-#[derive(Debug)]
-pub(crate) enum NotAsked {
-    /// So many wait for the shard already; here it is back.
-    Full(Ask),
-    /// The shard has ended.
-    Gone,
-}
-
 impl Owners {
     /// Each shard's commands and bell, in order.
     pub(crate) fn new(shards: impl IntoIterator<Item = (flume::Sender<ShardCommand>, Waker)>) -> Self {
         Self { shards: shards.into_iter().collect() }
-    }
-
-    /// How many shards there are.
-    pub(crate) fn count(&self) -> usize {
-        self.shards.len()
     }
 
     /// Tells one shard something, and waits until its queue has room. A shard that has ended needs no telling.
@@ -90,20 +74,5 @@ impl Owners {
             }
         }
         true
-    }
-
-    /// Asks the owner of `channel`. The answer comes through what is returned; if that ends without one, the outcome
-    /// is unknown.
-    pub(crate) fn ask(&self, channel: &str, ask: Ask) -> Result<flume::Receiver<Answer>, NotAsked> {
-        let (commands, waker) = &self.shards[owner_of(channel, self.shards.len()).index()];
-        let (reply, answer) = flume::bounded(1);
-        match commands.try_send(ShardCommand::Ask(ask, reply)) {
-            Ok(()) => {
-                waker.wake();
-                Ok(answer)
-            }
-            Err(flume::TrySendError::Full(ShardCommand::Ask(ask, _))) => Err(NotAsked::Full(ask)),
-            Err(_) => Err(NotAsked::Gone),
-        }
     }
 }

@@ -133,8 +133,8 @@ pub(crate) struct Plan {
     pub(crate) shards_chosen: bool,
     /// Whether each shard is pinned to a CPU.
     pub(crate) pin_cpus: bool,
-    /// Whether the HTTP API will run.
-    pub(crate) api: bool,
+    /// The most connections of the HTTP API; 0 if it will not run.
+    pub(crate) api_connections: usize,
     /// The configured driver of the shards.
     pub(crate) driver: DriverChoice,
 }
@@ -149,7 +149,7 @@ impl Plan {
             shards: if chosen > 0 { chosen } else { usable.unwrap_or(1) },
             shards_chosen: chosen > 0,
             pin_cpus: config.pin_cpus,
-            api: config.http.listener().is_some(),
+            api_connections: config.http.listener().map_or(0, |_| config.limits.api_connections),
             driver: config.driver,
         }
     }

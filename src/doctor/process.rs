@@ -15,6 +15,7 @@ pub(super) fn checks(machine: &Machine, plan: &Plan) -> Vec<Finding> {
     vec![
         open_files(machine.files, plan),
         nr_open(machine, plan),
+        epoll_watches(machine.epoll_watches, plan),
         file_max(machine, plan),
         memlock(machine.memlock),
         memory(machine, plan),
@@ -33,8 +34,8 @@ fn needed(plan: &Plan) -> u64 {
 /// can spare.
 fn own(plan: &Plan) -> u64 {
     let spare = plan.connections.saturating_add(plan.connections / 3);
-    let api = descriptors::of_api(usize::try_from(spare).unwrap_or(usize::MAX));
-    descriptors::needed(plan.shards) + if plan.api { api as u64 } else { 0 }
+    let api = descriptors::of_api(plan.api_connections, usize::try_from(spare).unwrap_or(usize::MAX));
+    descriptors::needed(plan.shards) + if plan.api_connections > 0 { api as u64 } else { 0 }
 }
 
 fn open_files(limit: Option<ProcessLimit>, plan: &Plan) -> Finding {
@@ -71,6 +72,20 @@ fn nr_open(machine: &Machine, plan: &Plan) -> Finding {
         .should_be(format!("at least {}", grouped(needed(plan))))
         .since("no process's limit of open files can be raised above it")
         .mended_by(SYSCTLS)
+}
+
+fn epoll_watches(most: Option<u64>, plan: &Plan) -> Finding {
+    const CHECK: &str = "fs.epoll.max_user_watches";
+    match most {
+        None => Finding::not_known(CHECK),
+        Some(most) if most >= needed(plan) => Finding::fine(CHECK, grouped(most)),
+        Some(most) => Finding::off(Severity::Stops, CHECK, grouped(most))
+            .should_be(format!("at least {}", grouped(needed(plan))))
+            .since(
+                "each connection is in the epoll set of its shard, and the sets of all processes of the user count against \
+                 it; the kernel sets it from the memory, and someone lowered it",
+            ),
+    }
 }
 
 fn file_max(machine: &Machine, plan: &Plan) -> Finding {

@@ -14,7 +14,7 @@ use super::key::ChannelKey;
 use super::queue::{AnswerSlot, SlotState};
 use crate::ids::ShardId;
 use crate::mesh::Staging;
-use crate::model::parcel::{Answer, Ask, Asker, LateAnswer, Parcel};
+use crate::model::parcel::{Answer, Ask, LateAnswer, Parcel};
 use crate::time::clock::Now;
 
 /// Most bytes in all open batch windows of a shard. Above it, the windows end that would end next.
@@ -117,10 +117,11 @@ impl Hub {
         let mut late = BTreeMap::<ShardId, Vec<LateAnswer>>::new();
         while let Some(AnswerSlot { caller, state }) = self.next_ready(key) {
             match (caller, state) {
-                (Caller { asker: Asker::Conn(conn), request, credit: false }, SlotState::Answered(answer))
-                    if answer.weight() == 0 =>
+                (Caller { asker, request, credit: false }, SlotState::Answered(answer))
+                    if answer.weight() == 0 && asker.shard().is_some() =>
                 {
-                    late.entry(conn.shard).or_default().push(LateAnswer { conn, request, answer });
+                    let shard = asker.shard().unwrap_or(out.own());
+                    late.entry(shard).or_default().push(LateAnswer { asker, request, answer });
                 }
                 (caller, SlotState::Answered(outcome)) => {
                     // A large answer is a parcel of its own, so that a turn doesn't take many of them.

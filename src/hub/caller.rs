@@ -18,18 +18,13 @@ pub(crate) struct Caller {
 /// Answers an ask.
 pub(crate) fn answer(out: &mut Staging<Parcel>, caller: Caller, answer: Answer) {
     let Caller { asker, request, credit } = caller;
-    let to = match asker {
-        Asker::Conn(conn) => conn.shard,
-        // The backend asks on the owner's shard and waits there.
-        Asker::Backend => out.own(),
-    };
-    out.push(to, Parcel::Answer { asker, request, answer, credit });
+    out.push(asker.shard().unwrap_or(out.own()), Parcel::Answer { asker, request, answer, credit });
 }
 
 /// Gives the credit of an ask back, because its answer comes later.
 pub(crate) fn defer(caller: Caller, out: &mut Staging<Parcel>) -> Caller {
-    if let Caller { asker: Asker::Conn(conn), credit: true, .. } = caller {
-        out.push(conn.shard, Parcel::Deferred);
+    if let (Some(purse), Some(shard), true) = (caller.asker.purse(), caller.asker.shard(), caller.credit) {
+        out.push(shard, Parcel::Deferred { purse });
     }
     Caller { credit: false, ..caller }
 }

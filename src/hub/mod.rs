@@ -9,6 +9,7 @@ mod channel;
 pub mod engine;
 mod follow;
 mod key;
+mod many;
 pub mod presence;
 mod publish;
 mod queue;
@@ -35,6 +36,7 @@ use caller::{Caller, answer, defer};
 use channel::Channel;
 use engine::{Engine, EngineKind, EngineSettings};
 use key::ChannelKey;
+use many::ManyUnderWay;
 use publish::Publisher;
 use queue::SlotState;
 use recovery::{claimed, history, recovered};
@@ -146,6 +148,7 @@ pub(crate) struct Hub {
     /// Asks under way at a remote engine, and its news.
     at_engine: AtEngine,
     publisher: Publisher,
+    many: ManyUnderWay,
     /// Asks that found a lane full, and all asks that came after the first of them. The credits of all shards bound it.
     waiting: VecDeque<WaitingAsk>,
     /// Channels whose batch window is open, by the end of the window. The wheel is too coarse for that.
@@ -185,6 +188,7 @@ impl Hub {
             users: Users::default(),
             at_engine: AtEngine::default(),
             publisher: Publisher::default(),
+            many: ManyUnderWay::default(),
             waiting: VecDeque::new(),
             batches: BTreeSet::new(),
             batches_cut: 0,
@@ -201,6 +205,9 @@ impl Hub {
     /// Takes an ask. The answer comes now, or in a later turn if a lane is full or the ask has to wait for something.
     pub(crate) fn ask(&mut self, asker: Asker, request: u32, ask: Ask, now: Now, out: &mut Staging<Parcel>) {
         let caller = Caller { asker, request, credit: true };
+        if let Ask::PublishMany(many) = ask {
+            return self.publish_many(caller, *many, now, out);
+        }
         let key = self.channels.find(channel_of(&ask));
         // An ask that waits holds up all asks after it, so that answers keep the order of the asks.
         if !self.waiting.is_empty() || !self.has_room(&ask, key, out) {
@@ -240,7 +247,12 @@ impl Hub {
 
     /// Whether a publication or a sign-in waits for time to pass, or for the engine.
     pub(crate) fn is_holding(&self) -> bool {
-        !self.batches.is_empty() || self.users.is_probing() || self.is_at_engine()
+        !self.batches.is_empty() || self.users.is_probing() || self.is_at_engine() || !self.many.is_empty()
+    }
+
+    /// Whether outcomes of several publications are being gathered for one answer.
+    pub(crate) fn is_gathering(&self) -> bool {
+        !self.many.is_empty()
     }
 
     /// When the next batch window ends; `None` if this was returned before.
@@ -321,6 +333,7 @@ impl Hub {
     /// Handles the channels whose next deadline has come: presence windows, history that is too old, disuse.
     pub(crate) fn tick(&mut self, now: Now, out: &mut Staging<Parcel>) {
         self.engine_turn(now, out);
+        self.end_late_many(now, out);
         while let Some((tick, due)) = self.wheel.pop_due(now.mono_ms) {
             for key in due {
                 let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.filed == tick) else {
@@ -545,9 +558,9 @@ impl Hub {
 
     /// Whether the asker may ask about the channel. The backend may, and so may subscribers.
     fn takes_part(&self, asker: Asker, key: Option<ChannelKey>) -> bool {
-        match asker {
-            Asker::Backend => true,
-            Asker::Conn(conn) => key.and_then(|key| self.channels.get(key)).is_some_and(|channel| channel.has(conn)),
+        match asker.client() {
+            None => true,
+            Some(conn) => key.and_then(|key| self.channels.get(key)).is_some_and(|channel| channel.has(conn)),
         }
     }
 
@@ -576,7 +589,7 @@ impl Hub {
     /// Whether every shard with subscribers can take what the ask may bring.
     fn has_room(&self, ask: &Ask, key: Option<ChannelKey>, out: &Staging<Parcel>) -> bool {
         match ask {
-            Ask::Users { .. } | Ask::History { .. } | Ask::Presence { .. } => true,
+            Ask::Users { .. } | Ask::History { .. } | Ask::Presence { .. } | Ask::PublishMany(_) => true,
             Ask::Claim(_) | Ask::Subscribe { .. } | Ask::Publish(_) => {
                 let engine_has_room = match &self.engine {
                     Engine::Memory(_) => true,
@@ -627,6 +640,7 @@ fn channel_of(ask: &Ask) -> &str {
     match ask {
         Ask::Claim(_) | Ask::Users { .. } => LOBBY,
         Ask::Subscribe { channel, .. } | Ask::History { channel, .. } | Ask::Presence { channel, .. } => channel,
+        Ask::PublishMany(_) => unreachable!("it is taken apart before"),
         Ask::Publish(publish) => &publish.channel,
     }
 }
@@ -639,6 +653,7 @@ fn named(ask: &Ask) -> Arc<str> {
             Arc::clone(channel)
         }
         Ask::Publish(publish) => Arc::clone(&publish.channel),
+        Ask::PublishMany(_) => unreachable!("it is taken apart before"),
     }
 }
 

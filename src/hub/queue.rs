@@ -109,7 +109,7 @@ impl AnswerQueue {
 
     /// Whether an ask of this client waits here. The backend's asks have no order among themselves.
     pub(crate) fn is_awaited_by(&self, asker: Asker) -> bool {
-        asker != Asker::Backend && self.slots.iter().any(|slot| slot.caller.asker == asker)
+        asker.client().is_some() && self.slots.iter().any(|slot| slot.caller.asker == asker)
     }
 
     /// Whether an ask of this client waits here that may attach it to the channel.
@@ -117,7 +117,7 @@ impl AnswerQueue {
         let attaches = |slot: &AnswerSlot| {
             slot.caller.asker == asker && matches!(slot.state, SlotState::Asked(Ask::Subscribe { .. }, _))
         };
-        asker != Asker::Backend && self.slots.iter().any(attaches)
+        asker.client().is_some() && self.slots.iter().any(attaches)
     }
 
     /// Whether a slot waits for the engine.

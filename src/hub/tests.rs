@@ -115,7 +115,7 @@ impl Scene {
 
     fn publish(&mut self, channel: &str) -> Option<Answer> {
         let publish = publish_of(channel, None, b"1");
-        self.ask(Asker::Backend, Ask::Publish(Box::new(publish)))
+        self.ask(Asker::Api(conn(1_000)), Ask::Publish(Box::new(publish)))
     }
 
     fn published(&mut self, channel: &str) {
@@ -161,7 +161,7 @@ fn a_channel_without_publications_goes_with_its_last_subscriber_and_comes_back_t
 fn asking_for_a_channel_does_not_make_one() {
     let mut scene = Scene::new();
     let history = Ask::History { channel: "a".into(), since: None, limit: 1, reverse: false };
-    assert!(matches!(scene.ask(Asker::Backend, history), Some(Answer::History(_))));
+    assert!(matches!(scene.ask(Asker::Api(conn(1_000)), history), Some(Answer::History(_))));
     assert!(scene.channels().is_empty());
 }
 
@@ -268,7 +268,7 @@ fn taken(scene: &mut Scene) -> Vec<String> {
     while let Some(parcel) = scene.out.pop_own() {
         match parcel {
             Parcel::Gap { placed, from } => told.push(format!("gap {from}-{}", placed.offset)),
-            Parcel::Deferred => told.push("deferred".to_owned()),
+            Parcel::Deferred { .. } => told.push("deferred".to_owned()),
             Parcel::Deliver { delivery } => told.push(format!("deliver {}", delivery.value().offset())),
             Parcel::DeliverBatch { deliveries, .. } => {
                 let offset = |at: usize| deliveries[at].value().offset();
@@ -276,7 +276,8 @@ fn taken(scene: &mut Scene) -> Vec<String> {
                 told.push(format!("deliver {first}-{last}"));
             }
             Parcel::LateAnswers(answers) => {
-                let conns: Vec<_> = answers.iter().map(|answer| answer.conn.slot).collect();
+                let conns: Vec<_> =
+                    answers.iter().filter_map(|answer| answer.asker.client()).map(|conn| conn.slot).collect();
                 told.push(format!("late answers to {conns:?}"));
             }
             Parcel::Answer { answer, credit, .. } => {

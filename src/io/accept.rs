@@ -57,6 +57,8 @@ pub(crate) struct ShardListener {
     socket: OwnedFd,
     /// Whether TLS is spoken on this address.
     tls: bool,
+    /// Whether this is the address of the HTTP API.
+    is_api: bool,
     /// How many connections are accepted in a row.
     at_once: usize,
 }
@@ -65,7 +67,17 @@ impl ShardListener {
     /// Takes a listening socket that is the shard's own, or `shared` with the other shards.
     pub(crate) fn new(socket: OwnedFd, tls: bool, shared: bool) -> Self {
         // With a shared socket, a crowd of connections is for all shards.
-        Self { socket, tls, at_once: if shared { 1 } else { ACCEPTS_PER_TURN } }
+        Self { socket, tls, is_api: false, at_once: if shared { 1 } else { ACCEPTS_PER_TURN } }
+    }
+
+    /// Takes a listening socket of the HTTP API.
+    pub(crate) fn of_api(socket: OwnedFd, shared: bool) -> Self {
+        Self { is_api: true, ..Self::new(socket, false, shared) }
+    }
+
+    /// Whether this is the address of the HTTP API, which goes on while the server drains.
+    pub(super) fn is_api(&self) -> bool {
+        self.is_api
     }
 
     /// Ends the accepting task. Peers that connect from now on are refused by the kernel.
@@ -103,7 +115,7 @@ impl Acceptor {
         Self { core, settings, listener }
     }
 
-    /// Accepts until the shard drains.
+    /// Accepts until the shard drains. The API's listener goes on, so that health checks learn of the drain.
     pub(super) async fn run(self) {
         let waiting = match self.listener.socket.try_clone().and_then(driver::pollable) {
             Ok(waiting) => waiting,
@@ -114,21 +126,26 @@ impl Acceptor {
         };
         let mut spare = SpareDescriptor::new();
         let mut shortage = ShortageLog::default();
-        while !self.core.is_draining() && self.core.turnstile().readable(&waiting).await.is_ok() {
+        while !self.has_ended() && self.core.turnstile().readable(&waiting).await.is_ok() {
             if !self.accept_some(&mut spare, &mut shortage).await {
                 return;
             }
         }
     }
 
+    fn has_ended(&self) -> bool {
+        !self.listener.is_api && self.core.is_draining()
+    }
+
     /// Accepts what waits, up to a bound. Returns false if the listener was shut.
     async fn accept_some(&self, spare: &mut SpareDescriptor, shortage: &mut ShortageLog) -> bool {
         for _ in 0..self.listener.at_once {
             let accepted = self.listener.accept();
-            if self.core.is_draining() {
+            if self.has_ended() {
                 return false;
             }
             match accepted {
+                Ok((socket, peer)) if self.listener.is_api => self.begin_api(socket, peer),
                 Ok((socket, peer)) if self.core.open_sockets().count() < self.settings.sockets_max => {
                     self.begin(socket, peer);
                 }
@@ -141,6 +158,13 @@ impl Acceptor {
                 Err(Errno::AGAIN) => return true,
                 // The listener was shut: by this shard or, if it is shared, by another one.
                 Err(Errno::INVAL) => return false,
+                Err(error) if is_shortage(error) && self.listener.is_api => {
+                    shortage.log(&error);
+                    // The new connection stays in the backlog, and is accepted when another one has given way to it.
+                    self.core.with(|shard, now| shard.free_api_place(now));
+                    monoio::time::sleep(BACK_OFF).await;
+                    return true;
+                }
                 Err(error) if is_shortage(error) => {
                     self.core.metrics().refused(Limit::Descriptors);
                     shortage.log(&error);
@@ -155,15 +179,24 @@ impl Acceptor {
         true
     }
 
+    /// Begins with an accepted connection of the API.
+    fn begin_api(&self, socket: OwnedFd, peer: Peer) {
+        set_options(&socket, peer);
+        let core = &self.core;
+        let Some(id) = core.with(|shard, now| shard.open_api(peer, now)) else { return };
+        let inserted = core.sockets().insert(id, socket, Layer::Plain);
+        if let Err(error) = inserted {
+            tracing::warn!(%error, "an accepted connection cannot be served");
+            core.with(|shard, now| shard.closed(id, now));
+        }
+    }
+
     /// Begins with an accepted connection. If a trusted proxy is to say whose it is, it holds a place until then.
     fn begin(&self, socket: OwnedFd, peer: Peer) {
         self.core.metrics().count(Count::Accepted);
         // Taken now: whatever the client does on another connection after it has ended this one comes later.
         let accepted_ns = if has_ended(&socket) { 0 } else { stopwatch_ns() };
-        if let Peer::Ip(_) = peer {
-            let _ = SockRef::from(&socket).set_tcp_nodelay(true);
-            let _ = SockRef::from(&socket).set_tcp_user_timeout(Some(UNACKED_MAX));
-        }
+        set_options(&socket, peer);
         let accepted = Accepted { socket, tls: self.listener.tls, accepted_ns };
         let guard = &self.settings.guard;
         if !self.settings.proxy_protocol || !guard.is_proxy(peer) {
@@ -177,6 +210,14 @@ impl Acceptor {
         }
         self.core.open_sockets().enter();
         monoio::spawn(read_proxy_header(Rc::clone(&self.core), Rc::clone(&self.settings), accepted, peer));
+    }
+}
+
+/// Sets the options of an accepted TCP connection. It works without them too.
+fn set_options(socket: &OwnedFd, peer: Peer) {
+    if let Peer::Ip(_) = peer {
+        let _ = SockRef::from(socket).set_tcp_nodelay(true);
+        let _ = SockRef::from(socket).set_tcp_user_timeout(Some(UNACKED_MAX));
     }
 }
 
@@ -221,6 +262,7 @@ fn admit(core: &Rc<Core>, accepted: Accepted, client: Peer) {
     let inserted = core.sockets().insert(id, socket, layer);
     if let Err(error) = inserted {
         tracing::warn!(%error, "an accepted connection cannot be served");
+        core.metrics().refused(Limit::Descriptors);
         return core.with(|shard, now| shard.closed(id, now));
     }
     core.open_sockets().enter();
@@ -245,7 +287,7 @@ fn has_ended(socket: &OwnedFd) -> bool {
 }
 
 /// Whether the error says that descriptors or memory ran out.
-pub(crate) fn is_shortage(error: Errno) -> bool {
+fn is_shortage(error: Errno) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&error)
 }
 

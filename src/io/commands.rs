@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use crate::auth::{Lifted, Revocation, Verifier};
+use crate::api::calls::{SlowAnswer, SlowCall};
+use crate::api::error::ApiError;
+use crate::auth::{ApiKeys, Lifted, Revocation, Verifier};
+use crate::ids::ShardId;
+use crate::limits::Peer;
 use crate::model::errand::ErrandOutcome;
-use crate::model::parcel::{Answer, Ask};
+use crate::model::parcel::Answer;
 
 /// What another thread tells a shard.
 #[derive(Debug)]
@@ -22,14 +26,33 @@ pub(crate) enum ShardCommand {
     Revoke(Arc<Revocation>, flume::Sender<Answer>),
     /// Accept the tokens that these revocations named. Answer when this shard does.
     Lift(Arc<Lifted>, flume::Sender<()>),
-    /// Ask the hub of this shard for the backend.
-    Ask(Ask, flume::Sender<Answer>),
+    /// Requests to the API must bring one of these keys from now on. Answer when this is so.
+    ApiKeys(Arc<ApiKeys>, flume::Sender<()>),
+    /// The control thread's answer to the API's call with this number.
+    Answered(u32, Result<SlowAnswer, ApiError>),
+    /// Refuse new requests to the API from now on. Answer when this is so.
+    DrainApi(flume::Sender<()>),
+    /// Say whether no request to the API is under way.
+    IsApiIdle(flume::Sender<bool>),
     /// The errand with this number has been done.
     Done(u32, ErrandOutcome),
     /// Answer publications at once from now on, in channels with a batch window too.
     EndWindows,
     /// Tell all clients to go, wait for them at most this long, and end.
     Drain(Duration),
+}
+
+/// A call of the API on its way to the control thread.
+#[derive(Debug)]
+pub(crate) struct ApiOrder {
+    /// Who has the connection of the request.
+    pub(crate) shard: ShardId,
+    /// The shard's number for the call.
+    pub(crate) number: u32,
+    /// The peer that asks, for the log.
+    pub(crate) peer: Peer,
+    /// What is asked.
+    pub(crate) call: SlowCall,
 }
 
 /// The answers that the control thread waits for, by the number under which the shard will give them.

@@ -12,11 +12,12 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::ids::{ConnId, ShardId};
+use crate::io::commands::ApiOrder;
 use crate::io::driver::Turnstile;
 use crate::io::sockets::{OpenSockets, Sockets};
 use crate::metrics::ShardMetrics;
 use crate::model::errand::{Errand, ErrandOrder};
-use crate::shard::{Action, Shard};
+use crate::shard::{Action, ControlCall, Shard};
 use crate::time::clock::{Clock, Now};
 
 /// The size of the one buffer that all of a shard's connections receive into, in bytes.
@@ -50,6 +51,8 @@ pub(super) struct CoreParts {
     pub(super) open_sockets: Arc<OpenSockets>,
     /// `None` if the configuration needs no errands.
     pub(super) errands: Option<flume::Sender<ErrandOrder>>,
+    /// `None` if there is no API.
+    pub(super) calls: Option<flume::Sender<ApiOrder>>,
     pub(super) clock: Clock,
 }
 
@@ -82,7 +85,7 @@ impl Resumptions {
     }
 }
 
-/// The way to the control thread, which does errands.
+/// The way to the control thread, which does errands and answers slow calls of the API.
 #[derive(Debug)]
 struct ErrandDesk {
     own: ShardId,
@@ -90,6 +93,10 @@ struct ErrandDesk {
     orders: Option<flume::Sender<ErrandOrder>>,
     /// Numbers of errands that the control thread did not take. The shard is told in its next turn.
     refused: RefCell<Vec<u32>>,
+    /// `None` if there is no API.
+    calls: Option<flume::Sender<ApiOrder>>,
+    /// Numbers of the API's calls that the control thread did not take. The shard is told in its next turn.
+    refused_calls: RefCell<Vec<u32>>,
 }
 
 impl Core {
@@ -110,7 +117,13 @@ impl Core {
             held_now: Cell::default(),
             turn: Signal::default(),
             resumptions: Resumptions::default(),
-            errands: ErrandDesk { own: parts.own, orders: parts.errands, refused: RefCell::default() },
+            errands: ErrandDesk {
+                own: parts.own,
+                orders: parts.errands,
+                refused: RefCell::default(),
+                calls: parts.calls,
+                refused_calls: RefCell::default(),
+            },
             is_draining: Cell::new(false),
         }))
     }
@@ -135,10 +148,14 @@ impl Core {
         let mut shard = self.shard.borrow_mut();
         let result = work(&mut shard, &mut self.sockets.borrow_mut(), now);
         let actions = shard.take_actions();
+        let calls = shard.take_control_calls();
         let needs_turn = shard.has_work() || shard.is_stuck();
         drop(shard);
         for action in actions {
             self.act(action);
+        }
+        for call in calls {
+            self.give_call(call);
         }
         (result, needs_turn)
     }
@@ -195,6 +212,22 @@ impl Core {
         }
     }
 
+    /// Hands a call of the API to the control thread. If it takes none, the shard is told in its next turn.
+    fn give_call(&self, call: ControlCall) {
+        let ControlCall { number, peer, call } = call;
+        let order = ApiOrder { shard: self.errands.own, number, peer, call };
+        let is_given = self.errands.calls.as_ref().is_some_and(|calls| calls.try_send(order).is_ok());
+        if !is_given {
+            self.errands.refused_calls.borrow_mut().push(number);
+            self.turn.ring();
+        }
+    }
+
+    /// Takes out the numbers of the API's calls that the control thread did not take.
+    pub(super) fn take_refused_calls(&self) -> Vec<u32> {
+        self.errands.refused_calls.take()
+    }
+
     /// Takes out the numbers of the errands that the control thread did not take.
     pub(super) fn take_refused_errands(&self) -> Vec<u32> {
         self.errands.refused.take()
@@ -202,8 +235,12 @@ impl Core {
 
     /// A connection has ended. A second call for the same connection, which a panic can cause, changes nothing.
     pub(super) fn closed(self: &Rc<Self>, id: ConnId) {
-        self.with(|shard, now| shard.closed(id, now));
-        if self.sockets().remove(id) {
+        let is_of_api = self.with(|shard, now| {
+            let is_of_api = shard.is_of_api(id);
+            shard.closed(id, now);
+            is_of_api
+        });
+        if self.sockets().remove(id) && !is_of_api {
             self.open_sockets.leave();
         }
     }

@@ -102,7 +102,7 @@ fn receive(core: &Rc<Core>, id: ConnId) {
     let result = core.sockets().receive(id, received);
     let Some(result) = result else { return };
     let input = guarded(core, id, || match result {
-        Ok(0) => core.with(|shard, _| shard.hear_out(id)),
+        Ok(0) => core.with(|shard, now| shard.hear_out(id, now)),
         Ok(count) => take(core, id, &mut received[..count], plain),
         Err(Errno::AGAIN | Errno::INTR) => core.with(|shard, _| shard.input(id)),
         Err(_) => Input::Ended,

@@ -11,8 +11,9 @@ use std::time::Duration;
 use monoio::net::UnixStream;
 use rustls::ServerConfig;
 
+use crate::api::error::ApiError;
 use crate::io::accept::{AcceptSettings, Acceptor, ShardListener};
-use crate::io::commands::{AwaitedAnswers, ShardCommand};
+use crate::io::commands::{ApiOrder, AwaitedAnswers, ShardCommand};
 use crate::io::core::{Core, CoreParts};
 use crate::io::driver::{Driver, Pause, pollable};
 use crate::io::sockets::{OpenSockets, Sockets};
@@ -47,6 +48,8 @@ pub(crate) struct LoopParts {
     pub(crate) commands: flume::Receiver<ShardCommand>,
     /// The queue to the control thread, which does errands; `None` if the configuration needs none.
     pub(crate) errands: Option<flume::Sender<ErrandOrder>>,
+    /// The queue to the control thread, which answers slow calls of the API; `None` if there is no API.
+    pub(crate) calls: Option<flume::Sender<ApiOrder>>,
     /// The shard's own listeners.
     pub(crate) listeners: Vec<ShardListener>,
     /// What TLS is served with; `None` if TLS is not configured.
@@ -85,6 +88,7 @@ impl ShardLoop {
             certificate: parts.certificate,
             open_sockets: parts.open_sockets,
             errands: parts.errands,
+            calls: parts.calls,
             clock: parts.clock,
         })?;
         Ok(Self {
@@ -135,7 +139,10 @@ impl ShardLoop {
             self.obey();
             let then = self.take_turn(&mut turn, pause).await;
             // Other shards' connections need the channels that this shard owns, so it waits for all of them.
-            if self.deadline_ms.is_some() && self.core.open_sockets().count() == 0 {
+            if self.deadline_ms.is_some()
+                && self.core.open_sockets().count() == 0
+                && !self.core.with(|shard, _| shard.owes_api())
+            {
                 return;
             }
             if self.deadline_ms.is_some_and(|at_ms| self.core.now().mono_ms >= at_ms) {
@@ -187,6 +194,9 @@ impl ShardLoop {
         for number in self.core.take_refused_errands() {
             self.core.with(|shard, _| shard.errand_done(number, ErrandOutcome::NotDone));
         }
+        for number in self.core.take_refused_calls() {
+            self.core.with(|shard, now| shard.control_answered(number, Err(ApiError::busy()), now));
+        }
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 ShardCommand::Keys(verifier) => self.core.with(|shard, _| shard.set_verifier(verifier)),
@@ -200,11 +210,23 @@ impl ShardLoop {
                     // Fails if the asker has stopped waiting.
                     let _ = done.try_send(());
                 }
-                // Dropping `reply` tells the asker that the shard has ended.
-                ShardCommand::Ask(..) if self.core.is_draining() => {}
-                ShardCommand::Ask(ask, reply) => {
-                    let number = self.answers.expect(reply);
-                    self.core.with(|shard, _| shard.ask_for_backend(number, ask));
+                ShardCommand::ApiKeys(keys, done) => {
+                    self.core.with(|shard, _| shard.set_api_keys(keys));
+                    // Fails if the asker has stopped waiting.
+                    let _ = done.try_send(());
+                }
+                ShardCommand::Answered(number, answer) => {
+                    self.core.with(|shard, now| shard.control_answered(number, answer, now));
+                }
+                ShardCommand::DrainApi(done) => {
+                    self.core.with(|shard, now| shard.drain_api(now));
+                    // Fails if the asker has stopped waiting.
+                    let _ = done.try_send(());
+                }
+                ShardCommand::IsApiIdle(reply) => {
+                    let is_idle = self.core.with(|shard, _| shard.is_api_idle());
+                    // Fails if the asker has stopped waiting.
+                    let _ = reply.try_send(is_idle);
                 }
                 ShardCommand::Done(number, outcome) => self.core.with(|shard, _| shard.errand_done(number, outcome)),
                 ShardCommand::EndWindows => self.core.with(|shard, now| shard.end_windows(now)),
@@ -215,7 +237,7 @@ impl ShardLoop {
 
     fn drain(&mut self, patience: Duration) {
         self.core.set_draining();
-        self.listeners.iter().for_each(|listener| listener.shut());
+        self.listeners.iter().filter(|listener| !listener.is_api()).for_each(|listener| listener.shut());
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let end_ms = self.core.now().mono_ms.saturating_add(patience_ms);
         self.deadline_ms.get_or_insert(end_ms);

@@ -2,6 +2,7 @@
 //! all shards share, [`Meters`] those of one connection. This module decides; `shard` answers the client. docs/limits.md
 //! lists every limit with its answer. Pure: the caller tells the time, and addresses are data.
 
+pub(crate) mod api_bound;
 mod labelled;
 mod nets;
 mod rate;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::ids::ConnId;
+use crate::ids::{ConnId, ShardId};
 use crate::model::engine::{EngineAsk, EngineNews};
 use crate::model::position::{Placed, Since};
 use crate::model::presence::PresenceNews;
@@ -54,9 +54,12 @@ pub enum Parcel {
         /// The answer gives the ask's credit back. Not set if [`Parcel::Deferred`] has done so.
         credit: bool,
     },
-    /// Owner → shard: the answer to a client's ask comes later, because the ask waits for something else than room in a
-    /// lane. This parcel gives the ask's credit back, so that other clients do not have to wait too.
-    Deferred,
+    /// Owner → shard: the answer to an ask of a client or of the API comes later, because the ask waits for something else than room in a
+    /// lane. This parcel gives the ask's credit back, so that others do not have to wait too.
+    Deferred {
+        /// Which credits the ask's credit belongs to.
+        purse: Purse,
+    },
     /// The lobby's owner → shard: another connection took the user over.
     Kick {
         /// The connection to close.
@@ -124,11 +127,20 @@ pub enum Farewell {
     NoMoreDeliveries,
 }
 
-/// The answer to a client's ask whose credit has been given back.
+/// Credits for asks to one owner. Clients and the API have credits of their own, so that neither uses up the other's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purse {
+    /// The credits of clients.
+    Clients,
+    /// The credits of the API's requests.
+    Api,
+}
+
+/// The answer to an ask whose credit has been given back.
 #[derive(Debug)]
 pub struct LateAnswer {
-    /// The connection that asked.
-    pub(crate) conn: ConnId,
+    /// The client's or the API's connection that asked.
+    pub(crate) asker: Asker,
     /// The number given with the ask.
     pub(crate) request: u32,
     /// The outcome of the ask.
@@ -140,8 +152,35 @@ pub struct LateAnswer {
 pub enum Asker {
     /// The client of this connection.
     Conn(ConnId),
-    /// The backend, through the API. It asks on the owner's own shard.
-    Backend,
+    /// A connection of the API.
+    Api(ConnId),
+    /// An owner itself, which carries out one publication of an [`Ask::PublishMany`]. The number names that ask at the
+    /// owner, and the ask's own number is the publication's index in it.
+    Part(u32),
+}
+
+impl Asker {
+    /// The shard to which the answer goes, if that is not the owner itself.
+    pub(crate) fn shard(self) -> Option<ShardId> {
+        match self {
+            Self::Conn(conn) | Self::Api(conn) => Some(conn.shard),
+            Self::Part(_) => None,
+        }
+    }
+
+    /// The connection of a client; `None` for the backend, whose asks have no order among themselves.
+    pub(crate) fn client(self) -> Option<ConnId> {
+        if let Self::Conn(conn) = self { Some(conn) } else { None }
+    }
+
+    /// The credits that an ask of this asker takes from; `None` if it takes no credit.
+    pub(crate) fn purse(self) -> Option<Purse> {
+        match self {
+            Self::Conn(_) => Some(Purse::Clients),
+            Self::Api(_) => Some(Purse::Api),
+            Self::Part(_) => None,
+        }
+    }
 }
 
 /// A request to a channel's owner.
@@ -160,6 +199,8 @@ pub enum Ask {
     },
     /// Publish to a channel.
     Publish(Box<Publish>),
+    /// Publish to channels of one owner, one after the other. Only the API asks for that.
+    PublishMany(Box<PublishMany>),
     /// A page of a channel's history.
     History {
         /// The name of the channel.
@@ -187,6 +228,26 @@ pub enum Ask {
         /// Most members in the page.
         limit: u32,
     },
+}
+
+/// Publications of one request of the API, all of them to channels of one owner.
+#[derive(Debug)]
+pub struct PublishMany {
+    /// The asker's number for this part of its request. It is in the answer again.
+    pub(crate) part: u32,
+    /// When the owner answers without the outcomes that it does not have yet, in milliseconds of the monotonic clock.
+    pub(crate) until_ms: u64,
+    /// The publications, in order.
+    pub(crate) publishes: Vec<Box<Publish>>,
+}
+
+/// What became of the publications of a [`PublishMany`].
+#[derive(Debug)]
+pub struct PublishedMany {
+    /// The asker's number for this part of its request.
+    pub(crate) part: u32,
+    /// The outcome of each publication, in order: `Published`, `Refused` or `EpochChanged`.
+    pub(crate) outcomes: Vec<Answer>,
 }
 
 /// A sign-in on its way to the lobby's owner.
@@ -223,13 +284,15 @@ pub enum Answer {
         /// It had been accepted before, under the same key.
         duplicate: bool,
     },
+    /// What became of several publications.
+    PublishedMany(Box<PublishedMany>),
     /// A page of a channel's history.
     History(Box<HistoryPage>),
     /// A page of a channel's members.
     Presence(Arc<str>, Box<UsersPage>),
     /// A page of users.
     Users(Box<UsersPage>),
-    /// Tokens are revoked on this shard. Only the backend asks for that.
+    /// Tokens are revoked on this shard. Only the control thread asks for that.
     Revoked {
         /// The number of connections that ended for it.
         closed: u64,
@@ -283,6 +346,7 @@ impl Ask {
     pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Publish(publish) => publish.content.len(),
+            Self::PublishMany(many) => many.publishes.iter().map(|publish| publish.content.len()).sum(),
             _ => 0,
         }
     }
@@ -295,7 +359,7 @@ impl Ask {
             Self::Claim(claim) => claim.recover.is_some(),
             Self::Subscribe { recover, .. } => recover.is_some(),
             Self::History { .. } | Self::Presence { .. } | Self::Users { .. } => true,
-            Self::Publish(_) => false,
+            Self::Publish(_) | Self::PublishMany(_) => false,
         }
     }
 }
@@ -341,7 +405,11 @@ impl Answer {
             Self::Users(page) | Self::Presence(_, page) => {
                 page.members.iter().map(|(user, _)| member_bytes(user)).sum()
             }
-            Self::Published { .. } | Self::Revoked { .. } | Self::Refused(_) | Self::EpochChanged(_) => 0,
+            Self::Published { .. }
+            | Self::PublishedMany(_)
+            | Self::Revoked { .. }
+            | Self::Refused(_)
+            | Self::EpochChanged(_) => 0,
         }
     }
 }

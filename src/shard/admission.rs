@@ -116,7 +116,15 @@ impl ShardCore {
 
     /// The socket is gone, whoever ended it.
     pub(super) fn closed(&mut self, id: ConnId, now: Now) {
-        let Some(conn) = self.conns.get(id) else { return };
+        if self.conns.get(id).is_none() {
+            return;
+        }
+        if self.api_closed(id) {
+            self.sender.unblock(self.conns.at(id.slot));
+            self.conns.remove(id);
+            return;
+        }
+        let conn = self.conns.at(id.slot);
         self.event_streams -= usize::from(conn.framing.voice() == Voice::EventStream);
         self.sender.unblock(conn);
         let was_refused = conn.refused.is_some();
@@ -138,7 +146,7 @@ impl ShardCore {
 
     /// How many connections there are, beside those that are being refused.
     pub(super) fn connections(&self) -> usize {
-        self.conns.count() - self.admission.turned_away
+        self.conns.count() - self.admission.turned_away - self.api.count()
     }
 }
 

@@ -1,10 +1,10 @@
 //! Asks that this shard may send to owners. Each owner gives credit for a bounded number of unanswered asks, so that its
-//! answers always find room in the lane back. An ask that finds no credit is parked with its connection. Part of `shard`.
+//! answers always find room in the lane back. An ask that finds no credit is parked with its connection. The API has credits
+//! of its own (`api::asks`). Part of `shard`.
 
 use std::collections::VecDeque;
 
 use crate::ids::{ConnId, ShardId};
-use crate::mesh;
 
 /// The credits at all owners.
 #[derive(Debug)]
@@ -22,9 +22,8 @@ struct OwnerCredits {
 }
 
 impl Asks {
-    /// For a mesh of `shards`, with lanes of `lane_parcels` parcels.
-    pub(super) fn new(shards: usize, lane_parcels: usize) -> Self {
-        let most = mesh::credits(lane_parcels);
+    /// With `most` credits at each owner.
+    pub(super) fn new(shards: usize, most: usize) -> Self {
         Self { most, owners: (0..shards).map(|_| OwnerCredits { left: most, waiting: VecDeque::new() }).collect() }
     }
 

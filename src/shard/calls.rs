@@ -5,14 +5,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::receive::Reading;
-use super::{Action, Arrival, Input, Settings, ShardCore, Wire};
-use crate::auth::{Lifted, Revocation, Revocations, Verifier};
+use super::{Action, Arrival, ControlCall, Input, Settings, ShardCore, Wire};
+use crate::api::calls::SlowAnswer;
+use crate::api::error::ApiError;
+use crate::auth::{ApiKeys, Lifted, Revocation, Revocations, Verifier};
 use crate::hub::OwnedChannel;
 use crate::ids::{ConnId, ShardId};
+use crate::limits::Peer;
 use crate::metrics::ShardMetrics;
 use crate::model::engine::Ticket;
 use crate::model::errand::ErrandOutcome;
-use crate::model::parcel::Ask;
 use crate::time::clock::Now;
 
 /// One core's state.
@@ -40,6 +42,16 @@ impl Shard {
         self.core.open(arrival, now)
     }
 
+    /// A socket of the HTTP API was accepted. `None`: there is no place for it, and the driver closes it.
+    pub fn open_api(&mut self, peer: Peer, now: Now) -> Option<ConnId> {
+        self.core.open_api(peer, now)
+    }
+
+    /// The kernel has no descriptor or memory for a new connection of the API: one that there is gives way.
+    pub(crate) fn free_api_place(&mut self, now: Now) {
+        self.core.free_api_place(now);
+    }
+
     /// Takes what was received; it is unmasked in place. Replies leave at once, those of one read in one send. Only
     /// while the input is [`Input::Open`].
     pub fn receive(&mut self, id: ConnId, bytes: &mut [u8], wire: &mut impl Wire, now: Now) -> Input {
@@ -63,8 +75,8 @@ impl Shard {
 
     /// The peer has ended its direction of the stream. What it asked before that is still answered: the connection ends
     /// when nothing is owed any more.
-    pub fn hear_out(&mut self, id: ConnId) -> Input {
-        self.core.hear_out(id)
+    pub fn hear_out(&mut self, id: ConnId, now: Now) -> Input {
+        self.core.hear_out(id, now)
     }
 
     /// What the peer sent is no TLS, or TLS that can't be agreed on: its connection ends.
@@ -116,10 +128,19 @@ impl Shard {
         self.core.authenticator.lift(lifted);
     }
 
-    /// The backend asks the owner of a channel, which is this shard. The answer comes at the end of some later turn
-    /// ([`Next::Over`](super::turn::Next::Over)), under the same number.
-    pub fn ask_for_backend(&mut self, request: u32, ask: Ask) {
-        self.core.ask_for_backend(request, ask);
+    /// From now on requests to the API must bring one of these keys.
+    pub(crate) fn set_api_keys(&mut self, keys: Arc<ApiKeys>) {
+        self.core.set_api_keys(keys);
+    }
+
+    /// The control thread has answered a call of [`Shard::take_control_calls`], or could not take it.
+    pub(crate) fn control_answered(&mut self, number: u32, answer: Result<SlowAnswer, ApiError>, now: Now) {
+        self.core.control_answered(number, answer, now);
+    }
+
+    /// Refuses requests to the API from now on. Those that are under way go on.
+    pub fn drain_api(&mut self, now: Now) {
+        self.core.drain_api(now);
     }
 
     /// An errand has been done. Call this once for each [`Action::Errand`], with its number. An answer that comes late
@@ -150,6 +171,26 @@ impl Shard {
     /// What the driver has to do now, in this order; the list is handed over.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.core.actions)
+    }
+
+    /// The calls of the API that the control thread has to answer; the list is handed over.
+    pub(crate) fn take_control_calls(&mut self) -> Vec<ControlCall> {
+        self.core.take_control_calls()
+    }
+
+    /// Whether the connection is one of the API.
+    pub(crate) fn is_of_api(&self, id: ConnId) -> bool {
+        self.core.is_of_api(id)
+    }
+
+    /// Whether no request of the API is under way.
+    pub(crate) fn is_api_idle(&mut self) -> bool {
+        self.core.is_api_idle()
+    }
+
+    /// Whether a connection of the API has yet to be sent something.
+    pub(crate) fn owes_api(&mut self) -> bool {
+        self.core.owes_api()
     }
 
     /// Whether something waits that a turn would take up.

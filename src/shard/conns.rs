@@ -151,6 +151,8 @@ pub(super) enum Stage {
     Native,
     /// The connection is on the echo endpoint.
     Echo,
+    /// The connection is one of the HTTP API: `api` has its state.
+    Api,
     /// Something is to be said yet, and then it ends: the peer has [`CLOSE_MS`](super::CLOSE_MS) from the last byte that
     /// it took.
     Closing(Ending),
@@ -226,6 +228,11 @@ impl Conn {
             self.held.get_or_insert_default().heard_out = true;
         }
         owes
+    }
+
+    /// The peer has ended its direction, and is owed something.
+    pub(super) fn set_heard_out(&mut self) {
+        self.held.get_or_insert_default().heard_out = true;
     }
 
     pub(super) fn is_heard_out(&self) -> bool {
@@ -322,6 +329,11 @@ impl Conn {
     /// Keeps received bytes until they can be taken.
     pub(super) fn hold_input(&mut self, bytes: &[u8]) {
         self.held.get_or_insert_default().input.extend_from_slice(bytes);
+    }
+
+    /// Whether received bytes are kept.
+    pub(super) fn holds_input(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.input.is_empty())
     }
 
     /// What was kept, with nothing kept any more.

@@ -53,6 +53,8 @@ impl ShardCore {
         }
         // What waits for a credit never gets one.
         self.asks.end_waiting();
+        self.drain_api(now);
+        self.refuse_parked_asks(now);
         self.tell_all(Farewell::NoMoreAsks);
     }
 
@@ -72,7 +74,7 @@ impl ShardCore {
             // Asks that wait for room may be waiting for a batch to leave.
             self.hub.end_batches(now, &mut self.staging);
             self.hub.refuse_waiting(&mut self.staging);
-            if !self.hub.is_waiting() && !self.hub.is_at_engine() {
+            if !self.hub.is_waiting() && !self.hub.is_at_engine() && !self.hub.is_gathering() {
                 self.tell_all(Farewell::NoMoreDeliveries);
                 self.farewell.delivered = true;
             }
@@ -116,8 +118,9 @@ impl ShardCore {
                     }
                     self.close(id, close::GOING_AWAY, "server is going away", now);
                 }
-                Stage::Closing(_) => {}
+                Stage::Api | Stage::Closing(_) => {}
             }
         }
+        self.end_api_requests(now);
     }
 }

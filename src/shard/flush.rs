@@ -281,7 +281,7 @@ impl ShardCore {
 
     fn check_bound(&mut self, slot: u32, now: Now) {
         let conn = self.conns.at(slot);
-        if !conn.is_closing() && conn.stage != Stage::Echo {
+        if !conn.is_closing() && !matches!(conn.stage, Stage::Echo | Stage::Api) {
             match conn.outbox.keep_within(self.settings.outbox_bytes, conn.framing.voice()) {
                 Kept::Untouched | Kept::Tidied => {}
                 Kept::Shed => self.metrics.count(Count::Sheds),

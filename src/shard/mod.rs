@@ -10,7 +10,7 @@
 //! - **A connection's life**: [`Shard::open`], then any number of [`Shard::receive`], [`Shard::resume`],
 //!   [`Shard::writable`] and [`Shard::hear_out`], and [`Shard::closed`] at the end.
 //! - **Time**: [`Shard::tick`], every 64 ms.
-//! - **Commands** of the control thread: keys, revocations, asks of the backend, the drain.
+//! - **Commands** of the control thread: keys, revocations, the API's keys and slow answers, the drain.
 //! - **Turns**: [`turn::Turn::step`]. Here alone parcels come in and leave, and publications are sent.
 //! - **Questions**: [`Shard::take_actions`], [`Shard::has_work`], [`Shard::is_stuck`].
 //!
@@ -42,6 +42,7 @@
 mod admission;
 mod announcing;
 mod answers;
+mod api;
 mod asks;
 mod calls;
 mod commands;
@@ -70,6 +71,8 @@ pub mod turn;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+pub use api::ApiServing;
+pub(crate) use api::ControlCall;
 pub use calls::Shard;
 pub(crate) use errands::ERRANDS_MAX;
 pub use flush::{Sent, Wire};
@@ -81,11 +84,11 @@ use crate::hub::{Hub, HubSettings};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::refusals::RefusalLog;
 use crate::limits::{Guard, Peer};
-use crate::mesh::Staging;
+use crate::mesh::{self, Staging};
 use crate::metrics::{Count, Gauge, Metrics, ShardMetrics};
 use crate::model::errand::Errand;
 use crate::model::notice::{Gap, GapReason, Reply};
-use crate::model::parcel::{Answer, Ask, Asker, Delivery, LateAnswer, Parcel};
+use crate::model::parcel::{Answer, Asker, Delivery, LateAnswer, Parcel, Purse};
 use crate::model::position::{Placed, Position};
 use crate::model::text::Language;
 use crate::model::voice::Voice;
@@ -95,6 +98,7 @@ use crate::wire::codes::close;
 use crate::wire::{frame, http, websocket};
 use admission::Admission;
 use announcing::Announcing;
+use api::Api;
 use asks::Asks;
 use compression::Compressing;
 use conns::{Conns, Ending, Stage};
@@ -104,7 +108,6 @@ use farewell::Progress;
 use large_memory::LargeMemory;
 use pacing::Pacing;
 use probes::Probes;
-use refusals::limit_of;
 use relief::Relief;
 use rights::Sweep;
 use sender::Sender;
@@ -159,6 +162,8 @@ pub struct Settings {
     pub requests_per_connection: usize,
     /// How long a request may stay unanswered.
     pub request_ms: u64,
+    /// The HTTP API.
+    pub api: ApiServing,
     /// How long the handshake may take.
     pub handshake_ms: u64,
     /// How long a client has to sign in.
@@ -274,12 +279,13 @@ struct ShardCore {
     large_memory: LargeMemory,
     announcing: Announcing,
     asks: Asks,
+    api: Api,
     errands: Errands,
     deadlines: Deadlines,
     sweep: Sweep,
     relief: Relief,
     actions: Vec<Action>,
-    /// Answers to the backend.
+    /// Answers to the control thread.
     backend: Vec<(u32, Answer)>,
     /// What stands for the keys of `conflate`; secret, since publishers choose them.
     key_hash: foldhash::quality::RandomState,
@@ -307,7 +313,8 @@ impl ShardCore {
             compressing: Compressing::default(),
             large_memory: LargeMemory::default(),
             announcing: Announcing::default(),
-            asks: Asks::new(shards, settings.lane_parcels),
+            asks: Asks::new(shards, mesh::credits(settings.lane_parcels) - mesh::api_credits(settings.lane_parcels)),
+            api: Api::new(&settings.api, own, shards, settings.lane_parcels),
             errands: Errands::default(),
             deadlines: Deadlines::default(),
             sweep: Sweep::default(),
@@ -344,33 +351,41 @@ impl ShardCore {
             Parcel::Deliver { delivery } => self.deliver(&delivery),
             Parcel::DeliverBatch { deliveries, .. } => deliveries.iter().for_each(|delivery| self.deliver(delivery)),
             Parcel::LateAnswers(answers) => {
-                for LateAnswer { conn, request, answer } in answers {
-                    self.answered(conn, request, &answer, now);
+                for LateAnswer { asker, request, answer } in answers {
+                    self.take_answer(asker, request, answer, now);
                 }
             }
             Parcel::Announce { news } => self.announce(&news, now),
             Parcel::Kick { conn } => self.kick(conn, now),
             Parcel::Probe { conn } => self.probe(conn, now),
             Parcel::Alive { conn, user } => self.hub.alive(conn, &user, &mut self.staging),
-            Parcel::Deferred => self.give_credit(from),
+            Parcel::Deferred { purse } => self.give_credit_back(from, purse, now),
             Parcel::FromEngine(news) => self.hub.hear_engine(*news, now, &mut self.staging),
             Parcel::ToEngine(ask) => unreachable!("{ask:?} is for the engine"),
             Parcel::Gap { placed, from } => self.lose(&placed, from),
             Parcel::Farewell(farewell) => self.hear_farewell(farewell),
-            Parcel::Answer { asker: Asker::Conn(conn), request, answer, credit } => {
-                if credit {
-                    self.give_credit(from);
+            Parcel::Answer { asker, request, answer, credit } => {
+                if credit && let Some(purse) = asker.purse() {
+                    self.give_credit_back(from, purse, now);
                 }
-                self.answered(conn, request, &answer, now);
+                self.take_answer(asker, request, answer, now);
             }
-            Parcel::Answer { asker: Asker::Backend, request, answer, .. } => {
-                if let Answer::Refused(refusal) = &answer
-                    && let Some(limit) = limit_of(*refusal)
-                {
-                    self.metrics.refused(limit);
-                }
-                self.backend.push((request, answer));
-            }
+        }
+    }
+
+    fn give_credit_back(&mut self, owner: ShardId, purse: Purse, now: Now) {
+        match purse {
+            Purse::Clients => self.give_credit(owner),
+            Purse::Api => self.give_api_credit(owner, now),
+        }
+    }
+
+    /// Takes an owner's answer to its asker.
+    fn take_answer(&mut self, asker: Asker, request: u32, answer: Answer, now: Now) {
+        match asker {
+            Asker::Conn(conn) => self.answered(conn, request, &answer, now),
+            Asker::Api(conn) => self.api_answered(conn, request, answer, now),
+            Asker::Part(number) => self.hub.one_of_many(number, request, answer, &mut self.staging),
         }
     }
 
@@ -438,6 +453,7 @@ impl ShardCore {
         self.settings.refusals.tick(now.mono_ms);
         let Self { metrics, hub, .. } = self;
         metrics.set(Gauge::Connections, self.connections());
+        metrics.set(Gauge::ApiConnections, self.api.count());
         metrics.set(Gauge::EventStreams, self.event_streams);
         metrics.set(Gauge::TurnedAway, self.admission.turned_away());
         metrics.set(Gauge::Blocked, self.sender.blocked());
@@ -455,12 +471,6 @@ impl ShardCore {
         metrics.set_count(Count::Evictions, held.evictions);
         metrics.set_count(Count::ChannelEvictions, held.channel_evictions);
         metrics.set_count(Count::BatchesCut, held.batches_cut);
-    }
-
-    /// The backend asks the owner of a channel, which is this shard. The answer comes at the end of some later turn
-    /// ([`turn::Next::Over`]), under the same number.
-    fn ask_for_backend(&mut self, request: u32, ask: Ask) {
-        self.staging.push(self.own, Parcel::Ask { asker: Asker::Backend, request, ask });
     }
 
     /// Whether something waits for another shard to make room: no turn helps before it has.
@@ -487,6 +497,7 @@ impl ShardCore {
     /// Whether nothing is under way: no parcel is staged, no ask is unanswered, nothing waits for a flush.
     fn is_quiescent(&self) -> bool {
         self.asks.are_all_answered()
+            && self.api.is_at_rest()
             && !self.hub.is_holding()
             && !self.announcing.is_waiting()
             && !self.is_stuck()
@@ -581,6 +592,9 @@ impl ShardCore {
 
     /// Starts the closing handshake from our side.
     fn close(&mut self, id: ConnId, code: u16, reason: &str, now: Now) {
+        if self.conns.at(id.slot).stage == Stage::Api {
+            return self.abort(id, now);
+        }
         if self.conns.at(id.slot).framing.voice() == Voice::EventStream {
             return self.close_stream(id, code, reason, now);
         }

@@ -98,6 +98,10 @@ impl Reading {
                 Voice::NativeText => message(core, &mut self.envelopes, id, &text, MessageCome::Again, now),
             }
         }
+        if core.conns.get(id).is_some_and(|conn| conn.stage == Stage::Api) {
+            // What the parser holds comes first.
+            core.resume_api(id, now);
+        }
         if let Some(conn) = core.conns.get(id) {
             let mut held = conn.take_input();
             self.consume(core, id, &mut held, now);
@@ -119,6 +123,7 @@ impl Reading {
             }
             let conn = core.conns.at(id.slot);
             let used = match conn.stage {
+                Stage::Api => core.api_input(id, rest, now),
                 Stage::Handshake => core.handshake(id, rest, now),
                 Stage::Native if conn.framing.voice() == Voice::EventStream => {
                     core.stream_input(id, now);
@@ -215,8 +220,11 @@ impl ShardCore {
 
     /// The peer has ended its direction of the stream. What it asked before that is still answered: the connection ends
     /// when nothing is owed any more.
-    pub(super) fn hear_out(&mut self, id: ConnId) -> Input {
+    pub(super) fn hear_out(&mut self, id: ConnId, now: Now) -> Input {
         let Some(conn) = self.conns.get(id) else { return Input::Ended };
+        if conn.stage == Stage::Api {
+            return self.api_hear_out(id, now);
+        }
         conn.paused = conn.hear_out();
         if conn.paused { Input::Paused } else { Input::Ended }
     }
@@ -226,7 +234,8 @@ impl ShardCore {
         match self.conns.get(id) {
             None => Input::Ended,
             Some(conn) if conn.paused => Input::Paused,
-            Some(conn) if conn.is_heard_out() => Input::Ended,
+            // Of a connection of the API, requests may be left to take: the driver finds the end once more.
+            Some(conn) if conn.is_heard_out() && conn.stage != Stage::Api => Input::Ended,
             Some(_) => Input::Open,
         }
     }
@@ -238,6 +247,9 @@ impl ShardCore {
         // A message may have been under way when we said Close. Of a client that goes on beyond that nothing is read.
         let skipped_max = 2 * self.settings.messages.message_bytes;
         let conn = self.conns.at(id.slot);
+        if conn.stage == Stage::Api {
+            return self.api_is_open(id);
+        }
         if conn.is_put_off_ready() && !conn.is_closing() {
             return true;
         }
@@ -258,6 +270,7 @@ impl ShardCore {
     pub(super) fn maybe_resume(&mut self, id: ConnId) {
         if self.conns.get(id).is_some_and(|conn| conn.paused) && self.is_open(id) {
             self.conns.at(id.slot).paused = false;
+            self.await_api_resume(id);
             self.actions.push(Action::Resume(id));
         }
     }

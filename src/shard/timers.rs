@@ -38,6 +38,11 @@ impl ShardCore {
 
     /// Files the connection under its next deadline, unless it is filed at that tick or before.
     pub(super) fn file_deadline(&mut self, id: ConnId) {
+        if self.conns.get(id).is_some_and(|conn| conn.stage == Stage::Api) {
+            let at_ms = self.api_deadline(id);
+            let Self { conns, deadlines, .. } = self;
+            return deadlines.file(id, &mut conns.at(id.slot).filed, at_ms);
+        }
         let Self { conns, deadlines, settings, .. } = self;
         let Some(conn) = conns.get(id) else { return };
         let at_ms = next_deadline(conn, settings, deadlines.ticked_ms());
@@ -62,6 +67,7 @@ impl ShardCore {
         conn.meters.take_if(|meters| meters.is_spent(now_ms));
         match conn.stage {
             Stage::Closing(ending) => return self.see_off(id, ending, wire, now),
+            Stage::Api => return self.look_at_api(id, now),
             Stage::Handshake if since_ms + handshake_ms(conn, &settings) <= now_ms => {
                 // One that is being refused was told of when it came.
                 if conn.refused.is_none() {
@@ -119,7 +125,7 @@ impl ShardCore {
     }
 
     /// The shell is about to end the connection: what its reader finds is the end.
-    fn let_go(&mut self, id: ConnId, now: Now) {
+    pub(super) fn let_go(&mut self, id: ConnId, now: Now) {
         let conn = self.conns.at(id.slot);
         conn.enter(Stage::Closing(Ending::Finished), now.mono_ms);
         conn.forget_last_words();
@@ -191,6 +197,8 @@ fn next_deadline(conn: &Conn, settings: &super::Settings, ticked_ms: u64) -> u64
     };
     let at_ms = match conn.stage {
         Stage::Handshake => conn.since_ms + handshake_ms(conn, settings),
+        // `api` has its deadlines.
+        Stage::Api => ticked_ms + CLOSING_LOOK_MS,
         Stage::Closing(_) => ticked_ms + CLOSING_LOOK_MS,
         Stage::Native if awaits_auth(conn) => alive.min(conn.since_ms + settings.auth_ms),
         Stage::Native | Stage::Echo => alive,

@@ -15,7 +15,7 @@
 //!    milliseconds, so a flush is made in steps, and other tasks of the thread run between two steps. A flush covers
 //!    what was there when it began. What comes between its steps waits for the flush of the next turn.
 //! 5. **Ship** again. Sending ends connections whose peer is gone or too slow; their releases leave now.
-//! 6. **Answer.** The driver gets the answers for the backend. They come last: when the backend reads that a revocation
+//! 6. **Answer.** The driver gets the answers for the control thread. They come last: when the backend reads that a revocation
 //!    is done, the kernel has the Close of each connection that the revocation ended, unless its socket is full.
 //!
 //! A turn in which nothing is to be sent has no stages 4 and 5.
@@ -79,7 +79,7 @@ pub enum Next {
     Yield,
     /// The turn is over. Deliver the answers, then do as `then` says.
     Over {
-        /// Answers for the backend, under the numbers that it asked with.
+        /// Answers for the control thread, under the numbers that it asked with.
         answers: Vec<(u32, Answer)>,
         /// When the next turn begins.
         then: AfterTurn,

@@ -13,11 +13,17 @@ use tokio::time::timeout;
 
 use crate::api::{Backend, KEY, options};
 use crate::metrics::Metrics;
-use crate::support::{Client, DEADLINE, Server, until};
+use crate::support::{Client, DEADLINE, Options, Server, until};
 
-/// As many as may stay that have brought a key, and the places left for those that have not.
-const KNOWN: usize = 256;
-const STRANGERS: usize = 64;
+/// As many as may stay that have brought a key, and the places left for those that have not, with [`PLACES`] on one shard.
+const KNOWN: usize = 32;
+const STRANGERS: usize = 8;
+const PLACES: usize = KNOWN + STRANGERS;
+
+/// A server whose API has few places.
+fn few_places() -> Options {
+    options().shards(1).env("URINGCAST_LIMITS__API_CONNECTIONS", PLACES)
+}
 
 async fn connect_from(from: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -25,11 +31,11 @@ async fn connect_from(from: &str, to: SocketAddr) -> TcpStream {
     timeout(DEADLINE, socket.connect(to)).await.expect("a connection in time").unwrap()
 }
 
-fn publish(backend: &Backend) -> Vec<u8> {
+pub fn publish(backend: &Backend) -> Vec<u8> {
     request(backend, "POST", "/api/publish", r#"{"channel":"news","data":1}"#)
 }
 
-fn request(backend: &Backend, method: &str, path: &str, body: &str) -> Vec<u8> {
+pub fn request(backend: &Backend, method: &str, path: &str, body: &str) -> Vec<u8> {
     let Backend { addr, headers } = backend;
     format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
         .into_bytes()
@@ -83,7 +89,7 @@ async fn ended(tcp: &mut TcpStream) -> bool {
 
 #[tokio::test]
 async fn a_pool_of_publishers_in_use_leaves_health_its_places() {
-    let server = options().start();
+    let server = few_places().start();
     let backend = Backend::of(&server).await;
     // All of them before the first request: they may take each other's places, and nobody's else.
     let mut pool = Vec::new();
@@ -108,14 +114,14 @@ async fn a_pool_of_publishers_in_use_leaves_health_its_places() {
     }
     let metrics = Metrics::of(&server).await;
     assert_eq!(metrics.get("uringcast_api_bounds_reached_total{bound=\"connection_idle\"}").await, 1);
-    assert!(metrics.get("uringcast_api_connections").await > KNOWN as u64);
+    metrics.reach("uringcast_api_connections", |count| count > KNOWN as u64).await;
     assert!(server.log().contains("reason=\"api_connection_idle\""), "{}", server.log());
 }
 
 /// Bare connects, slow heads, slow bodies and answers that nobody reads: whoever asks gets an answer at once.
 #[tokio::test]
 async fn connections_that_do_nothing_hold_up_nobody() {
-    let server = options().env("URINGCAST_LIMITS__HANDSHAKE_MS", 120_000).start();
+    let server = few_places().env("URINGCAST_LIMITS__HANDSHAKE_MS", 120_000).start();
     let backend = Backend::of(&server).await;
     let mut publisher = TcpStream::connect(backend.addr).await.unwrap();
     publisher.write_all(&publish(&backend)).await.unwrap();
@@ -144,23 +150,29 @@ async fn connections_that_do_nothing_hold_up_nobody() {
     assert!(metrics.get("uringcast_api_bounds_reached_total{bound=\"connection_without_key\"}").await > 0);
 }
 
+/// Requests that may be unanswered, and those that one address may have of them.
+const REQUESTS: usize = 64;
+const SHARE: usize = 48;
+
 #[tokio::test]
 async fn one_backend_leaves_another_its_share() {
     let server = options()
+        .shards(1)
+        .env("URINGCAST_LIMITS__API_REQUESTS", REQUESTS)
         .env("URINGCAST_NAMESPACES__CHAT__BATCH_WINDOW_MS", 60_000)
         .env("URINGCAST_LIMITS__REQUEST_MS", 60_000)
         .start();
     let backend = Backend::of(&server).await;
     let slow = request(&backend, "POST", "/api/publish", r#"{"channel":"chat:slow","data":1}"#);
     let mut greedy = JoinSet::new();
-    for _ in 0..KNOWN {
+    for _ in 0..REQUESTS {
         let mut tcp = connect_from("127.0.0.2", backend.addr).await;
         tcp.write_all(&slow).await.unwrap();
         greedy.spawn(async move { (status(&mut tcp).await, tcp) });
     }
     // Those over its share are refused at once; the others wait for the window's end, which the server's end is.
     let mut kept = Vec::new();
-    for _ in 0..KNOWN - 144 {
+    for _ in 0..REQUESTS - SHARE {
         let (status, tcp) = greedy.join_next().await.unwrap().unwrap();
         assert_eq!(status, 503);
         kept.push(tcp);
@@ -168,7 +180,7 @@ async fn one_backend_leaves_another_its_share() {
     backend.post("/api/publish", &json!({"channel": "news", "data": 1})).await.ok();
     let metrics = Metrics::of(&server).await;
     let refused = metrics.get("uringcast_api_bounds_reached_total{bound=\"requests\"}").await;
-    assert_eq!(refused, (KNOWN - 144) as u64);
+    assert_eq!(refused, (REQUESTS - SHARE) as u64);
     server.signal("TERM");
     while let Some(answer) = greedy.join_next().await {
         assert_eq!(answer.unwrap().0, 200);

@@ -8,6 +8,7 @@ mod admission;
 mod answers;
 mod api;
 mod api_connections;
+mod api_pipeline;
 mod batches;
 mod channel_support;
 mod channels;

@@ -101,6 +101,7 @@ fn empty_pipes(world: &mut World) -> Verdict {
         for client in 0..world.clients.len() {
             busy |= pump(world, client)?;
         }
+        busy |= world.pump_backend()?;
         for shard in 0..world.shards.len() {
             busy |= world.shards[shard].has_work() || world.shards[shard].is_stuck();
             world.turn(shard)?;

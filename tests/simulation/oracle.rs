@@ -158,6 +158,7 @@ fn come_to_rest(world: &mut World) -> Verdict {
         for client in 0..world.clients.len() {
             busy |= pump(world, client)?;
         }
+        busy |= world.pump_backend()?;
         for shard in 0..world.shards.len() {
             if !world.shards[shard].is_quiescent() || !world.lanes.is_empty() || world.is_told(shard) {
                 world.turn(shard)?;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use uringcast::api::ApiSettings;
 use uringcast::auth::{CacheLimits, Verifier, user_id_from_json};
 use uringcast::config::{Auth, Config, Secret, StaticToken};
 use uringcast::dialect::native::encode::publication_frame_len;
@@ -16,7 +17,7 @@ use uringcast::model::namespace::{
 };
 use uringcast::model::text::Language;
 use uringcast::model::user::DuplicateLogin;
-use uringcast::shard::{Compression, Settings};
+use uringcast::shard::{ApiServing, Compression, Settings};
 use uringcast::site::Site;
 use uringcast::wire::deflate::Mode;
 use uringcast::wire::handshake::Policy;
@@ -41,6 +42,9 @@ pub struct Account {
 /// The account of the observer; nobody else uses it.
 pub const OBSERVER: usize = 0;
 
+/// The key of the backend.
+pub const API_KEY: &str = "the-key-of-the-backend";
+
 /// The channels of a life, over several owners and namespaces; the last one's namespace is not configured.
 pub const CHANNELS: [&str; 7] = ["news", "plain/2", "d:one", "d:two", "q:one", "t:one", "none:x"];
 
@@ -62,7 +66,7 @@ pub struct Plan {
     /// A late engine, or none: then the owners' memory orders and keeps publications.
     pub engine: Option<EnginePlan>,
     /// How likely each action is, in the order of `world::ACTIONS`.
-    pub weights: [usize; 13],
+    pub weights: [usize; 14],
     /// How likely each thing to say is, in the order of `Client::idea`.
     pub topics: [usize; 9],
     /// Of 100 things to say, how many are about channels.
@@ -163,13 +167,14 @@ fn weights(
     by_address: bool,
     has_engine: bool,
     dice: &mut Dice,
-) -> [usize; 13] {
+) -> [usize; 14] {
     let revoke = usize::from(token_share > 0 && dice.once_in(2));
     let mut lean = |base: usize| (base * dice.pick(&[1, 2, 4, 8])).div_ceil(4);
     let clients = [lean(6), lean(40), lean(60), lean(60), lean(30), lean(1), lean(1)];
     let engine = if has_engine { lean(100) } else { 0 };
     let provider = if by_address { 12 } else { 0 };
-    let server = [lean(100), lean(10), channel_share / 8, revoke, engine, provider];
+    let backend = channel_share / 8;
+    let server = [lean(100), lean(10), backend, backend * lean(8), revoke, engine, provider];
     [&clients[..], &server].concat().try_into().expect("as many as there are actions")
 }
 
@@ -257,16 +262,18 @@ fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
     let outbox_bytes = dice.pick(&[4_096, 8_192, 20_000, 1 << 20]);
     let guard = Arc::new(Guard::new(rules(outbox_bytes as u64, dice)));
     let language = dice.pick(&[Language::En, Language::Zh]);
+    let namespaces = namespaces(dice.once_in(2), dice);
+    let push_bytes = dice.pick(&[1_024, 1 << 20]);
     Settings {
         hub: HubSettings {
             shards,
-            namespaces: namespaces(dice.once_in(2), dice),
+            namespaces: Arc::clone(&namespaces),
             duplicate_login: dice.pick(&[DuplicateLogin::KickOld, DuplicateLogin::RejectNew, DuplicateLogin::Allow]),
             connections_per_user: dice.pick(&[0, 1, 2, 3]),
             probes: probe_ms > 0,
             guard: Arc::clone(&guard),
             frame_len: publication_frame_len,
-            push_bytes: dice.pick(&[1_024, 1 << 20]),
+            push_bytes,
             recover_bytes: outbox_bytes / 2,
             patience_ms: request_ms / 2,
             channels: 1_000,
@@ -284,7 +291,7 @@ fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
         guard,
         metrics: Metrics::new(shards),
         refusals: Arc::default(),
-        lane_parcels: dice.pick(&[3, 4, 8, 16, 64, 1_024]),
+        lane_parcels: dice.pick(&[5, 6, 8, 16, 64, 1_024]),
         site: Arc::new(Site {
             path: "/ws".into(),
             event_stream_path: "/sse".into(),
@@ -299,6 +306,13 @@ fn settings(shards: usize, kind: EngineKind, dice: &mut Dice) -> Settings {
         subscriptions: 128,
         requests_per_connection: dice.pick(&[1, 2, 4, 32]),
         request_ms,
+        api: ApiServing {
+            rules: Some(ApiSettings::of_keys(&[API_KEY], namespaces, push_bytes)),
+            connections: 64,
+            requests: dice.pick(&[4, 64]),
+            body_bytes: dice.pick(&[600, 1 << 20]),
+            idle_ms: dice.pick(&[500, 600_000]),
+        },
         handshake_ms: dice.pick(&[400, 10_000, 10_000]),
         token_cache: CacheLimits::default(),
         auth_ms: dice.pick(&[600, 10_000, 10_000]),

@@ -31,7 +31,7 @@ const NOTICE_MS: u64 = 30_000;
 const AT_ONCE_MS: u64 = 256;
 /// How long a connection may outlive its token: a tick, and some that a busy shard leaves out.
 const GRACE_MS: u64 = 1_500;
-/// Numbers of revocations begin here, those of the backend's other asks at 0.
+/// Numbers of revocations begin here.
 const FIRST: u32 = 1 << 31;
 
 /// What a client shows to sign in, and what it knows of it.
@@ -203,16 +203,15 @@ impl Law {
         !self.commands[shard].is_empty()
     }
 
-    /// A shard has answered; what isn't about a revocation is handed back.
-    pub fn hear(&mut self, answers: Vec<(u32, Told)>) -> Verdict<Vec<(u32, Told)>> {
-        let (ours, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(number, _)| *number >= FIRST);
-        for (number, answer) in ours {
+    /// A shard has answered.
+    pub fn hear(&mut self, answers: Vec<(u32, Told)>) -> Verdict {
+        for (number, answer) in answers {
             if !matches!(answer, Told::Revoked { .. }) {
                 return Err(format!("a revocation was answered {answer:?}"));
             }
             self.acknowledged(number)?;
         }
-        Ok(others)
+        Ok(())
     }
 
     /// One more shard is done with a revocation.

@@ -79,41 +79,73 @@ impl Pipe {
 #[derive(Debug)]
 pub struct Net {
     pub pipes: Vec<Pipe>,
-    /// By shard and slot.
+    /// The sockets of the API: one for each connection of the backend.
+    pub api: Vec<Pipe>,
+    /// By shard and slot. Sockets of the API are counted from [`API`] up.
     places: Vec<Vec<usize>>,
     dice: Dice,
     pub sabotage: Sabotage,
 }
 
 const NOBODY: usize = usize::MAX;
+const API: usize = usize::MAX / 2;
 
 impl Net {
     pub fn new(shards: usize, dice: Dice, sabotage: Sabotage) -> Self {
-        Self { pipes: Vec::new(), places: vec![Vec::new(); shards], dice, sabotage }
+        Self { pipes: Vec::new(), api: Vec::new(), places: vec![Vec::new(); shards], dice, sabotage }
     }
 
     /// Adds a socket; returns its client's number.
     pub fn connect(&mut self, id: ConnId, room: usize) -> usize {
         let number = self.pipes.len();
         self.pipes.push(Pipe::new(id, room));
+        self.place(id, number);
+        number
+    }
+
+    /// Adds a socket of the API; returns its number.
+    pub fn connect_api(&mut self, id: ConnId, room: usize) -> usize {
+        let number = self.api.len();
+        self.api.push(Pipe::new(id, room));
+        self.place(id, API + number);
+        number
+    }
+
+    fn place(&mut self, id: ConnId, number: usize) {
         let slots = &mut self.places[id.shard.index()];
         let slot = id.slot as usize;
         slots.resize(slots.len().max(slot + 1), NOBODY);
         slots[slot] = number;
-        number
+    }
+
+    fn placed(&self, id: ConnId) -> usize {
+        self.places[id.shard.index()].get(id.slot as usize).copied().unwrap_or(NOBODY)
+    }
+
+    /// The socket of the API that has this connection.
+    pub fn api_peer(&self, id: ConnId) -> Option<usize> {
+        let number = self.placed(id).checked_sub(API)?;
+        (number < self.api.len() && self.api[number].id == id).then_some(number)
+    }
+
+    fn pipe(&mut self, id: ConnId) -> &mut Pipe {
+        match (self.client(id), self.api_peer(id)) {
+            (Some(client), _) => &mut self.pipes[client],
+            (_, Some(peer)) => &mut self.api[peer],
+            _ => panic!("the shard names connections that it has"),
+        }
     }
 
     /// The client whose connection this is.
     pub fn client(&self, id: ConnId) -> Option<usize> {
-        let number = *self.places[id.shard.index()].get(id.slot as usize)?;
-        (number != NOBODY && self.pipes[number].id == id).then_some(number)
+        let number = self.placed(id);
+        (number < self.pipes.len() && self.pipes[number].id == id).then_some(number)
     }
 }
 
 impl Wire for Net {
     fn send(&mut self, conn: ConnId, pieces: &[IoSlice<'_>]) -> Sent {
-        let number = self.client(conn).expect("the shard sends to connections that it has");
-        let pipe = &mut self.pipes[number];
+        let pipe = self.pipe(conn);
         assert!(pipe.reader != Reader::Ended, "a send to {conn} after its end");
         if pipe.reset || pipe.aborted {
             return Sent::Gone;
@@ -121,8 +153,8 @@ impl Wire for Net {
         assert!(!pipe.finished, "a send to {conn} after its direction was ended");
         let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
         assert!(!bytes.is_empty(), "an empty send to {conn}");
-        let mut count = bytes.len().min(pipe.free());
-        if pipe.room != usize::MAX && self.dice.once_in(16) {
+        let (mut count, is_bounded) = (bytes.len().min(pipe.free()), pipe.room != usize::MAX);
+        if is_bounded && self.dice.once_in(16) {
             // The kernel may take less than would fit.
             count = self.dice.below(count + 1);
         }
@@ -130,12 +162,11 @@ impl Wire for Net {
         if count > 0 && count < bytes.len() && self.sabotage.strikes(Fault::LoseByte) {
             taken.pop();
         }
-        pipe.down.extend(taken);
+        self.pipe(conn).down.extend(taken);
         Sent::Bytes(count)
     }
 
     fn unacknowledged(&mut self, conn: ConnId) -> usize {
-        let number = self.client(conn).expect("the shard asks for connections that it has");
-        self.pipes[number].down.len()
+        self.pipe(conn).down.len()
     }
 }

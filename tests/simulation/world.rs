@@ -16,7 +16,7 @@ use uringcast::shard::turn::{AfterTurn, Next, Turn};
 use uringcast::shard::{Action, Arrival, Input, Shard};
 use uringcast::time::clock::Now;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, conn_of};
 use crate::channels::Known;
 use crate::client::{Client, Verdict, What};
 use crate::codec;
@@ -35,7 +35,7 @@ pub const WATCH: usize = 0;
 pub const HERE: Arrival = Arrival { from: Peer::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), is_told: true, accepted_ns: 1 };
 
 /// What a step can be; `Plan::weights` has the odds.
-const ACTIONS: [fn(&mut World) -> Verdict; 13] = [
+const ACTIONS: [fn(&mut World) -> Verdict; 14] = [
     World::connect,
     World::speak,
     World::any_server_read,
@@ -46,6 +46,7 @@ const ACTIONS: [fn(&mut World) -> Verdict; 13] = [
     World::any_turn,
     World::pass_time,
     World::backend_asks,
+    World::backend_moves,
     World::backend_revokes,
     World::engine_step,
     World::provider_acts,
@@ -161,9 +162,16 @@ impl World {
     /// One step of a server that was told to go: as in life, but that nobody comes and no time passes.
     pub fn step_out(&mut self) -> Verdict {
         self.finish_engine();
-        const WEIGHTS: [usize; 5] = [10, 20, 20, 15, 60];
-        let actions: [fn(&mut Self) -> Verdict; WEIGHTS.len()] =
-            [Self::speak, Self::any_server_read, Self::any_client_read, Self::any_writable, Self::any_turn];
+        const WEIGHTS: [usize; 7] = [10, 20, 20, 15, 60, 2, 20];
+        let actions: [fn(&mut Self) -> Verdict; WEIGHTS.len()] = [
+            Self::speak,
+            Self::any_server_read,
+            Self::any_client_read,
+            Self::any_writable,
+            Self::any_turn,
+            Self::backend_asks,
+            Self::backend_moves,
+        ];
         actions[self.dice.weighted(&WEIGHTS)](self)?;
         self.observe()
     }
@@ -319,7 +327,7 @@ impl World {
                 return Ok(());
             }
             self.note(|| format!("client {client} has ended its direction"));
-            self.shards[shard].hear_out(id)
+            self.shards[shard].hear_out(id, self.now)
         } else {
             let count = pipe.up.len().min(most);
             let mut bytes: Vec<u8> = pipe.up.drain(..count).collect();
@@ -382,13 +390,12 @@ impl World {
                     self.take_errand(shard, number, errand)?;
                     continue;
                 }
-                Action::Resume(id)
-                | Action::AwaitWritable(id)
-                | Action::Finish(id)
-                | Action::Abort(id)
-                | Action::BoundSilence(id, _)
-                | Action::End(id) => id,
+                action => conn_of(action).expect("all others are about a connection"),
             };
+            if let Some(peer) = self.net.api_peer(id) {
+                self.act_on_api(peer, action)?;
+                continue;
+            }
             let Some(client) = self.net.client(id) else { return Err(format!("{action:?} for nobody")) };
             if self.net.pipes[client].reader == Reader::Ended {
                 continue;
@@ -509,8 +516,7 @@ impl World {
         self.carry_out(shard)?;
         if let Next::Over { answers, then } = next {
             self.after[shard] = then;
-            let answers = self.law.hear(answers)?;
-            self.backend.hear(answers)?;
+            self.law.hear(answers)?;
         }
         Ok(())
     }
@@ -549,13 +555,6 @@ impl World {
                 return Err(format!("{held} bytes are held for client {client} after a flush"));
             }
         }
-        Ok(())
-    }
-
-    fn backend_asks(&mut self) -> Verdict {
-        let (said, owner) = self.backend.ask(&mut self.shards, self.law.moment(), &mut self.dice);
-        self.lanes.ring(owner);
-        self.note(|| said);
         Ok(())
     }
 

@@ -4,9 +4,11 @@
 //! The one place that knows message shapes. Pure; tokens come from `tokens`, templates from `template`.
 //! Called by `engine` (signing in) and the workloads (publishing).
 
+mod channels;
 mod template;
 mod tokens;
 
+pub use channels::{CHANNELS_MAX, Request};
 pub use template::{Template, unescaped};
 pub use tokens::Tokens;
 

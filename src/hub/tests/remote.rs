@@ -4,6 +4,7 @@
 use super::*;
 use crate::hub::remote::NEWS_MAX;
 use crate::model::engine::{EngineAsk, EngineNews, EngineOutcome, EnginePublication, Ticket};
+use crate::model::parcel::Purse;
 use crate::model::position::Placed;
 
 const OTHER: ShardId = ShardId(1);
@@ -209,7 +210,7 @@ fn the_backend_needs_no_subscriber() {
     hear_accepted(&mut scene, ticket, 9);
     assert_eq!(taken(&mut scene), ["Published"]);
     let page = Ask::History { channel: "a".into(), since: None, limit: 10, reverse: false };
-    assert!(scene.ask(Asker::Backend, page).is_none());
+    assert!(scene.ask(Asker::Api(conn(1_000)), page).is_none());
     let ticket = one_ticket(&mut scene);
     let publications = vec![publication(8), publication(9)];
     hear(&mut scene, EngineNews::Page { ticket, placed: placed(9), publications });
@@ -241,7 +242,7 @@ fn news_that_finds_no_room_is_fetched_again() {
     let key = scene.hub.channels.find("a").expect("made");
     scene.hub.channels.get_mut(key).expect("made").attach(ConnId { shard: OTHER, ..conn(7) }, 1);
     while scene.out.room(OTHER) > 0 {
-        scene.out.push(OTHER, Parcel::Deferred);
+        scene.out.push(OTHER, Parcel::Deferred { purse: Purse::Clients });
     }
     let newest = 3 + NEWS_MAX as u64 + 10;
     for offset in 4..=newest {

@@ -1,21 +1,17 @@
 //! `POST /api/revoke`, `POST /api/unrevoke` and `GET /api/revocations`: tokens are revoked, a revocation is taken back,
-//! and the revocations in force are listed page by page. `control::ledger` keeps them and writes their file.
+//! and the revocations in force are listed page by page. `ledger` keeps them and writes their file.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
-use super::response::json;
-use super::state::{ApiState, query_of, seat_of};
+use super::call_state::CallState;
+use super::ledger::NotKept;
+use crate::api::calls::SlowAnswer;
 use crate::api::error::ApiError;
 use crate::api::input::{self, RevocationsRequest};
 use crate::auth::{Lifted, Revocation, Revoked};
-use crate::control::ledger::NotKept;
+use crate::limits::Peer;
 use crate::limits::refusals::quoted;
 
 /// The answer when some shard may not know of a change yet. The change may safely be asked for again.
@@ -44,7 +40,8 @@ impl<'a> From<&'a Revocation> for RevocationBody<'a> {
     }
 }
 
-pub(super) async fn revoke(State(state): State<Arc<ApiState>>, request: Request) -> Result<Response, ApiError> {
+/// Revokes tokens. Answers when no connection lives by one of them any more, on any shard.
+pub(super) async fn revoke(state: &CallState, peer: Peer, body: &[u8]) -> Result<SlowAnswer, ApiError> {
     #[derive(Serialize)]
     struct RevokedBody {
         expires_at: u64,
@@ -52,9 +49,8 @@ pub(super) async fn revoke(State(state): State<Arc<ApiState>>, request: Request)
         #[serde(skip_serializing_if = "Option::is_none")]
         warning: Option<&'static str>,
     }
-    let peer = Some(tracing::field::display(seat_of(&request).peer()));
-    let (body, _waiting) = state.read_body(request).await?;
-    let revocation = input::revocation(body.bytes(), state.now().unix_ms, state.revocations_kept_ms)?;
+    let peer = Some(tracing::field::display(peer));
+    let revocation = input::revocation(body, state.now().unix_ms, state.revocations_kept_ms)?;
     let kept = state.with_ledger(|ledger, now_ms| ledger.add(&revocation, now_ms));
     if matches!(kept, Err(NotKept::Full)) {
         return Err(ApiError::new(
@@ -85,10 +81,11 @@ pub(super) async fn revoke(State(state): State<Arc<ApiState>>, request: Request)
     } else {
         tracing::info!(client = peer, revoked, expires_at, connections, "revoked");
     }
-    Ok(json(StatusCode::OK, &RevokedBody { expires_at, connections, warning }))
+    Ok(json(&RevokedBody { expires_at, connections, warning }))
 }
 
-pub(super) async fn list(State(state): State<Arc<ApiState>>, request: Request) -> Result<Response, ApiError> {
+/// Lists the revocations in force, a page of them.
+pub(super) fn list(state: &CallState, query: &[(String, String)]) -> Result<SlowAnswer, ApiError> {
     #[derive(Serialize)]
     struct RevocationsPage<'a> {
         count: usize,
@@ -96,7 +93,7 @@ pub(super) async fn list(State(state): State<Arc<ApiState>>, request: Request) -
         #[serde(skip_serializing_if = "Option::is_none")]
         cursor: Option<String>,
     }
-    let RevocationsRequest { cursor, limit } = RevocationsRequest::of_query(&query_of(&request)?)?;
+    let RevocationsRequest { cursor, limit } = RevocationsRequest::of_query(query)?;
     let limit = limit as usize;
     let after = cursor.as_deref().map(revocation_of).transpose()?;
     let (count, page, more) = state.with_ledger(|ledger, now_ms| {
@@ -105,24 +102,23 @@ pub(super) async fn list(State(state): State<Arc<ApiState>>, request: Request) -
     });
     let cursor = page.last().filter(|_| more).map(cursor_after);
     let revocations = page.iter().map(RevocationBody::from).collect();
-    Ok(json(StatusCode::OK, &RevocationsPage { count, revocations, cursor }))
+    Ok(json(&RevocationsPage { count, revocations, cursor }))
 }
 
 /// Takes revocations back, on every shard and in the file.
-pub(super) async fn lift(State(state): State<Arc<ApiState>>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn lift(state: &CallState, body: &[u8]) -> Result<SlowAnswer, ApiError> {
     #[derive(Serialize)]
     struct LiftedBody {
         lifted: usize,
     }
-    let (body, _waiting) = state.read_body(request).await?;
-    let lifted = input::lifted(body.bytes())?;
+    let lifted = input::lifted(body)?;
     let kept = state.with_ledger(|ledger, _| ledger.lift(&lifted));
     tracing::info!(what = lifted_words(&lifted), count = kept.as_ref().ok(), "revocations lifted");
     if !state.tell_lifted(lifted).await {
         return Err(ApiError::new(504, NOT_EVERYWHERE));
     }
     match kept {
-        Ok(lifted) => Ok(json(StatusCode::OK, &LiftedBody { lifted })),
+        Ok(lifted) => Ok(json(&LiftedBody { lifted })),
         Err(error) => {
             tracing::error!(%error, "auth.revocations_file");
             let why =
@@ -130,6 +126,12 @@ pub(super) async fn lift(State(state): State<Arc<ApiState>>, request: Request) -
             Err(ApiError::new(500, why))
         }
     }
+}
+
+/// An answer with a JSON body.
+fn json(value: &impl Serialize) -> SlowAnswer {
+    let bytes = serde_json::to_vec(value).expect("these types have string keys and no failing fields");
+    SlowAnswer { content_type: "application/json", bytes }
 }
 
 /// What is revoked, for the log. The id of a token is left out.
