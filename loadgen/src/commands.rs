@@ -106,7 +106,7 @@ pub fn template(speak: &Speak) -> Result<Option<Template>> {
 
 fn dialect(speak: &Speak, auth: &Auth, plan: &Plan) -> Result<Dialect> {
     Ok(match template(speak)? {
-        Some(template) => Dialect::Template(template),
+        Some(template) => Dialect::Template(Box::new(template)),
         None => Dialect::Uringcast(Some(tokens(auth, plan)?)),
     })
 }
@@ -233,7 +233,7 @@ pub fn connect(args: &ConnectArgs, interrupted: &Arc<AtomicBool>) -> Result<Repo
     args.check()?;
     let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
     let dialect = match template(&args.speak)? {
-        Some(template) => Dialect::Template(template),
+        Some(template) => Dialect::Template(Box::new(template)),
         None if args.no_auth => Dialect::Uringcast(None),
         None => Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?)),
     };

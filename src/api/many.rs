@@ -86,11 +86,11 @@ impl ManyPublishes {
     /// result at once and is passed over. `None` if there are no more.
     pub fn next(&mut self, rules: &ApiRules) -> Option<(usize, Box<Publish>)> {
         loop {
-            let (channel, line, made) = match &mut self.source {
+            let MadePublication { channel, line, made } = match &mut self.source {
                 ManySource::Broadcast { channels, publication } => {
                     let channel = channels.next()?;
                     let made = rules.check_channel(&channel).map(|_| publication.to(Arc::clone(&channel)));
-                    (Some(channel), 0, made)
+                    MadePublication { channel: Some(channel), line: 0, made }
                 }
                 ManySource::Lines(left) => left.take(rules)?,
             };
@@ -172,20 +172,29 @@ impl LinesLeft {
         None
     }
 
-    /// Reads the next line that is not blank: its channel, if it names one, its number, and its publication.
-    fn take(&mut self, rules: &ApiRules) -> Option<(Option<Arc<str>>, u32, Result<Box<Publish>, ApiError>)> {
+    /// Reads the next line that is not blank.
+    fn take(&mut self, rules: &ApiRules) -> Option<MadePublication> {
         let (range, number) = self.next_line()?;
         (self.at, self.number) = (range.end + 1, number);
         let made = match input::publish_line(&self.body[range]) {
             Ok(publish) => {
                 let channel = Arc::clone(&publish.channel);
                 let made = rules.check_channel(&channel).map(|_| publish);
-                (Some(channel), number, made)
+                MadePublication { channel: Some(channel), line: number, made }
             }
-            Err(error) => (None, number, Err(error)),
+            Err(error) => MadePublication { channel: None, line: number, made: Err(error) },
         };
         Some(made)
     }
+}
+
+/// One publication as it was read from the request.
+struct MadePublication {
+    /// The channel, if the request names one.
+    channel: Option<Arc<str>>,
+    /// The number of its line; 0 in a broadcast.
+    line: u32,
+    made: Result<Box<Publish>, ApiError>,
 }
 
 impl ManyEntry {

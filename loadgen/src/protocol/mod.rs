@@ -25,7 +25,7 @@ pub enum Dialect {
     /// uringcast's protocol; without tokens a connection stops at the welcome.
     Uringcast(Option<Tokens>),
     /// Another server's, by templates.
-    Template(Template),
+    Template(Box<Template>),
 }
 
 /// How far a connection is with signing in.

@@ -319,7 +319,7 @@ impl Work {
         let Some(template) = template else {
             return true;
         };
-        let channels = |asks| Dialect::Template(template.clone()).lacks_channels(asks).is_none();
+        let channels = |asks| Dialect::Template(Box::new(template.clone())).lacks_channels(asks).is_none();
         match self.kind {
             Kind::Channels { mode, .. } => channels(mode == Mode::Reply),
             Kind::Api { .. } | Kind::IdleApi => channels(false) && template.api_path.is_some(),

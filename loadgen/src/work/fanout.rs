@@ -79,7 +79,7 @@ impl Publications {
         let remembered = if settings.last.is_some() { REACHED } else { 0 };
         let reached = || (0..remembered).map(|_| AtomicU32::new(0)).collect();
         let template = match dialect {
-            Dialect::Template(template) => Some(template.clone()),
+            Dialect::Template(template) => Some((**template).clone()),
             _ => None,
         };
         Arc::new(Self {

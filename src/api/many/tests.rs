@@ -16,12 +16,12 @@ fn waiting(many: &ManyPublishes) -> usize {
 }
 
 /// Gives each publication the place with the next offset, the last one first. Returns the response and the publications.
-fn answered(mut many: ManyPublishes) -> (String, Vec<Box<Publish>>) {
+fn answered(mut many: ManyPublishes) -> (String, Vec<Publish>) {
     let rules = rules();
     let (mut asked, mut publishes) = (Vec::new(), Vec::new());
     while let Some((index, publish)) = many.next(&rules) {
         asked.push((index, Arc::clone(&publish.channel)));
-        publishes.push(publish);
+        publishes.push(*publish);
         assert_eq!(waiting(&many), asked.len());
     }
     for (offset, (index, channel)) in asked.into_iter().enumerate().rev() {
@@ -34,7 +34,7 @@ fn answered(mut many: ManyPublishes) -> (String, Vec<Box<Publish>>) {
     (String::from_utf8(out).expect("a text"), publishes)
 }
 
-fn lines(body: &str) -> (String, Vec<Box<Publish>>) {
+fn lines(body: &str) -> (String, Vec<Publish>) {
     answered(ManyPublishes::of_lines(body.into()).expect("lines"))
 }
 

@@ -67,8 +67,8 @@ mod tests {
         assert_eq!((take(&mut shares, 1), take(&mut shares, 2)), (12, 3));
         assert!(shares.take(address(3), 1));
         shares.give_back(address(1), 12);
-        assert_eq!(take(&mut shares, 2), 6);
-        assert_eq!(shares.held(), 10);
+        assert_eq!(take(&mut shares, 2), 9);
+        assert_eq!(shares.held(), 13);
     }
 
     #[test]
