@@ -36,7 +36,6 @@ pub mod hub;
 mod session;
 pub mod site;
 
-#[allow(dead_code, reason = "the shards begin to call it")]
 pub mod api;
 
 pub mod shard;

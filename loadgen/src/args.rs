@@ -2,6 +2,8 @@
 //!
 //! Only what can be asked and whether it makes sense by itself; `main` turns it into a plan.
 
+mod channels;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -14,6 +16,8 @@ use crate::marker::{Content, MARKER};
 use crate::protocol::Template;
 use crate::work::abuse::Abuse;
 use crate::work::echo;
+
+pub use channels::{ApiArgs, ChannelsArgs, NewcomersArgs};
 
 /// Measures WebSocket servers, and checks that nothing is lost, doubled, reordered or changed.
 #[derive(Parser)]
@@ -31,6 +35,12 @@ pub enum Command {
     Echo(EchoArgs),
     /// One lobby: a few publish, everyone receives
     Fanout(FanoutArgs),
+    /// Many channels: deliveries, private replies or subscribing
+    Channels(ChannelsArgs),
+    /// Requests to the HTTP API that publish, and their deliveries
+    Api(ApiArgs),
+    /// Signing in to a lobby that others are in already
+    Newcomers(NewcomersArgs),
     /// Opening connections, and what idle ones cost
     Connect(ConnectArgs),
     /// Users who come, go and publish, with presence
@@ -276,6 +286,9 @@ pub struct FanoutArgs {
     /// What the text is made of behind its marker
     #[arg(long, value_enum, default_value_t = Content::Alphabet)]
     pub content: Content,
+    /// Take the latency of the last subscriber of each publication, and not of a sample (open loop)
+    #[arg(long)]
+    pub last: bool,
     /// How many subscribers have their latencies taken
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub sample: usize,
@@ -424,7 +437,7 @@ pub struct SuiteArgs {
     /// Only these servers
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     pub only: Vec<String>,
-    /// Only these works
+    /// Only these works; page: those of the page of results
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     pub works: Vec<String>,
     /// The server that ratios refer to [default: the first]
@@ -448,6 +461,12 @@ pub struct SuiteArgs {
     /// The deadline of every wait, in seconds
     #[arg(long, default_value_t = 20.0, value_name = "SECONDS")]
     pub timeout: f64,
+    /// Write the page of results as Markdown: the best peer of each work, where the base is behind, all figures
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+    /// A sentence for that page: what else is to be known of this run
+    #[arg(long, value_name = "TEXT", requires = "page")]
+    pub note: Option<String>,
     /// Write the tables as Markdown
     #[arg(long, value_name = "FILE")]
     pub out_md: Option<PathBuf>,
@@ -528,6 +547,9 @@ impl FanoutArgs {
             bail!("publishers are subscribers, too: --publishers must not exceed --subscribers");
         }
         self.streams.check(&self.speak)?;
+        if self.last && self.span.rate.is_none() {
+            bail!("--last is for an open loop: give --rate");
+        }
         holds_marker(self.payload)
     }
 }
@@ -603,6 +625,7 @@ impl AbuseArgs {
             payload: 64,
             content: Content::Alphabet,
             sample: 64,
+            last: false,
             span: Span { seconds: self.seconds, warmup: 0.0, rate: Some(self.rate) },
             speak: Speak::default(),
             streams: EventStreams::default(),

@@ -15,21 +15,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
-use sha1::{Digest, Sha1};
 use thiserror::Error;
 
 use crate::deflate::{Agreed, Compressors, Inflater, Offer};
 use crate::events;
 use crate::frame::{self, FrameError, MAX_MESSAGE, Opcode};
+use crate::http;
 use crate::random::Random;
 use crate::target::Target;
+use crate::upgrade::{EXTENSIONS, MAX_RESPONSE, accept_key, read_response};
 
 /// The least room that a `recv` is given.
 const RECEIVE_ROOM: usize = 64 << 10;
-/// Where extensions are offered and agreed on.
-const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
-/// The longest answer to the upgrade request that is taken.
-const MAX_RESPONSE: usize = 16 << 10;
 
 /// Why a connection came to its end.
 #[derive(Debug, Error)]
@@ -55,6 +52,9 @@ pub enum Ended {
     /// The event stream was refused.
     #[error("event stream refused: {0}")]
     StreamRefused(String),
+    /// An answer to a request is not the HTTP that is read here.
+    #[error("bad answer: {0}")]
+    Answer(String),
     /// Signing in failed.
     #[error("sign-in failed: {0}")]
     SignIn(String),
@@ -110,7 +110,8 @@ impl Outgoing {
         frame::append(&mut self.bytes, opcode, payload, key);
     }
 
-    fn raw(&mut self, bytes: &[u8]) {
+    /// Appends bytes as they are: an HTTP request.
+    pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -140,6 +141,8 @@ pub trait Sink {
     fn upgraded(&mut self, out: &mut Outgoing) -> Result<(), Ended>;
     /// The server answers with an event stream.
     fn streaming(&mut self) {}
+    /// A whole answer to an HTTP request came.
+    fn answer(&mut self, _status: u16, _body: &[u8]) {}
     /// A masking key.
     fn key(&mut self) -> u32;
     /// A whole text or binary message.
@@ -201,6 +204,8 @@ pub struct Connection {
 enum StreamPart {
     Head,
     Events,
+    /// No event stream: answers to HTTP requests.
+    Answers,
 }
 
 /// What one `recv` brought.
@@ -263,6 +268,13 @@ impl Connection {
         );
         self.out.raw(request.as_bytes());
         self.flush()
+    }
+
+    /// The socket became writable for the first time: what comes are answers to HTTP requests.
+    pub fn connected_for_requests(&mut self) -> Result<(), Ended> {
+        self.check_connected()?;
+        self.stream = Some(StreamPart::Answers);
+        Ok(())
     }
 
     fn check_connected(&self) -> Result<(), Ended> {
@@ -345,8 +357,10 @@ impl Connection {
     /// Hands every whole message in `data` to `sink`; returns how many bytes are done with.
     #[inline]
     fn consume<S: Sink>(&mut self, data: &[u8], deflating: Option<&Deflating>, sink: &mut S) -> Result<usize, Ended> {
-        if self.stream.is_some() {
-            return self.consume_events(data, sink);
+        match self.stream {
+            None => {}
+            Some(StreamPart::Answers) => return self.consume_answers(data, sink),
+            Some(_) => return self.consume_events(data, sink),
         }
         let mut at = 0;
         if self.expected.is_some() {
@@ -376,6 +390,29 @@ impl Connection {
             } else {
                 self.rare(header, payload, sink)?;
             }
+        }
+        self.wanted = 0;
+        Ok(at)
+    }
+
+    /// Hands every whole HTTP answer in `data` to `sink`; returns how many bytes are done with.
+    fn consume_answers<S: Sink>(&mut self, data: &[u8], sink: &mut S) -> Result<usize, Ended> {
+        let mut at = 0;
+        while at < data.len() {
+            let Some(answer) = http::parse(&data[at..]).map_err(Ended::Answer)? else {
+                if data.len() - at > MAX_RESPONSE {
+                    return Err(Ended::Answer("an answer whose head has no end".to_owned()));
+                }
+                break;
+            };
+            let body = at + answer.head;
+            let end = body + answer.body;
+            let Some(body) = data.get(body..end) else {
+                self.wanted = end - at;
+                return Ok(at);
+            };
+            sink.answer(answer.status, body);
+            at = end;
         }
         self.wanted = 0;
         Ok(at)
@@ -524,63 +561,6 @@ impl Connection {
     }
 }
 
-/// Checks an answer to an upgrade request (RFC 6455, section 4.1): its length, and what was agreed on by it.
-fn read_response(
-    data: &[u8],
-    expected: &str,
-    offer: Option<&Offer>,
-) -> Result<Option<(usize, Option<Agreed>)>, String> {
-    let mut headers = [httparse::EMPTY_HEADER; 64];
-    let mut response = httparse::Response::new(&mut headers);
-    let end = match response.parse(data) {
-        Ok(httparse::Status::Complete(end)) => end,
-        Ok(httparse::Status::Partial) if data.len() > MAX_RESPONSE => {
-            return Err("an answer without an end".to_owned());
-        }
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(format!("not HTTP: {error}")),
-    };
-    let status = response.code.unwrap_or_default();
-    if status != 101 {
-        let body = String::from_utf8_lossy(&data[end..]);
-        let line = body.lines().next().unwrap_or_default();
-        let reason = response.reason.unwrap_or_default();
-        return Err(format!("HTTP {status} {reason} {line}").trim().to_owned());
-    }
-    let find = |name: &str| {
-        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-        found.and_then(|header| std::str::from_utf8(header.value).ok())
-    };
-    let has = |name: &str, token: &str| {
-        let value = find(name).unwrap_or_default();
-        value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
-    };
-    if !has("upgrade", "websocket") || !has("connection", "upgrade") {
-        return Err("101 without Upgrade: websocket and Connection: Upgrade".to_owned());
-    }
-    if find("sec-websocket-accept").map(str::trim) != Some(expected) {
-        return Err("101 with a wrong Sec-WebSocket-Accept".to_owned());
-    }
-    let mut extensions = response.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(EXTENSIONS));
-    let extension = extensions.next().map(|header| String::from_utf8_lossy(header.value));
-    if find("sec-websocket-protocol").is_some() || (extension.is_some() && offer.is_none()) {
-        return Err("101 with an extension or subprotocol that was not offered".to_owned());
-    }
-    if extensions.next().is_some() {
-        return Err(format!("101 with {EXTENSIONS} twice"));
-    }
-    let agreed = extension.zip(offer).map(|(answer, offer)| offer.agree(answer.trim())).transpose();
-    let agreed = agreed.map_err(|why| format!("101 with {why}, in answer to {:?}", offer.map_or("", Offer::text)))?;
-    Ok(Some((end, agreed)))
-}
-
-fn accept_key(key: &str) -> String {
-    let mut hash = Sha1::new();
-    hash.update(key.as_bytes());
-    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    STANDARD.encode(hash.finalize())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -644,26 +624,6 @@ mod tests {
             assert!(connection.partial.is_empty());
             assert_eq!(connection.out.len(), 7, "the pong");
         }
-    }
-
-    #[test]
-    fn an_accept_key_is_the_one_of_the_rfc() {
-        assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    }
-
-    #[test]
-    fn answers_to_the_upgrade_are_judged() {
-        let good = "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\n\
-                    Connection: keep-alive, Upgrade\r\nSec-WebSocket-Accept: key\r\n\r\n\x01";
-        let all = good.len() - 1;
-        for cut in 0..all {
-            assert_eq!(read_response(&good.as_bytes()[..cut], "key", None), Ok(None));
-        }
-        assert_eq!(read_response(good.as_bytes(), "key", None), Ok(Some((all, None))));
-        assert!(read_response(good.as_bytes(), "other", None).is_err());
-        let refused = b"HTTP/1.1 503 Service Unavailable\r\n\r\nfull\n";
-        let told = read_response(refused, "key", None).unwrap_err();
-        assert_eq!(told, "HTTP 503 Service Unavailable full");
     }
 
     #[test]

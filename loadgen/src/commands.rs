@@ -2,6 +2,8 @@
 //!
 //! Called by `main` for one run and by `suite` for many.
 
+mod channels;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -25,13 +27,15 @@ use crate::target::Target;
 use crate::work::counted::Checked;
 use crate::work::{abuse, chat, connect, echo, fanout, storm};
 
+pub use channels::{api, channels, newcomers};
+
 fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
     let wait = Duration::try_from_secs_f64(common.wait).context("--wait is no time")?;
     let target = Target::parse(url)?.reached(&common.source, wait)?;
     let connections = connections as usize;
     system::reserve_descriptors(connections)?;
     Ok(Plan {
-        dialect: Dialect::Raw,
+        dialect: Dialect::Raw.into(),
         connections,
         threads: usize::from(common.threads),
         cpus: common.cpus()?,
@@ -42,6 +46,8 @@ fn plan(common: &Common, url: &str, connections: u32) -> Result<Plan> {
         compression: common.compression.settings()?,
         delay_acks: common.delay_acks,
         streams: None,
+        requests: None,
+        later: 0,
         target,
     })
 }
@@ -100,18 +106,29 @@ pub fn template(speak: &Speak) -> Result<Option<Template>> {
 
 fn dialect(speak: &Speak, auth: &Auth, plan: &Plan) -> Result<Dialect> {
     Ok(match template(speak)? {
-        Some(template) => Dialect::Template(template),
+        Some(template) => Dialect::Template(Box::new(template)),
         None => Dialect::Uringcast(Some(tokens(auth, plan)?)),
     })
 }
 
 /// The payload of a publication: as asked, or such that a delivery is as long as `--wire-bytes`.
 fn payload(speak: &Speak, dialect: &Dialect, asked: usize) -> Result<usize> {
+    payload_on(speak, dialect, None, asked)
+}
+
+/// The same of a publication on `channel`.
+fn payload_on(speak: &Speak, dialect: &Dialect, channel: Option<&str>, asked: usize) -> Result<usize> {
     let Some(bytes) = speak.wire_bytes else {
         return Ok(asked);
     };
     match dialect {
-        Dialect::Template(template) => Ok(template.text_length(bytes).max(crate::marker::MARKER)),
+        Dialect::Template(template) => {
+            let length = match channel {
+                Some(channel) => template.text_length_on(channel, bytes),
+                None => template.text_length(bytes),
+            };
+            Ok(length.max(crate::marker::MARKER))
+        }
         _ => bail!("--wire-bytes is for protocols by template: uringcast adds what it adds"),
     }
 }
@@ -137,7 +154,7 @@ pub fn echo(args: &EchoArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
         binary: args.binary,
         verify_every: args.common.compression.verify_every(),
     };
-    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
+    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0, rest: None };
     let measured =
         run::run(plan, times, args.common.pid, interrupted, |thread, slots| echo::Echo::new(settings, thread, slots))?;
     let mut report = Report::new("echo", &args.url, args.connections, &measured, false);
@@ -157,7 +174,7 @@ pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report
     // Flags that can't be meant are told of at once, not after the server was waited for.
     template(&args.speak)?;
     let mut plan = plan(&args.place.common, &args.place.url, args.subscribers)?;
-    plan.dialect = dialect(&args.speak, &args.place.auth, &plan)?;
+    plan.dialect = dialect(&args.speak, &args.place.auth, &plan)?.into();
     plan.streams = args.streams.streams(usize::from(args.publishers));
     let settings = fanout::Settings {
         threads: plan.threads,
@@ -169,11 +186,12 @@ pub fn fanout(args: &FanoutArgs, interrupted: &Arc<AtomicBool>) -> Result<Report
         content: args.content,
         run: Random::seeded().key(),
         sample_every: plan.connections.div_ceil(args.sample.max(1)),
+        last: args.last.then_some(plan.connections as u32),
         verify_every: args.place.common.compression.verify_every(),
     };
-    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
+    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0, rest: None };
     let publications = fanout::Publications::new(&settings, &plan.dialect);
-    let numbered = matches!(plan.dialect, Dialect::Uringcast(_));
+    let numbered = matches!(*plan.dialect, Dialect::Uringcast(_));
     let measured = run::run(plan, times, args.place.common.pid, interrupted, |thread, slots| {
         fanout::Fanout::new(settings, Arc::clone(&publications), thread, slots)
     })?;
@@ -198,6 +216,9 @@ fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>, numbere
     report.examples.truncate(5);
     report.latency = merged(measured.workloads.iter().map(|w| &w.latencies)).percentiles();
     report.send_lag = merged(measured.workloads.iter().map(|w| &w.lag)).percentiles();
+    if args.last {
+        report.notes.push("latency is that of the last subscriber of each publication".to_owned());
+    }
     let lockstep = if args.lockstep { " in lockstep" } else { "" };
     report.paced(args.span.rate, format!("window {}{lockstep}", args.window));
     if numbered && report.received > 0 && !measured.workloads.iter().any(fanout::Fanout::has_offsets) {
@@ -211,14 +232,15 @@ fn fanout_report(args: &FanoutArgs, measured: &Measured<fanout::Fanout>, numbere
 pub fn connect(args: &ConnectArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     args.check()?;
     let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
-    plan.dialect = match template(&args.speak)? {
-        Some(template) => Dialect::Template(template),
+    let dialect = match template(&args.speak)? {
+        Some(template) => Dialect::Template(Box::new(template)),
         None if args.no_auth => Dialect::Uringcast(None),
         None => Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?)),
     };
+    plan.dialect = dialect.into();
     plan.connect_rate = args.rate;
     plan.streams = args.streams.streams(0);
-    let times = Times { seconds: args.hold.max(0.01), warmup: 0.0, settle: args.settle };
+    let times = Times { seconds: args.hold.max(0.01), warmup: 0.0, settle: args.settle, rest: None };
     let measured = run::run(plan, times, args.place.common.pid, interrupted, |_, _| connect::Idle::default())?;
     let mut report = Report::new("connect", &args.place.url, args.connections, &measured, true);
     report.pushes = report.received;
@@ -236,7 +258,7 @@ pub fn chat(args: &ChatArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
     // Those who leave come back from another port.
     let visits = (args.churn * args.span.seconds) as usize;
     plan.sources = plan.target.sources(&args.place.common.source, plan.connections + visits);
-    plan.dialect = Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?));
+    plan.dialect = Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?)).into();
     let settings = chat::Settings {
         connections: plan.connections,
         threads: plan.threads,
@@ -249,7 +271,7 @@ pub fn chat(args: &ChatArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> {
         run: Random::seeded().key(),
     };
     let shared = chat::Shared::new(&settings, &args.room_prefix);
-    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0 };
+    let times = Times { seconds: args.span.seconds, warmup: args.span.warmup, settle: 0.0, rest: None };
     let measured = run::run(plan, times, args.place.common.pid, interrupted, |thread, slots| {
         chat::Chat::new(settings, Arc::clone(&shared), thread, slots)
     })?;
@@ -277,7 +299,7 @@ pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> 
     let mut plan = plan(&args.place.common, &args.place.url, args.connections)?;
     // The ports of the dropped connections rest on this side.
     plan.sources = plan.target.sources(&args.place.common.source, plan.connections * 4);
-    plan.dialect = Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?));
+    plan.dialect = Dialect::Uringcast(Some(tokens(&args.place.auth, &plan)?)).into();
     let settings = fanout::Settings {
         threads: plan.threads,
         publishers: usize::from(args.publishers),
@@ -288,12 +310,13 @@ pub fn storm(args: &StormArgs, interrupted: &Arc<AtomicBool>) -> Result<Report> 
         content: Content::Alphabet,
         run: Random::seeded().key(),
         sample_every: plan.connections.div_ceil(64),
+        last: None,
         // What one missed is asked for by the offset that it has seen.
         verify_every: 1,
     };
     let jitter = u64::from(args.jitter_ms) * (SECOND / 1_000);
     let publications = fanout::Publications::new(&settings, &plan.dialect);
-    let times = Times { seconds: args.before + args.within, warmup: args.before, settle: 0.0 };
+    let times = Times { seconds: args.before + args.within, warmup: args.before, settle: 0.0, rest: None };
     let measured = run::run(plan, times, args.place.common.pid, interrupted, |thread, slots| {
         storm::Storm::new(settings, Arc::clone(&publications), jitter, thread, slots)
     })?;

@@ -5,9 +5,9 @@
 //! Called by `run` and `engine`.
 
 use std::net::IpAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use crate::deflate;
 use crate::latency::Clock;
@@ -19,7 +19,7 @@ pub struct Plan {
     /// Where to connect.
     pub target: Target,
     /// What to say first.
-    pub dialect: Dialect,
+    pub dialect: Arc<Dialect>,
     /// How many connections, over all threads.
     pub connections: usize,
     /// How many threads.
@@ -40,6 +40,25 @@ pub struct Plan {
     pub delay_acks: bool,
     /// Connections that are event streams, if some are to be.
     pub streams: Option<Streams>,
+    /// Connections that send HTTP requests, if some are to.
+    pub requests: Option<Requests>,
+    /// The last so many connections are opened by the workload, and not before it starts.
+    pub later: usize,
+}
+
+impl Plan {
+    /// Connections that are opened before the workload starts.
+    pub fn first(&self) -> usize {
+        self.connections.saturating_sub(self.later)
+    }
+}
+
+/// Which connections send HTTP requests.
+pub struct Requests {
+    /// Where to.
+    pub target: Target,
+    /// Connections below this number are WebSockets.
+    pub from: usize,
 }
 
 /// Which connections are event streams.

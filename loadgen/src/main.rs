@@ -4,7 +4,7 @@
 //! reordered, changed or cut, 2 the run could not be made.
 //!
 //! What stands left knows nothing of what stands right:
-//! frame, marker, latency, check, procfs < deflate < client, protocol < control < engine < work, run < report
+//! frame, http, marker, latency, check, procfs < deflate < upgrade < client, protocol < control < engine < work, run < report
 //! < commands < suite < main.
 
 mod args;
@@ -16,6 +16,7 @@ mod deflate;
 mod engine;
 mod events;
 mod frame;
+mod http;
 mod latency;
 mod marker;
 mod procfs;
@@ -26,6 +27,7 @@ mod run;
 mod suite;
 mod system;
 mod target;
+mod upgrade;
 mod work;
 
 use std::process::ExitCode;
@@ -56,6 +58,9 @@ fn start(cli: Cli) -> Result<bool> {
     let (report, common) = match &cli.command {
         Command::Echo(args) => (commands::echo(args, &interrupted)?, &args.common),
         Command::Fanout(args) => (commands::fanout(args, &interrupted)?, &args.place.common),
+        Command::Channels(args) => (commands::channels(args, &interrupted)?, &args.place.common),
+        Command::Api(args) => (commands::api(args, &interrupted)?, &args.place.common),
+        Command::Newcomers(args) => (commands::newcomers(args, &interrupted)?, &args.place.common),
         Command::Connect(args) => (commands::connect(args, &interrupted)?, &args.place.common),
         Command::Chat(args) => (commands::chat(args, &interrupted)?, &args.place.common),
         Command::Storm(args) => (commands::storm(args, &interrupted)?, &args.place.common),

@@ -107,6 +107,75 @@ fn cpu_ticks(pid: u32) -> Option<u64> {
     Some((user + system) * 1_000_000_000 / rustix::param::clock_ticks_per_second())
 }
 
+/// How some CPUs spent their time, in nanoseconds, all of them together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreTime {
+    /// In programs.
+    pub user: u64,
+    /// In the kernel, for programs and for its own threads, ksoftirqd among them.
+    pub system: u64,
+    /// In interrupts and what they leave to be done behind them.
+    pub interrupts: u64,
+    /// In nothing.
+    pub idle: u64,
+}
+
+impl CoreTime {
+    /// What was spent since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            user: self.user.saturating_sub(earlier.user),
+            system: self.system.saturating_sub(earlier.system),
+            interrupts: self.interrupts.saturating_sub(earlier.interrupts),
+            idle: self.idle.saturating_sub(earlier.idle),
+        }
+    }
+
+    /// Time in anything.
+    pub fn busy(&self) -> u64 {
+        self.user + self.system + self.interrupts
+    }
+}
+
+/// The CPUs that `pid` is kept on; none if it may run on all of them.
+pub fn kept_on(pid: u32) -> Option<Vec<usize>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let mut cpus = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        cpus.extend(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?);
+    }
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let there = |cpu: &usize| stat.lines().any(|line| line.starts_with(&format!("cpu{cpu} ")));
+    cpus.retain(there);
+    let all = stat.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu ")).count();
+    (cpus.len() < all).then_some(cpus)
+}
+
+/// How `cpus` spent their time so far.
+pub fn core_time(cpus: &[usize]) -> Option<CoreTime> {
+    sum_of_cores(&fs::read_to_string("/proc/stat").ok()?, cpus)
+}
+
+fn sum_of_cores(stat: &str, cpus: &[usize]) -> Option<CoreTime> {
+    let mut all = CoreTime::default();
+    for cpu in cpus {
+        let line = stat.lines().find_map(|line| line.strip_prefix(&format!("cpu{cpu} ")))?;
+        let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+        let at = |places: &[usize]| {
+            let ticks: u64 = places.iter().filter_map(|place| ticks.get(*place)).sum();
+            ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second()
+        };
+        // user nice system idle iowait irq softirq
+        all.user += at(&[0, 1]);
+        all.system += at(&[2]);
+        all.interrupts += at(&[5, 6]);
+        all.idle += at(&[3, 4]);
+    }
+    Some(all)
+}
+
 fn first_numbers(text: &str) -> Option<(u64, u64)> {
     let mut numbers = text.split_whitespace().map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
@@ -182,6 +251,17 @@ mod tests {
         let partly = at(Some(second / 2), second).since(&at(Some(0), 0));
         assert_eq!(partly, second);
         assert_eq!(at(None, second).since(&at(None, 0)), second);
+    }
+
+    #[test]
+    fn the_time_of_chosen_cpus_is_added_up() {
+        let stat = "cpu  9 9 9 9 9 9 9\ncpu0 1 2 3 4 5 6 7 0\ncpu1 10 20 30 40 50 60 70 0\ncpu10 1 1 1 1 1 1 1\n";
+        let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second();
+        let one = sum_of_cores(stat, &[1]).unwrap();
+        assert_eq!((one.user, one.system, one.interrupts, one.idle), (30 * tick, 30 * tick, 130 * tick, 90 * tick));
+        let both = sum_of_cores(stat, &[0, 1]).unwrap();
+        assert_eq!((both.since(&one).busy(), both.busy()), (19 * tick, 209 * tick));
+        assert_eq!(sum_of_cores(stat, &[2]), None);
     }
 
     #[test]

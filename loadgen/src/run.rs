@@ -16,7 +16,7 @@ use crate::control::{Control, Counters, Phase, Plan, Window, share};
 use crate::deflate::Tally;
 use crate::engine::{Engine, Finished, Workload};
 use crate::latency::{Latencies, SECOND};
-use crate::procfs::{self, CpuTime, Memory};
+use crate::procfs::{self, CoreTime, CpuTime, Memory};
 
 /// How often the controller looks.
 const LOOK: Duration = Duration::from_millis(5);
@@ -36,6 +36,8 @@ pub struct Times {
     pub warmup: f64,
     /// Rest between the last sign-in and the look at the server's memory.
     pub settle: f64,
+    /// Rest between the last message and the second look at the server's memory; none: at the end of the window.
+    pub rest: Option<f64>,
 }
 
 /// The sums of all threads' counters and the server's CPU time at one moment.
@@ -57,6 +59,8 @@ pub struct Snapshot {
     pub bytes_out: u64,
     /// The server's CPU time.
     pub server_cpu: Option<CpuTime>,
+    /// How the server's own CPUs spent their time.
+    pub server_cores: Option<CoreTime>,
 }
 
 /// What happened between two snapshots.
@@ -68,6 +72,8 @@ pub struct Difference {
     pub server_cpu: Option<u64>,
     /// How long its threads were ready to run without a CPU, in nanoseconds.
     pub server_waited: Option<u64>,
+    /// How the CPUs that it is kept on spent their time.
+    pub server_cores: Option<CoreTime>,
 }
 
 impl Snapshot {
@@ -83,10 +89,12 @@ impl Snapshot {
             bytes_in: self.bytes_in - earlier.bytes_in,
             bytes_out: self.bytes_out - earlier.bytes_out,
             server_cpu: None,
+            server_cores: None,
         };
         let server_cpu = cpu.map(|(now, before)| now.since(&before));
         let server_waited = cpu.map(|(now, before)| now.waited_since(&before));
-        Difference { counts, server_cpu, server_waited }
+        let server_cores = self.server_cores.zip(earlier.server_cores).map(|(now, before)| now.since(&before));
+        Difference { counts, server_cpu, server_waited, server_cores }
     }
 }
 
@@ -150,6 +158,8 @@ struct Course<'a> {
     control: &'a Control,
     times: Times,
     pid: Option<u32>,
+    /// The CPUs that the server is kept on, if it is kept on some.
+    server_cpus: Option<Vec<usize>>,
     interrupted: &'a AtomicBool,
     bar: ProgressBar,
     failed: &'a AtomicBool,
@@ -180,7 +190,9 @@ pub fn run<W: Workload>(
                 })
             })
             .collect();
-        let course = Course { control: &control, times, pid, interrupted, bar: progress_bar(), failed: &failed };
+        let server_cpus = pid.and_then(procfs::kept_on);
+        let bar = progress_bar();
+        let course = Course { control: &control, times, pid, server_cpus, interrupted, bar, failed: &failed };
         let outcome = course.follow();
         let joined = handles.into_iter().map(|handle| {
             let finished = handle.join();
@@ -226,7 +238,7 @@ impl Course<'_> {
         let before = self.snapshot();
         self.connect();
         let connecting = self.snapshot().since(&before);
-        let all_ready = sum(self.control, |c| &c.ready) == self.control.plan.connections as u64;
+        let all_ready = sum(self.control, |c| &c.ready) == self.control.plan.first() as u64;
         let (mut window, mut memory, mut memory_after) = (None, None, None);
         let mut timeline = Vec::new();
         if all_ready && !self.over() {
@@ -235,6 +247,10 @@ impl Course<'_> {
             window = Some(self.work(&mut timeline));
             memory_after = self.pid.and_then(procfs::memory);
             self.drain();
+            if let Some(rest) = self.times.rest {
+                thread::sleep(Duration::from_secs_f64(rest));
+                memory_after = self.pid.and_then(procfs::memory);
+            }
         }
         let total = self.snapshot();
         // A thread sees a new phase after its nap at the latest, and publishes its counters then.
@@ -274,6 +290,7 @@ impl Course<'_> {
             bytes_in: sum(control, |c| &c.bytes_in),
             bytes_out: sum(control, |c| &c.bytes_out),
             server_cpu: self.pid.and_then(procfs::cpu_time),
+            server_cores: self.server_cpus.as_deref().and_then(procfs::core_time),
         }
     }
 
@@ -287,7 +304,7 @@ impl Course<'_> {
 
     /// Until every connection is signed in or has failed. Each has its own deadline.
     fn connect(&self) {
-        let all = self.control.plan.connections as u64;
+        let all = self.control.plan.first() as u64;
         loop {
             let ready = sum(self.control, |c| &c.ready);
             let failed = sum(self.control, |c| &c.failed);
@@ -459,7 +476,7 @@ mod tests {
 
     fn looked() -> Difference {
         let counts = Snapshot { at: 5_000_000, ..Snapshot::default() };
-        Difference { counts, server_cpu: None, server_waited: None }
+        Difference { counts, server_cpu: None, server_waited: None, server_cores: None }
     }
 
     #[test]

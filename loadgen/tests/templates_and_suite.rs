@@ -294,6 +294,7 @@ fn suite(servers: &str, more: &[&str]) -> (Output, Value, String, String) {
     let file = folder.path().join("servers.toml");
     std::fs::write(&file, format!("{servers}{PROTOCOLS}")).unwrap();
     let (markdown, html) = (folder.path().join("out.md"), folder.path().join("out.html"));
+    let page = folder.path().join("page.md");
     let basis = [
         "suite",
         "--servers",
@@ -308,11 +309,21 @@ fn suite(servers: &str, more: &[&str]) -> (Output, Value, String, String) {
         "231",
         "--out-md",
         markdown.to_str().unwrap(),
+        "--page",
+        page.to_str().unwrap(),
+        "--note",
+        "made by a test",
         "--html",
         html.to_str().unwrap(),
     ];
     let (output, json) = loadgen(&[&basis[..], more].concat(), &folder.path().join("out.json"));
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    if !json.is_null() {
+        let page = read(&page);
+        assert!(page.contains("made by a test") && page.contains("| one |") | page.contains("| good |"), "{page}");
+        // Folders of this machine say nothing elsewhere.
+        assert!(!page.contains(folder.path().to_str().unwrap()), "{page}");
+    }
     (output, json, read(&markdown), read(&html))
 }
 

@@ -87,16 +87,21 @@ impl ApiConnection {
             return step;
         }
         let mut held = std::mem::take(&mut self.held);
-        held.extend_from_slice(input);
-        *input = &[];
+        if !input.is_empty() {
+            held.drain(..std::mem::take(&mut self.read));
+            held.extend_from_slice(input);
+            *input = &[];
+        }
         let mut rest = &held[self.read..];
         let step = self.advance(&mut rest, rules);
         let left = rest.len();
-        if left > 0 {
+        if left == 0 {
+            self.read = 0;
+        } else if left < held.capacity() / 4 {
+            (self.held, self.read) = (rest.to_vec(), 0);
+        } else {
             self.read = held.len() - left;
             self.held = held;
-        } else {
-            self.read = 0;
         }
         step
     }
@@ -119,11 +124,6 @@ impl ApiConnection {
             (false, None) if !self.held.is_empty() => ApiPhase::Head,
             (false, None) => ApiPhase::Idle,
         }
-    }
-
-    /// Whether a request with a valid key waits for its body. The end of the server waits for it.
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.body.as_ref().and_then(|body| body.waiting.as_ref()).is_some_and(|waiting| waiting.has_key)
     }
 
     /// The bytes that it holds on the heap.

@@ -50,7 +50,7 @@ pub(crate) struct PublicationInput {
 
 impl PublicationInput {
     /// The publication for one of many channels.
-    pub(crate) fn to(&self, channel: Arc<str>) -> Box<Publish> {
+    pub(super) fn to(&self, channel: Arc<str>) -> Box<Publish> {
         let Self { content, key, idempotency_key, epoch } = self;
         let (content, key) = (content.clone(), key.clone());
         let (idempotency_key, epoch) = (idempotency_key.clone(), epoch.clone());
@@ -76,11 +76,6 @@ pub(super) fn publish_ask(body: &[u8], header: Option<&str>, rules: &ApiRules) -
     Ok(ApiAsk { ask: Ask::Publish(publish), escape: false })
 }
 
-/// Reads the body of `POST /api/publish`. `header` is the value of `Idempotency-Key`.
-pub(crate) fn publish_body(body: &[u8], header: Option<&str>) -> Result<Box<Publish>, ApiError> {
-    publish(&JsonFields::of_body(body, PUBLICATION)?, header)
-}
-
 /// Reads one of many publications, which are a line each.
 pub(super) fn publish_line(line: &[u8]) -> Result<Box<Publish>, ApiError> {
     publish(&JsonFields::of_line(line, PUBLICATION)?, None)
@@ -100,7 +95,7 @@ pub(super) fn query_pairs(query: &str) -> Vec<(String, String)> {
 }
 
 /// Reads the body of `POST /api/broadcast`. `header` is the value of `Idempotency-Key`.
-pub(crate) fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<Arc<str>>, PublicationInput), ApiError> {
+pub(super) fn broadcast(body: &[u8], header: Option<&str>) -> Result<(Vec<Arc<str>>, PublicationInput), ApiError> {
     let fields = JsonFields::of_body(body, PUBLICATION)?;
     if fields.has("channel") || fields.has("epoch") {
         return Err(ApiError::malformed("channel and epoch are fields of /api/publish; /api/broadcast takes channels"));

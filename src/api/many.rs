@@ -21,8 +21,6 @@ pub struct ManyPublishes {
     source: ManySource,
     /// One for each publication that has been made, in their order.
     entries: Vec<ManyEntry>,
-    /// The entries that have no result yet.
-    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -63,7 +61,7 @@ impl ManyPublishes {
     /// One publication to many channels.
     pub(super) fn of_broadcast(channels: Vec<Arc<str>>, publication: PublicationInput) -> Self {
         let entries = Vec::with_capacity(channels.len());
-        Self { source: ManySource::Broadcast { channels: channels.into_iter(), publication }, entries, waiting: 0 }
+        Self { source: ManySource::Broadcast { channels: channels.into_iter(), publication }, entries }
     }
 
     /// Lines with a publication each.
@@ -81,18 +79,18 @@ impl ManyPublishes {
         if left.next_line().is_none() {
             return Err(ApiError::malformed("the body must have a JSON object in each line, and has none"));
         }
-        Ok(Self { source: ManySource::Lines(left), entries: Vec::with_capacity(lines), waiting: 0 })
+        Ok(Self { source: ManySource::Lines(left), entries: Vec::with_capacity(lines) })
     }
 
     /// The next publication, and its number for [`ManyPublishes::put`]. What is malformed, or for no channel, gets its
     /// result at once and is passed over. `None` if there are no more.
     pub fn next(&mut self, rules: &ApiRules) -> Option<(usize, Box<Publish>)> {
         loop {
-            let (channel, line, made) = match &mut self.source {
+            let MadePublication { channel, line, made } = match &mut self.source {
                 ManySource::Broadcast { channels, publication } => {
                     let channel = channels.next()?;
                     let made = rules.check_channel(&channel).map(|_| publication.to(Arc::clone(&channel)));
-                    (Some(channel), 0, made)
+                    MadePublication { channel: Some(channel), line: 0, made }
                 }
                 ManySource::Lines(left) => left.take(rules)?,
             };
@@ -101,7 +99,6 @@ impl ManyPublishes {
                 Ok(publish) => (None, Some(publish)),
                 Err(error) => (Some(Err(error)), None),
             };
-            self.waiting += usize::from(result.is_none());
             self.entries.push(ManyEntry { channel, line, result });
             if let Some(publish) = publish {
                 return Some((index, publish));
@@ -113,12 +110,6 @@ impl ManyPublishes {
     pub fn put(&mut self, index: usize, result: Result<(Placed, bool), ApiError>) {
         let before = self.entries[index].result.replace(result);
         debug_assert!(before.is_none(), "publication {index} has two results");
-        self.waiting -= usize::from(before.is_none());
-    }
-
-    /// The number of publications that were given out and have no result.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting
     }
 
     /// Gives every publication that has no result this one. Those that were never made are refused as `unasked`.
@@ -126,7 +117,6 @@ impl ManyPublishes {
         for entry in self.entries.iter_mut().filter(|entry| entry.result.is_none()) {
             entry.result = Some(Err(error.clone()));
         }
-        self.waiting = 0;
         while let Some((index, _)) = self.next(rules) {
             self.put(index, Err(unasked.clone()));
         }
@@ -182,20 +172,29 @@ impl LinesLeft {
         None
     }
 
-    /// Reads the next line that is not blank: its channel, if it names one, its number, and its publication.
-    fn take(&mut self, rules: &ApiRules) -> Option<(Option<Arc<str>>, u32, Result<Box<Publish>, ApiError>)> {
+    /// Reads the next line that is not blank.
+    fn take(&mut self, rules: &ApiRules) -> Option<MadePublication> {
         let (range, number) = self.next_line()?;
         (self.at, self.number) = (range.end + 1, number);
         let made = match input::publish_line(&self.body[range]) {
             Ok(publish) => {
                 let channel = Arc::clone(&publish.channel);
                 let made = rules.check_channel(&channel).map(|_| publish);
-                (Some(channel), number, made)
+                MadePublication { channel: Some(channel), line: number, made }
             }
-            Err(error) => (None, number, Err(error)),
+            Err(error) => MadePublication { channel: None, line: number, made: Err(error) },
         };
         Some(made)
     }
+}
+
+/// One publication as it was read from the request.
+struct MadePublication {
+    /// The channel, if the request names one.
+    channel: Option<Arc<str>>,
+    /// The number of its line; 0 in a broadcast.
+    line: u32,
+    made: Result<Box<Publish>, ApiError>,
 }
 
 impl ManyEntry {

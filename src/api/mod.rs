@@ -17,7 +17,7 @@ pub mod connection;
 pub(crate) mod error;
 mod fields;
 mod gate;
-pub(crate) mod hosts;
+mod hosts;
 pub(crate) mod input;
 pub(crate) mod many;
 pub(crate) mod reply;

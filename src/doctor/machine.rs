@@ -72,6 +72,8 @@ pub(crate) struct Machine {
     pub(crate) files: Option<ProcessLimit>,
     /// The limit of locked memory, in bytes.
     pub(crate) memlock: Option<ProcessLimit>,
+    /// The sysctl `fs.epoll.max_user_watches`.
+    pub(crate) epoll_watches: Option<u64>,
     /// The sysctl `fs.nr_open`.
     pub(crate) nr_open: Option<u64>,
     /// The sysctl `fs.file-max`.
@@ -199,6 +201,7 @@ impl Files {
             seccomp: status.and_then(|text| field::<u64>(text, "Seccomp")).map(|mode| mode != 0),
             files: self.limit("Max open files"),
             memlock: self.limit("Max locked memory"),
+            epoll_watches: self.number("proc/sys/fs/epoll/max_user_watches"),
             nr_open: self.number("proc/sys/fs/nr_open"),
             file_max: self.number("proc/sys/fs/file-max"),
             files_open: self.sysctl::<3>("fs/file-nr").map(|[open, ..]| open),

@@ -15,6 +15,7 @@ pub(super) fn checks(machine: &Machine, plan: &Plan) -> Vec<Finding> {
     vec![
         open_files(machine.files, plan),
         nr_open(machine, plan),
+        epoll_watches(machine.epoll_watches, plan),
         file_max(machine, plan),
         memlock(machine.memlock),
         memory(machine, plan),
@@ -71,6 +72,20 @@ fn nr_open(machine: &Machine, plan: &Plan) -> Finding {
         .should_be(format!("at least {}", grouped(needed(plan))))
         .since("no process's limit of open files can be raised above it")
         .mended_by(SYSCTLS)
+}
+
+fn epoll_watches(most: Option<u64>, plan: &Plan) -> Finding {
+    const CHECK: &str = "fs.epoll.max_user_watches";
+    match most {
+        None => Finding::not_known(CHECK),
+        Some(most) if most >= needed(plan) => Finding::fine(CHECK, grouped(most)),
+        Some(most) => Finding::off(Severity::Stops, CHECK, grouped(most))
+            .should_be(format!("at least {}", grouped(needed(plan))))
+            .since(
+                "each connection is in the epoll set of its shard, and the sets of all processes of the user count against \
+                 it; the kernel sets it from the memory, and someone lowered it",
+            ),
+    }
 }
 
 fn file_max(machine: &Machine, plan: &Plan) -> Finding {

@@ -20,6 +20,7 @@ fn sound() -> Machine {
         files: Some(ProcessLimit { soft: 1_024, hard: 1_048_576 }),
         memlock: Some(ProcessLimit { soft: 8 << 20, hard: 8 << 20 }),
         nr_open: Some(2_097_152),
+        epoll_watches: Some(7_000_000),
         file_max: Some(i64::MAX as u64),
         files_open: Some(1_000),
         cpus: Some((0..8).collect()),
@@ -186,6 +187,7 @@ fn memory_threads_and_cpus() {
     let group = only(Stops, "memory", |machine, _| machine.cgroup.memory_bytes = Some(1 << 30));
     assert!(group.read.contains("control group"));
     assert_eq!(only(Stops, "threads", |machine, _| machine.cgroup.pids = Some(10)).mend, Some(SERVICE));
+    only(Stops, "fs.epoll.max_user_watches", |machine, _| machine.epoll_watches = Some(1_000_000));
     only(Costs, "shards and CPUs", |machine, _| machine.cpus = Some(vec![2, 3]));
     only(Note, "shards and CPUs", |_, plan| (plan.shards, plan.shards_chosen) = (4, true));
     only(Note, "shards and CPUs", |_, plan| plan.pin_cpus = false);

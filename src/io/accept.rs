@@ -262,6 +262,7 @@ fn admit(core: &Rc<Core>, accepted: Accepted, client: Peer) {
     let inserted = core.sockets().insert(id, socket, layer);
     if let Err(error) = inserted {
         tracing::warn!(%error, "an accepted connection cannot be served");
+        core.metrics().refused(Limit::Descriptors);
         return core.with(|shard, now| shard.closed(id, now));
     }
     core.open_sockets().enter();

@@ -161,7 +161,6 @@ const POLLIN: u32 = 1;
 /// Lets other tasks run. A task that wakes itself does not: it starves I/O (monoio #322) and timers.
 pub(crate) struct Pause {
     driver: Driver,
-    fd: OwnedFd,
     readable: UnixStream,
 }
 
@@ -176,7 +175,7 @@ impl Pause {
             Driver::Epoll => 0,
         };
         let fd = eventfd(count, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { driver, readable: pollable(fd.try_clone()?)?, fd })
+        Ok(Self { driver, readable: pollable(fd)? })
     }
 
     /// Lets every task that is ready run, and the driver take in what the kernel has.
@@ -188,7 +187,7 @@ impl Pause {
             Driver::IoUring => true,
             Driver::Epoll => {
                 // Resets the descriptor, which is readable since the last pause.
-                let _ = rustix::io::read(&self.fd, &mut [0; 8]);
+                let _ = rustix::io::read(as_fd(&self.readable), &mut [0; 8]);
                 false
             }
         };
@@ -197,7 +196,7 @@ impl Pause {
             let polled = readable.as_mut().poll(context);
             if polled.is_pending() && !std::mem::replace(&mut is_rung, true) {
                 // Cannot fail, because the count is 0.
-                let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+                let _ = rustix::io::write(as_fd(&self.readable), &1_u64.to_ne_bytes());
             }
             polled
         })

@@ -238,6 +238,7 @@ pub struct PublishMany {
     /// When the owner answers without the outcomes that it does not have yet, in milliseconds of the monotonic clock.
     pub(crate) until_ms: u64,
     /// The publications, in order.
+    #[expect(clippy::vec_box, reason = "each box moves on into an ask of its own")]
     pub(crate) publishes: Vec<Box<Publish>>,
 }
 

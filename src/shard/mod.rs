@@ -49,6 +49,8 @@ mod commands;
 mod compression;
 mod conns;
 mod deadlines;
+#[cfg(test)]
+mod direct_sends;
 mod echo;
 mod errands;
 mod farewell;

@@ -47,10 +47,8 @@ impl Responses {
                     return (status, body);
                 }
             }
-            let mut buffer = [0; 65_536];
-            let count = self.tcp.read(&mut buffer).await.unwrap();
+            let count = self.tcp.read_buf(&mut self.bytes).await.unwrap();
             assert!(count > 0, "the connection ended after {:?}", String::from_utf8_lossy(&self.bytes));
-            self.bytes.extend_from_slice(&buffer[..count]);
         }
     }
 

@@ -21,6 +21,7 @@ fn machine() -> tempfile::TempDir {
         ("proc/sys/kernel/osrelease", "6.12.1"),
         ("proc/sys/kernel/io_uring_disabled", "0"),
         ("proc/sys/fs/nr_open", "1048576"),
+        ("proc/sys/fs/epoll/max_user_watches", "3000000"),
         ("proc/sys/fs/file-max", "9223372036854775807"),
         ("proc/sys/net/core/somaxconn", "4096"),
         ("sys/devices/system/cpu/online", "0-3"),

@@ -156,11 +156,11 @@ async fn a_personal_channel_and_a_further_subscription_are_small() {
     subscribe_all(&mut clients, |_, n| format!("common-{n:08}"), EACH).await;
     let before = server.resident();
     subscribe_all(&mut clients, |at, n| format!("mine-{at:04}-{n:04}"), EACH).await;
-    let personal = (server.resident() - before) / (CLIENTS * EACH) as u64;
+    let personal = server.resident().saturating_sub(before) / (CLIENTS * EACH) as u64;
     let before = server.resident();
     subscribe_all(&mut clients, |_, n| format!("other-{n:08}"), EACH).await;
-    let further = (server.resident() - before) / (CLIENTS * EACH) as u64;
-    // Twice what was measured: pages and tables grow in steps.
+    let further = server.resident().saturating_sub(before) / (CLIENTS * EACH) as u64;
+    // More than what was measured: pages and tables grow in steps, and unused pages are given back at any time.
     assert!(personal <= 1_200, "{personal} bytes for a channel with one subscriber");
     assert!(further <= 160, "{further} bytes for a further subscription");
 }

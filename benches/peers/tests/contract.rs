@@ -221,14 +221,20 @@ async fn node_with_compression() {
 
 #[tokio::test]
 #[ignore = "needs ./setup"]
-async fn uwebsockets_with_compression() {
-    contract("../../target/peers/venv/bin/python", &["uwebsockets/server.py", "--deflate"], 1).await;
+async fn socketify_with_compression() {
+    contract("../../target/peers/venv/bin/python", &["socketify/server.py", "--deflate"], 1).await;
 }
 
 #[tokio::test]
 #[ignore = "needs ./setup"]
+async fn socketify() {
+    contract("../../target/peers/venv/bin/python", &["socketify/server.py"], 1).await;
+}
+
+#[tokio::test]
+#[ignore = "needs UWS=… ./setup"]
 async fn uwebsockets() {
-    contract("../../target/peers/venv/bin/python", &["uwebsockets/server.py"], 1).await;
+    contract("../../target/peers/uwebsockets", &[], 1).await;
 }
 
 /// The broker speaks a protocol of its own over WebSocket: order and completeness alone.

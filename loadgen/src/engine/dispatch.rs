@@ -25,7 +25,7 @@ pub(super) struct Dispatch<'a, W> {
 }
 
 impl<W: Workload> Dispatch<'_, W> {
-    fn signing_in(&mut self, state: SignIn, position: Option<&[u8]>) {
+    fn signing_in(&mut self, state: SignIn, position: Option<&[u8]>, out: Option<&mut Outgoing>) {
         *self.stage = Stage::SigningIn(state);
         if state != SignIn::Done {
             return;
@@ -40,6 +40,9 @@ impl<W: Workload> Dispatch<'_, W> {
             self.stats.signed_in.record(took);
         }
         self.workload.signed_in(self.slot, position, self.at);
+        if let Some(out) = out {
+            self.workload.opened(self.slot, out, self.random);
+        }
     }
 }
 
@@ -50,7 +53,7 @@ impl<W: Workload> Sink for Dispatch<'_, W> {
             self.stats.upgraded.record(took);
         }
         let state = self.plan.dialect.hello(out, self.random);
-        self.signing_in(state, None);
+        self.signing_in(state, None, Some(out));
         Ok(())
     }
 
@@ -58,7 +61,12 @@ impl<W: Workload> Sink for Dispatch<'_, W> {
         if !self.again {
             self.stats.upgraded.record(self.at.saturating_sub(self.started));
         }
-        self.signing_in(SignIn::Subscribed, None);
+        self.signing_in(SignIn::Subscribed, None, None);
+    }
+
+    fn answer(&mut self, status: u16, body: &[u8]) {
+        self.stats.frames += 1;
+        self.workload.answer(self.slot, status, body, self.at);
     }
 
     fn key(&mut self) -> u32 {
@@ -74,7 +82,7 @@ impl<W: Workload> Sink for Dispatch<'_, W> {
                 let Self { plan, number, slot, workload, random, .. } = self;
                 let more = |data: &mut Vec<u8>| workload.auth(*slot, data);
                 let step = plan.dialect.step(state, *number, payload, out, random, more).map_err(Ended::SignIn)?;
-                self.signing_in(step.state, step.position.then_some(payload));
+                self.signing_in(step.state, step.position.then_some(payload), Some(out));
             }
             _ => {}
         }

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use crate::check::Faults;
 use crate::client::{Connection, Deflating, Ended, Outgoing, Received};
-use crate::control::{Control, PHASES, Phase, Window, connection_number, share};
+use crate::control::{Control, PHASES, Phase, Requests, Window, connection_number, share};
 use crate::deflate::{Compressors, Tally};
 use crate::latency::{Latencies, SECOND, Schedule};
 use crate::procfs;
@@ -54,6 +54,10 @@ pub trait Workload: Send {
     fn counts(&self) -> (u64, u64);
     /// Appends fields to the data of a connection's `auth`.
     fn auth(&mut self, _slot: usize, _data: &mut Vec<u8>) {}
+    /// A connection may send its first message of its own.
+    fn opened(&mut self, _slot: usize, _out: &mut Outgoing, _random: &mut Random) {}
+    /// An answer to an HTTP request came.
+    fn answer(&mut self, _slot: usize, _status: u16, _body: &[u8], _at: u64) {}
     /// A connection is signed in; `position` is the answer that said so, if there was one.
     fn signed_in(&mut self, _slot: usize, _position: Option<&[u8]>, _at: u64) {}
     /// A connection that was told to leave is gone.
@@ -215,6 +219,8 @@ pub struct Engine<'a, W> {
     /// Nothing is sent from then on; 0 outside the phase `Work`.
     stop: u64,
     next_slot: usize,
+    /// Slots that are opened before the workload starts: the first ones.
+    first: usize,
     connects: Option<Schedule>,
     /// Connections that are to come back, the earliest first.
     returning: BinaryHeap<Reverse<(u64, usize)>>,
@@ -262,6 +268,7 @@ impl<'a, W: Workload> Engine<'a, W> {
             phase: Phase::Connect,
             stop: 0,
             next_slot: 0,
+            first: share(plan.first(), index, plan.threads),
             connects: rate.map(|rate| Schedule::new(control.clock.now(), rate, index, plan.threads)),
             returning: BinaryHeap::new(),
             orders: Vec::new(),
@@ -304,7 +311,7 @@ impl<'a, W: Workload> Engine<'a, W> {
                 let (slot, flags) = (event.data.u64() as usize, event.flags);
                 self.attend(slot, |engine| engine.ready(slot, flags));
             }
-            if self.in_flight == 0 && self.next_slot == self.slots.len() && self.connected.is_none() {
+            if self.in_flight == 0 && self.next_slot == self.first && self.connected.is_none() {
                 self.connected = Some(self.usage());
             }
             self.publish();
@@ -447,7 +454,7 @@ impl<'a, W: Workload> Engine<'a, W> {
     fn connect_due(&mut self, now: u64) -> u64 {
         let plan = &self.control.plan;
         let most = (plan.in_flight / plan.threads).max(1);
-        while self.next_slot < self.slots.len() {
+        while self.next_slot < self.first {
             let slot = self.next_slot;
             let intended = match &self.connects {
                 Some(schedule) => schedule.intended(slot as u32),
@@ -463,14 +470,20 @@ impl<'a, W: Workload> Engine<'a, W> {
         u64::MAX
     }
 
+    /// Where connection `number` sends HTTP requests, if it does.
+    fn requests(&self, number: usize) -> Option<&'a Requests> {
+        self.control.plan.requests.as_ref().filter(|requests| number >= requests.from)
+    }
+
     fn open(&mut self, slot: usize) -> Result<(), Ended> {
         let plan = &self.control.plan;
         let number = connection_number(self.index, slot, plan.threads);
         let sources = plan.sources.len().max(1);
+        let target = self.requests(number).map_or(&plan.target, |requests| &requests.target);
         let mut result = Err(Errno::ADDRNOTAVAIL);
         for attempt in 0..sources {
             let source = plan.sources.get((number + attempt) % sources).copied();
-            result = Connection::start(&plan.target, source, plan.delay_acks);
+            result = Connection::start(target, source, plan.delay_acks);
             if !matches!(result, Err(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE)) {
                 break;
             }
@@ -488,7 +501,7 @@ impl<'a, W: Workload> Engine<'a, W> {
         if self.in_flight == 0 {
             return;
         }
-        for slot in 0..self.next_slot {
+        for slot in 0..self.slots.len() {
             let late = now.saturating_sub(self.slots[slot].started) > self.control.plan.timeout;
             let missing = match self.slots[slot].stage {
                 Stage::Connecting => "TCP connection",
@@ -551,9 +564,18 @@ impl<'a, W: Workload> Engine<'a, W> {
             let Some(connection) = &mut entry.connection else {
                 return Ok(());
             };
-            entry.stage = Stage::Upgrading;
             let plan = &self.control.plan;
             let number = connection_number(self.index, slot, plan.threads);
+            if plan.requests.as_ref().is_some_and(|requests| number >= requests.from) {
+                connection.connected_for_requests()?;
+                entry.stage = Stage::Ready;
+                self.in_flight -= 1;
+                self.stats.ready += 1;
+                self.stats.signed_in.record(self.control.clock.now().saturating_sub(entry.started));
+                self.workload.opened(slot, &mut connection.out, &mut self.random);
+                return self.flush(slot);
+            }
+            entry.stage = Stage::Upgrading;
             let sent = match plan.streams.as_ref().filter(|streams| streams.has(number)) {
                 Some(streams) => {
                     let token = plan.dialect.token(number).map_err(Ended::SignIn)?;

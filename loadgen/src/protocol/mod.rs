@@ -4,9 +4,11 @@
 //! The one place that knows message shapes. Pure; tokens come from `tokens`, templates from `template`.
 //! Called by `engine` (signing in) and the workloads (publishing).
 
+mod channels;
 mod template;
 mod tokens;
 
+pub use channels::{CHANNELS_MAX, Request};
 pub use template::{Template, unescaped};
 pub use tokens::Tokens;
 
@@ -23,7 +25,7 @@ pub enum Dialect {
     /// uringcast's protocol; without tokens a connection stops at the welcome.
     Uringcast(Option<Tokens>),
     /// Another server's, by templates.
-    Template(Template),
+    Template(Box<Template>),
 }
 
 /// How far a connection is with signing in.

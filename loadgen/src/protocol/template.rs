@@ -36,6 +36,33 @@ pub struct Template {
     pub delivered: String,
     /// A message that holds this text is a refusal.
     pub refusal: Option<String>,
+    /// The path of the endpoint with channels.
+    #[serde(default = "channels_path")]
+    pub channels_path: String,
+    /// How a channel is subscribed to; `{channel}` stands for it, `{number}` for the subscription's number.
+    pub subscribe: Option<String>,
+    /// Text that the answer to it holds, once.
+    pub subscribed: Option<String>,
+    /// How a publication is sent to a channel.
+    pub publish_to: Option<String>,
+    /// How it arrives.
+    pub delivered_to: Option<String>,
+    /// A request that is answered to its sender alone, with the same text in it.
+    pub ask: Option<String>,
+    /// The path of an HTTP request that publishes, at the same address.
+    pub api_path: Option<String>,
+    /// Its body.
+    #[serde(default = "bare_payload")]
+    pub api_body: String,
+    /// The path of an HTTP request that publishes to many channels.
+    pub broadcast_path: Option<String>,
+    /// Its body; `{channels}` stands for the channels, with commas.
+    #[serde(default = "bare_payload")]
+    pub broadcast_body: String,
+}
+
+fn channels_path() -> String {
+    "/topics".to_owned()
 }
 
 fn fanout_path() -> String {
@@ -50,7 +77,14 @@ fn bare_payload() -> String {
     "{payload}".to_owned()
 }
 
-const PAYLOAD: &str = "{payload}";
+/// Stands for a text.
+pub(super) const PAYLOAD: &str = "{payload}";
+/// Stands for a channel's name.
+pub(super) const CHANNEL: &str = "{channel}";
+/// Stands for several names.
+pub(super) const CHANNELS: &str = "{channels}";
+/// Stands for a subscription's number on its connection, from 1.
+pub(super) const NUMBER: &str = "{number}";
 const LENGTH: &str = "{length}";
 
 impl Default for Template {
@@ -64,6 +98,16 @@ impl Default for Template {
             publish: bare_payload(),
             delivered: bare_payload(),
             refusal: None,
+            channels_path: channels_path(),
+            subscribe: None,
+            subscribed: None,
+            publish_to: None,
+            delivered_to: None,
+            ask: None,
+            api_path: None,
+            api_body: bare_payload(),
+            broadcast_path: None,
+            broadcast_body: bare_payload(),
         }
     }
 }
@@ -76,8 +120,25 @@ impl Template {
                 bail!("{name} must hold {PAYLOAD} once: {text:?}");
             }
         }
-        if [&self.fanout_path, &self.echo_path].iter().any(|path| !path.starts_with('/')) {
-            bail!("fanout_path and echo_path must begin with /");
+        let several = [
+            ("publish_to", self.publish_to.as_ref(), [PAYLOAD, CHANNEL]),
+            ("delivered_to", self.delivered_to.as_ref(), [PAYLOAD, CHANNEL]),
+            ("subscribe", self.subscribe.as_ref(), [CHANNEL, CHANNEL]),
+            ("ask", self.ask.as_ref(), [PAYLOAD, PAYLOAD]),
+            ("broadcast_body", self.broadcast_path.as_ref().map(|_| &self.broadcast_body), [PAYLOAD, CHANNELS]),
+        ];
+        for (name, text, needed) in several {
+            if let Some(text) = text
+                && let Some(lacking) = needed.iter().find(|needed| text.matches(**needed).count() != 1)
+            {
+                bail!("{name} must hold {lacking} once: {text:?}");
+            }
+        }
+        if self.subscribed.as_ref().is_some_and(String::is_empty) {
+            bail!("subscribed must not be empty");
+        }
+        if [&self.fanout_path, &self.echo_path, &self.channels_path].iter().any(|path| !path.starts_with('/')) {
+            bail!("fanout_path, echo_path and channels_path must begin with /");
         }
         Ok(())
     }
@@ -108,13 +169,13 @@ impl Template {
 
     /// The length of a text whose delivery is `delivered` bytes long, or the nearest that there is.
     pub fn text_length(&self, delivered: usize) -> usize {
-        let around = |length: usize| self.delivered.replace(LENGTH, &length.to_string()).len() - PAYLOAD.len();
-        // The length's own digits are part of the length.
-        let mut length = delivered.saturating_sub(around(0));
-        while length > 0 && length + around(length) > delivered {
-            length -= 1;
-        }
-        length
+        length_in(&self.delivered, delivered)
+    }
+
+    /// The same for a delivery on a channel called `channel`.
+    pub fn text_length_on(&self, channel: &str, delivered: usize) -> usize {
+        let text = self.delivered_to.as_deref().unwrap_or(PAYLOAD);
+        length_in(&text.replace(CHANNEL, channel), delivered)
     }
 
     /// Protocol `name` of the TOML file `text`, that is, its table `[protocol.NAME]`.
@@ -129,6 +190,17 @@ impl Template {
         template.check().with_context(|| format!("[protocol.{name}]"))?;
         Ok(template)
     }
+}
+
+/// The length of a text that makes `template` so long, or nearly.
+fn length_in(template: &str, delivered: usize) -> usize {
+    let around = |length: usize| template.replace(LENGTH, &length.to_string()).len() - PAYLOAD.len();
+    // The length's own digits are part of the length.
+    let mut length = delivered.saturating_sub(around(0));
+    while length > 0 && length + around(length) > delivered {
+        length -= 1;
+    }
+    length
 }
 
 /// Replaces \r, \n, \t and \\ as a shell passes them.
@@ -189,7 +261,16 @@ mod tests {
     #[test]
     fn bad_templates_are_refused() {
         assert!(Template::named(NATS, "other").is_err());
-        for bad in ["publish = 'x'", "publish = '{payload}{payload}'", "fanout_path = 'x'", "unknown = 1"] {
+        for bad in [
+            "subscribe = 'x'",
+            "publish_to = '{payload}'",
+            "ask = 'x'",
+            "subscribed = ''",
+            "publish = 'x'",
+            "publish = '{payload}{payload}'",
+            "fanout_path = 'x'",
+            "unknown = 1",
+        ] {
             assert!(Template::named(&format!("[protocol.p]\n{bad}"), "p").is_err(), "{bad}");
         }
     }

@@ -64,6 +64,10 @@ pub struct Report {
     pub memory: Option<MemoryPerConnection>,
     /// What the server's processes held resident at the end of the measured window, in bytes.
     pub rss_after: Option<u64>,
+    /// Subscriptions to channels, all connections together.
+    pub subscriptions: u64,
+    /// Bytes of private memory of the server for each of them, where that is measured.
+    pub memory_each: Option<f64>,
     /// Who came and went (chat).
     pub chat: Option<Visits>,
     /// How the dropped connections came back (storm).
@@ -126,6 +130,33 @@ pub struct Traffic {
     pub server_cpus: Option<f64>,
     /// CPUs that its threads would have used besides, had they had them.
     pub server_cpus_wanting: Option<f64>,
+    /// How the CPUs that the server is kept on spent their time, whoever used them.
+    pub server_cores: Option<Cores>,
+}
+
+/// How the CPUs that the server is kept on spent their time, as CPUs.
+#[derive(Serialize)]
+pub struct Cores {
+    /// In programs.
+    pub user: f64,
+    /// In the kernel, for programs and for its own threads.
+    pub system: f64,
+    /// In interrupts and what they leave to be done behind them.
+    pub interrupts: f64,
+    /// Nanoseconds in any of that, per message received.
+    pub ns_per_message: f64,
+}
+
+impl Cores {
+    fn of(difference: &Difference) -> Option<Self> {
+        let (cores, window) = (difference.server_cores?, &difference.counts);
+        Some(Self {
+            user: ratio(cores.user, window.at),
+            system: ratio(cores.system, window.at),
+            interrupts: ratio(cores.interrupts, window.at),
+            ns_per_message: ratio(cores.busy(), window.messages),
+        })
+    }
 }
 
 /// How the dropped connections came back.
@@ -178,6 +209,7 @@ impl Traffic {
             server_cpu_ns: cpu.map(|cpu| ratio(cpu, window.messages)),
             server_cpus: cpu.map(|cpu| ratio(cpu, window.at)),
             server_cpus_wanting: difference.server_waited.map(|waited| ratio(waited, window.at)),
+            server_cores: Cores::of(difference),
         }
     }
 }
@@ -230,6 +262,8 @@ impl Report {
                 .map(|memory| MemoryPerConnection::of(memory, u64::from(connections))),
             generator_bound: false,
             rss_after: measured.memory_after.map(|memory| memory.rss),
+            subscriptions: 0,
+            memory_each: None,
             chat: None,
             storm: None,
             compression: measured.offer.as_deref().map(|offer| Compression::of(offer, &measured.compression)),
@@ -389,6 +423,11 @@ impl Report {
         if let Some(traffic) = &self.traffic {
             let what = match self.command {
                 "echo" => "echoes",
+                "replies" => "replies",
+                "subscribe" => "subscriptions",
+                "api" => "requests",
+                "broadcast" => "channels",
+                "newcomers" => "sign-ins",
                 _ => "deliveries",
             };
             row("measured", format!("{:.2} s", traffic.seconds));
@@ -405,6 +444,11 @@ impl Report {
             if let (Some(cpu), Some(cpus)) = (traffic.server_cpu_ns, traffic.server_cpus) {
                 row("server CPU per message", format!("{cpu:.0} ns"));
                 row("server CPUs used", format!("{cpus:.2}"));
+            }
+            if let Some(cores) = &traffic.server_cores {
+                row("its CPUs' time per message, anyone's", format!("{:.0} ns", cores.ns_per_message));
+                let parts = [cores.user, cores.system, cores.interrupts].map(|part| format!("{:.0} %", part * 100.0));
+                row("… programs / kernel / interrupts", parts.join(" / "));
             }
             let totals = (thousands(self.sent as f64), thousands(self.received as f64));
             row("sent / received in all", format!("{} / {}", totals.0, totals.1));
@@ -433,10 +477,13 @@ impl Report {
         }
         rows.extend(self.compression.iter().flat_map(Compression::rows));
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+        if let Some(each) = self.memory_each {
+            row("server memory per subscription", format!("{each:.0} B"));
+        }
         if let Some(rss) = self.rss_after {
             row("server RSS under load", format!("{:.1} MB", rss as f64 / 1e6));
         }
-        if let Some(memory) = self.memory.as_ref().filter(|_| self.command == "connect") {
+        if let Some(memory) = self.memory.as_ref() {
             row("server RSS per connection", format!("{:.0} B", memory.rss));
             row("… private", format!("{:.0} B", memory.private));
             row("… anonymous", format!("{:.0} B", memory.anonymous));

@@ -6,14 +6,17 @@
 pub mod outcome;
 mod page;
 mod process;
+mod results_page;
+mod runs;
 mod servers;
 mod table;
 mod works;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -22,15 +25,18 @@ use crate::frame;
 use crate::random::Random;
 use crate::report::Report;
 use crate::system;
-use outcome::{Found, Outcome, Results, Skipped, Summary};
+use crate::work::channels::Mode;
+use outcome::{Found, Outcome, Participant, Results, Role, Skipped, Summary};
 use process::Absent;
+use runs::{Endpoint, Run, Settings};
 use servers::{Server, Servers};
-use works::{Endpoint, Kind, PART, Run, Settings, WINDOWS, Work};
+use works::{Kind, PART, WINDOWS, Work};
 
 /// The subscribers of the try that tells how long a delivery is. An offset has more digits the fewer there are:
 /// so many make it about as long as in the works.
 const LEARN: u32 = 500;
 const SECRET: &str = "URINGCAST_AUTH__HS256_SECRET";
+const API_KEYS: &str = "URINGCAST_HTTP__KEYS";
 
 struct Suite<'a> {
     args: &'a SuiteArgs,
@@ -57,6 +63,10 @@ pub fn suite(args: &SuiteArgs, interrupted: &Arc<AtomicBool>) -> Result<bool> {
     let summary = Summary {
         machine: machine(),
         setup: suite.called(),
+        note: args.note.clone(),
+        command: command_line(),
+        date: httpdate::fmt_http_date(SystemTime::now()),
+        participants: suite.participants(),
         rounds: args.rounds,
         base: suite.base.clone(),
         skipped: suite.skipped,
@@ -65,6 +75,10 @@ pub fn suite(args: &SuiteArgs, interrupted: &Arc<AtomicBool>) -> Result<bool> {
     table::print(&summary);
     if let Some(path) = &args.out_md {
         let text = table::markdown(&summary);
+        std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))?;
+    }
+    if let Some(path) = &args.page {
+        let text = results_page::render(&summary);
         std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))?;
     }
     if let Some(path) = &args.json {
@@ -78,6 +92,18 @@ pub fn suite(args: &SuiteArgs, interrupted: &Arc<AtomicBool>) -> Result<bool> {
         println!("interrupted: this is the part until then");
     }
     Ok(summary.passed())
+}
+
+/// The command line without the folders of absolute paths, which say nothing elsewhere.
+fn command_line() -> String {
+    let short = |argument: String| {
+        let path = Path::new(&argument);
+        let name = path.file_name().filter(|_| path.is_absolute());
+        name.map_or(argument.clone(), |name| name.to_string_lossy().into_owned())
+    };
+    let quoted = |argument: String| if argument.contains(' ') { format!("'{argument}'") } else { argument };
+    let arguments: Vec<_> = std::env::args().skip(1).map(short).map(quoted).collect();
+    format!("loadgen {}", arguments.join(" "))
 }
 
 fn machine() -> String {
@@ -102,7 +128,13 @@ impl<'a> Suite<'a> {
         let mut random = Random::seeded();
         let secret = format!("{:016x}{:016x}", random.next(), random.next());
         for server in servers.all.iter_mut().filter(|server| server.is_uringcast()) {
-            server.env.entry(SECRET.to_owned()).or_insert_with(|| secret.clone());
+            let mut set = |name: &str, value: String| {
+                server.env.entry(name.to_owned()).or_insert(value);
+            };
+            set(SECRET, secret.clone());
+            set(API_KEYS, format!("[\"{secret}\"]"));
+            set("URINGCAST_HTTP__LISTEN", "127.0.0.1:0".to_owned());
+            set("URINGCAST_NAMESPACES__ROOM__PUBLISH", "members".to_owned());
         }
         for name in args.only.iter().chain(&args.base) {
             if !servers.all.iter().any(|server| server.name == *name) {
@@ -121,6 +153,7 @@ impl<'a> Suite<'a> {
                 timeout: args.timeout,
                 secret,
                 around_text: args.wire_bytes.map(|bytes| bytes.saturating_sub(64)),
+                around_text_in_channels: args.wire_bytes.map(|bytes| bytes.saturating_sub(64)),
             },
             server_cpus: cpus(&args.server_cpu)?,
             works: Work::chosen(&args.works)?,
@@ -149,6 +182,22 @@ impl<'a> Suite<'a> {
         )
     }
 
+    fn participants(&self) -> Vec<Participant> {
+        let takes_part = |server: &&Server| {
+            (self.args.only.is_empty() || self.args.only.contains(&server.name)) && !self.is_skipped(&server.name)
+        };
+        let participant = |server: &Server| Participant {
+            name: server.name.clone(),
+            role: match server {
+                server if server.is_uringcast() => Role::Own,
+                server if server.floor => Role::Floor,
+                _ => Role::Peer,
+            },
+            version: process::version(server),
+        };
+        self.servers.all.iter().filter(takes_part).map(participant).collect()
+    }
+
     fn is_skipped(&self, server: &str) -> bool {
         self.skipped.iter().any(|skipped| skipped.server == server)
     }
@@ -164,7 +213,7 @@ impl<'a> Suite<'a> {
             (self.args.only.is_empty() || self.args.only.contains(&server.name))
                 && !self.is_skipped(&server.name)
                 && server.can(work.name)
-                && (server.is_uringcast() || !work.needs_uringcast())
+                && work.is_possible(self.servers.protocol.get(&server.protocol))
         };
         self.servers.all.iter().filter(able).cloned().collect()
     }
@@ -181,25 +230,40 @@ impl<'a> Suite<'a> {
         }
     }
 
-    /// Finds out how long uringcast's deliveries are, if a server has to match them.
+    /// Finds out how long uringcast's deliveries are, if a server has to match them: those of the lobby, and those of
+    /// channels.
     fn learn_length(&mut self) -> Result<()> {
-        let padded = self.works.iter().any(|work| self.taking_part(work).iter().any(|server| server.pad));
-        if self.settings.around_text.is_some() || !padded {
+        let padded = |work: &&Work| self.taking_part(work).iter().any(|server| server.pad);
+        let padded: Vec<Work> = self.works.iter().filter(padded).copied().collect();
+        if self.settings.around_text.is_some() || padded.is_empty() {
             return Ok(());
         }
         let uringcast = self.servers.all.iter().find(|server| server.is_uringcast());
         let uringcast = uringcast.context("a server has `pad` and none speaks uringcast: give --wire-bytes")?.clone();
-        let run = Run { connections: LEARN, kind: works::fanout(64), rate: None, seconds: 0.5 };
-        let report = self.once(&uringcast, &run).map_err(|absent| {
+        if padded.iter().any(|work| !work.kind.has_channels()) {
+            let kind = works::fanout(64);
+            self.settings.around_text = Some(self.around_text(&uringcast, LEARN, kind)?);
+        }
+        if padded.iter().any(|work| work.kind.has_channels()) {
+            let kind = works::channels(Mode::Publish, 1, 32);
+            self.settings.around_text_in_channels = Some(self.around_text(&uringcast, LEARN, kind)?);
+        }
+        Ok(())
+    }
+
+    /// What uringcast adds to a text in a delivered message.
+    fn around_text(&self, uringcast: &Server, connections: u32, kind: Kind) -> Result<usize> {
+        let run = Run { connections, kind, rate: None, seconds: 0.5 };
+        let report = self.once(uringcast, &run).map_err(|absent| {
             anyhow::anyhow!("can't learn the length of a delivery from {}: {absent}; give --wire-bytes", uringcast.name)
         })?;
         let traffic = report.traffic.context("the try with uringcast brought nothing; give --wire-bytes")?;
         let message = frame::payload_of(traffic.bytes_per_message.round() as usize);
-        self.settings.around_text = Some(message.saturating_sub(64));
+        let of = if kind.has_channels() { " of a channel" } else { "" };
         eprintln!(
-            "a delivered message of uringcast's is {message} bytes long with a text of 64: others are padded to it"
+            "a delivered message of uringcast's{of} is {message} bytes long with a text of 64: others are padded to it"
         );
-        Ok(())
+        Ok(message.saturating_sub(64))
     }
 
     /// Starts `server`, does one run, stops it.
@@ -215,7 +279,8 @@ impl<'a> Suite<'a> {
         let own = server.cpus.as_deref().and_then(|list| cpu_list(list).ok());
         let cpus = own.as_deref().unwrap_or(&self.server_cpus);
         let timeout = Duration::from_secs_f64(self.settings.timeout);
-        let mut running = process::start(server, &argv, cpus, timeout)?;
+        let needs_api = server.is_uringcast() && run.kind.needs_api();
+        let mut running = process::start(server, &argv, cpus, timeout, needs_api)?;
         let endpoint = Endpoint {
             address: &running.address,
             pid: running.pid(),
@@ -225,6 +290,8 @@ impl<'a> Suite<'a> {
             compress: server.compress.as_deref(),
             sse: server.sse,
             secret: server.env.get(SECRET).unwrap_or(&self.settings.secret),
+            api: running.api.as_deref().unwrap_or(&running.address),
+            api_key: &self.settings.secret,
         };
         let report = run.go(&endpoint, &self.settings, self.interrupted);
         let report = report.map_err(|error| Absent::Failed(format!("{error:#}")))?;
@@ -262,6 +329,7 @@ impl<'a> Suite<'a> {
             name: work.name,
             title: work.title,
             unit: work.unit,
+            judged_by: work.judged_by(),
             connections,
             results: servers.iter().map(|server| Results::new(&server.name)).collect(),
         };
@@ -308,6 +376,14 @@ impl<'a> Suite<'a> {
         let seconds = self.settings.seconds;
         let run = Run { connections, kind: work.kind, rate: None, seconds };
         match work.kind {
+            Kind::Talk { rate } | Kind::Low { rate } => {
+                // Percentiles of a hundred a second need some time.
+                let seconds = if work.kind == (Kind::Low { rate }) { seconds.max(3.0) } else { seconds };
+                let report = self.once(server, &Run { rate: Some(f64::from(rate)), seconds, ..run })?;
+                let mut found = Found::of(&report);
+                found.figures.insert("rate", f64::from(rate));
+                Ok(found)
+            }
             Kind::Saturated => self.search(connections, server),
             Kind::Latency { same } => {
                 let rate = self.latency_rate(connections, server, same)?;

@@ -28,10 +28,12 @@ const fn figure(key: &'static str, title: &'static str, digits: usize, more_is_b
 }
 
 /// All figures, in the order of the tables.
-pub const FIGURES: [Figure; 17] = [
+pub const FIGURES: [Figure; 20] = [
     figure("per_second", "/s", 0, Some(true)),
     figure("server_cpu_ns", "server CPU ns", 0, Some(false)),
+    figure("core_ns", "core ns", 0, Some(false)),
     figure("server_cores", "server cores", 2, None),
+    figure("core_interrupts", "in interrupts", 2, None),
     figure("generator_core", "load core", 2, None),
     figure("p50_us", "p50 µs", 0, Some(false)),
     figure("p90_us", "p90 µs", 0, Some(false)),
@@ -40,6 +42,7 @@ pub const FIGURES: [Figure; 17] = [
     figure("max_us", "max µs", 0, None),
     figure("rss_mb", "RSS MB", 1, Some(false)),
     figure("bytes_per_connection", "B/connection", 0, Some(false)),
+    figure("bytes_each", "B/subscription", 0, Some(false)),
     figure("frames_per_receive", "frames/recv", 1, None),
     figure("messages_per_receive", "messages/recv", 1, None),
     figure("wire_bytes", "wire B", 0, None),
@@ -87,6 +90,10 @@ impl Found {
         put("frames_per_receive", traffic.map(|traffic| traffic.coalescing));
         put("messages_per_receive", traffic.map(|traffic| traffic.per_receive));
         put("wire_bytes", traffic.map(|traffic| traffic.bytes_per_message));
+        let cores = traffic.and_then(|traffic| traffic.server_cores.as_ref());
+        put("core_ns", cores.map(|cores| cores.ns_per_message));
+        put("core_interrupts", cores.map(|cores| cores.interrupts));
+        put("bytes_each", report.memory_each);
         put("rss_mb", report.rss_after.map(|rss| rss as f64 / 1e6));
         let mut latency = report.latency;
         if let Some(storm) = &report.storm {
@@ -100,6 +107,10 @@ impl Found {
             put("server_cpu_ns", report.connecting.server_cpu_us.map(|cpu| cpu * 1e3));
             put("bytes_per_connection", report.memory.as_ref().map(|memory| memory.private));
             latency = report.connecting.sign_in;
+        }
+        if report.command == "idle API" {
+            put("per_second", Some(report.connecting.per_second));
+            put("bytes_per_connection", report.memory.as_ref().map(|memory| memory.private));
         }
         put("p50_us", latency.map(|p| p.p50_us));
         put("p90_us", latency.map(|p| p.p90_us));
@@ -178,6 +189,8 @@ pub struct Outcome {
     pub title: &'static str,
     /// What is counted a second.
     pub unit: &'static str,
+    /// The figures that say who is better.
+    pub judged_by: &'static [&'static str],
     /// Connections.
     pub connections: u32,
     /// The servers', in the file's order.
@@ -202,6 +215,12 @@ impl Outcome {
         }
     }
 
+    /// Who has the least of a figure, among `names`, and how much.
+    pub fn least<'a>(&self, names: impl Iterator<Item = &'a str>, key: &str) -> Option<(&'a str, f64)> {
+        let medians = names.filter_map(|name| Some((name, self.median(name, key)?)));
+        medians.min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
     /// The median of a server's figure.
     pub fn median(&self, server: &str, key: &str) -> Option<f64> {
         let results = self.results.iter().find(|results| results.server == server)?;
@@ -218,6 +237,29 @@ pub struct Skipped {
     pub why: String,
 }
 
+/// What a server is to the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It speaks uringcast's protocol.
+    Own,
+    /// Another server.
+    Peer,
+    /// The least that any could do.
+    Floor,
+}
+
+/// A server that took part.
+#[derive(Clone, Debug, Serialize)]
+pub struct Participant {
+    /// Its name.
+    pub name: String,
+    /// What it is to the comparison.
+    pub role: Role,
+    /// What it says of its version.
+    pub version: Option<String>,
+}
+
 /// All that a suite found.
 #[derive(Debug, Serialize)]
 pub struct Summary {
@@ -225,6 +267,14 @@ pub struct Summary {
     pub machine: String,
     /// How the suite was called.
     pub setup: String,
+    /// What else is to be known of the run, for people.
+    pub note: Option<String>,
+    /// The command line.
+    pub command: String,
+    /// When it ended.
+    pub date: String,
+    /// Those that took part.
+    pub participants: Vec<Participant>,
     /// Rounds of each work.
     pub rounds: u32,
     /// What ratios refer to.
@@ -274,6 +324,7 @@ mod tests {
             name: "w",
             title: "w",
             unit: "/s",
+            judged_by: &["per_second"],
             connections: 1,
             results: vec![results("a", &[9.0, 1.0, 4.0]), results("b", &[6.0, 10.0]), results("c", &[])],
         };

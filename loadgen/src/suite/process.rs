@@ -39,7 +39,12 @@ pub struct Running {
     child: Child,
     /// HOST:PORT.
     pub address: String,
+    /// HOST:PORT of its HTTP API, if that was waited for.
+    pub api: Option<String>,
 }
+
+/// What the log of uringcast says when its HTTP API listens; the group is HOST:PORT.
+const API_READY: &str = "HTTP API on http://([^/ ]+)";
 
 type Tail = Arc<Mutex<VecDeque<String>>>;
 
@@ -72,8 +77,24 @@ pub fn set_up(server: &Server) -> Result<(), Absent> {
     }
 }
 
-/// Starts the server with `argv` on `cpus` and waits for its ready line.
-pub fn start(server: &Server, argv: &[String], cpus: &[usize], timeout: Duration) -> Result<Running, Absent> {
+/// What the server says of its version, if it has a command for that.
+pub fn version(server: &Server) -> Option<String> {
+    if server.version.is_empty() {
+        return None;
+    }
+    let output = command(server, &server.version).output().ok().filter(|output| output.status.success())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().next().map(|line| line.trim().to_owned())
+}
+
+/// Starts the server with `argv` on `cpus` and waits for its ready line, and for that of its API if asked to.
+pub fn start(
+    server: &Server,
+    argv: &[String],
+    cpus: &[usize],
+    timeout: Duration,
+    with_api: bool,
+) -> Result<Running, Absent> {
     let mut command = command(server, argv);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     // A process inherits its CPUs from the thread that starts it.
@@ -91,30 +112,39 @@ pub fn start(server: &Server, argv: &[String], cpus: &[usize], timeout: Duration
         Err(_) => return Err(Absent::Failed("the starting thread panicked".to_owned())),
     };
     let ready = Regex::new(&server.ready).map_err(|error| Absent::Failed(error.to_string()))?;
+    let api_ready = Regex::new(API_READY).map_err(|error| Absent::Failed(error.to_string()))?;
     let (sender, receiver) = channel();
+    let (api_sender, api_receiver) = channel();
+    let awaited = [(ready, sender), (api_ready, api_sender)];
     let tail = Tail::default();
     if let Some(out) = child.stdout.take() {
-        follow(out, ready.clone(), sender.clone(), Arc::clone(&tail));
+        follow(out, awaited.clone(), Arc::clone(&tail));
     }
     if let Some(out) = child.stderr.take() {
-        follow(out, ready, sender, Arc::clone(&tail));
+        follow(out, awaited, Arc::clone(&tail));
     }
-    let mut running = Running { child, address: String::new() };
-    running.address = running.wait(&receiver, timeout).map_err(|why| {
+    let mut running = Running { child, address: String::new(), api: None };
+    let failed = |why: String| {
         let lines = tail.lock().unwrap_or_else(PoisonError::into_inner);
         Absent::Failed(format!("{why}\n{}", Vec::from(lines.clone()).join("\n")).trim_end().to_owned())
-    })?;
+    };
+    running.address = running.wait(&receiver, timeout).map_err(failed)?;
+    if with_api {
+        running.api = Some(running.wait(&api_receiver, timeout).map_err(failed)?);
+    }
     Ok(running)
 }
 
 /// Reads a server's output to its end, so that it never blocks on it.
-fn follow(out: impl Read + Send + 'static, ready: Regex, sender: Sender<String>, tail: Tail) {
+fn follow(out: impl Read + Send + 'static, awaited: [(Regex, Sender<String>); 2], tail: Tail) {
     thread::spawn(move || {
         for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
-            if let Some(address) = ready.captures(&line).and_then(|found| found.get(1)) {
-                // Nobody listens any more after the first.
-                let _ = sender.send(address.as_str().to_owned());
+            for (ready, sender) in &awaited {
+                if let Some(address) = ready.captures(&line).and_then(|found| found.get(1)) {
+                    // Nobody listens any more after the first.
+                    let _ = sender.send(address.as_str().to_owned());
+                }
             }
             let mut lines = tail.lock().unwrap_or_else(PoisonError::into_inner);
             if lines.len() == LINES {
@@ -187,6 +217,8 @@ mod tests {
             lockstep: false,
             cpus: None,
             compress: None,
+            version: Vec::new(),
+            floor: false,
             sse: 0.0,
         };
         (server, argv)
@@ -194,7 +226,7 @@ mod tests {
 
     fn failure(script: &str, timeout_ms: u64) -> String {
         let (server, argv) = server(script);
-        let Err(absent) = start(&server, &argv, &[], Duration::from_millis(timeout_ms)) else {
+        let Err(absent) = start(&server, &argv, &[], Duration::from_millis(timeout_ms), false) else {
             panic!("it started");
         };
         absent.to_string()
@@ -204,7 +236,7 @@ mod tests {
     fn a_server_is_awaited_and_stopped_with_its_children() {
         let script = "sleep 60 & echo starting; echo listening on ws://0.0.0.0:99/x >&2; wait";
         let (server, argv) = server(script);
-        let running = start(&server, &argv, &[], Duration::from_secs(20)).unwrap();
+        let running = start(&server, &argv, &[], Duration::from_secs(20), false).unwrap();
         assert_eq!(running.address, "127.0.0.1:99");
         let group = Pid::from_raw(running.pid() as i32).unwrap();
         assert!(rustix::process::test_kill_process_group(group).is_ok());
@@ -222,7 +254,7 @@ mod tests {
         assert!(failure("echo no port >&2; exit 3", 20_000).contains("no port"));
         assert!(failure("sleep 60", 50).contains("no ready line"));
         let (mut server, _) = server("");
-        let missing = start(&server, &["/nonexistent/program".to_owned()], &[], GRACE);
+        let missing = start(&server, &["/nonexistent/program".to_owned()], &[], GRACE, false);
         assert!(matches!(missing, Err(Absent::Missing(_))));
         server.setup = ["sh", "-c", "echo not installed >&2; false"].map(str::to_owned).to_vec();
         let missing = set_up(&server).unwrap_err().to_string();

@@ -49,6 +49,12 @@ pub struct Server {
     pub cpus: Option<String>,
     /// What is offered to it to compress, as --compress takes it; nothing without.
     pub compress: Option<String>,
+    /// Prints its version in one line; run from the file's folder.
+    #[serde(default)]
+    pub version: Vec<String>,
+    /// No server of its own kind but the least that any could do: never the best peer.
+    #[serde(default)]
+    pub floor: bool,
     /// How large a part of the subscribers of `fanout` and `connect` are event streams, from 0 to 1.
     #[serde(default)]
     pub sse: f64,

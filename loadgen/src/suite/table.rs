@@ -18,7 +18,8 @@ const BEHIND_MEANS: &str = "‡ less came through than the rate: its latency is 
 const BOUND_MEANS: &str =
     "† the load generator was the bottleneck: the server's CPU per message decides, not the rate.";
 
-const COMPARED: [&str; 5] = ["per_second", "server_cpu_ns", "p99_us", "bytes_per_connection", "seconds"];
+const COMPARED: [&str; 8] =
+    ["per_second", "server_cpu_ns", "core_ns", "p50_us", "p99_us", "bytes_per_connection", "bytes_each", "seconds"];
 
 /// A figure with its digits.
 pub fn shown(figure: &Figure, value: f64) -> String {
@@ -156,7 +157,13 @@ pub fn print(summary: &Summary) {
 
 /// All of it as Markdown.
 pub fn markdown(summary: &Summary) -> String {
-    let mut text = format!("{}; {}. Medians; (×) in parts of {}'s.\n", summary.machine, summary.setup, summary.base);
+    let head = format!("{}; {}. Medians; (×) in parts of {}'s.\n", summary.machine, summary.setup, summary.base);
+    head + &works(summary)
+}
+
+/// The tables of all works as Markdown, and what their marks mean.
+pub fn works(summary: &Summary) -> String {
+    let mut text = String::new();
     for outcome in &summary.works {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace('\n', " "));
         let head = head(outcome);

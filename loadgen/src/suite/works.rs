@@ -1,20 +1,12 @@
-//! The works of a suite: what each measures, and the single runs that it is made of.
+//! The works of a suite: what each measures, on how many connections, and which figure of it counts.
 //!
-//! Turns a work and a running server into the arguments of a command. Called by `suite`.
-
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+//! A list. Called by `suite`; `runs` turns a work into the arguments of a command.
 
 use anyhow::Result;
 
-use crate::args::{
-    Auth, ChatArgs, Common, Compression, ConnectArgs, EchoArgs, EventStreams, FanoutArgs, Place, Span, Speak,
-    StormArgs, Users,
-};
-use crate::commands;
 use crate::marker::Content;
-use crate::protocol::Template;
-use crate::report::Report;
+use crate::protocol::{Dialect, Template};
+use crate::work::channels::Mode;
 
 /// The windows that the search tries.
 pub const WINDOWS: [u32; 5] = [16, 64, 128, 256, 512];
@@ -45,12 +37,64 @@ pub enum Kind {
         /// Messages on their way per connection.
         pipeline: u32,
     },
+    /// Open loop: everyone talks in one lobby.
+    Talk {
+        /// Messages a second.
+        rate: u32,
+    },
+    /// Open loop at a low rate: the latency of the last subscriber.
+    Low {
+        /// Publications a second.
+        rate: u32,
+    },
+    /// Connections with several channels each.
+    Channels {
+        /// What is measured.
+        mode: Mode,
+        /// Channels of a connection.
+        each: u32,
+        /// Subscribers of a channel.
+        fanout: u32,
+        /// See `ChannelsArgs`.
+        window: u32,
+    },
+    /// HTTP requests that publish.
+    Api {
+        /// Subscribers of their channel.
+        subscribers: u32,
+        /// Requests on their way per connection.
+        pipeline: u32,
+    },
+    /// HTTP requests that publish to many channels, each with a subscriber.
+    Broadcast {
+        /// How many.
+        channels: u32,
+    },
+    /// The memory of idle connections of the HTTP API.
+    IdleApi,
+    /// Users who sign in where others are.
+    Newcomers {
+        /// How many.
+        newcomers: u32,
+    },
     /// Connect rate and idle memory.
     Connect,
     /// Users who come, go and publish.
     Chat,
     /// All dropped, all back.
     Storm,
+}
+
+impl Kind {
+    /// Messages go through channels other than the lobby.
+    pub fn has_channels(&self) -> bool {
+        matches!(self, Self::Channels { .. }) || self.needs_api()
+    }
+
+    /// The HTTP API takes part.
+    pub fn needs_api(&self) -> bool {
+        matches!(self, Self::Api { .. } | Self::Broadcast { .. } | Self::IdleApi)
+    }
 }
 
 /// A work with its name.
@@ -85,10 +129,23 @@ const fn echo(pipeline: u32) -> Kind {
     Kind::Echo { pipeline }
 }
 
+/// Rooms with a fan-out of 32.
+pub const fn channels(mode: Mode, each: u32, window: u32) -> Kind {
+    Kind::Channels { mode, each, fanout: 32, window }
+}
+
+const fn api(subscribers: u32, pipeline: u32) -> Kind {
+    Kind::Api { subscribers, pipeline }
+}
+
 const DELIVERIES: &str = "deliveries/s";
+const REPLIES: &str = "replies/s";
+const SUBSCRIPTIONS: &str = "subscriptions/s";
+const REQUESTS: &str = "requests/s";
+const CHANNELS: &str = "channels/s";
 
 /// All works, in the order in which they are done.
-pub const ALL: [Work; 19] = [
+pub const ALL: [Work; 44] = [
     work("fanout-100-w1", "Fan-out to 100, window 1", DELIVERIES, 100, fanout(1)),
     work("fanout-100-w64", "Fan-out to 100, window 64", DELIVERIES, 100, fanout(64)),
     work("fanout-1000-w1", "Fan-out to 1,000, window 1", DELIVERIES, 1_000, fanout(1)),
@@ -123,21 +180,124 @@ pub const ALL: [Work; 19] = [
     work("echo-100-p16", "Echo on 100 connections, pipeline 16", "echoes/s", 100, echo(16)),
     work("echo-1000-p1", "Echo on 1,000 connections, pipeline 1", "echoes/s", 1_000, echo(1)),
     work("echo-1000-p16", "Echo on 1,000 connections, pipeline 16", "echoes/s", 1_000, echo(16)),
+    work(
+        "channels-wide",
+        "8,000 connections with 20 of 5,000 channels",
+        DELIVERIES,
+        8_000,
+        channels(Mode::Publish, 20, 1),
+    ),
+    work(
+        "channels-k1",
+        "Rooms: 1 channel each, fan-out 32, window 1",
+        DELIVERIES,
+        1_600,
+        channels(Mode::Publish, 1, 1),
+    ),
+    work("channels-k10", "Rooms: 10 channels each, window 1", DELIVERIES, 1_600, channels(Mode::Publish, 10, 1)),
+    work("channels-k30", "Rooms: 30 channels each, window 1", DELIVERIES, 1_600, channels(Mode::Publish, 30, 1)),
+    work("channels-k100", "Rooms: 100 channels each, window 1", DELIVERIES, 1_600, channels(Mode::Publish, 100, 1)),
+    work("channels-k1-w32", "Rooms: 1 channel each, window 32", DELIVERIES, 1_600, channels(Mode::Publish, 1, 32)),
+    work("channels-k30-w32", "Rooms: 30 channels each, window 32", DELIVERIES, 1_600, channels(Mode::Publish, 30, 32)),
+    work("replies-k1", "Private replies, 1 subscription each", REPLIES, 1_600, channels(Mode::Reply, 1, 1)),
+    work("replies-k100", "Private replies, 100 subscriptions each", REPLIES, 1_600, channels(Mode::Reply, 100, 1)),
+    work(
+        "subscribe-k20",
+        "Subscribing to 20 channels in a row",
+        SUBSCRIPTIONS,
+        1_600,
+        channels(Mode::Subscribe, 20, 16),
+    ),
+    work(
+        "subscribe-k100",
+        "Subscribing to 100 channels in a row",
+        SUBSCRIPTIONS,
+        1_600,
+        channels(Mode::Subscribe, 100, 16),
+    ),
+    work("talk", "Chat: 500 talk in one lobby, 2,000 messages/s", DELIVERIES, 500, Kind::Talk { rate: 2_000 }),
+    work("low-rate", "100 publications/s to 100, the last subscriber", DELIVERIES, 100, Kind::Low { rate: 100 }),
+    work("api-1", "HTTP publish to 1 subscriber, 1 connection", REQUESTS, 1, api(1, 1)),
+    work("api-16", "HTTP publish to 1 subscriber, 16 connections", REQUESTS, 16, api(1, 1)),
+    work("api-64", "HTTP publish to 1 subscriber, 64 connections", REQUESTS, 64, api(1, 1)),
+    work("api-alone", "HTTP publish to nobody, 64 connections", REQUESTS, 64, api(0, 1)),
+    work("api-alone-p16", "HTTP publish to nobody, 64 connections, 16 in a row", REQUESTS, 64, api(0, 16)),
+    work("broadcast-10", "HTTP broadcast to 10 channels", CHANNELS, 1, Kind::Broadcast { channels: 10 }),
+    work("broadcast-100", "HTTP broadcast to 100 channels", CHANNELS, 1, Kind::Broadcast { channels: 100 }),
+    work("broadcast-1000", "HTTP broadcast to 1,000 channels", CHANNELS, 1, Kind::Broadcast { channels: 1_000 }),
+    work("newcomers", "Signing in beside 900 others", "sign-ins/s", 900, Kind::Newcomers { newcomers: 100 }),
+    work(
+        "memory-channel",
+        "Memory of a channel with one subscriber",
+        SUBSCRIPTIONS,
+        1_000,
+        Kind::Channels { mode: Mode::Subscribe, each: 50, fanout: 1, window: 16 },
+    ),
+    work(
+        "memory-subscription",
+        "Memory of a further subscription",
+        SUBSCRIPTIONS,
+        1_000,
+        Kind::Channels { mode: Mode::Subscribe, each: 100, fanout: 1_000, window: 16 },
+    ),
+    work("memory-api", "Memory of an idle connection of the HTTP API", "connections/s", 2_000, Kind::IdleApi),
     work("connect", "Connecting, and memory of idle connections", "connections/s", 8_000, Kind::Connect),
     work("chat", "Chat: 500 users, 100 messages/s, 20 leave and return a second", DELIVERIES, 500, Kind::Chat),
     work("storm", "Storm: 1,000 dropped at once, with recovery", "returns/s", 1_000, Kind::Storm),
+];
+
+/// The works of the page of results: `--works page`.
+pub const PAGE: [&str; 34] = [
+    "fanout-100-w1",
+    "fanout-100-w64",
+    "fanout-1000-w1",
+    "fanout-1000-w64",
+    "fanout-8000-w1",
+    "fanout-8000-w64",
+    "echo-100-p1",
+    "echo-100-p16",
+    "echo-1000-p1",
+    "echo-1000-p16",
+    "channels-wide",
+    "channels-k1",
+    "channels-k10",
+    "channels-k30",
+    "channels-k100",
+    "channels-k30-w32",
+    "replies-k1",
+    "replies-k100",
+    "subscribe-k20",
+    "subscribe-k100",
+    "talk",
+    "low-rate",
+    "api-1",
+    "api-16",
+    "api-64",
+    "api-alone",
+    "broadcast-10",
+    "broadcast-100",
+    "broadcast-1000",
+    "newcomers",
+    "memory-channel",
+    "memory-subscription",
+    "memory-api",
+    "connect",
 ];
 
 impl Work {
     /// The works called `names`, or all; the search goes ahead of what needs its rate.
     pub fn chosen(names: &[String]) -> Result<Vec<Self>> {
         for name in names {
-            if !ALL.iter().any(|work| work.covered_by(name)) {
+            if name != "page" && !ALL.iter().any(|work| work.covered_by(name)) {
                 let known: Vec<_> = ALL.iter().map(|work| work.name).collect();
                 anyhow::bail!("--works {name}: no such work; there are {}", known.join(", "));
             }
         }
-        let asked = |work: &Self| names.is_empty() || names.iter().any(|name| work.covered_by(name));
+        let is_asked = |work: &Self, name: &String| match name.as_str() {
+            "page" => PAGE.contains(&work.name),
+            _ => work.covered_by(name),
+        };
+        let asked = |work: &Self| names.is_empty() || names.iter().any(|name| is_asked(work, name));
         Ok(ALL.into_iter().filter(asked).collect())
     }
 
@@ -151,160 +311,31 @@ impl Work {
 
     /// Only uringcast's protocol has what it takes.
     pub fn needs_uringcast(&self) -> bool {
-        matches!(self.kind, Kind::Chat | Kind::Storm)
+        matches!(self.kind, Kind::Chat | Kind::Storm | Kind::Newcomers { .. })
     }
-}
 
-/// What all runs of a suite have in common.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How long to send, in seconds.
-    pub seconds: f64,
-    /// The load threads' CPUs, one each.
-    pub load_cpus: Vec<usize>,
-    /// The deadline of every wait, in seconds.
-    pub timeout: f64,
-    /// The secret that uringcast servers are started with.
-    pub secret: String,
-    /// Bytes that uringcast adds to a text in a delivered message.
-    pub around_text: Option<usize>,
-}
-
-/// A server that listens, and how to speak to it.
-#[derive(Clone, Copy, Debug)]
-pub struct Endpoint<'a> {
-    /// HOST:PORT.
-    pub address: &'a str,
-    /// Its process.
-    pub pid: u32,
-    /// Its protocol, if not uringcast's.
-    pub template: Option<&'a Template>,
-    /// Its deliveries are to be as long as uringcast's.
-    pub pad: bool,
-    /// Send whole windows.
-    pub lockstep: bool,
-    /// What is offered to it to compress.
-    pub compress: Option<&'a str>,
-    /// How large a part of the subscribers are event streams.
-    pub sse: f64,
-    /// Its secret.
-    pub secret: &'a str,
-}
-
-/// One single run.
-#[derive(Clone, Copy, Debug)]
-pub struct Run {
-    /// How many connections.
-    pub connections: u32,
-    /// What is done.
-    pub kind: Kind,
-    /// Publications a second, for an open loop.
-    pub rate: Option<f64>,
-    /// How long to send, in seconds.
-    pub seconds: f64,
-}
-
-impl Run {
-    /// Does it.
-    pub fn go(&self, endpoint: &Endpoint<'_>, settings: &Settings, interrupted: &Arc<AtomicBool>) -> Result<Report> {
-        let common = self.common(endpoint, settings);
-        let auth = Auth {
-            users: if self.kind == Kind::Chat { Users::Distinct } else { Users::Same },
-            secret: Some(endpoint.secret.to_owned()),
-            secret_file: None,
-            token: None,
-            dev: false,
+    /// A server with this protocol has what it takes; none is uringcast's.
+    pub fn is_possible(&self, template: Option<&Template>) -> bool {
+        let Some(template) = template else {
+            return true;
         };
-        let seconds = self.seconds;
-        let span = Span { seconds, warmup: (seconds / 5.0).min(1.0), rate: self.rate };
-        let speak = Speak { template: endpoint.template.cloned(), ..Speak::default() };
-        let url = |own: &str, path: fn(&Template) -> &str| {
-            format!("ws://{}{}", endpoint.address, endpoint.template.map_or(own, path))
-        };
-        let streams = EventStreams { sse: endpoint.sse, sse_path: "/sse?channel=lobby".to_owned() };
-        let place = Place { url: url("/ws", |template| &template.fanout_path), auth, common: common.clone() };
-        let connections = self.connections;
+        let channels = |asks| Dialect::Template(Box::new(template.clone())).lacks_channels(asks).is_none();
         match self.kind {
-            Kind::Echo { pipeline } => {
-                let url = url("/echo", |template| &template.echo_path);
-                let args = EchoArgs { url, connections, pipeline, payload: 64, binary: false, span, common };
-                commands::echo(&args, interrupted)
-            }
-            Kind::Connect => commands::connect(
-                &ConnectArgs { connections, rate: None, no_auth: false, settle: 1.0, hold: 0.0, speak, streams, place },
-                interrupted,
-            ),
-            Kind::Chat => commands::chat(
-                &ChatArgs {
-                    connections,
-                    publishers: 8.min(connections as u16),
-                    churn: 20.0,
-                    away_ms: 500,
-                    rooms: 0,
-                    room_prefix: String::new(),
-                    payload: 64,
-                    span,
-                    place,
-                },
-                interrupted,
-            ),
-            Kind::Storm => commands::storm(
-                &StormArgs {
-                    connections,
-                    publishers: 1,
-                    rate: 20.0,
-                    jitter_ms: 0,
-                    before: 0.5,
-                    within: settings.timeout,
-                    payload: 64,
-                    place,
-                },
-                interrupted,
-            ),
-            Kind::Fanout { .. } | Kind::Saturated | Kind::Latency { .. } => {
-                let (window, payload, content) = match self.kind {
-                    Kind::Fanout { window, payload, content } => (window, payload, content),
-                    _ => (1, 64, Content::Alphabet),
-                };
-                let padded = endpoint.template.is_some() && endpoint.pad;
-                let wire_bytes = settings.around_text.filter(|_| padded).map(|around| around + payload);
-                let args = FanoutArgs {
-                    subscribers: connections,
-                    publishers: 1,
-                    window,
-                    lockstep: endpoint.lockstep && self.rate.is_none(),
-                    payload,
-                    content,
-                    sample: 64,
-                    span,
-                    speak: Speak { wire_bytes, ..speak },
-                    streams,
-                    place,
-                };
-                commands::fanout(&args, interrupted)
-            }
+            Kind::Channels { mode, .. } => channels(mode == Mode::Reply),
+            Kind::Api { .. } | Kind::IdleApi => channels(false) && template.api_path.is_some(),
+            Kind::Broadcast { .. } => channels(false) && template.broadcast_path.is_some(),
+            _ => !self.needs_uringcast(),
         }
     }
 
-    fn common(&self, endpoint: &Endpoint<'_>, settings: &Settings) -> Common {
-        let threads = settings.load_cpus.len().clamp(1, (self.connections as usize).min(256));
-        let cpus: Vec<_> = settings.load_cpus.iter().map(usize::to_string).collect();
-        Common {
-            threads: threads as u16,
-            cpu: (!cpus.is_empty()).then(|| cpus.join(",")),
-            pid: Some(endpoint.pid),
-            source: Vec::new(),
-            in_flight: 128,
-            timeout: settings.timeout,
-            wait: settings.timeout,
-            delay_acks: true,
-            compression: Compression {
-                verify_every: 64,
-                compress_above: 256,
-                compress: endpoint.compress.map(str::to_owned),
-            },
-            json: None,
-            html: None,
+    /// The figures that say who is better, less of each being better.
+    pub fn judged_by(&self) -> &'static [&'static str] {
+        match self.kind {
+            Kind::Talk { .. } | Kind::Low { .. } => &["p50_us", "p99_us"],
+            Kind::Latency { .. } => &["p50_us", "p99_us"],
+            Kind::Connect | Kind::IdleApi => &["bytes_per_connection"],
+            _ if self.name.starts_with("memory-") => &["bytes_each"],
+            _ => &["server_cpu_ns"],
         }
     }
 }
@@ -324,5 +355,6 @@ mod tests {
         assert_eq!(names(&["latency"]).unwrap(), ["latency"]);
         assert_eq!(names(&["storm", "fanout-8000-w1"]).unwrap(), ["fanout-8000-w1", "storm"]);
         assert!(names(&["fan"]).is_err());
+        assert_eq!(names(&["page"]).unwrap().len(), PAGE.len());
     }
 }

@@ -23,6 +23,8 @@ use crate::random::Random;
 const STALL: u64 = SECOND;
 /// Bytes that may wait on a publisher before an open loop holds back more.
 const MOST_WAITING: usize = 256 << 10;
+/// The newest publications of a publisher whose subscribers are counted.
+const REACHED: usize = 1 << 12;
 /// How many refusals are kept to be shown.
 const EXAMPLES: usize = 3;
 
@@ -47,6 +49,8 @@ pub struct Settings {
     pub run: u32,
     /// Every how many subscribers one has its latencies taken.
     pub sample_every: usize,
+    /// Latency is taken when the last of so many subscribers has a publication.
+    pub last: Option<u32>,
     /// Every how many one has what comes compressed inflated and checked.
     pub verify_every: usize,
 }
@@ -59,6 +63,8 @@ pub struct Publications {
     sent: Vec<AtomicU32>,
     /// When the last ones of each publisher were sent (closed loop).
     stamps: Vec<Box<[AtomicU64]>>,
+    /// How many subscribers have the newest publications of each publisher; empty unless the last one counts.
+    reached: Vec<Box<[AtomicU32]>>,
 }
 
 impl Publications {
@@ -70,8 +76,10 @@ impl Publications {
         let ring = if settings.rate.is_some() { 0 } else { ring };
         let stamps = || (0..ring).map(|_| AtomicU64::new(0)).collect();
         let publishers = settings.publishers;
+        let remembered = if settings.last.is_some() { REACHED } else { 0 };
+        let reached = || (0..remembered).map(|_| AtomicU32::new(0)).collect();
         let template = match dialect {
-            Dialect::Template(template) => Some(template.clone()),
+            Dialect::Template(template) => Some((**template).clone()),
             _ => None,
         };
         Arc::new(Self {
@@ -79,6 +87,7 @@ impl Publications {
             template,
             sent: (0..publishers).map(|_| AtomicU32::new(0)).collect(),
             stamps: (0..publishers).map(|_| stamps()).collect(),
+            reached: (0..publishers).map(|_| reached()).collect(),
         })
     }
 
@@ -86,6 +95,16 @@ impl Publications {
     #[cfg(test)]
     pub fn pretend(&self, publisher: usize, number: u32) {
         self.sent[publisher].store(number, Relaxed);
+    }
+
+    /// One more subscriber has publication `number`; tells whether it is the last of `all`.
+    fn is_last(&self, publisher: usize, number: u32, all: u32) -> bool {
+        let reached = &self.reached[publisher][number as usize % REACHED];
+        let last = reached.fetch_add(1, Relaxed) + 1 == all;
+        if last {
+            reached.store(0, Relaxed);
+        }
+        last
     }
 
     fn sent(&self, publisher: usize) -> u32 {
@@ -276,8 +295,11 @@ impl Fanout {
         let Some(window) = self.window else {
             return;
         };
-        if !self.timed[slot] || at < window.measured_from {
-            return;
+        match self.settings.last {
+            Some(all) if !self.publications.is_last(publisher, number, all) => return,
+            Some(_) if at < window.measured_from => return,
+            None if !self.timed[slot] || at < window.measured_from => return,
+            _ => {}
         }
         let since = if let Some(rate) = self.settings.rate {
             self.schedule(publisher, rate, window.start).intended(number)
@@ -540,6 +562,7 @@ mod tests {
             content: Content::Alphabet,
             run: 1,
             sample_every: 1,
+            last: None,
             verify_every: 1,
         }
     }

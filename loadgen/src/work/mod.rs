@@ -4,9 +4,13 @@
 //! Made by `commands`, called by `engine`.
 
 pub mod abuse;
+pub mod api;
+pub mod channels;
 pub mod chat;
 pub mod connect;
 pub mod counted;
 pub mod echo;
 pub mod fanout;
+pub mod layout;
+pub mod newcomers;
 pub mod storm;

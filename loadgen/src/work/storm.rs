@@ -235,6 +235,7 @@ mod tests {
             content: Content::Alphabet,
             run: 1,
             sample_every: 1,
+            last: None,
             verify_every: 1,
         };
         let publications = Publications::new(&settings, &Dialect::Uringcast(None));

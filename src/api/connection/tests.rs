@@ -375,15 +375,15 @@ fn pages_of_other_origins_may_be_let_in() {
 #[test]
 fn a_request_that_does_not_come_whole_is_given_up() {
     let (mut connection, rules) = (ApiConnection::default(), rules());
-    assert_eq!((connection.phase(), connection.held_bytes(), connection.is_under_way()), (ApiPhase::Idle, 0, false));
+    assert_eq!((connection.phase(), connection.held_bytes()), (ApiPhase::Idle, 0));
     let stream = post("/api/publish", "", BODY);
     let (first, rest) = stream.split_at(20);
     assert!(matches!(connection.next(&mut first.as_bytes(), &rules), ApiStep::More));
-    assert_eq!((connection.phase(), connection.is_under_way()), (ApiPhase::Head, false));
+    assert_eq!(connection.phase(), ApiPhase::Head);
     assert!(connection.held_bytes() >= 20);
     let (second, _) = rest.split_at(rest.len() - 3);
     assert!(matches!(connection.next(&mut second.as_bytes(), &rules), ApiStep::More));
-    assert_eq!((connection.phase(), connection.is_under_way()), (ApiPhase::Body, true));
+    assert_eq!(connection.phase(), ApiPhase::Body);
     let refused = connection.give_up(ApiError::body_late()).expect("a request has waited");
     let late = "408 the body did not arrive within limits.request_ms; the request was not done";
     assert_eq!(words(&refused), format!("POST /api/publish: {late} [key last]"));
@@ -425,4 +425,21 @@ fn metrics_need_a_key_where_others_can_ask() {
     };
     assert_eq!(ask(""), "GET /metrics: 401 a valid API key is needed: Authorization: Bearer KEY []");
     assert_eq!(ask(&format!("X-API-Key: {KEY}\r\n")), "GET /metrics: Slow(Metrics) []");
+}
+
+#[test]
+fn a_stream_that_never_pauses_between_requests_is_not_kept() {
+    let (mut connection, rules) = (ApiConnection::default(), rules());
+    let stream = get("/health", "").repeat(1_000);
+    let (mut requests, mut most) = (0, 0);
+    // No piece ends with a request, so a part of a head is held each time.
+    for piece in stream.as_bytes().chunks(997) {
+        let mut input = piece;
+        while let ApiStep::Request(_) = connection.next(&mut input, &rules) {
+            requests += 1;
+        }
+        most = most.max(connection.held_bytes());
+    }
+    assert_eq!(requests, 1_000);
+    assert!(most < 4_000, "{most} bytes are held");
 }

@@ -136,8 +136,11 @@ impl BodyDecoder {
 mod tests {
     use super::*;
 
+    /// A body, and the bytes behind it; `None` if the body has no end.
+    type BodyAndRest = Result<Option<(Vec<u8>, Vec<u8>)>, HttpFault>;
+
     /// The body and the rest behind it, with the stream given in pieces of `step` bytes; `None` if there is no end.
-    fn decode(framing: BodyFraming, bytes: &[u8], step: usize) -> Result<Option<(Vec<u8>, Vec<u8>)>, HttpFault> {
+    fn decode(framing: BodyFraming, bytes: &[u8], step: usize) -> BodyAndRest {
         let (mut decoder, mut body) = (BodyDecoder::new(framing), Vec::new());
         let mut at = 0;
         loop {
@@ -155,7 +158,7 @@ mod tests {
         }
     }
 
-    fn chunked(bytes: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, HttpFault> {
+    fn chunked(bytes: &[u8]) -> BodyAndRest {
         let whole = decode(BodyFraming::Chunked, bytes, usize::MAX / 2);
         for step in 1..=3 {
             assert_eq!(
