@@ -1,5 +1,6 @@
 //! What is given up while the process has more memory than `limits.memory_bytes`: first the queues of connections, the
-//! largest ones first, then histories. This happens in rounds. In a round each shard says how much it holds, and then
+//! largest ones first, then histories, and at last unfinished messages: these have a bound of their own, and their senders
+//! may be publishers who do nothing wrong. This happens in rounds. In a round each shard says how much it holds, and then
 //! each gives up its share. `boot::memory` begins rounds and `shard` carries them out; this file only computes.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -7,26 +8,29 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// A queue with fewer bytes is never given up: that would free little.
 pub(crate) const QUEUE_MIN_BYTES: u64 = 64 * 1024;
 
-/// Bytes of queues and of histories that a shard holds, or that it is to give up.
+/// Bytes that a shard holds, or that it is to give up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Holding {
     /// Bytes of connections' queues, of those that may be given up.
     pub(crate) queues: u64,
     /// Bytes of channels' histories.
     pub(crate) history: u64,
+    /// Bytes of messages that have not come whole, of those that may be given up.
+    pub(crate) unfinished: u64,
 }
 
-/// The size of one connection's queue.
+/// The size of one connection's queue, or of its unfinished message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct QueueSize {
     /// The connection's slot in its shard.
     pub(crate) slot: u32,
-    /// Bytes that are unsent to the connection, or were received from it and not processed.
+    /// Bytes that are unsent to the connection, or of what it has sent of a message.
     pub(crate) bytes: u64,
 }
 
 /// What a shard that holds `own` of `all` gives up, so that all shards together free `excess` bytes. Histories give only
 /// what the queues cannot, and at most half of themselves in one round, because the allocator may free more than expected.
+/// Unfinished messages give only what queues and whole histories cannot.
 pub(crate) fn share(excess: u64, own: Holding, all: Holding) -> Holding {
     let part = |of: u64, own: u64, all: u64| {
         let all = all.max(own).max(1);
@@ -34,7 +38,13 @@ pub(crate) fn share(excess: u64, own: Holding, all: Holding) -> Holding {
     };
     let from_queues = excess.min(all.queues.max(own.queues));
     let from_history = (excess - from_queues).min(all.history.max(own.history).div_ceil(2));
-    Holding { queues: part(from_queues, own.queues, all.queues), history: part(from_history, own.history, all.history) }
+    let from_unfinished =
+        (excess - from_queues).saturating_sub(all.history.max(own.history)).min(all.unfinished.max(own.unfinished));
+    Holding {
+        queues: part(from_queues, own.queues, all.queues),
+        history: part(from_history, own.history, all.history),
+        unfinished: part(from_unfinished, own.unfinished, all.unfinished),
+    }
 }
 
 /// Chooses the queues to give up so that at least `bytes` are freed: the largest, and as few as possible.
@@ -56,6 +66,7 @@ pub(crate) struct Rounds {
     excess: AtomicU64,
     queues: AtomicU64,
     history: AtomicU64,
+    unfinished: AtomicU64,
 }
 
 impl Rounds {
@@ -63,6 +74,7 @@ impl Rounds {
     pub(crate) fn begin(&self, excess: u64) {
         self.queues.store(0, Ordering::Relaxed);
         self.history.store(0, Ordering::Relaxed);
+        self.unfinished.store(0, Ordering::Relaxed);
         self.excess.store(excess, Ordering::Relaxed);
         self.number.fetch_add(1, Ordering::Release);
     }
@@ -76,12 +88,16 @@ impl Rounds {
     pub(crate) fn hold(&self, own: Holding) {
         self.queues.fetch_add(own.queues, Ordering::Relaxed);
         self.history.fetch_add(own.history, Ordering::Relaxed);
+        self.unfinished.fetch_add(own.unfinished, Ordering::Relaxed);
     }
 
     /// What a shard that holds `own` gives up, after all shards have called [`Rounds::hold`].
     pub(crate) fn share_of(&self, own: Holding) -> Holding {
-        let all =
-            Holding { queues: self.queues.load(Ordering::Relaxed), history: self.history.load(Ordering::Relaxed) };
+        let all = Holding {
+            queues: self.queues.load(Ordering::Relaxed),
+            history: self.history.load(Ordering::Relaxed),
+            unfinished: self.unfinished.load(Ordering::Relaxed),
+        };
         share(self.excess.load(Ordering::Relaxed), own, all)
     }
 }
@@ -93,7 +109,17 @@ mod tests {
     use super::*;
 
     fn holding(queues: u64, history: u64) -> Holding {
-        Holding { queues, history }
+        Holding { queues, history, unfinished: 0 }
+    }
+
+    #[test]
+    fn an_unfinished_message_gives_way_only_where_nothing_else_is_left() {
+        let all = Holding { unfinished: 200, ..holding(100, 1_000) };
+        let given = |excess| share(excess, all, all).unfinished;
+        assert_eq!((given(50), given(100), given(1_100)), (0, 0, 0));
+        assert_eq!((given(1_150), given(5_000)), (50, 200));
+        let own = Holding { unfinished: 200, ..holding(0, 0) };
+        assert_eq!(share(1_000, own, all).unfinished, 0, "other shards have what is to go first");
     }
 
     #[test]

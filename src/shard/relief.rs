@@ -2,6 +2,7 @@
 //! gives up its share. Part of `shard`; who gives way is `limits`' to decide.
 
 use super::ShardCore;
+use super::conns::Conn;
 use crate::limits::Limit;
 use crate::limits::relief::{self, Holding, QUEUE_MIN_BYTES, QueueSize};
 use crate::metrics::Count;
@@ -26,8 +27,12 @@ impl ShardCore {
         }
         let round = self.settings.guard.relief().number();
         if std::mem::replace(&mut self.relief.round, round) != round {
-            let queues = self.queues().iter().map(|queue| queue.bytes).sum();
-            let own = Holding { queues, history: self.hub.holdings().history_bytes as u64 };
+            let sum = |queues: Vec<QueueSize>| queues.iter().map(|queue| queue.bytes).sum();
+            let own = Holding {
+                queues: sum(self.queues()),
+                history: self.hub.holdings().history_bytes as u64,
+                unfinished: sum(self.unfinished_messages()),
+            };
             self.settings.guard.relief().hold(own);
             self.relief.said = Some(own);
         }
@@ -35,10 +40,19 @@ impl ShardCore {
 
     /// The queues that are large enough to give way.
     fn queues(&mut self) -> Vec<QueueSize> {
+        self.large_ones(|conn| conn.outbox.held_bytes())
+    }
+
+    /// The unfinished messages that are large enough to give way.
+    fn unfinished_messages(&mut self) -> Vec<QueueSize> {
+        self.large_ones(|conn| conn.unfinished())
+    }
+
+    fn large_ones(&mut self, bytes_of: impl Fn(&Conn) -> usize) -> Vec<QueueSize> {
         let slots = 0..u32::try_from(self.conns.slots()).expect("slots are numbered so");
         let size = |slot| {
             let conn = self.conns.get_slot(slot).filter(|conn| !conn.is_closing())?;
-            let bytes = (conn.outbox.held_bytes() + conn.unfinished()) as u64;
+            let bytes = bytes_of(conn) as u64;
             (bytes >= QUEUE_MIN_BYTES).then_some(QueueSize { slot, bytes })
         };
         slots.filter_map(size).collect()
@@ -48,13 +62,6 @@ impl ShardCore {
         let (mut shed, mut closed) = (0u32, 0u32);
         for QueueSize { slot, bytes } in relief::largest_first(self.queues(), share.queues) {
             let (id, conn) = (self.conns.id(slot), self.conns.at(slot));
-            if conn.unfinished() as u64 > bytes / 2 {
-                closed += 1;
-                let detail = || format!("closed: {bytes} bytes of an unfinished message, and memory is short (4503)");
-                self.tell_refusal(id, Limit::Memory.name(), now, detail);
-                self.close(id, close::DRAINING, "short of memory", now);
-                continue;
-            }
             conn.outbox.make_room(0, conn.framing.voice());
             if conn.outbox.held_bytes() as u64 <= bytes / 2 {
                 self.sender.count_queued(self.conns.at(slot));
@@ -66,6 +73,13 @@ impl ShardCore {
                 self.tell_refusal(id, Limit::Memory.name(), now, detail);
                 self.close_slow(id, now);
             }
+        }
+        for QueueSize { slot, bytes } in relief::largest_first(self.unfinished_messages(), share.unfinished) {
+            closed += 1;
+            let id = self.conns.id(slot);
+            let detail = || format!("closed: {bytes} bytes of an unfinished message, and memory is short (4503)");
+            self.tell_refusal(id, Limit::Memory.name(), now, detail);
+            self.close(id, close::DRAINING, "short of memory", now);
         }
         let evicted = self.hub.shrink_histories(usize::try_from(share.history).unwrap_or(usize::MAX));
         self.metrics.add(Count::MemorySheds, shed as usize);

@@ -160,7 +160,9 @@ async fn visit(server: Arc<Server>, name: String, seed: u64, stays: u64) -> Vec<
 }
 
 async fn everyone_saw_the_same(shards: usize, residents: usize, visitors: usize, seed: u64) {
-    let server = Arc::new(Options::new().shards(shards).start());
+    // Every join and leave is told, however many there are.
+    let options = Options::new().shards(shards).env("URINGCAST_LIMITS__PRESENCE_DIGEST_ABOVE", 1_000);
+    let server = Arc::new(options.start());
     eprintln!("{shards} shards, {residents} residents, {visitors} visitors");
     // The residents are there throughout, and listen all the time.
     let (finish, _) = tokio::sync::watch::channel(false);
