@@ -49,7 +49,8 @@ pub(super) fn gives_way(holders: &[PlaceHolder]) -> Option<u32> {
     for holder in holders {
         *connections.entry(holder.address).or_default() += 1;
     }
-    let first = |holder: &&PlaceHolder| (Reverse(connections.get(&holder.address).copied()), holder.seen_ms, holder.slot);
+    let first =
+        |holder: &&PlaceHolder| (Reverse(connections.get(&holder.address).copied()), holder.seen_ms, holder.slot);
     holders.iter().filter(|holder| !holder.is_busy).min_by_key(first).map(|holder| holder.slot)
 }
 
