@@ -10,9 +10,7 @@ use uringcast::api::answers::{ApiAnswer, ApiWriter};
 use uringcast::api::calls::{ApiCall, ApiRequest};
 use uringcast::api::connection::{ApiConnection, ApiStep};
 use uringcast::api::rules::ApiRules;
-use uringcast::model::namespace::{
-    Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
-};
+use uringcast::model::namespace::{Namespace, Namespaces};
 use uringcast::model::parcel::Answer;
 use uringcast::model::position::Placed;
 
@@ -21,21 +19,8 @@ const SMALL: &str = r#"{"channel":"prices:eur","data":{"bid":187.31,"ask":187.33
 const USUAL: &str = r#"{"channel":"prices:eur","data":{"bid":187.31,"ask":187.33,"size":[100,200],"at":"2025-01-01T12:00:00Z"},"idempotency_key":"018f2d0c-7a11-7c3e-9f6b-0d2f"}"#;
 
 fn rules() -> ApiRules {
-    let namespace = |name: &str| Namespace {
-        name: name.to_owned(),
-        subscribe: SubscribeRule::SignedIn,
-        users: [].into(),
-        publish: PublishRule::Backend,
-        history_size: 100,
-        history_age_ms: 300_000,
-        presence: PresenceMode::Off,
-        escape: true,
-        overflow: Overflow::Disconnect,
-        batch_window_ms: 0,
-        presence_window_ms: 1_000,
-        compress: Compress::Auto,
-    };
-    let namespaces = Namespaces::new(namespace("lobby"), namespace(""), [namespace("prices")]);
+    let plain = Namespace::plain;
+    let namespaces = Namespaces::new(plain("lobby"), plain(""), [plain("prices")]);
     ApiRules::new(ApiSettings::of_keys(&[KEY], Arc::new(namespaces), 64 * 1024))
 }
 

@@ -42,7 +42,7 @@ pub struct Plan {
     pub streams: Option<Streams>,
     /// Connections that send HTTP requests, if some are to.
     pub requests: Option<Requests>,
-    /// The last so many connections are opened by the workload, and not before it starts.
+    /// This many connections, the last ones, are opened by the workload, and not before it starts.
     pub later: usize,
 }
 
@@ -55,7 +55,7 @@ impl Plan {
 
 /// Which connections send HTTP requests.
 pub struct Requests {
-    /// Where to.
+    /// The address to connect to.
     pub target: Target,
     /// Connections below this number are WebSockets.
     pub from: usize,

@@ -44,7 +44,7 @@ struct Server {
 #[derive(Default)]
 struct State {
     connections: u64,
-    /// Whoever is subscribed to a channel, or in the lobby.
+    /// The connections that subscribe to a channel, or are in the lobby.
     members: BTreeMap<String, BTreeMap<u64, Sender<String>>>,
     pushes: usize,
     answers: usize,

@@ -13,7 +13,7 @@ use super::rules::ApiRules;
 use crate::wire::http::body::BodyDecoder;
 use crate::wire::http::{BodyFraming, HeaderRoom, HttpFault, RequestHead};
 
-/// One connection's state.
+/// What is kept of one connection between two reads.
 #[derive(Debug, Default)]
 pub struct ApiConnection {
     /// Bytes that are not read yet: the beginning of a head, or what [`ApiConnection::hold`] was given.

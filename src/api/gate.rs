@@ -56,7 +56,7 @@ enum BodyKind {
     Unrevoke,
 }
 
-/// Judges a head.
+/// Decides by its head what a request may do, before the body is read.
 pub(super) fn judge(head: &RequestHead<'_, '_>, rules: &ApiRules) -> JudgedHead {
     let named = head.host();
     let target = match head.method() {

@@ -25,7 +25,7 @@ pub(crate) fn of_api(connections: usize, left: usize) -> usize {
     connections.saturating_add(OF_LEAVING).min(left / 4)
 }
 
-/// How many connections the API may have with so many descriptors.
+/// How many connections the API may have, given the number of descriptors.
 pub(super) fn api_places(descriptors: usize) -> usize {
     descriptors - OF_LEAVING.min(descriptors / 4)
 }

@@ -4,6 +4,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::call_state::CallState;
 use super::key_set::KeySetCounts;
 use super::ledger::Ledger;
@@ -16,6 +18,9 @@ use crate::limits::Peer;
 use crate::log::LostLines;
 use crate::metrics::Metrics;
 use crate::time::clock::Clock;
+
+/// Calls that are answered at a time. Further ones wait in the queue, and where that is full a shard answers 503.
+const AT_ONCE: usize = 64;
 
 /// What the calls are answered from.
 #[derive(Debug)]
@@ -58,11 +63,16 @@ impl CallRunner {
 
     /// Answers calls until the shards are gone.
     pub(crate) async fn serve(self) {
-        while let Ok(ApiOrder { shard, number, peer, call }) = self.orders.recv_async().await {
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        loop {
+            // Fails only for a semaphore that was closed.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(ApiOrder { shard, number, peer, call }) = self.orders.recv_async().await else { return };
             let state = Arc::clone(&self.state);
             let answer = async move {
                 let answer = answer(&state, peer, call).await;
                 state.owners.tell(shard, ShardCommand::Answered(number, answer)).await;
+                drop(place);
             };
             tokio::spawn(answer);
         }

@@ -8,7 +8,7 @@ use super::local::{DueRuns, LocalChannel};
 use super::subscriptions::{Subscription, Subscriptions};
 use crate::fanout::run::place;
 
-/// So many empty runs with their buffers are kept for channels that become due.
+/// The number of empty runs that are kept with their buffers, for channels that become due.
 const SPARE_MAX: usize = 64;
 /// What finding a channel among a connection's subscriptions costs, against looking at one subscription.
 const FIND_STEPS: usize = 8;
@@ -16,7 +16,7 @@ const FIND_STEPS: usize = 8;
 /// The channels that are due.
 #[derive(Debug, Default)]
 pub(super) struct DueChannels {
-    /// In no order.
+    /// Their indexes, in no order.
     channels: Vec<u32>,
     /// The same as a set: one bit for each index of a channel.
     bits: Vec<u64>,

@@ -55,7 +55,7 @@ pub struct LocalChannel {
     pub(super) origin: Rc<Origin>,
     /// `None` while every subscriber has had all frames.
     pub(super) due: Option<Box<DueRuns>>,
-    /// In no order. Walked from the back, so that removing one by swapping in the last hides nobody from a walk.
+    /// In no order. Walked from the back: a subscriber that is removed is replaced by the last one, and the walk then misses none.
     subscribers: SmallVec<[Subscriber; 1]>,
     /// Number of the oldest sealed run, or of the open one if none is sealed.
     first: u32,
@@ -84,7 +84,8 @@ struct Sealed {
 }
 
 impl Sealed {
-    /// What somebody gets that is due the run from `start` on, and from where on. Packed only whole: see [`Packer`].
+    /// What a subscriber gets that is due the run from `start` on, and the place where that begins. A run is packed as a
+    /// whole only: see [`Packer`].
     fn due(&mut self, start: usize, packer: Option<&mut Packer<'_>>) -> (&Run, usize) {
         let Some(packer) = packer.filter(|_| start == 0) else { return (&self.run, start) };
         let wanted = packer.variant(&self.run);
@@ -118,7 +119,7 @@ impl DueRuns {
         self.sealed.push_back(Sealed { run, packed: Vec::new() });
     }
 
-    /// Forgets the oldest `count` sealed runs. The buffers of one that nobody holds are used again.
+    /// Forgets the oldest `count` sealed runs. The buffers of a run that no outbox holds are used again.
     fn forget(&mut self, count: usize) {
         for sealed in self.sealed.drain(..count) {
             let Ok(Frames { mut bytes, mut marks, .. }) = Rc::try_unwrap(sealed.run) else { continue };

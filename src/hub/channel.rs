@@ -53,7 +53,7 @@ pub(crate) struct Channel {
 /// Who is on a channel, and what the others hear of it.
 #[derive(Debug)]
 pub(crate) struct ChannelPresence {
-    /// The users who subscribe. In the lobby nobody: the users who are online are its members.
+    /// The users who subscribe. Empty in the lobby, whose members are the users who are online.
     pub(crate) members: Members,
     /// Decides when the members' coming and going is announced.
     pub(crate) announcer: Announcer,
@@ -64,7 +64,7 @@ pub(crate) struct ChannelPresence {
 pub(crate) struct ChannelWaits {
     /// Accepted within the batch window and not delivered yet.
     pub(crate) batch: Batch,
-    /// Answers that wait.
+    /// Answers that wait for the engine, in order.
     pub(crate) queue: AnswerQueue,
     /// What is known of the channel at a remote engine.
     pub(crate) follow: FollowState,

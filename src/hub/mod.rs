@@ -645,7 +645,7 @@ fn channel_of(ask: &Ask) -> &str {
     }
 }
 
-/// The same, shared.
+/// The name of the channel that the ask is about, shared.
 fn named(ask: &Ask) -> Arc<str> {
     match ask {
         Ask::Claim(_) | Ask::Users { .. } => LOBBY.into(),

@@ -12,7 +12,7 @@ const FEW: usize = 16;
 /// Subscribed connections, with the number of the ask that attached each.
 #[derive(Debug, Default)]
 pub(crate) enum Subscribers {
-    /// There is none.
+    /// The channel has no subscriber.
     #[default]
     None,
     One((ConnId, u32)),

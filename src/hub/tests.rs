@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::limits::GuardSettings;
-use crate::model::namespace::{Compress, Namespace, Overflow, PresenceMode, PublishRule, SubscribeRule};
+use crate::model::namespace::{Namespace, PublishRule};
 use crate::model::parcel::Attached;
 use crate::model::position::Since;
 use crate::model::publication::{Content, Publish};
@@ -18,18 +18,13 @@ const HISTORY_MS: u64 = 10_000;
 
 fn namespace(name: &str, batch_window_ms: u64) -> Namespace {
     Namespace {
-        name: name.to_owned(),
-        subscribe: SubscribeRule::SignedIn,
-        users: std::collections::BTreeSet::new(),
         publish: PublishRule::Members,
         history_size: 10,
         history_age_ms: HISTORY_MS,
-        presence: PresenceMode::Off,
         escape: false,
-        overflow: Overflow::Disconnect,
         batch_window_ms,
         presence_window_ms: 100,
-        compress: Compress::Off,
+        ..Namespace::plain(name)
     }
 }
 

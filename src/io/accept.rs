@@ -200,7 +200,7 @@ impl Acceptor {
         let accepted = Accepted { socket, tls: self.listener.tls, accepted_ns };
         let guard = &self.settings.guard;
         if !self.settings.proxy_protocol || !guard.is_proxy(peer) {
-            return admit(&self.core, accepted, peer);
+            return admit(&self.core, &self.settings, accepted, peer);
         }
         if !guard.take_place() {
             self.core.metrics().refused(Limit::Connections);
@@ -229,7 +229,7 @@ async fn read_proxy_header(core: Rc<Core>, settings: Rc<AcceptSettings>, accepte
     match header {
         Ok(Ok((socket, proxied))) if !core.is_draining() => {
             let client = if let Proxied::From(client) = proxied { Peer::Ip(client) } else { proxy };
-            admit(&core, Accepted { socket, tls, accepted_ns }, client);
+            admit(&core, &settings, Accepted { socket, tls, accepted_ns }, client);
         }
         Ok(Ok(_)) => {}
         refused => {
@@ -245,7 +245,7 @@ async fn read_proxy_header(core: Rc<Core>, settings: Rc<AcceptSettings>, accepte
 
 /// Lets the shard admit a connection, or refuses it. If TLS is spoken, a refused connection gets a fatal alert, which may
 /// come before any handshake: a handshake would cost the server a signature.
-fn admit(core: &Rc<Core>, accepted: Accepted, client: Peer) {
+fn admit(core: &Rc<Core>, settings: &AcceptSettings, accepted: Accepted, client: Peer) {
     let Accepted { socket, tls, accepted_ns } = accepted;
     let arrival = Arrival { from: client, is_told: !tls, accepted_ns };
     let Some(id) = core.with(|shard, now| shard.open(arrival, now)) else {
@@ -261,8 +261,9 @@ fn admit(core: &Rc<Core>, accepted: Accepted, client: Peer) {
     };
     let inserted = core.sockets().insert(id, socket, layer);
     if let Err(error) = inserted {
-        tracing::warn!(%error, "an accepted connection cannot be served");
         core.metrics().refused(Limit::Descriptors);
+        let detail = || format!("the socket cannot be watched: {error}");
+        log_refusal(settings, core, Limit::Descriptors, client, detail);
         return core.with(|shard, now| shard.closed(id, now));
     }
     core.open_sockets().enter();

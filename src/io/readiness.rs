@@ -43,7 +43,7 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    /// An empty set.
+    /// Makes an empty set.
     ///
     /// # Errors
     /// When the kernel has no descriptor left.
@@ -104,7 +104,7 @@ fn data(id: ConnId) -> EventData {
 
 fn flags(interest: Interest) -> EventFlags {
     match interest {
-        // The kernel always reports a failure, and with this flag only once. Nobody waits for it.
+        // The kernel always reports a failure, and with this flag only once.
         Interest { readable: false, writable: false } => EventFlags::ONESHOT,
         Interest { readable: true, writable: false } => EventFlags::IN,
         Interest { readable: false, writable: true } => EventFlags::OUT,

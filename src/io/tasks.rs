@@ -32,8 +32,8 @@ pub(super) async fn serve(core: Rc<Core>, readiness: UnixStream, keeps_awake: bo
     }
 }
 
-/// Serves every socket that is ready, each once. Whoever is about to judge clients by the time calls this after the process
-/// was stopped or slow: what a client has sent by then counts.
+/// Serves every socket that is ready, each once. Call this before clients are judged by the time, if the process was
+/// stopped or slow: what a client has sent by then counts.
 pub(super) fn catch_up(core: &Rc<Core>) {
     let mut ready = Vec::with_capacity(READY_MAX);
     // The set reports sockets in turn, so that each is reported in as many looks.

@@ -126,6 +126,24 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// The rules of a namespace of which the configuration has nothing but the name.
+    pub fn plain(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            subscribe: SubscribeRule::SignedIn,
+            users: BTreeSet::new(),
+            publish: PublishRule::Backend,
+            history_size: 100,
+            history_age_ms: 300_000,
+            presence: PresenceMode::Off,
+            escape: true,
+            overflow: Overflow::Disconnect,
+            batch_window_ms: 0,
+            presence_window_ms: 1_000,
+            compress: Compress::Auto,
+        }
+    }
+
     /// How the publications of its channels are sent.
     pub(crate) fn sending(&self) -> Sending {
         Sending { overflow: self.overflow, compress: self.compress }
@@ -186,20 +204,7 @@ pub(crate) mod tests {
     }
 
     fn namespace(name: &str, subscribe: SubscribeRule) -> Namespace {
-        Namespace {
-            name: name.to_owned(),
-            subscribe,
-            users: ["1".to_owned(), "bob".to_owned()].into(),
-            publish: PublishRule::Backend,
-            history_size: 100,
-            history_age_ms: 300_000,
-            presence: PresenceMode::Off,
-            escape: true,
-            overflow: Overflow::Disconnect,
-            batch_window_ms: 0,
-            presence_window_ms: 1_000,
-            compress: Compress::Auto,
-        }
+        Namespace { subscribe, users: ["1".to_owned(), "bob".to_owned()].into(), ..Namespace::plain(name) }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 use super::Wanted;
 use super::rights::Grant;
 
-/// One request.
+/// A request that is not answered yet.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) request: u32,

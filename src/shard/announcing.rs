@@ -1,6 +1,6 @@
 //! News of a channel's members on its way to the subscribers. Each event would cost one send for each subscriber. So in a
 //! channel with many subscribers events are appended to the channel's run at once, but are sent at most once in a window.
-//! A subscriber's cursor is the same as if they had been sent: nobody hears of their own coming, and a page of members
+//! A subscriber's cursor is the same as if they had been sent: a newcomer does not hear of itself, and a page of members
 //! comes after the events that it includes. Part of `shard`.
 
 use std::collections::VecDeque;

@@ -16,9 +16,7 @@ use crate::hub::engine::{EngineKind, EngineSettings};
 use crate::ids::{ConnId, ShardId};
 use crate::limits::{Guard, GuardSettings, Peer};
 use crate::metrics::Metrics;
-use crate::model::namespace::{
-    Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, Sending, SubscribeRule,
-};
+use crate::model::namespace::{Compress, Namespace, Namespaces, Overflow, PublishRule, Sending};
 use crate::model::text::Language;
 use crate::model::user::DuplicateLogin;
 use crate::model::voice::Voice;
@@ -34,7 +32,7 @@ const CHANNELS: usize = 100;
 
 #[derive(Clone, Debug)]
 enum TwinStep {
-    /// A connection subscribes to the channels from one on, so many of them, unless it does so already.
+    /// A connection subscribes to `count` channels from `first` on, unless it does so already.
     Subscribe {
         conn: usize,
         first: usize,
@@ -44,7 +42,7 @@ enum TwinStep {
         conn: usize,
         channel: usize,
     },
-    /// A frame of so many bytes for the subscribers of a channel.
+    /// A frame for the subscribers of a channel, with its length in bytes.
     Publish {
         channel: usize,
         length: usize,
@@ -60,11 +58,11 @@ enum TwinStep {
     },
     /// The flush begins, unless one is under way.
     Begin,
-    /// So many sends of the flush.
+    /// A part of the flush, with the most sends that it makes.
     Flush {
         sends: usize,
     },
-    /// The socket takes so many bytes more.
+    /// The socket takes this many more bytes.
     Read {
         conn: usize,
         length: usize,
@@ -258,18 +256,10 @@ proptest! {
 
 fn settings(outbox_bytes: usize) -> Settings {
     let namespace = |name: &str| Namespace {
-        name: name.to_owned(),
-        subscribe: SubscribeRule::SignedIn,
-        users: [].into(),
         publish: PublishRule::Members,
         history_size: 0,
-        history_age_ms: 0,
-        presence: PresenceMode::Off,
         escape: false,
-        overflow: Overflow::Disconnect,
-        batch_window_ms: 0,
-        presence_window_ms: 0,
-        compress: Compress::Auto,
+        ..Namespace::plain(name)
     };
     let guard = Arc::new(Guard::new(GuardSettings::default()));
     Settings {

@@ -107,7 +107,7 @@ async fn responses_come_in_the_order_of_the_requests() {
     assert_eq!(pipe.next().await.0, 200);
 }
 
-/// A publication that waits for its window holds up the responses behind it, and not the publications.
+/// A publication that waits for its window delays the responses of later requests, but not their publications.
 #[tokio::test]
 async fn a_response_that_is_late_keeps_its_place() {
     let server = options().shards(2).env("URINGCAST_NAMESPACES__CHAT__BATCH_WINDOW_MS", 500).start();

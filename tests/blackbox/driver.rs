@@ -99,3 +99,30 @@ async fn an_idle_server_does_not_spin() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn a_server_that_polls_is_busy_between_messages_and_sleeps_after_them() {
+    for driver in ["io_uring", "epoll"] {
+        let options = Options::new().shards(1).env("URINGCAST_DRIVER", driver);
+        let server = options.env("URINGCAST_BUSY_POLL_US", 10_000).start();
+        let (mut ann, _) = Client::join(&server, 1, "Ann").await;
+        let (mut bob, _) = Client::join(&server, 2, "Bob").await;
+        // Between two messages there are fewer than 10 ms.
+        until("messages between which the server polls", async || {
+            let before = cpu_time(&server);
+            for _ in 0..100 {
+                ann.say("hello").await;
+                bob.find("message").await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            (cpu_time(&server) - before > Duration::from_millis(250)).then_some(())
+        })
+        .await;
+        until("a second in which the server is idle", async || {
+            let before = cpu_time(&server);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            (cpu_time(&server) - before < Duration::from_millis(300)).then_some(())
+        })
+        .await;
+    }
+}

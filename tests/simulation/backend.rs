@@ -208,7 +208,7 @@ impl Backend {
         }
     }
 
-    /// The connection has ended: nobody knows what became of the rest.
+    /// The connection has ended, and what became of the rest is unknown.
     fn end(&mut self, peer: usize) {
         self.peers[peer].is_over = true;
         for owed in std::mem::take(&mut self.peers[peer].owed) {

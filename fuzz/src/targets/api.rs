@@ -8,9 +8,7 @@ use uringcast::api::answers::{ApiAnswer, ApiWriter};
 use uringcast::api::calls::{ApiCall, ApiRequest};
 use uringcast::api::connection::{ApiConnection, ApiPhase, ApiStep};
 use uringcast::api::rules::ApiRules;
-use uringcast::model::namespace::{
-    Compress, Namespace, Namespaces, Overflow, PresenceMode, PublishRule, SubscribeRule,
-};
+use uringcast::model::namespace::{Namespace, Namespaces};
 use uringcast::model::parcel::Ask;
 use uringcast::model::publication::Content;
 
@@ -19,21 +17,8 @@ use crate::dice::Dice;
 const KEY: &str = "a-key-of-the-fuzz-target";
 
 fn rules() -> ApiRules {
-    let namespace = |name: &str| Namespace {
-        name: name.to_owned(),
-        subscribe: SubscribeRule::SignedIn,
-        users: [].into(),
-        publish: PublishRule::Backend,
-        history_size: 10,
-        history_age_ms: 1_000,
-        presence: PresenceMode::Events,
-        escape: true,
-        overflow: Overflow::Disconnect,
-        batch_window_ms: 0,
-        presence_window_ms: 1_000,
-        compress: Compress::Off,
-    };
-    let namespaces = Namespaces::new(namespace("lobby"), namespace(""), [namespace("chat")]);
+    let plain = Namespace::plain;
+    let namespaces = Namespaces::new(plain("lobby"), plain(""), [plain("chat")]);
     ApiRules::new(ApiSettings::of_keys(&[KEY], Arc::new(namespaces), 1_024))
 }
 

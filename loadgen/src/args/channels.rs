@@ -85,7 +85,7 @@ pub struct ApiArgs {
     /// Subscribers of the channel, or over all channels with --broadcast; 0: the API alone
     #[arg(long, short = 'n', default_value_t = 1)]
     pub subscribers: u32,
-    /// Publish to so many channels with each request, and count channels
+    /// Publish to this many channels with each request, and count channels
     #[arg(long, value_name = "CHANNELS", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub broadcast: Option<u32>,
     /// Send one request on each connection and look what memory idle ones take

@@ -130,7 +130,7 @@ pub struct Traffic {
     pub server_cpus: Option<f64>,
     /// CPUs that its threads would have used besides, had they had them.
     pub server_cpus_wanting: Option<f64>,
-    /// How the CPUs that the server is kept on spent their time, whoever used them.
+    /// How the CPUs that the server is kept on spent their time, for all processes.
     pub server_cores: Option<Cores>,
 }
 

@@ -142,7 +142,7 @@ fn follow(out: impl Read + Send + 'static, awaited: [(Regex, Sender<String>); 2]
             let line = String::from_utf8_lossy(&line);
             for (ready, sender) in &awaited {
                 if let Some(address) = ready.captures(&line).and_then(|found| found.get(1)) {
-                    // Nobody listens any more after the first.
+                    // After the first address the receiver is gone.
                     let _ = sender.send(address.as_str().to_owned());
                 }
             }

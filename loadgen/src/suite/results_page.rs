@@ -47,7 +47,7 @@ fn comparisons(summary: &Summary) -> Vec<Comparison<'_>> {
     all
 }
 
-/// The page.
+/// Writes the page of results.
 pub fn render(summary: &Summary) -> String {
     let base = &summary.base;
     let mut text = format!(

@@ -63,7 +63,7 @@ pub struct Endpoint<'a> {
     pub api_key: &'a str,
 }
 
-/// One single run.
+/// One run of one work on one server.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
     /// How many connections.
@@ -77,7 +77,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Does it.
+    /// Runs it against a server, and returns what was measured.
     pub fn go(&self, endpoint: &Endpoint<'_>, settings: &Settings, interrupted: &Arc<AtomicBool>) -> Result<Report> {
         let common = self.common(endpoint, settings);
         let auth = Auth {

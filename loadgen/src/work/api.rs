@@ -27,7 +27,7 @@ const EXAMPLES: usize = 3;
 pub struct Settings {
     /// Load threads.
     pub threads: usize,
-    /// The first so many connections are subscribers, the others send requests.
+    /// The number of subscribers. They are the first connections; the others send requests.
     pub subscribers: usize,
     /// Connections that send requests.
     pub publishers: usize,

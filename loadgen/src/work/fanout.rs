@@ -49,7 +49,7 @@ pub struct Settings {
     pub run: u32,
     /// Every how many subscribers one has its latencies taken.
     pub sample_every: usize,
-    /// Latency is taken when the last of so many subscribers has a publication.
+    /// Latency is taken when the last of this many subscribers has a publication.
     pub last: Option<u32>,
     /// Every how many one has what comes compressed inflated and checked.
     pub verify_every: usize,

@@ -53,7 +53,7 @@ impl Layout {
         self.of(connection).binary_search(&channel).ok()
     }
 
-    /// The connection that publishes on `channel`; none if nobody is subscribed to it.
+    /// The connection that publishes on `channel`; none if it has no subscriber.
     #[inline]
     pub fn owner(&self, channel: usize) -> Option<usize> {
         Some(self.owners[channel]).filter(|owner| *owner != u32::MAX).map(|owner| owner as usize)

@@ -60,6 +60,7 @@ fn every_key_of_a_namespace_gets_through() {
 
 #[test]
 fn a_namespace_takes_the_built_in_defaults() {
+    assert_eq!(**namespaces("[namespaces.a]\n").of("a:x").unwrap(), crate::model::namespace::Namespace::plain("a"));
     let all = namespaces("[channels]\nhistory_size = 7\n\n[namespaces.a]\n\n[namespaces.B-2]\nescape = false\n");
     assert_eq!(all.of("x").unwrap().history_size, 7);
     assert_eq!(all.of("a:x").unwrap().history_size, 100);

@@ -85,6 +85,13 @@ impl ApiAsks {
         found
     }
 
+    /// Forgets the parked asks of a connection, with the content that they hold.
+    pub(super) fn forget_connection(&mut self, conn: ConnId) {
+        for owner in &mut self.owners {
+            owner.parked.retain(|parked| parked.conn != conn);
+        }
+    }
+
     /// Takes away all parked asks: no ask is sent any more.
     pub(super) fn take_parked(&mut self) -> Vec<ParkedApiAsk> {
         self.owners.iter_mut().flat_map(|owner| std::mem::take(&mut owner.parked)).collect()
@@ -93,5 +100,30 @@ impl ApiAsks {
     /// Whether every ask has been answered and none is parked.
     pub(super) fn are_all_answered(&self) -> bool {
         self.owners.iter().all(|owner| owner.left == owner.most && owner.parked.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::position::Since;
+
+    fn ask(slot: u32, number: u32) -> ParkedApiAsk {
+        let conn = ConnId { shard: ShardId(0), slot, generation: 0 };
+        let since: Option<Box<Since>> = None;
+        ParkedApiAsk { conn, number, ask: Ask::History { channel: "a".into(), since, limit: 1, reverse: false } }
+    }
+
+    #[test]
+    fn a_connection_that_goes_takes_its_parked_asks_along() {
+        let owner = ShardId(0);
+        let mut asks = ApiAsks::new(owner, 1, 64);
+        (0..OWN_CREDITS).for_each(|_| assert!(asks.admit(owner, ask(1, 0)).is_some()));
+        for (slot, number) in [(1, 1), (2, 2), (1, 3)] {
+            assert!(asks.admit(owner, ask(slot, number)).is_none(), "no credit is left");
+        }
+        asks.forget_connection(ask(1, 0).conn);
+        assert_eq!(asks.give_back(owner, |_| true).map(|next| next.number), Some(2));
+        assert!(asks.give_back(owner, |_| true).is_none());
     }
 }

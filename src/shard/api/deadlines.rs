@@ -38,7 +38,7 @@ fn read_deadline(conn: &Conn, of_api: &mut ApiConn, settings: &Settings, last_bo
         ApiPhase::Idle if of_api.has_asked => Some(conn.seen_ms + settings.api.idle_ms),
         ApiPhase::Idle | ApiPhase::Head => Some(conn.since_ms + settings.handshake_ms),
         ApiPhase::Body => Some(last_body_ms.unwrap_or(u64::MAX).min(conn.since_ms + settings.request_ms)),
-        // It has given up on a body that nobody waits for. Otherwise its last response ends it.
+        // The rest of a body is too long to be read. In every other case the last response ends the connection.
         ApiPhase::Over if !of_api.is_last => Some(conn.since_ms),
         ApiPhase::Over => None,
     }

@@ -90,7 +90,7 @@ impl ShardCore {
         self.settings.refusals.tell(&note, now.mono_ms, || why.to_owned());
     }
 
-    /// The socket is gone, whoever ended it. Returns false if it is no connection of the API.
+    /// The socket is closed, by either side. Returns false if it is no connection of the API.
     pub(in crate::shard) fn api_closed(&mut self, id: ConnId) -> bool {
         self.forget_requests(id);
         let Some(conn) = self.api.conns.remove(&id.slot) else { return false };
@@ -103,6 +103,9 @@ impl ShardCore {
     pub(super) fn forget_requests(&mut self, id: ConnId) {
         let Some(conn) = self.api.conns.get_mut(&id.slot) else { return };
         let address = conn.address();
+        if !conn.responses().is_empty() {
+            self.api.asks.forget_connection(id);
+        }
         while let Some(pending) = conn.responses().pop() {
             if !pending.state.is_written() {
                 self.api.requests.give_back(address, 1);

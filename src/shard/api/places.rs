@@ -23,7 +23,7 @@ pub(super) struct ApiPlaces {
 }
 
 impl ApiPlaces {
-    /// Divides so many places. There are four at least.
+    /// Divides `all` places among the two kinds. There are four at least.
     pub(super) fn new(all: usize) -> Self {
         let all = all.max(4);
         Self { all, known: all - (all / 5).clamp(2, STRANGERS_MAX) }

@@ -18,7 +18,7 @@ pub struct BodyDecoder {
     line_bytes: u16,
 }
 
-/// What comes next.
+/// What the decoder reads next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BodyPlace {
     /// This many bytes of a body whose length was told.
@@ -136,10 +136,10 @@ impl BodyDecoder {
 mod tests {
     use super::*;
 
-    /// A body, and the bytes behind it; `None` if the body has no end.
+    /// A body, and the bytes that follow it; `None` if the body has no end.
     type BodyAndRest = Result<Option<(Vec<u8>, Vec<u8>)>, HttpFault>;
 
-    /// The body and the rest behind it, with the stream given in pieces of `step` bytes; `None` if there is no end.
+    /// Decodes a stream that is given in pieces of `step` bytes.
     fn decode(framing: BodyFraming, bytes: &[u8], step: usize) -> BodyAndRest {
         let (mut decoder, mut body) = (BodyDecoder::new(framing), Vec::new());
         let mut at = 0;

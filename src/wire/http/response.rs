@@ -1,5 +1,5 @@
 //! The head of a response, written straight into the caller's buffer: status line, headers, Date. Nothing is allocated
-//! per header. The caller writes the body behind it.
+//! per header. The caller appends the body.
 
 /// What the client is told before it sends a body that it asked leave for (RFC 9110 §15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -84,7 +84,7 @@ pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// The line of the Date header (RFC 9110 §6.6.1), made anew once a second.
+/// The line of the Date header (RFC 9110 §6.6.1), made once a second.
 #[derive(Debug, Default)]
 pub struct DateLine {
     /// The second that `line` was made for, since 1970.
